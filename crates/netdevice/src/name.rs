@@ -1,0 +1,186 @@
+//! Interface names as the kernel takes them: bytes, not text.
+
+use std::{fmt, str::FromStr};
+
+/// Longest interface name in bytes: `IFNAMSIZ` less its final NUL (`include/uapi/linux/if.h`).
+pub const MAX_NAME_LEN: usize = 15;
+
+/// The name of a host interface: 1 to 15 bytes, as `dev_valid_name` in `net/core/dev.c` takes them.
+///
+/// No `/`, `:`, NUL or white space (the kernel's `isspace`, so byte 0xA0 too), and neither `.` nor `..`. Every other
+/// byte is legal, so a name need not be UTF-8: [`Display`](fmt::Display) writes what is not as `\xNN`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterfaceName(Box<[u8]>);
+
+/// The rule that a text broke which is no interface name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InterfaceNameError {
+    /// Nothing at all.
+    #[error("an interface name is empty")]
+    Empty,
+    /// More than [`MAX_NAME_LEN`] bytes.
+    #[error("interface name {0:?} has {1} bytes: at most 15 are possible")]
+    TooLong(String, usize),
+    /// `.` or `..`, which the kernel would take for folders.
+    #[error("{0:?} is no interface name")]
+    Dots(String),
+    /// A byte that the kernel refuses.
+    #[error("interface name {0:?} has the byte 0x{1:02x}, which the kernel refuses")]
+    Byte(String, u8),
+    /// A name that exists in every namespace as something else, or is a template.
+    #[error("interface name {0:?} cannot be given in a sandbox: {1}")]
+    Reserved(String, &'static str),
+}
+
+impl InterfaceName {
+    /// Takes the bytes of a name, as in `IFLA_IFNAME` without the final NUL.
+    ///
+    /// # Errors
+    ///
+    /// The first rule of `dev_valid_name` that the bytes break.
+    pub fn new(bytes: &[u8]) -> Result<Self, InterfaceNameError> {
+        let text = || bytes.escape_ascii().to_string();
+        if bytes.is_empty() {
+            return Err(InterfaceNameError::Empty);
+        }
+        if bytes.len() > MAX_NAME_LEN {
+            return Err(InterfaceNameError::TooLong(text(), bytes.len()));
+        }
+        if bytes == b"." || bytes == b".." {
+            return Err(InterfaceNameError::Dots(text()));
+        }
+        match bytes.iter().find(|byte| refused_by_the_kernel(**byte)) {
+            Some(byte) => Err(InterfaceNameError::Byte(text(), *byte)),
+            None => Ok(Self(bytes.into())),
+        }
+    }
+
+    /// The bytes of the name.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The name as text, if it is UTF-8.
+    pub fn to_str(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+}
+
+/// `isspace` of `lib/ctype.c` (Latin-1: the no-break space counts), the path and alias separators, and the end mark.
+fn refused_by_the_kernel(byte: u8) -> bool {
+    matches!(byte, b'/' | b':' | 0 | b'\t'..=b'\r' | b' ' | 0xa0)
+}
+
+/// Bytes as text: UTF-8 as it is, everything else as `\xNN`.
+pub(crate) fn write_bytes(out: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    for chunk in bytes.utf8_chunks() {
+        out.write_str(chunk.valid())?;
+        for byte in chunk.invalid() {
+            write!(out, "\\x{byte:02x}")?;
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_bytes(out, &self.0)
+    }
+}
+
+impl fmt::Debug for InterfaceName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "\"{self}\"")
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = InterfaceNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::new(text.as_bytes())
+    }
+}
+
+impl TryFrom<&str> for InterfaceName {
+    type Error = InterfaceNameError;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// A name that an interface may be given inside a sandbox: an [`InterfaceName`] that is no template and collides with
+/// nothing that each namespace has (`all` and `default` in `/proc/sys/net/ipv4/conf`, the link `lo`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SandboxInterfaceName(InterfaceName);
+
+impl SandboxInterfaceName {
+    /// The name as the kernel knows it.
+    pub fn as_interface_name(&self) -> &InterfaceName {
+        &self.0
+    }
+}
+
+impl TryFrom<InterfaceName> for SandboxInterfaceName {
+    type Error = InterfaceNameError;
+
+    fn try_from(name: InterfaceName) -> Result<Self, Self::Error> {
+        let reason = match name.as_bytes() {
+            b"all" | b"default" => "the kernel keeps settings under that name",
+            b"lo" => "it is the loopback interface",
+            bytes if bytes.contains(&b'%') => "the kernel reads % as a template",
+            _ => return Ok(Self(name)),
+        };
+        Err(InterfaceNameError::Reserved(name.to_string(), reason))
+    }
+}
+
+impl fmt::Display for SandboxInterfaceName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_that_the_kernel_takes_is_taken() {
+        for name in [&b"eth0.100"[..], b"-a", b"a_", b"0", b"\xc3\xa9", b"\xff\xfe", b"a,b", b"123456789012345", b"..."]
+        {
+            assert!(InterfaceName::new(name).is_ok(), "{}", name.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_refused_with_the_rule() {
+        let refused = [
+            (&b""[..], "an interface name is empty"),
+            (b"1234567890123456", "interface name \"1234567890123456\" has 16 bytes: at most 15 are possible"),
+            (b"..", "\"..\" is no interface name"),
+            (b"a/b", "interface name \"a/b\" has the byte 0x2f, which the kernel refuses"),
+            (b"a:b", "interface name \"a:b\" has the byte 0x3a, which the kernel refuses"),
+            (b"\xc3\xa0", "interface name \"\\\\xc3\\\\xa0\" has the byte 0xa0, which the kernel refuses"),
+        ];
+        for (name, message) in refused {
+            assert_eq!(InterfaceName::new(name).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn a_sandbox_name_is_no_template_and_collides_with_nothing() {
+        for name in ["all", "default", "lo", "x%d"] {
+            let name = InterfaceName::try_from(name).unwrap();
+            assert!(SandboxInterfaceName::try_from(name).is_err());
+        }
+        assert!(SandboxInterfaceName::try_from(InterfaceName::try_from("eth0").unwrap()).is_ok());
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_are_shown_escaped() {
+        assert_eq!(InterfaceName::new(b"a\xffb").unwrap().to_string(), "a\\xffb");
+        assert_eq!(InterfaceName::new("é".as_bytes()).unwrap().to_string(), "é");
+    }
+}
