@@ -3,8 +3,33 @@
 //! Values in, values out: no clock, no file, no socket, no async. The crates around this one read
 //! the kernel, the disk and the kubelet into these types, ask them what to do, and do it.
 
+pub mod bytes;
+pub mod cdi;
+pub mod exclusion;
 pub mod id;
+pub mod link;
 pub mod name;
+pub mod oci;
+#[cfg(feature = "selection")]
+pub mod pool;
+#[cfg(feature = "selection")]
+pub mod projection;
+pub mod record;
+pub mod resource;
+#[cfg(feature = "selection")]
+pub mod selector;
+pub mod snapshot;
+pub mod state;
 
+pub use bytes::{HardwareAddress, KernelString};
 pub use id::{DeviceId, DeviceIdError};
+pub use link::Link;
 pub use name::{InterfaceName, InterfaceNameError, SandboxInterfaceName};
+#[cfg(feature = "selection")]
+pub use pool::{Pool, Pools};
+#[cfg(feature = "selection")]
+pub use projection::{Device, DeviceState, Projector, Refusal, View};
+pub use record::{Holder, Ledger, Phase, Record};
+pub use resource::{ResourceName, ResourceNameError};
+pub use snapshot::Snapshot;
+pub use state::LinkState;

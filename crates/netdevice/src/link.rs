@@ -1,0 +1,101 @@
+//! A link of the host as the inventory sees it: what selection, health and exclusion need, and no more.
+
+use std::sync::Arc;
+
+use crate::{
+    bytes::{HardwareAddress, KernelString},
+    name::InterfaceName,
+};
+
+/// The flags of `ifi_flags` that we use (`include/uapi/linux/if.h`).
+pub mod flags {
+    /// Administratively up.
+    pub const UP: u32 = 1;
+    /// A loopback interface. Bit 3: not bit 0, as one reads at times.
+    pub const LOOPBACK: u32 = 1 << 3;
+    /// No address resolution.
+    pub const NOARP: u32 = 1 << 7;
+    /// Receives every frame.
+    pub const PROMISC: u32 = 1 << 8;
+    /// Receives every multicast frame.
+    pub const ALLMULTI: u32 = 1 << 9;
+    /// Supports multicast.
+    pub const MULTICAST: u32 = 1 << 12;
+    /// The lower layer is up: there is a carrier.
+    pub const LOWER_UP: u32 = 1 << 16;
+}
+
+/// A host interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// `ifi_index`, unique in its namespace.
+    pub index: u32,
+    /// `IFLA_IFNAME`.
+    pub name: InterfaceName,
+    /// `IFLA_ALT_IFNAME`, each up to 127 bytes.
+    pub altnames: Box<[KernelString]>,
+    /// `IFLA_IFALIAS`, up to 255 bytes.
+    pub alias: Option<KernelString>,
+    /// `IFLA_INFO_KIND`: `dummy`, `vlan`, …; none for a physical device.
+    pub kind: Option<Box<str>>,
+    /// `IFLA_ADDRESS`.
+    pub mac: Option<HardwareAddress>,
+    /// `ifi_flags`, see [`flags`].
+    pub flags: u32,
+    /// `IFLA_MTU` in bytes.
+    pub mtu: u32,
+    /// `IFLA_MASTER`: the bridge, bond or VRF that this link is a port of.
+    pub master: Option<u32>,
+    /// The link below, of the same namespace: `IFLA_LINK` of a VLAN, macvlan or the like.
+    pub parent: Option<u32>,
+    /// `IFLA_LINK_NETNSID`: the link below (or a veth's peer) is in another namespace, with this id here.
+    pub link_netnsid: Option<i32>,
+    /// What sysfs says of the device behind the link; none for a virtual link.
+    pub hardware: Option<Arc<Hardware>>,
+}
+
+impl Link {
+    /// Whether the link is administratively up.
+    pub fn is_up(&self) -> bool {
+        self.flags & flags::UP != 0
+    }
+
+    /// Whether the lower layer is up.
+    pub fn has_carrier(&self) -> bool {
+        self.flags & flags::LOWER_UP != 0
+    }
+
+    /// Whether this is a loopback interface.
+    pub fn is_loopback(&self) -> bool {
+        self.flags & flags::LOOPBACK != 0
+    }
+}
+
+/// The device behind a link, from `/sys/class/net/<name>/device`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hardware {
+    /// Name of the driver, from the link `device/driver`.
+    pub driver: Option<Box<str>>,
+    /// PCI address `dddd:bb:dd.f`, also of the PCI function above a virtio device.
+    pub pci_address: Option<Box<str>>,
+    /// PCI vendor and device id.
+    pub pci_id: Option<(u16, u16)>,
+    /// NUMA node; none where the platform names none (-1 in sysfs).
+    pub numa_node: Option<u32>,
+    /// Name of the physical function's interface and the index of this virtual function below it. The name is
+    /// missing while that interface is in another namespace.
+    pub virtual_function: Option<VirtualFunction>,
+    /// Speed in Mb/s as the driver says it; none while there is no carrier or for a driver that does not tell.
+    pub speed: Option<u32>,
+}
+
+/// Where an SR-IOV virtual function belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtualFunction {
+    /// PCI address of the physical function.
+    pub physical_function: Box<str>,
+    /// Interface name of the physical function, if that interface is in the host's namespace.
+    pub physical_function_name: Option<InterfaceName>,
+    /// Index of the virtual function, counted from 0.
+    pub index: u32,
+}

@@ -1,0 +1,190 @@
+//! The OCI state that a runtime writes to a hook's standard input (runtime-spec, `runtime.md`, "State").
+//!
+//! Read tolerantly: crun prints it over several lines, escapes slashes and says version "1.0"; runc leaves the pid out
+//! once the container is gone, crun says 0.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::record::{Holder, Pod};
+
+/// Longest state in bytes. A state has the Pod's annotations, which Kubernetes limits to 256 KiB.
+pub const MAX_STATE: usize = 4 << 20;
+
+/// What a hook needs to know of its container.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct State {
+    /// Container id, unique on the node.
+    pub id: String,
+    /// Pid of the container's first process in the runtime's namespace; none or 0 once it ended.
+    #[serde(default)]
+    pid: Option<i64>,
+    /// Folder with `config.json`.
+    #[serde(default)]
+    pub bundle: String,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Why a hook cannot use what it read.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Nothing came.
+    #[error("no OCI state on standard input: a runtime starts this program as a hook")]
+    Empty,
+    /// Longer than any state.
+    #[error("the OCI state on standard input has more than {MAX_STATE} bytes")]
+    TooLarge,
+    /// Not JSON, or not a state.
+    #[error("the OCI state on standard input cannot be read: {0}")]
+    Form(#[from] serde_json::Error),
+    /// The container's id is needed to know whose device it is.
+    #[error("the OCI state has an empty id")]
+    NoId,
+    /// The container has no process whose namespace could be entered.
+    #[error("the OCI state has pid {0:?}: the container has no process to attach a device for")]
+    NoProcess(Option<i64>),
+}
+
+impl State {
+    /// Reads what came on standard input.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that makes it unusable; a missing pid is none, see [`State::pid`].
+    pub fn from_json(text: &[u8]) -> Result<Self, StateError> {
+        if text.len() > MAX_STATE {
+            return Err(StateError::TooLarge);
+        }
+        if text.iter().all(u8::is_ascii_whitespace) {
+            return Err(StateError::Empty);
+        }
+        let state: Self = serde_json::from_slice(text)?;
+        if state.id.is_empty() { Err(StateError::NoId) } else { Ok(state) }
+    }
+
+    /// The pid of the container's first process.
+    ///
+    /// # Errors
+    ///
+    /// When there is none: before create, or at poststop.
+    pub fn pid(&self) -> Result<i32, StateError> {
+        let pid = self.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        pid.ok_or(StateError::NoProcess(self.pid))
+    }
+
+    /// The first of these annotations that is there and not empty.
+    fn annotation(&self, keys: &[&str]) -> Option<String> {
+        let annotations = self.annotations.as_ref()?;
+        keys.iter().find_map(|key| annotations.get(*key).filter(|value| !value.is_empty())).cloned()
+    }
+
+    /// Whose container this is: containerd's and CRI-O's annotations, or none of them.
+    pub fn holder(&self) -> Holder {
+        let pod = || {
+            Some(Pod {
+                namespace: self.annotation(&["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"])?,
+                name: self.annotation(&["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"])?,
+                uid: self.annotation(&["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"])?,
+            })
+        };
+        let sandbox = self.annotation(&["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"]);
+        Holder { container: self.id.clone(), sandbox, pod: pod() }
+    }
+}
+
+/// The part of a container's `config.json` that names its network namespace.
+#[derive(Debug, Deserialize)]
+pub struct Config {
+    #[serde(default)]
+    linux: ConfigLinux,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ConfigLinux {
+    #[serde(default)]
+    namespaces: Vec<ConfigNamespace>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ConfigNamespace {
+    #[serde(rename = "type")]
+    kind: String,
+    path: Option<String>,
+}
+
+impl Config {
+    /// Where the container's network namespace is found, if the container joins one that was there before.
+    ///
+    /// # Errors
+    ///
+    /// When the text is not the JSON of a configuration.
+    pub fn network_namespace(text: &[u8]) -> Result<Option<String>, serde_json::Error> {
+        let config: Self = serde_json::from_slice(text)?;
+        let network = config.linux.namespaces.into_iter().find(|namespace| namespace.kind == "network");
+        Ok(network.and_then(|namespace| namespace.path).filter(|path| !path.is_empty()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_state_of_runc_is_read() {
+        let state = State::from_json(
+            br#"{"ociVersion":"1.2.1","id":"c1","status":"creating","pid":42,"bundle":"/run/b","annotations":{"io.kubernetes.cri.sandbox-id":"s1","io.kubernetes.cri.sandbox-name":"web","io.kubernetes.cri.sandbox-namespace":"default","io.kubernetes.cri.sandbox-uid":"u1"}}"#,
+        )
+        .unwrap();
+        assert_eq!(state.pid().unwrap(), 42);
+        assert_eq!(state.holder().to_string(), "pod default/web (sandbox s1)");
+    }
+
+    #[test]
+    fn the_state_of_crun_is_read_with_escaped_slashes_over_lines() {
+        let text = "{\n  \"ociVersion\": \"1.0\",\n  \"id\": \"c1\",\n  \"pid\": 0,\n  \"root\": \"\\/x\",\n  \"bundle\": \"\\/run\\/b\"\n}\n";
+        let state = State::from_json(text.as_bytes()).unwrap();
+        assert_eq!(state.bundle, "/run/b");
+        assert!(matches!(state.pid(), Err(StateError::NoProcess(Some(0)))));
+        assert_eq!(state.holder().to_string(), "container c1");
+    }
+
+    #[test]
+    fn unusable_states_say_what_is_wrong() {
+        let huge = vec![b' '; MAX_STATE + 1];
+        let table = [
+            (&b""[..], "no OCI state"),
+            (b" \n", "no OCI state"),
+            (b"{\"id\":\"c1\"", "cannot be read: EOF"),
+            (b"{}", "missing field `id`"),
+            (b"{\"id\":\"\"}", "empty id"),
+            (b"[]", "cannot be read"),
+            (&huge, "more than"),
+        ];
+        for (text, part) in table {
+            assert!(State::from_json(text).unwrap_err().to_string().contains(part), "{part}");
+        }
+        for pid in ["-1", "0", "4294967296", "null"] {
+            let state = State::from_json(format!("{{\"id\":\"c\",\"pid\":{pid}}}").as_bytes()).unwrap();
+            assert!(state.pid().is_err(), "{pid}");
+        }
+    }
+
+    #[test]
+    fn the_namespace_of_a_configuration_is_found() {
+        let text = br#"{"linux":{"namespaces":[{"type":"pid"},{"type":"network","path":"/proc/7/ns/net"}]}}"#;
+        assert_eq!(Config::network_namespace(text).unwrap().as_deref(), Some("/proc/7/ns/net"));
+        assert_eq!(Config::network_namespace(b"{}").unwrap(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = State::from_json(&bytes);
+            let _ = Config::network_namespace(&bytes);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Pools: a resource name, a selector, and when a device of the pool is healthy. And the configuration that names them.
+
+use serde::Deserialize;
+
+use crate::{
+    link::Link,
+    resource::ResourceName,
+    selector::{Pattern, Selector},
+};
+
+/// When the kubelet hears that a device on the host is healthy. An attached device always is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthRule {
+    /// The link is administratively up.
+    #[default]
+    Up,
+    /// The link is there.
+    Present,
+    /// The link is up and has a carrier.
+    Carrier,
+}
+
+impl HealthRule {
+    /// Whether the rule calls the link healthy.
+    pub fn is_healthy(self, link: &Link) -> bool {
+        match self {
+            Self::Present => true,
+            Self::Up => link.is_up(),
+            Self::Carrier => link.is_up() && link.has_carrier(),
+        }
+    }
+}
+
+/// Devices that are offered under one resource name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// What a Pod writes in its limits.
+    pub resource: ResourceName,
+    /// Which links belong to the pool.
+    pub select: Selector,
+    /// Which of them do not.
+    #[serde(default)]
+    pub except: Selector,
+    /// When a device is healthy.
+    #[serde(default)]
+    pub health: HealthRule,
+}
+
+impl Pool {
+    /// Whether the pool takes the link.
+    pub fn takes(&self, link: &Link) -> bool {
+        self.select.matches(link) && !self.except.matches(link)
+    }
+}
+
+/// All pools; a device belongs to the first that takes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pools(Vec<Pool>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Configuration {
+    pools: Vec<Pool>,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    /// Not the YAML that is expected; the text names line and column.
+    #[error("{0}")]
+    Yaml(String),
+    /// Two pools of one name.
+    #[error("resource {0} is named by two pools")]
+    SameResource(ResourceName),
+    /// Two resource names of which the kubelet's environment variables would be one.
+    #[error("resources {0} and {1} would share the environment variable {2}")]
+    SameVariable(ResourceName, ResourceName, String),
+    /// A pool that would never have a device.
+    #[error("the pool of resource {0} has no condition under `select`; write `names: [\"\"]` to select every link")]
+    NothingSelected(ResourceName),
+    /// More text than any configuration needs.
+    #[error("the configuration has {0} bytes: more than {MAX_CONFIGURATION} are not read")]
+    TooLarge(usize),
+}
+
+/// Longest configuration in bytes.
+pub const MAX_CONFIGURATION: usize = 1 << 20;
+
+impl Pools {
+    /// The one pool of `-interfaces PATTERN`.
+    pub fn by_name(pattern: Pattern) -> Self {
+        Self(vec![Pool {
+            resource: ResourceName::default(),
+            select: Selector::by_name(pattern),
+            except: Selector::default(),
+            health: HealthRule::default(),
+        }])
+    }
+
+    /// Reads the YAML of `-config`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong and, where the text itself is, in which line.
+    pub fn from_yaml(yaml: &str) -> Result<Self, ConfigurationError> {
+        if yaml.len() > MAX_CONFIGURATION {
+            return Err(ConfigurationError::TooLarge(yaml.len()));
+        }
+        let yaml_error = |error: serde_saphyr::Error| {
+            // the first line has reason and place; the lines after it draw the text around the place
+            let text = error.to_string();
+            ConfigurationError::Yaml(text.lines().next().unwrap_or_default().to_owned())
+        };
+        let Configuration { pools } = serde_saphyr::from_str(yaml).map_err(yaml_error)?;
+        for (at, pool) in pools.iter().enumerate() {
+            for earlier in &pools[..at] {
+                if earlier.resource == pool.resource {
+                    return Err(ConfigurationError::SameResource(pool.resource.clone()));
+                }
+                let variable = pool.resource.environment_variable();
+                if earlier.resource.environment_variable() == variable {
+                    let (one, other) = (earlier.resource.clone(), pool.resource.clone());
+                    return Err(ConfigurationError::SameVariable(one, other, variable));
+                }
+            }
+            if pool.select.is_empty() {
+                return Err(ConfigurationError::NothingSelected(pool.resource.clone()));
+            }
+        }
+        Ok(Self(pools))
+    }
+
+    /// The pool that the link belongs to.
+    pub fn of(&self, link: &Link) -> Option<&Pool> {
+        self.0.iter().find(|pool| pool.takes(link))
+    }
+
+    /// The pool of that name.
+    pub fn named(&self, resource: &ResourceName) -> Option<&Pool> {
+        self.0.iter().find(|pool| pool.resource == *resource)
+    }
+
+    /// All pools, first one first.
+    pub fn iter(&self) -> impl Iterator<Item = &Pool> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_configuration_names_pools_in_order() {
+        let pools = Pools::from_yaml(
+            "pools:\n- resource: example.com/fast\n  select: {drivers: [ice]}\n  except: {names: [^ens1$]}\n  health: carrier\n\
+             - resource: networking.k8s.io/netdevice\n  select: {names: [dummy]}\n",
+        )
+        .unwrap();
+        let names: Vec<_> = pools.iter().map(|pool| (pool.resource.as_str(), pool.health)).collect();
+        assert_eq!(names, [("example.com/fast", HealthRule::Carrier), ("networking.k8s.io/netdevice", HealthRule::Up)]);
+    }
+
+    #[test]
+    fn wrong_configurations_are_refused_with_place_and_reason() {
+        let table = [
+            ("", "unexpected end of input at line 1"),
+            ("pools:\n- resource: x\n  select: {names: [a]}", "line 2"),
+            ("pools:\n- resource: a.b/c\n  select: {names: ['[']}", "line 3"),
+            ("pools:\n- resource: a.b/c\n  select: {names: [a]}\n  helth: up", "unknown field `helth`"),
+            (
+                "pools:\n- {resource: a.b/c, select: {names: [a]}}\n- {resource: a.b/c, select: {names: [a]}}",
+                "two pools",
+            ),
+            (
+                "pools:\n- {resource: a.b/c, select: {names: [a]}}\n- {resource: a.b/C, select: {names: [a]}}",
+                "share the environment",
+            ),
+            ("pools:\n- {resource: a.b/c, select: {}}", "no condition"),
+        ];
+        for (yaml, part) in table {
+            let error = Pools::from_yaml(yaml).unwrap_err().to_string();
+            assert!(error.contains(part), "{yaml}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC*") {
+            let _ = Pools::from_yaml(&text);
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The projection *snapshot + ledger + pools → devices*: what each front end may hand out, and why not the rest.
+//!
+//! [`Projector`] keeps what it found and looks again only at what changed; what it publishes, [`View`], is a value.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use imbl::{OrdMap, ordmap::DiffItem};
+
+use crate::{
+    exclusion::{Exclusion, Exclusions},
+    id::DeviceId,
+    link::Link,
+    pool::{Pool, Pools},
+    record::{Holder, Ledger, Phase, Record},
+    resource::ResourceName,
+    selector::Condition,
+    snapshot::Snapshot,
+};
+
+/// A device that is offered or attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its id.
+    pub id: DeviceId,
+    /// The pool that it is counted in.
+    pub resource: ResourceName,
+    /// Where it is.
+    pub state: DeviceState,
+    /// Its NUMA node.
+    pub numa_node: Option<u32>,
+}
+
+/// Where a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceState {
+    /// On the host, to be had; healthy by the pool's rule.
+    Offered {
+        /// Index of its link on the host.
+        link: u32,
+        /// What the pool's rule says of it.
+        healthy: bool,
+    },
+    /// In a sandbox, or on its way there or home.
+    Held(Holder, Phase),
+}
+
+impl Device {
+    /// Whether the kubelet may count on it. A held device is healthy: a kubelet that restarts would reject its Pod.
+    pub fn is_healthy(&self) -> bool {
+        match self.state {
+            DeviceState::Offered { healthy, .. } => healthy,
+            DeviceState::Held(..) => true,
+        }
+    }
+
+    /// Its holder, if it has one.
+    pub fn holder(&self) -> Option<&Holder> {
+        match &self.state {
+            DeviceState::Offered { .. } => None,
+            DeviceState::Held(holder, _) => Some(holder),
+        }
+    }
+}
+
+/// Why a device cannot be handed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// No interface of that name is on the host.
+    NotThere,
+    /// It must not be offered.
+    Excluded(Exclusion),
+    /// The pool does not select it.
+    NotSelected(ResourceName),
+    /// It belongs to a pool that comes first.
+    OtherPool(ResourceName),
+    /// A sandbox has it.
+    Held(Holder),
+    /// It is of no resource that is configured.
+    NoPool(ResourceName),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotThere => write!(out, "no such interface is on the node: choose another device"),
+            Self::Excluded(exclusion) => {
+                write!(out, "it is never handed out because {exclusion}: choose another device")
+            }
+            Self::NotSelected(resource) => write!(out, "the pool {resource} does not select it: choose another device"),
+            Self::OtherPool(resource) => write!(out, "it belongs to the pool {resource}: ask for that resource"),
+            Self::Held(holder) => write!(out, "it is held by {holder}: delete that pod or choose another device"),
+            Self::NoPool(resource) => write!(out, "no pool {resource} is configured on the node"),
+        }
+    }
+}
+
+/// All devices at one moment, and what they were found from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// The inventory.
+    pub snapshot: Snapshot,
+    /// The attachments.
+    pub ledger: Arc<Ledger>,
+    /// The pools.
+    pub pools: Arc<Pools>,
+    exclusions: Arc<Exclusions>,
+    devices: OrdMap<DeviceId, Arc<Device>>,
+}
+
+impl View {
+    /// All devices, by id.
+    pub fn devices(&self) -> &OrdMap<DeviceId, Arc<Device>> {
+        &self.devices
+    }
+
+    /// The devices of one pool, by id.
+    pub fn devices_of<'a>(&'a self, resource: &'a ResourceName) -> impl Iterator<Item = &'a Arc<Device>> {
+        self.devices.values().filter(move |device| device.resource == *resource)
+    }
+
+    /// Whether `resource` can give this device now.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn allocate(&self, resource: &ResourceName, id: &DeviceId) -> Result<&Arc<Device>, Refusal> {
+        if let Some(device) = self.devices.get(id) {
+            return match &device.state {
+                DeviceState::Held(holder, _) => Err(Refusal::Held(holder.clone())),
+                DeviceState::Offered { .. } if device.resource == *resource => Ok(device),
+                DeviceState::Offered { .. } => Err(Refusal::OtherPool(device.resource.clone())),
+            };
+        }
+        let link = self.snapshot.link_named(&id.to_name()).ok_or(Refusal::NotThere)?;
+        match (self.exclusions.of(link, &self.snapshot), self.pools.named(resource)) {
+            (_, None) => Err(Refusal::NoPool(resource.clone())),
+            (Some(exclusion), _) => Err(Refusal::Excluded(exclusion)),
+            (None, Some(pool)) => Err(Refusal::NotSelected(pool.resource.clone())),
+        }
+    }
+
+    /// Rule by rule, why a link of the host is or is not offered.
+    pub fn explain(&self, link: &Link) -> Explanation {
+        let id = DeviceId::from(&link.name);
+        let pools = self.pools.iter().map(|pool| PoolExplanation {
+            resource: pool.resource.clone(),
+            select: pool.select.conditions(link).collect(),
+            except: pool.except.conditions(link).collect(),
+            takes: pool.takes(link),
+        });
+        let pool = self.pools.of(link);
+        Explanation {
+            exclusion: self.exclusions.of(link, &self.snapshot),
+            pools: pools.collect(),
+            holder: self.ledger.get(&id).map(|record| record.holder.clone()),
+            healthy: pool.map(|pool| pool.health.is_healthy(link)),
+            pool: pool.map(|pool| pool.resource.clone()),
+        }
+    }
+}
+
+/// Why a link is or is not offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Why it must not be offered, if so.
+    pub exclusion: Option<Exclusion>,
+    /// What each pool says.
+    pub pools: Vec<PoolExplanation>,
+    /// Who has a device of this id; while somebody has, this link is not offered.
+    pub holder: Option<Holder>,
+    /// The first pool that takes it.
+    pub pool: Option<ResourceName>,
+    /// What that pool's health rule says.
+    pub healthy: Option<bool>,
+}
+
+impl Explanation {
+    /// Whether the link is offered.
+    pub fn is_offered(&self) -> bool {
+        self.exclusion.is_none() && self.holder.is_none() && self.pool.is_some()
+    }
+}
+
+/// What one pool says of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolExplanation {
+    /// The pool.
+    pub resource: ResourceName,
+    /// Conditions of `select`.
+    pub select: Vec<Condition>,
+    /// Conditions of `except`.
+    pub except: Vec<Condition>,
+    /// Whether it takes the link.
+    pub takes: bool,
+}
+
+/// Finds the devices, and finds them again when something changed.
+#[derive(Debug, Default)]
+pub struct Projector {
+    view: View,
+    /// Links that are offered if nobody holds a device of that id.
+    candidates: BTreeMap<u32, Device>,
+    by_id: BTreeMap<DeviceId, BTreeSet<u32>>,
+}
+
+impl Projector {
+    /// Starts with no pool and no link.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What was found last.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Takes a new snapshot. The cost grows with what differs from the one before.
+    pub fn set_snapshot(&mut self, snapshot: Snapshot) {
+        let before = std::mem::replace(&mut self.view.snapshot, snapshot);
+        let now = self.view.snapshot.clone();
+        let mut changed: BTreeSet<u32> = BTreeSet::new();
+        for item in before.links().diff(now.links()) {
+            let (DiffItem::Add(index, _) | DiffItem::Remove(index, _) | DiffItem::Update { new: (index, _), .. }) =
+                item;
+            changed.insert(*index);
+            // whether a port may be offered depends on its master's kind
+            changed.extend(now.lowers(*index));
+        }
+        if !before.has_same_routes(&now) || !before.has_same_stacking(&now) {
+            let exclusions = Exclusions::find(&now);
+            changed.extend(exclusions.differences(&self.view.exclusions));
+            self.view.exclusions = Arc::new(exclusions);
+        }
+        self.project(changed);
+    }
+
+    /// Takes other pools: everything is looked at again.
+    pub fn set_pools(&mut self, pools: Arc<Pools>) {
+        self.view.pools = pools;
+        let all = self.view.snapshot.links().keys().copied().collect();
+        self.project(all);
+    }
+
+    /// Takes the records as they are now.
+    pub fn set_ledger(&mut self, ledger: Arc<Ledger>) {
+        let before = std::mem::replace(&mut self.view.ledger, ledger);
+        let now = self.view.ledger.clone();
+        let differs = |id: &&DeviceId| before.get(*id) != now.get(*id);
+        let ids: BTreeSet<DeviceId> = before.keys().chain(now.keys()).filter(differs).cloned().collect();
+        ids.iter().for_each(|id| self.publish(id));
+    }
+
+    fn project(&mut self, links: BTreeSet<u32>) {
+        let mut ids = BTreeSet::new();
+        for index in links {
+            if let Some(device) = self.candidates.remove(&index) {
+                self.by_id.entry(device.id.clone()).or_default().remove(&index);
+                ids.insert(device.id);
+            }
+            if let Some(device) = self.view.snapshot.link(index).and_then(|link| self.candidate(link)) {
+                self.by_id.entry(device.id.clone()).or_default().insert(index);
+                ids.insert(device.id.clone());
+                self.candidates.insert(index, device);
+            }
+        }
+        ids.iter().for_each(|id| self.publish(id));
+    }
+
+    fn candidate(&self, link: &Link) -> Option<Device> {
+        if self.view.exclusions.of(link, &self.view.snapshot).is_some() {
+            return None;
+        }
+        let pool: &Pool = self.view.pools.of(link)?;
+        Some(Device {
+            id: DeviceId::from(&link.name),
+            resource: pool.resource.clone(),
+            state: DeviceState::Offered { link: link.index, healthy: pool.health.is_healthy(link) },
+            numa_node: link.hardware.as_ref().and_then(|hardware| hardware.numa_node),
+        })
+    }
+
+    /// Decides what one id stands for now: a record comes before a link on the host.
+    fn publish(&mut self, id: &DeviceId) {
+        let links = self.by_id.get(id);
+        if links.is_some_and(BTreeSet::is_empty) {
+            self.by_id.remove(id);
+        }
+        let offered = || self.candidates.get(self.by_id.get(id)?.last()?).cloned();
+        let device = self.view.ledger.get(id).map(|record| self.held(record)).or_else(offered);
+        match device {
+            None => drop(self.view.devices.remove(id)),
+            Some(device) if self.view.devices.get(id).is_some_and(|known| **known == device) => {}
+            Some(device) => drop(self.view.devices.insert(id.clone(), Arc::new(device))),
+        }
+    }
+
+    fn held(&self, record: &Record) -> Device {
+        let known = || self.view.devices.get(&record.device).map(|device| device.resource.clone());
+        Device {
+            id: record.device.clone(),
+            resource: record.resource.clone().or_else(known).unwrap_or_default(),
+            state: DeviceState::Held(record.holder.clone(), record.phase),
+            numa_node: record.host.hardware.as_ref().and_then(|hardware| hardware.numa_node),
+        }
+    }
+}

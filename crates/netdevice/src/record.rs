@@ -1,0 +1,162 @@
+//! The record of an attachment, and all records together: the ledger.
+//!
+//! A record is on disk before the first change to a device and goes when the device is home, complete. What it says
+//! of the host is what we restore; nothing that a container does inside changes it.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{id::DeviceId, resource::ResourceName, state::LinkState};
+
+/// Version of the record's form. A newer one is not read: it may mean something that we would get wrong.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Longest record in bytes: 10,000 routes have room.
+pub const MAX_RECORD: usize = 8 << 20;
+
+/// The Pod that a sandbox belongs to, as the runtime names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID: the same name may come again as another Pod.
+    pub uid: String,
+}
+
+/// Who has the device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Container whose start attached the device, and whose end detaches it.
+    pub container: String,
+    /// Id of the Pod's sandbox; none without Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
+    /// The Pod; none without Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
+}
+
+impl Holder {
+    /// Whether both are of one Pod, so that one may take over from the other.
+    pub fn is_same_pod(&self, other: &Self) -> bool {
+        match (&self.pod, &other.pod) {
+            (Some(pod), Some(other)) => {
+                pod.uid == other.uid && pod.namespace == other.namespace && pod.name == other.name
+            }
+            _ => self.container == other.container,
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |id: &str| id.chars().take(13).collect::<String>();
+        match (&self.pod, &self.sandbox) {
+            (Some(pod), Some(sandbox)) => {
+                write!(out, "pod {}/{} (sandbox {})", pod.namespace, pod.name, short(sandbox))
+            }
+            (Some(pod), None) => write!(out, "pod {}/{}", pod.namespace, pod.name),
+            (None, _) => write!(out, "container {}", short(&self.container)),
+        }
+    }
+}
+
+/// The namespace that the device went to, and what it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxPlace {
+    /// `SO_NETNS_COOKIE`: never used again, so this alone decides whether a namespace is the one.
+    pub cookie: u64,
+    /// Inode of the namespace, to look for it; reused after its end.
+    pub inode: u64,
+    /// Where the namespace was seen: `/proc/<pid>/ns/net`, `/run/netns/<name>`.
+    pub paths: Vec<String>,
+    /// Name of the device inside when it was attached; a container may rename it.
+    pub name: DeviceId,
+    /// `ifi_index` inside, chosen before the move; a container cannot change it.
+    pub ifindex: u32,
+}
+
+/// How far an attachment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Begun: the device may be on the host or in the sandbox, in part.
+    Attaching,
+    /// In the sandbox, complete.
+    Attached,
+    /// On its way home.
+    Detaching,
+}
+
+/// One attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`RECORD_VERSION`].
+    pub version: u32,
+    /// The device; its id stays, whatever is renamed.
+    pub device: DeviceId,
+    /// The resource that the device was handed out as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<ResourceName>,
+    /// How far the attachment is.
+    pub phase: Phase,
+    /// Who has it.
+    pub holder: Holder,
+    /// Where it is.
+    pub sandbox: SandboxPlace,
+    /// What it was on the host, and shall be again.
+    pub host: LinkState,
+    /// When the attachment began: seconds since 1970.
+    pub since: u64,
+}
+
+/// Why a text is no record that we can follow.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Not JSON, or not of a record's form.
+    #[error("the record cannot be read: {0}")]
+    Form(#[from] serde_json::Error),
+    /// Written by a later version of this program.
+    #[error("the record has version {0}: this program reads up to {RECORD_VERSION}, a newer netdevice wrote it")]
+    Newer(u32),
+    /// Its file is named after another device.
+    #[error("the record is of device {0}")]
+    OtherDevice(DeviceId),
+    /// Larger than any record that we write.
+    #[error("the record has {0} bytes: more than {MAX_RECORD} are not read")]
+    TooLarge(usize),
+}
+
+impl Record {
+    /// Reads the text of a record's file.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from being followed; the version is looked at before the rest.
+    pub fn from_json(device: &DeviceId, text: &[u8]) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        if text.len() > MAX_RECORD {
+            return Err(RecordError::TooLarge(text.len()));
+        }
+        let Version { version } = serde_json::from_slice(text)?;
+        if version > RECORD_VERSION {
+            return Err(RecordError::Newer(version));
+        }
+        let record: Self = serde_json::from_slice(text)?;
+        if record.device == *device { Ok(record) } else { Err(RecordError::OtherDevice(record.device)) }
+    }
+
+    /// The text of a record's file.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record has only text keys")
+    }
+}
+
+/// All records, by device.
+pub type Ledger = BTreeMap<DeviceId, Record>;

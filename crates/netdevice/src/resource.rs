@@ -1,0 +1,155 @@
+//! Resource names: what a Pod writes in its limits, and the CDI kind of the same pool.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// The name of an extended resource, which is also a CDI kind: `vendor/class`, as in `networking.k8s.io/netdevice`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ResourceName(Box<str>);
+
+/// The rule that a resource name breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} is no resource name: {rule}")]
+pub struct ResourceNameError {
+    name: String,
+    rule: &'static str,
+}
+
+/// The resource of `-interfaces`, when no configuration names another.
+pub const DEFAULT_RESOURCE: &str = "networking.k8s.io/netdevice";
+
+impl ResourceName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part before the slash: a DNS subdomain.
+    pub fn vendor(&self) -> &str {
+        self.0.split_once('/').map_or("", |(vendor, _)| vendor)
+    }
+
+    /// The part after the slash.
+    pub fn class(&self) -> &str {
+        self.0.split_once('/').map_or("", |(_, class)| class)
+    }
+
+    /// The environment variable that lists a container's devices of this resource: upper case, everything that is not
+    /// a letter or digit as `_`, so `NETWORKING_K8S_IO_NETDEVICE`.
+    pub fn environment_variable(&self) -> String {
+        let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' };
+        self.0.chars().map(letter).collect()
+    }
+}
+
+impl Default for ResourceName {
+    fn default() -> Self {
+        Self(DEFAULT_RESOURCE.into())
+    }
+}
+
+/// The kubelet's rules (`IsExtendedResourceName` in `k8s.io/component-helpers`) and CDI's (`ValidateVendorName`,
+/// `ValidateClassName`), which are narrower: both ends of the vendor and the class begin with a letter.
+fn broken_rule(name: &str) -> Option<&'static str> {
+    let Some((vendor, class)) = name.split_once('/') else {
+        return Some("it needs a domain and a name, as in example.com/nic");
+    };
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        (1..=63).contains(&bytes.len())
+            && bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if vendor.len() > 253 || !vendor.split('.').all(label) {
+        return Some("the part before the slash must be a DNS subdomain in lower case");
+    }
+    if !vendor.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        return Some("the part before the slash must begin with a letter (CDI)");
+    }
+    if vendor.ends_with("kubernetes.io") || vendor.starts_with("requests.") {
+        return Some("Kubernetes keeps kubernetes.io and requests. for itself");
+    }
+    let ends = |end: Option<&u8>, what: fn(&u8) -> bool| end.is_some_and(what);
+    let bytes = class.as_bytes();
+    let middle = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
+    if bytes.len() > 63
+        || !ends(bytes.first(), u8::is_ascii_alphabetic)
+        || !ends(bytes.last(), u8::is_ascii_alphanumeric)
+        || !bytes.iter().all(middle)
+    {
+        return Some(
+            "the part after the slash must have at most 63 letters, digits, _, - or ., begin with a letter and end with \
+             a letter or digit",
+        );
+    }
+    None
+}
+
+impl FromStr for ResourceName {
+    type Err = ResourceNameError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match broken_rule(name) {
+            None => Ok(Self(name.into())),
+            Some(rule) => Err(ResourceNameError { name: name.into(), rule }),
+        }
+    }
+}
+
+impl TryFrom<String> for ResourceName {
+    type Error = ResourceNameError;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse()
+    }
+}
+
+impl From<ResourceName> for String {
+    fn from(name: ResourceName) -> Self {
+        name.0.into()
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resource_names_that_kubelet_and_cdi_take_are_taken() {
+        for name in [DEFAULT_RESOURCE, "example.com/fast.nic_1", "a/b"] {
+            assert!(name.parse::<ResourceName>().is_ok(), "{name}");
+        }
+        assert_eq!(ResourceName::default().environment_variable(), "NETWORKING_K8S_IO_NETDEVICE");
+    }
+
+    #[test]
+    fn others_are_refused_with_the_rule() {
+        let long = format!("a/b{}", "c".repeat(63));
+        for name in [
+            "",
+            "netdevice",
+            "/a",
+            "a/",
+            "A/b",
+            "0a/b",
+            "a..b/c",
+            "a/0b",
+            "a/b_",
+            "node.kubernetes.io/x",
+            "requests.a/b",
+            "a/b/c",
+            &long,
+        ] {
+            assert!(name.parse::<ResourceName>().is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Selectors: which links belong to a pool.
+//!
+//! Each condition is a list of which one must match; all conditions that are given must hold. A selector that gives
+//! none selects nothing: a pool of everything is written `names: [""]`.
+
+use std::{fmt, str::FromStr};
+
+use regex::bytes::Regex;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::{
+    link::{Hardware, Link},
+    name::InterfaceName,
+};
+
+/// A regular expression over the bytes of a name, unanchored: `dummy` matches `dummy0` and `my-dummy`.
+#[derive(Debug, Clone)]
+pub struct Pattern(Regex);
+
+/// A text that is no regular expression.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{pattern:?} is no regular expression: {reason}")]
+pub struct PatternError {
+    pattern: String,
+    reason: String,
+}
+
+impl Pattern {
+    /// Whether the pattern matches anywhere in the bytes.
+    pub fn matches(&self, bytes: &[u8]) -> bool {
+        self.0.is_match(bytes)
+    }
+
+    /// The text of the pattern.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(pattern: &str) -> Result<Self, Self::Err> {
+        // The crate draws the place of an error over several lines; its last line is the reason.
+        let reason = |error: regex::Error| {
+            let text = error.to_string();
+            text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        };
+        Regex::new(pattern).map(Self).map_err(|error| PatternError { pattern: pattern.into(), reason: reason(error) })
+    }
+}
+
+/// PCI vendor and device id, `8086:1521`; `8086:*` is every device of the vendor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PciId {
+    vendor: u16,
+    device: Option<u16>,
+}
+
+/// A text that is no pair of PCI ids.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0:?} is no PCI id: vendor:device in hex is expected, as in 8086:1521 or 8086:*")]
+pub struct PciIdError(String);
+
+impl FromStr for PciId {
+    type Err = PciIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = |part: &str| {
+            let digits = part.len() == 4 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+            digits.then(|| u16::from_str_radix(part, 16).ok()).flatten()
+        };
+        let parse = || {
+            let (vendor, device) = text.split_once(':')?;
+            let device = if device == "*" { None } else { Some(id(device)?) };
+            Some(Self { vendor: id(vendor)?, device })
+        };
+        parse().ok_or_else(|| PciIdError(text.into()))
+    }
+}
+
+/// Virtual functions of one physical function: its interface name or PCI address, then `#` and indexes, as in
+/// `enp59s0f0#0-3,7`. Without indexes: all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtualFunctions {
+    physical_function: Box<str>,
+    ranges: Vec<(u32, u32)>,
+}
+
+/// A text that names no virtual functions.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0:?} names no virtual functions: PF or PF#FIRST-LAST,... is expected, as in enp59s0f0#0-3,7")]
+pub struct VirtualFunctionsError(String);
+
+impl FromStr for VirtualFunctions {
+    type Err = VirtualFunctionsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let range = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+            (first <= last).then_some((first, last))
+        };
+        let parse = || {
+            let (physical_function, ranges) = match text.split_once('#') {
+                None => (text, Some(vec![])),
+                Some((name, ranges)) => (name, ranges.split(',').map(range).collect()),
+            };
+            let ranges: Vec<(u32, u32)> = ranges?;
+            (!physical_function.is_empty()).then(|| Self { physical_function: physical_function.into(), ranges })
+        };
+        parse().ok_or_else(|| VirtualFunctionsError(text.into()))
+    }
+}
+
+impl VirtualFunctions {
+    fn matches(&self, hardware: &Hardware) -> bool {
+        let Some(function) = &hardware.virtual_function else { return false };
+        let name = function.physical_function_name.as_ref().map(InterfaceName::as_bytes);
+        let is_parent =
+            *function.physical_function == *self.physical_function || name == Some(self.physical_function.as_bytes());
+        let in_range = |(first, last): &(u32, u32)| (*first..=*last).contains(&function.index);
+        is_parent && (self.ranges.is_empty() || self.ranges.iter().any(in_range))
+    }
+}
+
+/// Least and greatest link speed in Mb/s, both included.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Speed {
+    /// Least speed in Mb/s.
+    pub min: Option<u32>,
+    /// Greatest speed in Mb/s.
+    pub max: Option<u32>,
+}
+
+/// Conditions on a link.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Selector {
+    /// Regular expressions over the interface name.
+    pub names: Vec<Pattern>,
+    /// Regular expressions over the alternative names.
+    pub altnames: Vec<Pattern>,
+    /// Regular expressions over the alias.
+    pub aliases: Vec<Pattern>,
+    /// Kinds of virtual link (`dummy`, `vlan`, …); `physical` for a device that has none.
+    pub kinds: Vec<String>,
+    /// Names of drivers.
+    pub drivers: Vec<String>,
+    /// PCI vendor and device ids.
+    pub pci_ids: Vec<PciId>,
+    /// PCI addresses, `0000:3b:00.0`.
+    pub pci_addresses: Vec<String>,
+    /// Virtual functions by their physical function.
+    pub virtual_functions: Vec<VirtualFunctions>,
+    /// NUMA nodes.
+    pub numa_nodes: Vec<u32>,
+    /// Link speed.
+    pub speed: Option<Speed>,
+}
+
+/// What `kinds` calls a link without a kind.
+pub const PHYSICAL: &str = "physical";
+
+impl Selector {
+    /// The selector of `-interfaces`: one pattern over the name.
+    pub fn by_name(pattern: Pattern) -> Self {
+        Self { names: vec![pattern], ..Self::default() }
+    }
+
+    /// Whether no condition is given.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the link fulfils all conditions; with none given, it does not.
+    pub fn matches(&self, link: &Link) -> bool {
+        !self.is_empty() && self.conditions(link).all(|condition| condition.holds)
+    }
+
+    /// Each given condition, with what the link has to show for it.
+    pub fn conditions<'a>(&'a self, link: &'a Link) -> impl Iterator<Item = Condition> + 'a {
+        let none = Hardware::default();
+        let hardware = link.hardware.as_deref().cloned().unwrap_or(none);
+        let kind = link.kind.as_deref().unwrap_or(PHYSICAL);
+        let any = |patterns: &[Pattern], bytes: &[u8]| patterns.iter().any(|pattern| pattern.matches(bytes));
+        let text = |value: Option<&str>| value.unwrap_or("none").to_owned();
+        let driver = hardware.driver.as_deref();
+        let address = hardware.pci_address.as_deref();
+        let numa = hardware.numa_node;
+        let id_matches = |(vendor, device): (u16, u16)| {
+            self.pci_ids.iter().any(|id| id.vendor == vendor && id.device.is_none_or(|wanted| wanted == device))
+        };
+        let in_speed = |wanted: &Speed| {
+            hardware
+                .speed
+                .is_some_and(|is| wanted.min.is_none_or(|min| is >= min) && wanted.max.is_none_or(|max| is <= max))
+        };
+        let altnames = || link.altnames.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let function = || match &hardware.virtual_function {
+            None => "no virtual function".into(),
+            Some(function) => format!("{}#{}", function.physical_function, function.index),
+        };
+        let conditions = [
+            (!self.names.is_empty())
+                .then(|| Condition::new("name", &link.name, any(&self.names, link.name.as_bytes()))),
+            (!self.altnames.is_empty()).then(|| {
+                let holds = link.altnames.iter().any(|altname| any(&self.altnames, altname.as_bytes()));
+                Condition::new("altname", &altnames(), holds)
+            }),
+            (!self.aliases.is_empty()).then(|| {
+                let holds = link.alias.as_ref().is_some_and(|alias| any(&self.aliases, alias.as_bytes()));
+                Condition::new("alias", &text(link.alias.as_ref().map(ToString::to_string).as_deref()), holds)
+            }),
+            (!self.kinds.is_empty())
+                .then(|| Condition::new("kind", &kind, self.kinds.iter().any(|wanted| wanted == kind))),
+            (!self.drivers.is_empty()).then(|| {
+                Condition::new(
+                    "driver",
+                    &text(driver),
+                    self.drivers.iter().any(|wanted| Some(wanted.as_str()) == driver),
+                )
+            }),
+            (!self.pci_ids.is_empty()).then(|| {
+                let shown = hardware.pci_id.map(|(vendor, device)| format!("{vendor:04x}:{device:04x}"));
+                Condition::new("PCI id", &text(shown.as_deref()), hardware.pci_id.is_some_and(id_matches))
+            }),
+            (!self.pci_addresses.is_empty()).then(|| {
+                let holds = self.pci_addresses.iter().any(|wanted| Some(wanted.as_str()) == address);
+                Condition::new("PCI address", &text(address), holds)
+            }),
+            (!self.virtual_functions.is_empty()).then(|| {
+                let holds = self.virtual_functions.iter().any(|functions| functions.matches(&hardware));
+                Condition::new("virtual function", &function(), holds)
+            }),
+            (!self.numa_nodes.is_empty()).then(|| {
+                let shown = numa.map(|node| node.to_string());
+                Condition::new(
+                    "NUMA node",
+                    &text(shown.as_deref()),
+                    numa.is_some_and(|node| self.numa_nodes.contains(&node)),
+                )
+            }),
+            self.speed.as_ref().map(|wanted| {
+                let shown = hardware.speed.map(|speed| format!("{speed} Mb/s"));
+                Condition::new("speed", &text(shown.as_deref()), in_speed(wanted))
+            }),
+        ];
+        conditions.into_iter().flatten()
+    }
+}
+
+/// One condition of a selector, asked of one link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// What is asked for: `name`, `driver`, …
+    pub property: &'static str,
+    /// What the link has there.
+    pub value: String,
+    /// Whether that is what the selector wants.
+    pub holds: bool,
+}
+
+impl Condition {
+    fn new(property: &'static str, value: &dyn fmt::Display, holds: bool) -> Self {
+        Self { property, value: value.to_string(), holds }
+    }
+}
+
+/// Reads a value through its [`FromStr`], so that a wrong one is reported at its place in the file.
+macro_rules! deserialize_from_str {
+    ($($type:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(D::Error::custom)
+            }
+        }
+    )*};
+}
+deserialize_from_str!(Pattern, PciId, VirtualFunctions);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{bytes::KernelString, link::VirtualFunction};
+
+    fn card() -> Link {
+        let function = VirtualFunction {
+            physical_function: "0000:3b:00.0".into(),
+            physical_function_name: Some("enp59s0f0".try_into().unwrap()),
+            index: 5,
+        };
+        Link {
+            index: 7,
+            name: "enp59s0f0v5".try_into().unwrap(),
+            altnames: [KernelString::new(b"fast-5")].into(),
+            alias: Some(KernelString::new(b"rack 7 port 3")),
+            kind: None,
+            mac: None,
+            flags: 0,
+            mtu: 1500,
+            master: None,
+            parent: None,
+            link_netnsid: None,
+            hardware: Some(Arc::new(Hardware {
+                driver: Some("igbvf".into()),
+                pci_address: Some("0000:3b:10.5".into()),
+                pci_id: Some((0x8086, 0x1520)),
+                numa_node: Some(1),
+                virtual_function: Some(function),
+                speed: Some(10_000),
+            })),
+        }
+    }
+
+    fn selects(yaml: &str) -> bool {
+        serde_saphyr::from_str::<Selector>(yaml).unwrap_or_else(|error| panic!("{yaml}: {error}")).matches(&card())
+    }
+
+    #[test]
+    fn each_condition_selects_and_rejects() {
+        let table = [
+            ("names: [f0v]", "names: [^f0v]"),
+            ("altnames: [fast]", "altnames: [slow]"),
+            ("aliases: ['port 3$']", "aliases: [port 4]"),
+            ("kinds: [dummy, physical]", "kinds: [dummy]"),
+            ("drivers: [igb, igbvf]", "drivers: [igb]"),
+            ("pciIds: ['8086:*']", "pciIds: ['8086:1521', '15b3:*']"),
+            ("pciIds: ['8086:1520']", "pciIds: ['15b3:1520']"),
+            ("pciAddresses: ['0000:3b:10.5']", "pciAddresses: ['0000:3b:10.4']"),
+            ("virtualFunctions: ['enp59s0f0#0-3,5']", "virtualFunctions: ['enp59s0f0#0-4']"),
+            ("virtualFunctions: ['0000:3b:00.0']", "virtualFunctions: [enp59s0f1]"),
+            ("numaNodes: [0, 1]", "numaNodes: [0]"),
+            ("speed: {min: 10000}", "speed: {min: 1000, max: 9999}"),
+        ];
+        for (yes, no) in table {
+            assert!(selects(yes), "{yes}");
+            assert!(!selects(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn all_given_conditions_must_hold_and_none_selects_nothing() {
+        assert!(selects("{names: [enp], drivers: [igbvf]}"));
+        assert!(!selects("{names: [enp], drivers: [mlx5_core]}"));
+        assert!(!selects("{}"));
+        assert!(selects("names: ['']"));
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_their_line() {
+        let table = [
+            ("drivers: [a]\nnames: ['(']", "\"(\" is no regular expression: unclosed group"),
+            ("pciIds: ['8086']", "\"8086\" is no PCI id"),
+            ("virtualFunctions: ['pf#3-1']", "names no virtual functions"),
+            ("name: [a]", "unknown field `name`"),
+        ];
+        for (yaml, message) in table {
+            let error = serde_saphyr::from_str::<Selector>(yaml).unwrap_err().to_string();
+            assert!(error.contains(message) && error.contains("line"), "{yaml}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_are_matched_as_bytes() {
+        let pattern: Pattern = r"(?-u)\xff".parse().unwrap();
+        assert!(pattern.matches(b"a\xffb"));
+    }
+}

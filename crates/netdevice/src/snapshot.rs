@@ -1,0 +1,144 @@
+//! The inventory at one moment.
+//!
+//! Maps are persistent: a new snapshot shares all that did not change with the one before, so that one link event
+//! among 10,000 links costs what one link costs, and two snapshots can be compared by what they do not share.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::{link::Link, name::InterfaceName};
+
+/// Address family of a route or rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// `AF_INET`.
+    V4,
+    /// `AF_INET6`.
+    V6,
+}
+
+/// One next hop of a route to everywhere (prefix length 0, type unicast).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DefaultRoute {
+    /// Family of the route.
+    pub family: Family,
+    /// `RTA_TABLE`.
+    pub table: u32,
+    /// `RTA_PRIORITY`: several default routes with different metrics are all kept.
+    pub metric: u32,
+    /// The link that the next hop is on.
+    pub link: u32,
+}
+
+/// Host links and what decides about them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    links: OrdMap<u32, Arc<Link>>,
+    by_name: OrdMap<InterfaceName, u32>,
+    /// `(lower, upper)`: a port and its master, a parent and what is stacked on it.
+    uppers: OrdSet<(u32, u32)>,
+    /// The same pairs the other way round.
+    lowers: OrdSet<(u32, u32)>,
+    default_routes: OrdSet<DefaultRoute>,
+    /// Tables that a routing rule leads to.
+    reached_tables: OrdSet<(Family, u32)>,
+}
+
+impl Snapshot {
+    /// Adds a link, or replaces the one with its index.
+    pub fn insert_link(&mut self, link: Arc<Link>) {
+        self.remove_link(link.index);
+        // a rename that overtook us: the name belongs to the newer link
+        self.by_name.insert(link.name.clone(), link.index);
+        for (lower, upper) in lowers_and_uppers(&link) {
+            self.uppers.insert((lower, upper));
+            self.lowers.insert((upper, lower));
+        }
+        self.links.insert(link.index, link);
+    }
+
+    /// Removes a link and its stacking; routes go by events of their own.
+    pub fn remove_link(&mut self, index: u32) -> Option<Arc<Link>> {
+        let link = self.links.remove(&index)?;
+        if self.by_name.get(&link.name) == Some(&index) {
+            self.by_name.remove(&link.name);
+        }
+        for (lower, upper) in lowers_and_uppers(&link) {
+            self.uppers.remove(&(lower, upper));
+            self.lowers.remove(&(upper, lower));
+        }
+        Some(link)
+    }
+
+    /// Adds a default route; says whether it is new.
+    pub fn insert_default_route(&mut self, route: DefaultRoute) -> bool {
+        self.default_routes.insert(route).is_none()
+    }
+
+    /// Removes a default route; says whether it was there.
+    pub fn remove_default_route(&mut self, route: &DefaultRoute) -> bool {
+        self.default_routes.remove(route).is_some()
+    }
+
+    /// Replaces the default routes of all links.
+    pub fn set_default_routes(&mut self, routes: impl IntoIterator<Item = DefaultRoute>) {
+        self.default_routes = routes.into_iter().collect();
+    }
+
+    /// Replaces the tables that rules lead to.
+    pub fn set_reached_tables(&mut self, tables: impl IntoIterator<Item = (Family, u32)>) {
+        self.reached_tables = tables.into_iter().collect();
+    }
+
+    /// All links, by index.
+    pub fn links(&self) -> &OrdMap<u32, Arc<Link>> {
+        &self.links
+    }
+
+    /// The link with that index.
+    pub fn link(&self, index: u32) -> Option<&Arc<Link>> {
+        self.links.get(&index)
+    }
+
+    /// The link with that name; altnames are not asked.
+    pub fn link_named(&self, name: &InterfaceName) -> Option<&Arc<Link>> {
+        self.link(*self.by_name.get(name)?)
+    }
+
+    /// The default routes of every table.
+    pub fn default_routes(&self) -> &OrdSet<DefaultRoute> {
+        &self.default_routes
+    }
+
+    /// Whether a routing rule leads to that table. Before any rule was read, every table counts: fail closed.
+    pub fn is_reached(&self, family: Family, table: u32) -> bool {
+        self.reached_tables.is_empty() || self.reached_tables.contains(&(family, table))
+    }
+
+    /// Links directly above: the master, and what is stacked on the link.
+    pub fn uppers(&self, index: u32) -> impl Iterator<Item = u32> + '_ {
+        self.uppers.range((index, 0)..=(index, u32::MAX)).map(|(_, upper)| *upper)
+    }
+
+    /// Links directly below: what the link is stacked on, and the ports of a master.
+    pub fn lowers(&self, index: u32) -> impl Iterator<Item = u32> + '_ {
+        self.lowers.range((index, 0)..=(index, u32::MAX)).map(|(_, lower)| *lower)
+    }
+
+    /// Whether only links differ, so that exclusions need no new look at routes.
+    pub fn has_same_routes(&self, other: &Self) -> bool {
+        self.default_routes.ptr_eq(&other.default_routes) && self.reached_tables.ptr_eq(&other.reached_tables)
+    }
+
+    /// Whether no link was stacked on or enslaved to another one since.
+    pub fn has_same_stacking(&self, other: &Self) -> bool {
+        self.uppers.ptr_eq(&other.uppers)
+    }
+}
+
+fn lowers_and_uppers(link: &Link) -> impl Iterator<Item = (u32, u32)> + use<> {
+    let master = link.master.map(|master| (link.index, master));
+    let parent = link.parent.map(|parent| (parent, link.index));
+    master.into_iter().chain(parent)
+}

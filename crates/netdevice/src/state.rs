@@ -1,0 +1,359 @@
+//! The complete state of a link: what a move takes away, and so what has to be written down before.
+//!
+//! Addresses are taken apart, since every part is decided upon. Routes and neighbours keep the attributes that nobody
+//! here reads as the kernel wrote them, so that metrics, encapsulations and whatever comes later survive unread.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bytes::{HardwareAddress, KernelString, hex},
+    link::flags,
+    name::InterfaceName,
+};
+
+/// A link with everything on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkState {
+    /// `IFLA_IFNAME`, written like a device id.
+    #[serde(with = "name_as_id")]
+    pub name: InterfaceName,
+    /// `ifi_index`.
+    pub index: u32,
+    /// `IFLA_INFO_KIND`; none for a physical device.
+    pub kind: Option<String>,
+    /// `ifi_flags`.
+    pub flags: u32,
+    /// `IFLA_ADDRESS`.
+    pub mac: Option<HardwareAddress>,
+    /// `IFLA_PERM_ADDRESS`: what the hardware has, which nobody can set.
+    pub permanent_mac: Option<HardwareAddress>,
+    /// `IFLA_IFALIAS`.
+    pub alias: Option<KernelString>,
+    /// `IFLA_ALT_IFNAME`.
+    pub altnames: Vec<KernelString>,
+    /// `IFLA_MTU` in bytes.
+    pub mtu: u32,
+    /// `IFLA_TXQLEN` in packets.
+    pub txqlen: u32,
+    /// `IFLA_GROUP`.
+    pub group: u32,
+    /// `IFLA_MASTER`.
+    pub master: Option<u32>,
+    /// `IFLA_LINK`: the link below, in whichever namespace.
+    pub parent: Option<u32>,
+    /// `IFLA_LINK_NETNSID`: the namespace of the link below, if it is another one.
+    pub link_netnsid: Option<i32>,
+    /// Addresses, in the kernel's order: a primary one before its secondaries.
+    pub addresses: Vec<Address>,
+    /// Routes of every table through the link, in the kernel's order.
+    pub routes: Vec<Route>,
+    /// Neighbours that somebody made permanent.
+    pub neighbours: Vec<Neighbour>,
+    /// `IFLA_INET_CONF`: `/proc/sys/net/ipv4/conf/<link>`, value by index of `IPV4_DEVCONF_*` less one.
+    pub ipv4_conf: Vec<i32>,
+    /// `IFLA_INET6_CONF`: `/proc/sys/net/ipv6/conf/<link>`, value by index of `DEVCONF_*`.
+    pub ipv6_conf: Vec<i32>,
+    /// `IFLA_INET6_ADDR_GEN_MODE`.
+    pub addr_gen_mode: Option<u8>,
+    /// Files below `/proc/sys/net/ipv4/neigh/<link>` and `…/ipv6/neigh/<link>`, by `ipv4/<file>` and `ipv6/<file>`.
+    pub neighbour_sysctls: BTreeMap<String, String>,
+    /// `/sys/devices/…` of the hardware, without `/net/<name>`; none for a virtual link.
+    pub hardware: Option<HardwarePlace>,
+    /// When this was read: seconds of `CLOCK_BOOTTIME`. Lifetimes count from here.
+    pub read_at: u64,
+}
+
+/// Where a physical device sits, whatever its interface is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardwarePlace {
+    /// Resolved path of `/sys/class/net/<name>/device`.
+    pub path: String,
+    /// Its NUMA node.
+    pub numa_node: Option<u32>,
+}
+
+impl LinkState {
+    /// Whether the link is administratively up.
+    pub fn is_up(&self) -> bool {
+        self.flags & flags::UP != 0
+    }
+
+    /// The link-local address that the kernel makes of an Ethernet address (modified EUI-64, RFC 4291 appendix A).
+    pub fn eui64_link_local(&self) -> Option<IpAddr> {
+        let &[a, b, c, d, e, f] = self.mac.as_ref()?.as_bytes() else { return None };
+        let mut bytes = [0; 16];
+        bytes[..2].copy_from_slice(&[0xfe, 0x80]);
+        bytes[8..].copy_from_slice(&[a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+        Some(IpAddr::from(bytes))
+    }
+}
+
+/// `ifa_flags` (`include/uapi/linux/if_addr.h`).
+pub mod address_flags {
+    /// IPv6: not yet known to be unique, or a later address of the same IPv4 subnet.
+    pub const SECONDARY: u32 = 0x01;
+    /// No duplicate address detection.
+    pub const NODAD: u32 = 0x02;
+    /// A duplicate was found.
+    pub const DADFAILED: u32 = 0x08;
+    /// Past its preferred lifetime.
+    pub const DEPRECATED: u32 = 0x20;
+    /// Duplicate address detection runs.
+    pub const TENTATIVE: u32 = 0x40;
+    /// No lifetime.
+    pub const PERMANENT: u32 = 0x80;
+    /// The kernel makes temporary addresses from it.
+    pub const MANAGETEMPADDR: u32 = 0x100;
+    /// The kernel makes no route of the prefix.
+    pub const NOPREFIXROUTE: u32 = 0x200;
+    /// What a program may ask for; the kernel computes the others.
+    pub const REQUESTABLE: u32 = NODAD | 0x10 | MANAGETEMPADDR | NOPREFIXROUTE | 0x400 | 0x04;
+}
+
+/// `IFAPROT_KERNEL_LL`: the kernel made this link-local address itself.
+pub const PROTOCOL_KERNEL_LINK_LOCAL: u8 = 3;
+
+/// An address on a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// `IFA_LOCAL`, or `IFA_ADDRESS` where there is no local one.
+    pub local: IpAddr,
+    /// `ifa_prefixlen`.
+    pub prefix_len: u8,
+    /// `IFA_ADDRESS` of a point-to-point address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<IpAddr>,
+    /// `IFA_BROADCAST`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broadcast: Option<IpAddr>,
+    /// `ifa_scope`.
+    pub scope: u8,
+    /// `IFA_FLAGS`, see [`address_flags`].
+    pub flags: u32,
+    /// `IFA_LABEL`, IPv4 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<KernelString>,
+    /// `IFA_RT_PRIORITY`: metric of the prefix route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<u32>,
+    /// `IFA_PROTO`: who made it (Linux 5.18).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<u8>,
+    /// Preferred and valid lifetime in seconds, of an address that is not permanent; `u32::MAX` is for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetimes: Option<(u32, u32)>,
+}
+
+impl Address {
+    /// Whether this is an IPv6 address that holds on its link only.
+    pub fn is_ipv6_link_local(&self) -> bool {
+        matches!(self.local, IpAddr::V6(address) if address.is_unicast_link_local())
+    }
+
+    /// Whether the kernel made it from another one for privacy: it makes a new one itself.
+    pub fn is_temporary(&self) -> bool {
+        self.local.is_ipv6() && self.flags & address_flags::SECONDARY != 0
+    }
+
+    /// Whether the kernel calls it usable: it is unique, as far as anybody knows.
+    pub fn is_settled(&self) -> bool {
+        self.flags & (address_flags::TENTATIVE | address_flags::DADFAILED) == 0
+    }
+
+    /// Whether both are the same address to the kernel (`inet_insert_ifa`, `ipv6_add_addr`).
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = self.local == other.local;
+        if self.local.is_ipv6() { same } else { same && self.prefix_len == other.prefix_len && self.peer == other.peer }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.local)?;
+        if let Some(peer) = self.peer {
+            write!(out, " peer {peer}")?;
+        }
+        write!(out, "/{}", self.prefix_len)
+    }
+}
+
+/// An attribute as the kernel wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attribute {
+    /// `nla_type` with its flags.
+    pub kind: u16,
+    /// The value, in the machine's byte order.
+    #[serde(with = "hex")]
+    pub value: Vec<u8>,
+}
+
+impl Attribute {
+    /// The value as a number, if it is one.
+    pub fn as_u32(&self) -> Option<u32> {
+        self.value.as_slice().try_into().ok().map(u32::from_ne_bytes)
+    }
+
+    /// The value as an address, if it is one.
+    pub fn as_address(&self) -> Option<IpAddr> {
+        if let Ok(bytes) = <[u8; 4]>::try_from(self.value.as_slice()) {
+            return Some(bytes.into());
+        }
+        <[u8; 16]>::try_from(self.value.as_slice()).ok().map(IpAddr::from)
+    }
+}
+
+/// Attributes of a route that we read (`include/uapi/linux/rtnetlink.h`).
+pub mod route_attribute {
+    /// Destination prefix.
+    pub const DST: u16 = 1;
+    /// Outgoing link.
+    pub const OIF: u16 = 4;
+    /// Gateway of the route's own family.
+    pub const GATEWAY: u16 = 5;
+    /// Metric.
+    pub const PRIORITY: u16 = 6;
+    /// Source address for packets of this node.
+    pub const PREFSRC: u16 = 7;
+    /// Several next hops, `struct rtnexthop`.
+    pub const MULTIPATH: u16 = 9;
+    /// `struct rta_cacheinfo`: what the kernel counts.
+    pub const CACHEINFO: u16 = 12;
+    /// Table, where the header's byte is too small.
+    pub const TABLE: u16 = 15;
+    /// Gateway of another family.
+    pub const VIA: u16 = 18;
+    /// IPv6 lifetime in seconds.
+    pub const EXPIRES: u16 = 23;
+    /// Next-hop object.
+    pub const NH_ID: u16 = 30;
+}
+
+/// A route through a link: `struct rtmsg` and attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// `rtm_family`: 2 is IPv4, 10 is IPv6.
+    pub family: u8,
+    /// `rtm_dst_len`.
+    pub dst_len: u8,
+    /// `rtm_src_len`.
+    pub src_len: u8,
+    /// `rtm_tos`.
+    pub tos: u8,
+    /// `RTA_TABLE`, or `rtm_table`.
+    pub table: u32,
+    /// `rtm_protocol`: 2 is the kernel, 9 a router advertisement.
+    pub protocol: u8,
+    /// `rtm_scope`: 253 is the link, 0 everywhere.
+    pub scope: u8,
+    /// `rtm_type`: 1 is unicast.
+    pub kind: u8,
+    /// `rtm_flags`.
+    pub flags: u32,
+    /// All attributes but the table.
+    pub attributes: Vec<Attribute>,
+}
+
+/// `rtm_type` of an ordinary route.
+pub const ROUTE_UNICAST: u8 = 1;
+/// `RTPROT_KERNEL`.
+pub const ROUTE_BY_KERNEL: u8 = 2;
+/// `RTPROT_RA`.
+pub const ROUTE_BY_ADVERTISEMENT: u8 = 9;
+/// `RTNH_F_ONLINK`: the gateway is on the link, whatever its address.
+pub const ROUTE_ONLINK: u32 = 4;
+/// `RTM_F_CLONED`: an entry of a cache, no route.
+pub const ROUTE_CLONED: u32 = 0x200;
+/// `RT_TABLE_LOCAL`.
+pub const TABLE_LOCAL: u32 = 255;
+
+impl Route {
+    /// The attribute of that kind.
+    pub fn attribute(&self, kind: u16) -> Option<&Attribute> {
+        self.attributes.iter().find(|attribute| attribute.kind & 0x3fff == kind)
+    }
+
+    /// Metric; 0 where none is named.
+    pub fn metric(&self) -> u32 {
+        self.attribute(route_attribute::PRIORITY).and_then(Attribute::as_u32).unwrap_or(0)
+    }
+
+    /// Destination address, none for a default route.
+    pub fn destination(&self) -> Option<IpAddr> {
+        self.attribute(route_attribute::DST)?.as_address()
+    }
+
+    /// Whether it goes through a gateway, which another route must lead to.
+    pub fn has_gateway(&self) -> bool {
+        [route_attribute::GATEWAY, route_attribute::VIA, route_attribute::MULTIPATH]
+            .iter()
+            .any(|kind| self.attribute(*kind).is_some())
+    }
+
+    /// Whether it leads everywhere.
+    pub fn is_default(&self) -> bool {
+        self.dst_len == 0 && self.kind == ROUTE_UNICAST
+    }
+
+    /// Whether both lead to the same place in the same table, whatever the way.
+    pub fn has_same_target(&self, other: &Self) -> bool {
+        let target = |route: &Self| (route.family, route.table, route.dst_len, route.tos, route.destination());
+        target(self) == target(other)
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.destination() {
+            Some(address) => write!(out, "{address}/{}", self.dst_len)?,
+            None => out.write_str("default")?,
+        }
+        if let Some(gateway) = self.attribute(route_attribute::GATEWAY).and_then(Attribute::as_address) {
+            write!(out, " via {gateway}")?;
+        }
+        if self.metric() != 0 {
+            write!(out, " metric {}", self.metric())?;
+        }
+        write!(out, " table {}", self.table)
+    }
+}
+
+/// A permanent neighbour: `struct ndmsg` and attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// `ndm_family`.
+    pub family: u8,
+    /// `ndm_state`: 0x80 is permanent.
+    pub state: u16,
+    /// `ndm_flags`.
+    pub flags: u8,
+    /// `NDA_DST`, `NDA_LLADDR` and the rest.
+    pub attributes: Vec<Attribute>,
+}
+
+/// `NUD_PERMANENT`.
+pub const NEIGHBOUR_PERMANENT: u16 = 0x80;
+
+impl Neighbour {
+    /// `NDA_DST`: the protocol address.
+    pub fn destination(&self) -> Option<IpAddr> {
+        self.attributes.iter().find(|attribute| attribute.kind == 1)?.as_address()
+    }
+}
+
+/// An interface name in JSON: text that leads back to any bytes.
+mod name_as_id {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::{id::DeviceId, name::InterfaceName};
+
+    pub(super) fn serialize<S: Serializer>(name: &InterfaceName, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(DeviceId::from(name).as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<InterfaceName, D::Error> {
+        let id: DeviceId = String::deserialize(from)?.parse().map_err(D::Error::custom)?;
+        Ok(id.to_name())
+    }
+}
