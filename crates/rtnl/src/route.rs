@@ -1,0 +1,180 @@
+//! Routes: `struct rtmsg` and `RTA_*`.
+
+use netdevice::{
+    snapshot::{DefaultRoute, Family},
+    state::{Attribute as Owned, ROUTE_UNICAST, Route, route_attribute},
+};
+
+use crate::{
+    attribute::attributes,
+    message::{Malformed, flags, kind, number},
+    request::Batch,
+};
+
+/// Size of `struct rtmsg`.
+const HEADER: usize = 12;
+/// Size of `struct rtnexthop`.
+const NEXT_HOP: usize = 8;
+/// `AF_INET`.
+pub const IPV4: u8 = 2;
+/// `AF_INET6`.
+pub const IPV6: u8 = 10;
+
+/// Reads an `RTM_NEWROUTE` payload.
+///
+/// # Errors
+///
+/// When it is too short.
+pub fn parse(payload: &[u8]) -> Result<Route, Malformed> {
+    let short = Malformed("a route's message is too short");
+    let (head, tail) = payload.split_at_checked(HEADER).ok_or(short)?;
+    let mut route = Route {
+        family: head[0],
+        dst_len: head[1],
+        src_len: head[2],
+        tos: head[3],
+        table: u32::from(head[4]),
+        protocol: head[5],
+        scope: head[6],
+        kind: head[7],
+        flags: number(head, 8).map(u32::from_ne_bytes).ok_or(short)?,
+        attributes: Vec::new(),
+    };
+    for attribute in attributes(tail) {
+        match attribute.kind {
+            route_attribute::TABLE => route.table = attribute.u32().unwrap_or(route.table),
+            _ => route.attributes.push(attribute.to_owned()),
+        }
+    }
+    Ok(route)
+}
+
+/// The next hops of an `RTM_NEWROUTE` or `RTM_DELROUTE` payload, if it is of a default route; it looks at the header
+/// first, so that a million other routes cost little.
+pub fn default_routes(payload: &[u8]) -> Vec<DefaultRoute> {
+    let Some((head, tail)) = payload.split_at_checked(HEADER) else { return Vec::new() };
+    let family = match head[0] {
+        IPV4 => Family::V4,
+        IPV6 => Family::V6,
+        _ => return Vec::new(),
+    };
+    let cloned =
+        number(head, 8).map(u32::from_ne_bytes).is_none_or(|flags| flags & netdevice::state::ROUTE_CLONED != 0);
+    if head[1] != 0 || head[7] != ROUTE_UNICAST || cloned {
+        return Vec::new();
+    }
+    let (mut table, mut metric, mut links) = (u32::from(head[4]), 0, Vec::new());
+    for attribute in attributes(tail) {
+        match attribute.kind {
+            route_attribute::TABLE => table = attribute.u32().unwrap_or(table),
+            route_attribute::PRIORITY => metric = attribute.u32().unwrap_or(0),
+            route_attribute::OIF => links.extend(attribute.u32()),
+            route_attribute::MULTIPATH => links.extend(next_hops(attribute.value).map(|hop| hop.link)),
+            _ => {}
+        }
+    }
+    links.sort_unstable();
+    links.dedup();
+    links.into_iter().map(|link| DefaultRoute { family, table, metric, link }).collect()
+}
+
+/// One next hop of a multipath route: `struct rtnexthop` and attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop<'a> {
+    /// `rtnh_ifindex`.
+    pub link: u32,
+    /// `rtnh_flags`.
+    pub flags: u8,
+    /// `rtnh_hops`: weight less one.
+    pub hops: u8,
+    /// The attributes as the kernel wrote them.
+    pub attributes: &'a [u8],
+}
+
+/// The next hops in an `RTA_MULTIPATH` value.
+pub fn next_hops(value: &[u8]) -> impl Iterator<Item = NextHop<'_>> {
+    let mut rest = value;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(number(rest, 0)?));
+        let hop = rest.get(..length).filter(|hop| hop.len() >= NEXT_HOP)?;
+        rest = rest.get(crate::message::align(length)..).unwrap_or_default();
+        let link = u32::from_ne_bytes(number(hop, 4)?);
+        Some(NextHop { link, flags: hop[2], hops: hop[3], attributes: &hop[NEXT_HOP..] })
+    })
+}
+
+/// An `RTA_MULTIPATH` value with the same next hops and other links.
+pub fn with_links(value: &[u8], link: impl Fn(u32) -> u32) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(value.len());
+    for hop in next_hops(value) {
+        let length = u16::try_from(NEXT_HOP + hop.attributes.len()).expect("it was read from a length of 2 bytes");
+        bytes.extend(length.to_ne_bytes());
+        bytes.extend([hop.flags & STABLE_HOP_FLAGS, hop.hops]);
+        bytes.extend(link(hop.link).to_ne_bytes());
+        bytes.extend(hop.attributes);
+        bytes.resize(crate::message::align(bytes.len()), 0);
+    }
+    bytes
+}
+
+/// Flags of a next hop that somebody asked for (pervasive, on-link); the others say how it is just now.
+const STABLE_HOP_FLAGS: u8 = 0x02 | 0x04;
+
+/// Asks for the routes of one family through one link, in every table; of all links with index 0. A strict socket
+/// filters in the kernel.
+pub fn dump(batch: &mut Batch, family: u8, index: u32) {
+    let mut header = [0; HEADER];
+    header[0] = family;
+    let mut request = batch.push(kind::GETROUTE, flags::DUMP, &header);
+    if index != 0 {
+        request.u32(route_attribute::OIF, index);
+    }
+}
+
+/// What becomes of a route to the same place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Adding this one fails (`EEXIST`).
+    Keep,
+    /// This one becomes a next hop beside it (IPv6 only).
+    Join,
+}
+
+/// Adds a route. The kernel's own remarks on it ([`Route::flags`] but on-link, counters) are left out.
+pub fn add(batch: &mut Batch, route: &Route, existing: Existing) {
+    let how = if existing == Existing::Join { flags::APPEND } else { flags::EXCL };
+    let mut request = batch.push(kind::NEWROUTE, flags::ACK | flags::CREATE | how, &header(route));
+    request.u32(route_attribute::TABLE, route.table);
+    for Owned { kind, value } in &route.attributes {
+        request.attribute(*kind, value);
+    }
+}
+
+/// Removes just this route.
+pub fn remove(batch: &mut Batch, route: &Route) {
+    let mut request = batch.push(kind::DELROUTE, flags::ACK, &header(route));
+    request.u32(route_attribute::TABLE, route.table);
+    for Owned { kind, value } in &route.attributes {
+        request.attribute(*kind, value);
+    }
+}
+
+fn header(route: &Route) -> [u8; HEADER] {
+    let table = u8::try_from(route.table).unwrap_or(0);
+    let mut header = [
+        route.family,
+        route.dst_len,
+        route.src_len,
+        route.tos,
+        table,
+        route.protocol,
+        route.scope,
+        route.kind,
+        0,
+        0,
+        0,
+        0,
+    ];
+    header[8..].copy_from_slice(&(route.flags & netdevice::state::ROUTE_ONLINK).to_ne_bytes());
+    header
+}
