@@ -42,13 +42,6 @@ EOT
   handler runc15 "$NEWEST/runc"
 }
 
-# CAP_SYS_RESOURCE, which is number 24
-may_lower_oom_score() {
-  local effective
-  effective=$(sed -n 's/^CapEff:\s*//p' /proc/self/status)
-  (((16#$effective >> 24) & 1))
-}
-
 containerd_start() {
   daemon_runs containerd || launch_containerd
   local present image

@@ -2,6 +2,7 @@
 # instance.sh - one running node as seen from outside: where it is, entering it, its daemons and cgroups. Source it.
 . "$(dirname "${BASH_SOURCE[0]}")/../rig.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/fetch.sh"
+. "$HACK/node/machine.sh"
 
 # instance NAME: sets $NODE and what the node was started with
 instance() {
@@ -69,8 +70,6 @@ halt() { # NAME SECONDS: TERM, and KILL when it takes longer
 }
 
 # ---- cgroups: a subtree of every hierarchy, which the node's cgroup namespace makes its root
-unified() { [[ $(stat -f -c %T /sys/fs/cgroup) == cgroup2fs ]]; }
-
 cgroup_roots() {
   local dir
   if unified; then echo /sys/fs/cgroup; return; fi
