@@ -56,11 +56,16 @@ cached() {
   ) 9>"$CACHE/.$part.lock"
 }
 
-# go_environment: how every Go program of the rig is built. Static, modules as committed, never from version control.
-go_environment() {
+# go_build DIRECTORY ARGS...: `go build` of what the go.mod of DIRECTORY names: static, the modules as committed, never
+# from version control. CGO_ENABLED=1 in front makes it dynamic.
+go_build() {
   command -v go >/dev/null || missing "go is missing: install Go 1.26 or later"
-  export CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" GOVCS='*:off'
+  local settings=("CGO_ENABLED=${CGO_ENABLED:-0}" "GOFLAGS=-mod=readonly -buildvcs=false" 'GOVCS=*:off')
+  (cd "$1" && shift && env "${settings[@]}" nice go build -trimpath "$@" 2> >(grep -v '^go: downloading' >&2))
 }
+
+# version_in GO-MOD MODULE
+version_in() { sed -n "s|^\s*$2 \(v[^ ]*\).*|\1|p" "$1" | head -n 1; }
 
 case $RIG/ in
   /etc/* | /opt/* | /run/* | /var/run/* | /var/lib/* | /var/log/* | /proc/* | /sys/*)

@@ -4,26 +4,28 @@
 
 PROGRAMS=$CACHE/cluster
 
-# linked with the version that clients and `--version` see; without it Kubernetes calls itself v0.0.0-master
-version_of() { go list -m -f '{{.Version}}' "$1"; }
-
 compile() {
-  local version flags=k8s.io/component-base/version
-  cd "$HACK/cluster"
-  say "cluster: compile Kubernetes, etcd and crictl (about 6 minutes on 2 cores when Go's cache is empty, 1 when not)"
-  version=$(version_of k8s.io/kubernetes)
-  nice go build -trimpath -o "$PROGRAMS/" \
+  local modules=$HACK/cluster version flags=k8s.io/component-base/version
+  version=$(version_in "$modules/go.mod" k8s.io/kubernetes)
+  say "cluster: compile Kubernetes $version (about 5 minutes on 2 cores when Go's cache is empty, 1 when not)"
+  # without a version it calls itself v0.0.0-master, and clients refuse it
+  go_build "$modules" -o "$PROGRAMS/" \
     -ldflags "-s -w -X $flags.gitVersion=$version -X $flags.gitMajor=1 -X $flags.gitMinor=$(cut -d. -f2 <<<"$version")" \
     k8s.io/kubernetes/cmd/{kubelet,kube-apiserver,kube-controller-manager,kube-scheduler,kubectl}
-  say "cluster: Kubernetes $version is compiled; etcd and crictl"
-  nice go build -trimpath -ldflags "-s -w" -o "$PROGRAMS/etcd" go.etcd.io/etcd/server/v3
-  cd crictl
-  nice go build -trimpath -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(version_of sigs.k8s.io/cri-tools)" \
-    -o "$PROGRAMS/crictl" sigs.k8s.io/cri-tools/cmd/crictl
-  say "cluster: compiled"
+  say "cluster: compile etcd"
+  go_build "$modules" -ldflags "-s -w" -o "$PROGRAMS/etcd" go.etcd.io/etcd/server/v3
 }
 
+compile_crictl() {
+  local modules=$HACK/cluster/crictl package=sigs.k8s.io/cri-tools version
+  version=$(version_in "$modules/go.mod" $package)
+  say "cluster: compile crictl $version (half a minute)"
+  go_build "$modules" -ldflags "-s -w -X $package/pkg/version.Version=$version" -o "$CACHE/crictl/crictl" $package/cmd/crictl
+}
+
+build_crictl() { cached crictl "$(cat "$HACK"/cluster/crictl/go.* | sha256sum)" compile_crictl; }
+
 build() {
-  go_environment
-  cached cluster "$(cat "$HACK"/cluster/{,crictl/}go.* | sha256sum)" compile
+  build_crictl
+  cached cluster "$(cat "$HACK"/cluster/go.* | sha256sum)" compile
 }

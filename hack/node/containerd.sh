@@ -29,7 +29,7 @@ containerd_config() {
 [plugins.'$cri'.cni]
   $cni
 [plugins.'$cri'.containerd]
-  default_runtime_name = 'runc'
+  default_runtime_name = '$RUNTIME'
 # off by default in 1.7
 [plugins.'io.containerd.nri.v1.nri']
   disable = false

@@ -121,21 +121,18 @@ fetch_runc14() {
 }
 
 build_newest() {
-  local containerd=github.com/containerd/containerd/v2 runc=github.com/opencontainers/runc version
-  cd "$HACK/node/newest"
-  say "fetch: compile today's containerd and runc (a minute or two at first)"
-  version=$(go list -m -f '{{.Version}}' $containerd)
-  nice go build -trimpath -ldflags "-s -w -X $containerd/version.Version=$version" -o "$NEWEST/" \
+  local containerd=github.com/containerd/containerd/v2 runc=github.com/opencontainers/runc modules=$HACK/node/newest version
+  version=$(version_in "$modules/go.mod" $containerd)
+  say "fetch: compile containerd $version (a minute or two)"
+  go_build "$modules" -ldflags "-s -w -X $containerd/version.Version=$version" -o "$NEWEST/" \
     $containerd/cmd/{containerd,ctr,containerd-shim-runc-v2}
-  version=$(go list -m -f '{{.Version}}' $runc)
+  version=$(version_in "$modules/go.mod" $runc)
+  say "fetch: compile runc $version"
   # runc enters namespaces in C; without libseccomp it takes no seccomp profile, which nothing here needs
-  CGO_ENABLED=1 nice go build -trimpath -ldflags "-s -w -X main.version=$version" -o "$NEWEST/runc" $runc
+  CGO_ENABLED=1 go_build "$modules" -ldflags "-s -w -X main.version=$version" -o "$NEWEST/runc" $runc
 }
 
-fetch_newest() {
-  go_environment
-  cached newest "$(cat "$HACK"/node/newest/go.* | sha256sum)" build_newest
-}
+fetch_newest() { cached newest "$(cat "$HACK"/node/newest/go.* | sha256sum)" build_newest; }
 
 # tools that the rig takes from Debian where the machine has none: a wrapper for each in $TOOLS/bin
 fetch_tools() {
