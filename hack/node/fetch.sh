@@ -10,13 +10,14 @@ IMAGES=$CACHE/images   # pause and busybox, OCI tarballs
 TOOLS=$CACHE/tools     # programs that the rig needs and this machine lacks
 NODE_PACKAGES=(containerd runc crun containernetworking-plugins busybox-static patchelf)
 
+codename() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }
+
 # the mirror that this machine's own packages come from
 mirror() {
-  local codename line
+  local line
   [[ -z ${NETDEVICE_DEBIAN_MIRROR:-} ]] || { echo "$NETDEVICE_DEBIAN_MIRROR"; return; }
   command -v apt-get >/dev/null && command -v dpkg >/dev/null || missing "apt-get and dpkg are missing: a node is made of Debian packages"
-  codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
-  line=$(apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT)' | grep -m1 " $codename main$") ||
+  line=$(apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT)' | grep -m1 " $(codename) main$") ||
     missing "no Debian mirror in this machine's apt sources: set NETDEVICE_DEBIAN_MIRROR"
   echo "${line%% *}"
 }
@@ -128,11 +129,24 @@ build_newest() {
     $containerd/cmd/{containerd,ctr,containerd-shim-runc-v2}
   version=$(version_in "$modules/go.mod" $runc)
   say "fetch: compile runc $version"
-  # runc enters namespaces in C; without libseccomp it takes no seccomp profile, which nothing here needs
-  CGO_ENABLED=1 go_build "$modules" -ldflags "-s -w -X main.version=$version" -o "$NEWEST/runc" $runc
+  # C, for it enters namespaces before Go starts; libseccomp, for a kubelet's sandboxes have a profile. Of this machine's
+  # own release, so that its linker and libc go with it.
+  only seccomp libseccomp-dev "$(codename)"
+  cat > "$CACHE/seccomp/pkg-config" <<EOT
+#!/bin/sh
+case "\$*" in
+  *--libs*) echo "-L$(echo "$CACHE"/seccomp/usr/lib/*-linux-gnu) -l:libseccomp.a" ;;
+  *) echo "-I$CACHE/seccomp/usr/include" ;;
+esac
+EOT
+  chmod +x "$CACHE/seccomp/pkg-config"
+  CGO_ENABLED=1 PKG_CONFIG=$CACHE/seccomp/pkg-config go_build "$modules" -tags seccomp \
+    -ldflags "-s -w -X main.version=$version" -o "$NEWEST/runc" $runc
+  rm -rf "$CACHE/seccomp"
+  "$NEWEST/runc" features | grep -q '"seccomp"' || die "runc came out without seccomp"
 }
 
-fetch_newest() { cached newest "$(cat "$HACK"/node/newest/go.* | sha256sum)" build_newest; }
+fetch_newest() { cached newest "seccomp $(cat "$HACK"/node/newest/go.* | sha256sum)" build_newest; }
 
 # tools that the rig takes from Debian where the machine has none: a wrapper for each in $TOOLS/bin
 fetch_tools() {
