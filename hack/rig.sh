@@ -5,6 +5,7 @@
 #   cache/           downloads and builds, shared by all instances; each part has a lock
 #   nodes/INSTANCE/  one running node; gone after its teardown
 # Exit codes: 1 it failed, 2 wrong usage, 3 something that the machine must have is missing, 4 no such node is up.
+# shellcheck disable=SC2034  # its variables are for those who source it
 set -euo pipefail
 # what is made here is for root and for containers alike, whatever the caller's umask
 umask 022
@@ -14,7 +15,6 @@ REPOSITORY=$(dirname "$HACK")
 RIG=${NETDEVICE_RIG:-/tmp/netdevice-rig}
 CACHE=$RIG/cache
 NODES=$RIG/nodes
-# shellcheck disable=SC2034  # used by those who source this
 PAUSE_IMAGE=localhost/netdevice-test/pause:1 BUSYBOX_IMAGE=localhost/netdevice-test/busybox:1
 
 say() { printf '[%s] %s\n' "$(date +%T)" "$*" >&2; }

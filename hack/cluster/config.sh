@@ -2,6 +2,7 @@
 # config.sh - keys, tokens, kubeconfigs and the kubelet's settings in a node's own /etc/kubernetes. Sourced by `cluster`.
 
 NODE_ADDRESS=10.212.0.2    # eth0, see ../node/init.sh
+# shellcheck disable=SC2034  # for `cluster`
 SERVICE_ADDRESS=10.96.0.1  # first of the service range: the Service "kubernetes"
 ETC=/etc/kubernetes
 

@@ -16,7 +16,8 @@ codename() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }
 mirror() {
   local line
   [[ -z ${NETDEVICE_DEBIAN_MIRROR:-} ]] || { echo "$NETDEVICE_DEBIAN_MIRROR"; return; }
-  command -v apt-get >/dev/null && command -v dpkg >/dev/null || missing "apt-get and dpkg are missing: a node is made of Debian packages"
+  command -v apt-get >/dev/null || missing "apt-get is missing: a node is made of Debian packages"
+  # shellcheck disable=SC2016  # apt's own variables
   line=$(apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT)' | grep -m1 " $(codename) main$") ||
     missing "no Debian mirror in this machine's apt sources: set NETDEVICE_DEBIAN_MIRROR"
   echo "${line%% *}"

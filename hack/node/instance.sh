@@ -96,9 +96,10 @@ make_cgroups() {
 }
 
 hand_down_controllers() { # DIRECTORY...
-  local dir controller
+  local dir controller controllers
   for dir; do
-    for controller in $(cat "$dir/cgroup.controllers"); do
+    read -ra controllers < "$dir/cgroup.controllers" || continue # there are none
+    for controller in "${controllers[@]}"; do
       # one that cannot be had must not keep the others away
       echo "+$controller" 2>/dev/null > "$dir/cgroup.subtree_control" || say "cgroup controller $controller is not to be had"
     done
@@ -119,7 +120,7 @@ settle_cgroups() { # once the init runs in them
   local dir=/sys/fs/cgroup/$NODE_CGROUP pid
   unified || return 0
   mkdir -p "$dir/system"
-  for pid in $(cat "$dir/cgroup.procs"); do echo "$pid" > "$dir/system/cgroup.procs"; done
+  while read -r pid; do echo "$pid" > "$dir/system/cgroup.procs"; done < "$dir/cgroup.procs"
   hand_down_controllers "$dir"
 }
 
