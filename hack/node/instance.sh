@@ -117,10 +117,11 @@ join_cgroup() { # the calling shell
 }
 
 settle_cgroups() { # once the init runs in them
-  local dir=/sys/fs/cgroup/$NODE_CGROUP pid
+  local dir=/sys/fs/cgroup/$NODE_CGROUP pid pids
   unified || return 0
   mkdir -p "$dir/system"
-  while read -r pid; do echo "$pid" > "$dir/system/cgroup.procs"; done < "$dir/cgroup.procs"
+  mapfile -t pids < "$dir/cgroup.procs"
+  for pid in "${pids[@]}"; do echo "$pid" > "$dir/system/cgroup.procs"; done
   hand_down_controllers "$dir"
 }
 
