@@ -56,10 +56,12 @@ cached() {
   ) 9>"$CACHE/.$part.lock"
 }
 
+need_go() { command -v go >/dev/null || missing "go is missing: install Go 1.26 or later"; }
+
 # go_build DIRECTORY ARGS...: `go build` of what the go.mod of DIRECTORY names: static, the modules as committed, never
 # from version control. CGO_ENABLED=1 in front makes it dynamic.
 go_build() {
-  command -v go >/dev/null || missing "go is missing: install Go 1.26 or later"
+  need_go
   local settings=("CGO_ENABLED=${CGO_ENABLED:-0}" "GOFLAGS=-mod=readonly -buildvcs=false" 'GOVCS=*:off')
   (cd "$1" && shift && env "${settings[@]}" nice go build -trimpath "$@" 2> >(grep -v '^go: downloading' >&2))
 }

@@ -5,6 +5,7 @@
 PROGRAMS=$CACHE/cluster
 
 compile() {
+  need_go
   local modules=$HACK/cluster version flags=k8s.io/component-base/version
   version=$(version_in "$modules/go.mod" k8s.io/kubernetes)
   say "cluster: compile Kubernetes $version (about 5 minutes on 2 cores when Go's cache is empty, 1 when not)"
@@ -17,6 +18,7 @@ compile() {
 }
 
 compile_crictl() {
+  need_go
   local modules=$HACK/cluster/crictl package=sigs.k8s.io/cri-tools version
   version=$(version_in "$modules/go.mod" $package)
   say "cluster: compile crictl $version (half a minute)"

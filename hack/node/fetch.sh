@@ -12,15 +12,18 @@ NODE_PACKAGES=(containerd runc crun containernetworking-plugins busybox-static p
 
 codename() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }
 
-# the mirror that this machine's own packages come from
+# the mirror that this machine's own packages come from: the one that has CODENAME and CODENAME-updates, which a third
+# party's repository for the same release does not
 mirror() {
-  local line
+  local codename sites site
   [[ -z ${NETDEVICE_DEBIAN_MIRROR:-} ]] || { echo "$NETDEVICE_DEBIAN_MIRROR"; return; }
   command -v apt-get >/dev/null || missing "apt-get is missing: a node is made of Debian packages"
-  # shellcheck disable=SC2016  # apt's own variables
-  line=$(apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT)' | grep -m1 " $(codename) main$") ||
-    missing "no Debian mirror in this machine's apt sources: set NETDEVICE_DEBIAN_MIRROR"
-  echo "${line%% *}"
+  codename=$(codename)
+  sites=$(apt-get --print-uris update)
+  for site in $(sed -n "s|^'\(.*\)/dists/$codename-updates/InRelease'.*|\1|p" <<<"$sites"); do
+    ! grep -qF "'$site/dists/$codename/InRelease'" <<<"$sites" || { echo "$site"; return; }
+  done
+  missing "no Debian mirror in this machine's apt sources: set NETDEVICE_DEBIAN_MIRROR"
 }
 
 # open_apt PART SUITE...: sets the array `apt` to options that keep apt below $CACHE/PART.apt, and reads the lists
@@ -123,6 +126,7 @@ fetch_runc14() {
 }
 
 build_newest() {
+  need_go
   local containerd=github.com/containerd/containerd/v2 runc=github.com/opencontainers/runc modules=$HACK/node/newest version
   version=$(version_in "$modules/go.mod" $containerd)
   say "fetch: compile containerd $version (a minute or two)"
