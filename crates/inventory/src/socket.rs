@@ -103,9 +103,7 @@ impl Requests {
         let last = self.sequence.wrapping_add(batch.count());
         let bytes = batch.into_bytes(self.sequence);
         self.sequence = last;
-        self.socket
-            .send_to(&bytes, &SocketAddr::new(0, 0), 0)
-            .map_err(|error| Error::Request(part, error))?;
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map_err(|error| Error::Request(part, error))?;
         let mut listed = Listed::Whole;
         loop {
             let length = receive(&self.socket, &mut self.buffer, RecvFlags::empty())

@@ -327,3 +327,6 @@ impl State {
 fn is_physical_function(link: &Link) -> bool {
     link.hardware.as_ref().is_some_and(|hardware| hardware.virtual_function.is_none())
 }
+
+#[cfg(test)]
+mod tests;
