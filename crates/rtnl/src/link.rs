@@ -16,6 +16,7 @@ pub mod attribute {
     pub const MTU: u16 = 4;
     pub const LINK: u16 = 5;
     pub const MASTER: u16 = 10;
+    pub const WIRELESS: u16 = 11;
     pub const TXQLEN: u16 = 13;
     pub const LINKINFO: u16 = 18;
     pub const IFALIAS: u16 = 20;
@@ -165,6 +166,12 @@ impl<'a> LinkMessage<'a> {
             }
         }
         Some(state)
+    }
+
+    /// Whether the message tells of a wireless event only: a name, and none of what the link is otherwise
+    /// (`wireless_nlevent_process`).
+    pub fn is_partial(&self) -> bool {
+        self.attributes().any(|attribute| attribute.kind == attribute::WIRELESS)
     }
 
     /// Whether an XDP program sits on the link.

@@ -53,16 +53,7 @@ pub fn parse(payload: &[u8]) -> Result<Route, Malformed> {
 /// first, so that a million other routes cost little.
 pub fn default_routes(payload: &[u8]) -> Vec<DefaultRoute> {
     let Some((head, tail)) = payload.split_at_checked(HEADER) else { return Vec::new() };
-    let family = match head[0] {
-        IPV4 => Family::V4,
-        IPV6 => Family::V6,
-        _ => return Vec::new(),
-    };
-    let cloned =
-        number(head, 8).map(u32::from_ne_bytes).is_none_or(|flags| flags & netdevice::state::ROUTE_CLONED != 0);
-    if head[1] != 0 || head[7] != ROUTE_UNICAST || cloned {
-        return Vec::new();
-    }
+    let Some(family) = family_of_default(payload).filter(|_| head[7] == ROUTE_UNICAST) else { return Vec::new() };
     let (mut table, mut metric, mut links) = (u32::from(head[4]), 0, Vec::new());
     for attribute in attributes(tail) {
         match attribute.kind {
@@ -76,6 +67,18 @@ pub fn default_routes(payload: &[u8]) -> Vec<DefaultRoute> {
     links.sort_unstable();
     links.dedup();
     links.into_iter().map(|link| DefaultRoute { family, table, metric, link }).collect()
+}
+
+/// The family of a route to everywhere, of whichever type; none for any other route.
+pub fn family_of_default(payload: &[u8]) -> Option<Family> {
+    let head = payload.get(..HEADER)?;
+    let is_cloned = u32::from_ne_bytes(number(head, 8)?) & netdevice::state::ROUTE_CLONED != 0;
+    match head[0] {
+        _ if head[1] != 0 || is_cloned => None,
+        IPV4 => Some(Family::V4),
+        IPV6 => Some(Family::V6),
+        _ => None,
+    }
 }
 
 /// One next hop of a multipath route: `struct rtnexthop` and attributes.
