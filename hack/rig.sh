@@ -27,11 +27,14 @@ usage() { sed -n '2,/^[^#]/{/^#/!q;s/^# \{0,1\}//;p}' "$0"; }
 
 need_root() { [[ $EUID == 0 ]] || missing "must run as root"; }
 
-# wait_for SECONDS WHAT COMMAND...: until the command succeeds; its last words when it never does
+# wait_for SECONDS WHAT COMMAND...: until the command succeeds; its last words when it never does. In vain once
+# $wait_while fails.
+wait_while=true
 wait_for() {
   local end=$((SECONDS + $1)) what=$2
   shift 2
   until "$@" >/dev/null 2>&1; do
+    $wait_while || die "$what: the node ended meanwhile"
     if ((SECONDS >= end)); then
       "$@" >&2 || die "$what: gave up waiting"
       return 0

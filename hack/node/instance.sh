@@ -9,7 +9,7 @@ instance() {
   [[ -n ${1:-} ]] || misuse "the name of a node is missing"
   # it is a host name and, for the kubelet, a Node's name
   [[ $1 =~ ^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$ ]] || misuse "'$1' is no name for a node: up to 40 of a-z, 0-9 and -, no - at the ends"
-  NAME=$1 NODE=$NODES/$1
+  NAME=$1 NODE=$NODES/$1 wait_while=alive
   NODE_CGROUP=netdevice-rig/$NAME.$(cksum <<<"$NODE" | cut -d' ' -f1)
   CONTAINERD=$(cat "$NODE/containerd" 2>/dev/null) || CONTAINERD=${NETDEVICE_CONTAINERD:-sid}
   case $CONTAINERD in
@@ -131,13 +131,14 @@ remove_cgroups() {
   for ((tries = 0; tries < 100; tries++)); do
     left=
     for root in $(cgroup_roots); do
-      [[ -d $root/$NODE_CGROUP ]] || continue
-      find "$root/$NODE_CGROUP" -depth -type d -exec rmdir {} + 2>/dev/null || left=yes
-      # the parent is shared with other nodes: it goes with the last one
-      [[ -n $left ]] || rmdir "$root/${NODE_CGROUP%/*}" 2>/dev/null || continue
+      [[ ! -d $root/$NODE_CGROUP ]] || find "$root/$NODE_CGROUP" -depth -type d -exec rmdir {} + 2>/dev/null || left=yes
     done
-    [[ -n $left ]] || return 0
+    [[ -n $left ]] || break
     sleep 0.05
   done
-  die "cgroups of $NAME are still in use: $(find /sys/fs/cgroup -path "*/$NODE_CGROUP" | head -n 3 | paste -sd' ')"
+  [[ -z $left ]] || die "cgroups of $NAME are still in use: $(find /sys/fs/cgroup -path "*/$NODE_CGROUP" | head -n 3 | paste -sd' ')"
+  for root in $(cgroup_roots); do
+    # shared with other nodes: it goes with the last one
+    rmdir "$root/${NODE_CGROUP%/*}" 2>/dev/null || continue
+  done
 }
