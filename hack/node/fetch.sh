@@ -15,12 +15,13 @@ codename() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }
 # the mirror that this machine's own packages come from: the one that has CODENAME and CODENAME-updates, which a third
 # party's repository for the same release does not
 mirror() {
-  local codename sites site
+  local codename sites site candidates
   [[ -z ${NETDEVICE_DEBIAN_MIRROR:-} ]] || { echo "$NETDEVICE_DEBIAN_MIRROR"; return; }
   command -v apt-get >/dev/null || missing "apt-get is missing: a node is made of Debian packages"
   codename=$(codename)
   sites=$(apt-get --print-uris update)
-  for site in $(sed -n "s|^'\(.*\)/dists/$codename-updates/InRelease'.*|\1|p" <<<"$sites"); do
+  mapfile -t candidates < <(sed -n "s|^'\(.*\)/dists/$codename-updates/InRelease'.*|\1|p" <<<"$sites")
+  for site in "${candidates[@]}"; do
     ! grep -qF "'$site/dists/$codename/InRelease'" <<<"$sites" || { echo "$site"; return; }
   done
   missing "no Debian mirror in this machine's apt sources: set NETDEVICE_DEBIAN_MIRROR"

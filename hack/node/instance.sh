@@ -2,7 +2,7 @@
 # instance.sh - one running node as seen from outside: where it is, entering it, its daemons and cgroups. Source it.
 . "$(dirname "${BASH_SOURCE[0]}")/../rig.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/fetch.sh"
-. "$HACK/node/machine.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
 
 # instance NAME: sets $NODE and what the node was started with
 instance() {
