@@ -10,6 +10,11 @@ static NODE: SharedNode = SharedNode::new("rig", Kind::Containerd);
 const CDI: &str = r#"{"cdiVersion": "0.5.0", "kind": "rig.test/probe", "devices": [
     {"name": "p0", "containerEdits": {"env": ["PROBE=seen"]}}]}"#;
 
+const KUBELET_SETTINGS: &str = "apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+crashLoopBackOff: {maxContainerRestartPeriod: 1s}
+";
+
 #[test]
 fn a_container_gets_the_edits_of_its_cdi_device() {
     let node = NODE.lock();
@@ -18,7 +23,8 @@ fn a_container_gets_the_edits_of_its_cdi_device() {
         let pod = node.run_pod(PodSpec::new("cdi").handler(handler)).unwrap();
         let container = pod.start(&ContainerSpec::new("c").cdi_device("rig.test/probe=p0")).unwrap();
         assert_eq!(container.exec(&["sh", "-c", "echo $PROBE"]).text(), "seen", "{handler}");
-        assert_eq!(container.exec(&["sh", "-c", "echo no >&2; exit 7"]).code, Some(7));
+        let refused = container.exec(&["sh", "-c", "echo no >&2; exit 7"]);
+        assert_eq!((refused.code, refused.stderr.as_str()), (Some(7), "no\n"), "{refused}");
         let links = pod.ip(&["link"]);
         assert!(links.as_array().unwrap().iter().any(|link| link["ifname"] == "eth0"), "{links}");
         container.stop().unwrap();
@@ -119,6 +125,10 @@ fn a_cluster_runs_a_pod_that_survives_its_kubelet_and_api_server() {
     node.apiserver(Action::Stop);
     assert!(!node.kubectl(&["get", "--raw", "/readyz"]).success());
     node.apiserver(Action::Start);
+    assert_eq!(container(&node.wait_until_ready("plain")), before);
+    // settings of a test's own
+    node.write("/etc/kubernetes/kubelet.d/10-crash.conf", KUBELET_SETTINGS);
+    node.kubelet(Action::Restart);
     assert_eq!(container(&node.wait_until_ready("plain")), before);
     node.delete(&["pod/plain"]);
     assert!(node.get(&["pod", "plain"]).is_null());
