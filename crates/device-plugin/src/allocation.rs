@@ -64,7 +64,10 @@ impl Request {
             if seen.insert(id.clone()) { Ok(id) } else { Err(AllocationError::Twice(id)) }
         };
         let containers = request.container_requests.iter();
-        containers.map(|container| container.devices_ids.iter().map(&mut id).collect()).collect::<Result<_, _>>().map(Self)
+        containers
+            .map(|container| container.devices_ids.iter().map(&mut id).collect())
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// All ids.

@@ -175,10 +175,7 @@ impl Registrar {
             version: VERSION.into(),
             endpoint: socket.file_name(),
             resource_name: self.shared.resource.to_string(),
-            options: Some(DevicePluginOptions {
-                pre_start_required: false,
-                get_preferred_allocation_available: true,
-            }),
+            options: Some(DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true }),
         };
         let mut client = RegistrationClient::new(channel);
         match timeout(deadline, client.register(request)).await {

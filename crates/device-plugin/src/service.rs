@@ -122,8 +122,7 @@ impl DevicePlugin for Service {
         &self,
         _: Request<wire::Empty>,
     ) -> Result<Response<wire::DevicePluginOptions>, Status> {
-        let options =
-            wire::DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true };
+        let options = wire::DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true };
         Ok(Response::new(options))
     }
 

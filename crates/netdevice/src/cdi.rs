@@ -162,14 +162,14 @@ mod tests {
             let document: serde_json::Value = serde_json::from_str(&text).unwrap();
             document["cdiVersion"].as_str().unwrap().to_owned()
         };
-        assert_eq!(version("a.b/c", &["eth0", "x:-a"]), "0.3.0");
-        assert_eq!(version("a.b/c", &["eth0", "0eth"]), "0.5.0");
-        assert_eq!(version("a.b/c.d", &["eth0"]), "0.6.0");
+        assert_eq!(version("a.b/cc", &["eth0", "x:-a"]), "0.3.0");
+        assert_eq!(version("a.b/cc", &["eth0", "0eth"]), "0.5.0");
+        assert_eq!(version("a.b/cc.d", &["eth0"]), "0.6.0");
     }
 
     #[test]
     fn no_devices_make_no_document() {
-        assert_eq!(text("a.b/c", &[]), None);
+        assert_eq!(text("a.b/cc", &[]), None);
     }
 
     #[test]

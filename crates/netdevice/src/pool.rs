@@ -170,17 +170,17 @@ mod tests {
         let table = [
             ("", "unexpected end of input at line 1"),
             ("pools:\n- resource: x\n  select: {names: [a]}", "line 2"),
-            ("pools:\n- resource: a.b/c\n  select: {names: ['[']}", "line 3"),
-            ("pools:\n- resource: a.b/c\n  select: {names: [a]}\n  helth: up", "unknown field `helth`"),
+            ("pools:\n- resource: a.b/cc\n  select: {names: ['[']}", "line 3"),
+            ("pools:\n- resource: a.b/cc\n  select: {names: [a]}\n  helth: up", "unknown field `helth`"),
             (
-                "pools:\n- {resource: a.b/c, select: {names: [a]}}\n- {resource: a.b/c, select: {names: [a]}}",
+                "pools:\n- {resource: a.b/cc, select: {names: [a]}}\n- {resource: a.b/cc, select: {names: [a]}}",
                 "two pools",
             ),
             (
-                "pools:\n- {resource: a.b/c, select: {names: [a]}}\n- {resource: a.b/C, select: {names: [a]}}",
+                "pools:\n- {resource: a.b/cc, select: {names: [a]}}\n- {resource: a.b/CC, select: {names: [a]}}",
                 "share the environment",
             ),
-            ("pools:\n- {resource: a.b/c, select: {}}", "no condition"),
+            ("pools:\n- {resource: a.b/cc, select: {}}", "no condition"),
         ];
         for (yaml, part) in table {
             let error = Pools::from_yaml(yaml).unwrap_err().to_string();

@@ -1,0 +1,38 @@
+//! Repeats in the agent's log what hooks did, and counts it: a hook lives for milliseconds and nobody scrapes it.
+
+use std::sync::Arc;
+
+use link::{
+    Records,
+    journal::{Entry, Follower, Outcome},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{folder::Folder, metrics::Metrics};
+
+/// Follows the hooks' journal from now on.
+pub(crate) async fn follow(records: Records, metrics: Arc<Metrics>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut folder = Folder::new(records.folder());
+    let mut follower = Follower::new(&records);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = folder.changed() => {}
+        }
+        for entry in follower.next_entries() {
+            tell(&entry);
+            metrics.count_hook(entry.action, entry.outcome);
+        }
+    }
+}
+
+fn tell(entry: &Entry) {
+    let Entry { device, holder, action, message, .. } = entry;
+    match entry.outcome {
+        Outcome::Ok | Outcome::Nothing => info!(%device, %holder, ?action, outcome = ?entry.outcome, "hook: {message}"),
+        Outcome::Failed | Outcome::Lost => {
+            warn!(%device, %holder, ?action, outcome = ?entry.outcome, "hook: {message}")
+        }
+    }
+}
