@@ -11,7 +11,7 @@ use rustix::fd::{AsFd, AsRawFd};
 use crate::{
     attach::{INDEX_ATTEMPTS, INDEX_STEP},
     error::{Error, WithSubject},
-    identity::{find_at_home, find_inside, find_namespace},
+    identity::{Actor, find_at_home, find_inside, find_namespace, has_ended},
     ledger::Records,
     namespace::Namespace,
     read::{Which, boot_time, read_bare, read_whole},
@@ -67,28 +67,44 @@ pub fn detach(records: &Records, request: &DetachRequest<'_>) -> Result<Detached
         return Ok(Detached::TakenOver);
     }
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
-    come_home(records, record, &mut home).map(Detached::Done)
+    come_home(records, record, &mut home, Actor::Runtime).map(Detached::Done)
 }
 
-/// Brings a device home if `decide` says so of its record, which is read under the device's lock.
+/// Puts right what an actor that was killed, or a namespace that ended unseen, left behind. Without an actor at work,
+/// only a complete attachment to a living namespace is as it should be.
 ///
 /// # Errors
 ///
-/// Those of [`detach`].
-pub fn recover(
-    records: &Records,
-    device: &DeviceId,
-    decide: impl FnOnce(&Record) -> bool,
-) -> Result<Option<Homecoming>, Error> {
-    let _lock = records.lock(device)?;
-    let Some(record) = records.read(device)?.filter(decide) else { return Ok(None) };
+/// When the device cannot be reached or moved, for want of a capability perhaps; the record stays.
+pub fn repair(records: &Records, device: &DeviceId) -> Result<Repair, Error> {
+    let Some(_lock) = records.try_lock(device)? else { return Ok(Repair::Busy) };
+    let Some(record) = records.read(device)? else { return Ok(Repair::Unneeded) };
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
-    come_home(records, record, &mut home).map(Some)
+    if record.phase == Phase::Attached && !has_ended(&record, &mut home) {
+        return Ok(Repair::Unneeded);
+    }
+    come_home(records, record, &mut home, Actor::Agent).map(Repair::Done)
+}
+
+/// What [`repair`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repair {
+    /// Somebody is at work on the device.
+    Busy,
+    /// It is as it should be.
+    Unneeded,
+    /// It was not.
+    Done(Homecoming),
 }
 
 /// Brings the device of a record home, from wherever it is, and ends the record. The device's lock is held.
-pub(crate) fn come_home(records: &Records, mut record: Record, home: &mut RouteSocket) -> Result<Homecoming, Error> {
-    if let Some((namespace, mut inside)) = find_namespace(&record) {
+pub(crate) fn come_home(
+    records: &Records,
+    mut record: Record,
+    home: &mut RouteSocket,
+    actor: Actor,
+) -> Result<Homecoming, Error> {
+    if let Some((namespace, mut inside)) = find_namespace(&record, home, actor)? {
         if let Some(link) = find_inside(&record, &mut inside)? {
             strip(&record, &link, &mut inside)?;
             pull(records, &mut record, &link, &mut inside, home)?;

@@ -64,6 +64,15 @@ impl fmt::Display for Holder {
     }
 }
 
+/// From where an actor sees the processes and mounts that keep a namespace alive: inodes of its own namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Viewpoint {
+    /// Inode of `/proc/self/ns/pid`.
+    pub pid_namespace: u64,
+    /// Inode of `/proc/self/ns/mnt`.
+    pub mount_namespace: u64,
+}
+
 /// The namespace that the device went to, and what it is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxPlace {
@@ -71,6 +80,12 @@ pub struct SandboxPlace {
     pub cookie: u64,
     /// Inode of the namespace, to look for it; reused after its end.
     pub inode: u64,
+    /// Id of the namespace in the host's (`RTM_NEWNSID`). No namespace with that id means that this one ended; another
+    /// one may get the id after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nsid: Option<i32>,
+    /// From where the namespace was seen. Who looks from elsewhere and does not find it cannot say that it ended.
+    pub seen_from: Viewpoint,
     /// Where the namespace was seen: `/proc/<pid>/ns/net`, `/run/netns/<name>`.
     pub paths: Vec<String>,
     /// Name of the device inside when it was attached; a container may rename it.

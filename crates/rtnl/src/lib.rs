@@ -10,6 +10,7 @@ pub mod attribute;
 pub mod link;
 pub mod message;
 pub mod neighbour;
+pub mod nsid;
 pub mod request;
 pub mod route;
 pub mod rule;

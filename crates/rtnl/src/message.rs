@@ -40,6 +40,8 @@ pub mod kind {
     pub const NEWNSID: u16 = 88;
     /// A namespace with an id here is gone.
     pub const DELNSID: u16 = 89;
+    /// Asks for the id of a namespace.
+    pub const GETNSID: u16 = 90;
     /// Gives a link alternative names.
     pub const NEWLINKPROP: u16 = 108;
     /// Takes alternative names away.
