@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::FileIdentity;
+use crate::{error::Error, identity::FileIdentity};
 
 /// Follows folders.
 pub(crate) struct Folders {
@@ -46,20 +46,16 @@ impl Folders {
     }
 
     /// Makes `look` change whenever there may be something to see, until it is stopped.
-    pub(crate) async fn run(mut self, look: watch::Sender<()>, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, look: watch::Sender<()>, stop: CancellationToken) -> Result<(), Error> {
         loop {
             // first watch, then look: what happens between is an event
             self.events.mark_unchanged();
             self.arm();
             look.send_replace(());
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
                 () = time::sleep(until_next(self.poll)) => {}
-                changed = self.events.changed() => {
-                    if changed.is_err() {
-                        time::sleep(until_next(self.poll)).await;
-                    }
-                }
+                Ok(()) = self.events.changed() => {}
             }
         }
     }

@@ -69,17 +69,10 @@ impl DevicePlugin {
         let registrar = Registrar { config, shared, view, look, stop: stop.clone() };
 
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
-        tasks.spawn({
-            let run = folders.run(look_sender, stop.clone());
-            async { Ok(run.await) }
-        });
+        tasks.spawn(folders.run(look_sender, stop.clone()));
         tasks.spawn(publisher.run(stop.clone()));
-        tasks.spawn({
-            let run = recovery.run(stop.clone());
-            async { Ok(run.await) }
-        });
-        tasks.spawn(async { Ok(registrar.run().await) });
-
+        tasks.spawn(recovery.run(stop.clone()));
+        tasks.spawn(registrar.run());
         let mut first = Ok(());
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended.map_err(Error::from).flatten() {

@@ -12,9 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::{
-    config::Config, dial::connect, error::Error, identity::FileIdentity, service::Shared, stats::Trouble,
-};
+use crate::{config::Config, dial::connect, error::Error, identity::FileIdentity, service::Shared, stats::Trouble};
 
 /// How long after the start the kubelet is asked for what an earlier instance handed out, if it names no Pod at all.
 const RECOVERY: Duration = Duration::from_secs(60);
@@ -42,7 +40,7 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let kubelet_socket = self.config.paths.device_plugins.join("kubelet.sock");
         let timing = self.config.timing.clone();
         let stats = self.shared.stats.clone();
@@ -63,7 +61,7 @@ impl Recovery {
             if is_wanted && is_due {
                 asked = Some(Instant::now());
                 let answer = tokio::select! {
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => return Ok(()),
                     answer = ask(&self.config.paths.pod_resources, &self.config.resource) => answer,
                 };
                 match answer {
@@ -76,8 +74,8 @@ impl Recovery {
                 }
             }
             tokio::select! {
-                () = stop.cancelled() => return,
-                changed = self.look.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return Ok(()),
+                changed = self.look.changed() => if changed.is_err() { return Ok(()) },
             }
         }
     }
@@ -98,7 +96,11 @@ impl Recovery {
         };
         self.shared.memory.send_if_modified(|memory| {
             let before = memory.clone();
-            if is_settled { memory.hear_all(named) } else { memory.hear_some(named) }
+            if is_settled {
+                memory.hear_all(named)
+            } else {
+                memory.hear_some(named)
+            }
             !before.ids().eq(memory.ids())
         });
     }
@@ -118,6 +120,7 @@ async fn ask(socket: &Path, resource: &ResourceName) -> Result<Answer, Error> {
         return Ok(Answer::NoPods);
     }
     let devices = pods.into_iter().flat_map(|pod| pod.containers).flat_map(|container| container.devices);
-    let ids = devices.filter(|devices| devices.resource_name == resource.as_str()).flat_map(|devices| devices.device_ids);
+    let ids =
+        devices.filter(|devices| devices.resource_name == resource.as_str()).flat_map(|devices| devices.device_ids);
     Ok(Answer::Devices(ids.filter_map(|id| id.parse().ok()).collect()))
 }

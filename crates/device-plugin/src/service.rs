@@ -45,8 +45,8 @@ pub(crate) struct Shared {
 /// The streams of one registration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Streams {
-    pub(crate) opened: u32,
-    pub(crate) open: u32,
+    opened: u32,
+    open: u32,
 }
 
 impl Streams {
@@ -122,8 +122,7 @@ impl DevicePlugin for Service {
         &self,
         _: Request<wire::Empty>,
     ) -> Result<Response<wire::DevicePluginOptions>, Status> {
-        let options =
-            wire::DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true };
+        let options = wire::DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true };
         Ok(Response::new(options))
     }
 

@@ -35,8 +35,7 @@ impl PluginSocket {
         if path.as_os_str().len() > MAX_PATH {
             return Err(Error::SocketPathTooLong(path));
         }
-        let listener =
-            UnixListener::bind(&path).map_err(|source| Error::BindFailed { path: path.clone(), source })?;
+        let listener = UnixListener::bind(&path).map_err(|source| Error::BindFailed { path: path.clone(), source })?;
         let identity = FileIdentity::of(&path);
         Ok((Self { path, identity }, listener))
     }
@@ -72,9 +71,8 @@ fn name(folder: &Path, resource: &ResourceName) -> String {
 pub(crate) async fn remove_stale(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let is_ours = entry.file_name().to_str().is_some_and(|name| {
-            name.starts_with(SOCKET_PREFIX) && name.ends_with(".sock")
-        });
+        let is_ours =
+            entry.file_name().to_str().is_some_and(|name| name.starts_with(SOCKET_PREFIX) && name.ends_with(".sock"));
         if !is_ours {
             continue;
         }
@@ -92,7 +90,8 @@ mod tests {
 
     #[test]
     fn a_socket_name_fits_whatever_the_resource_is_called() {
-        let long: ResourceName = format!("{}/{}", ["a".repeat(63).as_str(); 3].join("."), "c".repeat(63)).parse().unwrap();
+        let long: ResourceName =
+            format!("{}/{}", ["a".repeat(63).as_str(); 3].join("."), "c".repeat(63)).parse().unwrap();
         for folder in ["/var/lib/kubelet/device-plugins", &format!("/{}", "f".repeat(80))] {
             let name = name(Path::new(folder), &long);
             assert!(name.starts_with(SOCKET_PREFIX) && name.ends_with(".sock"), "{name}");

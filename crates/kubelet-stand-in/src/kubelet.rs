@@ -111,9 +111,8 @@ impl Kubelet {
     /// When that takes longer than 20 s.
     pub async fn until(&self, what: &str, is_so: impl Fn(&State) -> bool) -> State {
         let mut state = self.state.subscribe();
-        match timeout(PATIENCE, state.wait_for(is_so)).await {
-            Ok(Ok(state)) => return state.clone(),
-            Ok(Err(_)) | Err(_) => {}
+        if let Ok(Ok(state)) = timeout(PATIENCE, state.wait_for(is_so)).await {
+            return state.clone();
         }
         panic!("{what}: not so after {PATIENCE:?}, but {:#?}", self.state())
     }
@@ -146,11 +145,7 @@ impl Kubelet {
     /// # Errors
     ///
     /// The plugin's.
-    pub async fn allocate(
-        &self,
-        resource: &str,
-        ids: &[&str],
-    ) -> Result<wire::ContainerAllocateResponse, Status> {
+    pub async fn allocate(&self, resource: &str, ids: &[&str]) -> Result<wire::ContainerAllocateResponse, Status> {
         let devices_ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
         let container = wire::ContainerAllocateRequest { devices_ids: devices_ids.clone() };
         let request = wire::AllocateRequest { container_requests: vec![container] };
@@ -167,11 +162,7 @@ impl Kubelet {
     /// # Errors
     ///
     /// The plugin's, or that there are too few.
-    pub async fn allocate_any(
-        &self,
-        resource: &str,
-        count: usize,
-    ) -> Result<wire::ContainerAllocateResponse, Status> {
+    pub async fn allocate_any(&self, resource: &str, count: usize) -> Result<wire::ContainerAllocateResponse, Status> {
         let known = self.state().resources.remove(resource).unwrap_or_default();
         let mut ids = known.available();
         if ids.len() < count {
@@ -195,7 +186,10 @@ impl Kubelet {
         });
     }
 
-    fn plugin(&self, resource: &str) -> Result<wire::device_plugin_client::DevicePluginClient<tonic::transport::Channel>, Status> {
+    fn plugin(
+        &self,
+        resource: &str,
+    ) -> Result<wire::device_plugin_client::DevicePluginClient<tonic::transport::Channel>, Status> {
         let client = self.run.client(resource);
         client.map(|client| client.plugin).ok_or_else(|| Status::unavailable(format!("no plugin of {resource}")))
     }
