@@ -104,6 +104,11 @@ impl Kubelet {
         self.state.borrow().clone()
     }
 
+    /// Looks at what it knows now.
+    pub fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.borrow())
+    }
+
     /// Waits until it knows something.
     ///
     /// # Panics

@@ -134,3 +134,18 @@ async fn the_plugin_of_a_removed_pool_stays_until_the_last_pod_is_gone() {
     plugin.ended().await;
     assert!(!node.cdi_file().exists());
 }
+
+#[tokio::test]
+async fn ten_thousand_devices_fit_into_one_list() {
+    let mut node = Node::new();
+    for at in 0..10_000 {
+        // the longest ids that there are
+        node.add_bytes(format!("dummy____{at:05}_").as_bytes(), flags::UP, Some(7));
+    }
+    let kubelet = node.kubelet();
+    let _plugin = node.start();
+    let all = |state: &kubelet_stand_in::State| {
+        state.resources.get(RESOURCE).is_some_and(|resource| resource.devices().len() == 10_000)
+    };
+    kubelet.until("all are listed", all).await;
+}
