@@ -10,16 +10,19 @@ pub mod id;
 pub mod link;
 pub mod name;
 pub mod oci;
+pub mod plan;
 #[cfg(feature = "selection")]
 pub mod pool;
 #[cfg(feature = "selection")]
 pub mod projection;
 pub mod record;
 pub mod resource;
+mod route_lifetime;
 #[cfg(feature = "selection")]
 pub mod selector;
 pub mod snapshot;
 pub mod state;
+pub mod sysctl;
 
 pub use bytes::{HardwareAddress, KernelString};
 pub use id::{DeviceId, DeviceIdError};

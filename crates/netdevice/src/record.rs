@@ -79,6 +79,15 @@ pub struct SandboxPlace {
     pub ifindex: u32,
 }
 
+/// What a device is to be on the host, decided and written down before it moves home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HomePlace {
+    /// Its old name, or `nd<ifindex>` where that is taken.
+    pub name: DeviceId,
+    /// Its old index, or another one where that is taken.
+    pub ifindex: u32,
+}
+
 /// How far an attachment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -107,6 +116,9 @@ pub struct Record {
     pub holder: Holder,
     /// Where it is.
     pub sandbox: SandboxPlace,
+    /// Where it is going, once it is on its way home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<HomePlace>,
     /// What it was on the host, and shall be again.
     pub host: LinkState,
     /// When the attachment began: seconds since 1970.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bytes::{HardwareAddress, KernelString, hex},
+    id::DeviceId,
     link::flags,
     name::InterfaceName,
 };
@@ -41,6 +42,9 @@ pub struct LinkState {
     pub group: u32,
     /// `IFLA_MASTER`.
     pub master: Option<u32>,
+    /// Name of the master: its index may be another link's by the time that the device is home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master_name: Option<DeviceId>,
     /// `IFLA_LINK`: the link below, in whichever namespace.
     pub parent: Option<u32>,
     /// `IFLA_LINK_NETNSID`: the namespace of the link below, if it is another one.
@@ -57,10 +61,14 @@ pub struct LinkState {
     pub ipv6_conf: Vec<i32>,
     /// `IFLA_INET6_ADDR_GEN_MODE`.
     pub addr_gen_mode: Option<u8>,
-    /// Files below `/proc/sys/net/ipv4/neigh/<link>` and `…/ipv6/neigh/<link>`, by `ipv4/<file>` and `ipv6/<file>`.
-    pub neighbour_sysctls: BTreeMap<String, String>,
+    /// Settings that the kernel tells in files only, where somebody made them: by `ipv4/neigh/<file>` and the like, the
+    /// text of `/proc/sys/net/ipv4/neigh/<link>/<file>`.
+    pub sysctls: BTreeMap<String, String>,
     /// `/sys/devices/…` of the hardware, without `/net/<name>`; none for a virtual link.
     pub hardware: Option<HardwarePlace>,
+    /// Whether an XDP program sits on the link.
+    #[serde(default)]
+    pub xdp: bool,
     /// When this was read: seconds of `CLOCK_BOOTTIME`. Lifetimes count from here.
     pub read_at: u64,
 }

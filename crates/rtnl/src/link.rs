@@ -141,6 +141,7 @@ impl<'a> LinkMessage<'a> {
             txqlen: 0,
             group: 0,
             master: link.master,
+            master_name: None,
             parent: None,
             link_netnsid: link.link_netnsid,
             addresses: Vec::new(),
@@ -149,8 +150,9 @@ impl<'a> LinkMessage<'a> {
             ipv4_conf: Vec::new(),
             ipv6_conf: Vec::new(),
             addr_gen_mode: None,
-            neighbour_sysctls: Default::default(),
+            sysctls: Default::default(),
             hardware: None,
+            xdp: self.has_xdp(),
             read_at: 0,
         };
         for attribute in self.attributes() {
@@ -173,7 +175,7 @@ impl<'a> LinkMessage<'a> {
     }
 
     /// Whether an XDP program sits on the link.
-    pub fn has_xdp(&self) -> bool {
+    fn has_xdp(&self) -> bool {
         let xdp = self.attributes().find(|attribute| attribute.kind == attribute::XDP);
         let attached = |xdp: Attribute<'a>| xdp.nested().find(|attribute| attribute.kind == attribute::XDP_ATTACHED);
         xdp.and_then(attached).and_then(|attached| attached.u8()).is_some_and(|mode| mode != 0)

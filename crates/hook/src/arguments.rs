@@ -1,0 +1,114 @@
+//! Arguments, as the CDI document writes them: a verb, and devices by CDI name or id.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use link::{DEFAULT_STATE_DIR, journal::Action};
+use netdevice::{DeviceId, ResourceName, cdi};
+
+const HELP: &str = "\
+netdevice-hook: attaches network devices to a container and brings them home
+
+usage: netdevice-hook attach|detach [-state-dir DIR] DEVICE...
+
+A container runtime starts it as an OCI hook with the OCI state on standard
+input: attach at createRuntime, detach at poststop.
+
+  DEVICE           a device id, or a CDI name: networking.k8s.io/netdevice=eth1
+  -state-dir DIR   folder of the records and of hook.log (default /run/netdevice)
+  -help, -version
+
+Exit status: 0 done, 1 failed (one line on standard error and in DIR/hook.log),
+2 wrong arguments.
+";
+
+/// What this process is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Invocation {
+    Print(&'static str),
+    Run(Arguments),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Arguments {
+    pub(crate) action: Action,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) devices: Vec<Device>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) resource: Option<ResourceName>,
+    pub(crate) id: DeviceId,
+}
+
+pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Invocation, String> {
+    let mut action = None;
+    let mut state_dir = PathBuf::from(DEFAULT_STATE_DIR);
+    let mut devices = Vec::new();
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_str().ok_or("an argument is not UTF-8: write a device by its id")?;
+        match text.strip_prefix("--").or(text.strip_prefix('-')) {
+            Some("help" | "h") => return Ok(Invocation::Print(HELP)),
+            Some("version" | "V") => {
+                return Ok(Invocation::Print(concat!("netdevice-hook ", env!("CARGO_PKG_VERSION"), "\n")));
+            }
+            Some("state-dir") => state_dir = arguments.next().ok_or("-state-dir needs a folder")?.into(),
+            Some(flag) => match flag.strip_prefix("state-dir=") {
+                Some(folder) => state_dir = folder.into(),
+                None => return Err(format!("unknown flag {text}: see -help")),
+            },
+            None if action.is_none() => {
+                action = Some(match text {
+                    "attach" => Action::Attach,
+                    "detach" => Action::Detach,
+                    _ => return Err(format!("unknown verb {text:?}: attach or detach is expected, see -help")),
+                });
+            }
+            None => {
+                let (resource, id) = cdi::parse_name(text).map_err(|error| error.to_string())?;
+                devices.push(Device { resource, id });
+            }
+        }
+    }
+    let action = action.ok_or("a verb is missing: attach or detach is expected, see -help")?;
+    if devices.is_empty() {
+        return Err("no device is named: see -help".into());
+    }
+    Ok(Invocation::Run(Arguments { action, state_dir, devices }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_all(words: &[&str]) -> Result<Invocation, String> {
+        parse(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn arguments_of_a_cdi_document_are_read() {
+        let Ok(Invocation::Run(arguments)) =
+            parse_all(&["attach", "-state-dir", "/run/x", "networking.k8s.io/netdevice=x:-a", "eth0"])
+        else {
+            panic!("they are right");
+        };
+        assert_eq!(arguments.action, Action::Attach);
+        assert_eq!(arguments.state_dir, PathBuf::from("/run/x"));
+        let ids: Vec<_> = arguments.devices.iter().map(|device| device.id.as_str()).collect();
+        assert_eq!(ids, ["x:-a", "eth0"]);
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() {
+        for words in [
+            &[][..],
+            &["attach"],
+            &["take", "eth0"],
+            &["attach", "-x", "eth0"],
+            &["attach", "a/b"],
+            &["detach", "-state-dir"],
+        ] {
+            assert!(parse_all(words).is_err(), "{words:?}");
+        }
+    }
+}

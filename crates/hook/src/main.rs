@@ -1,0 +1,213 @@
+//! netdevice-hook: a container runtime starts it with the OCI state on standard input, at `createRuntime` to attach
+//! devices to the container's network namespace and at `poststop` to bring them home.
+//!
+//! Exit status 0 means that each device is where it should be. Otherwise one line on standard error says what failed,
+//! on which device, and what to do; the same line is in the journal, since not every runtime passes it on.
+
+mod arguments;
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use arguments::{Arguments, Device, Invocation};
+use link::{
+    AttachRequest, DetachRequest, Detached, Error, Homecoming, Namespace, Records, Skipped,
+    journal::{self, Action, Entry, Outcome},
+};
+use netdevice::{
+    Holder,
+    oci::{Config, MAX_STATE, State},
+};
+
+/// Longest `config.json` that is looked into.
+const MAX_CONFIG: usize = 16 << 20;
+
+fn main() -> ExitCode {
+    let invocation = match arguments::parse(std::env::args_os().skip(1)) {
+        Ok(invocation) => invocation,
+        Err(error) => return fail(&format!("netdevice-hook: {error}"), 2),
+    };
+    let arguments = match invocation {
+        Invocation::Print(text) => return print(text),
+        Invocation::Run(arguments) => arguments,
+    };
+    match Hook::new(&arguments).and_then(|hook| hook.run(&arguments.devices)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(line) => fail(&line, 1),
+    }
+}
+
+/// A runtime may have closed our output: then nobody reads it, and nothing else is wrong.
+fn print(text: &str) -> ExitCode {
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn fail(line: &str, status: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{line}");
+    ExitCode::from(status)
+}
+
+/// One run of the hook: for one container, with one thing to do.
+struct Hook {
+    action: Action,
+    records: Records,
+    state: State,
+    holder: Holder,
+}
+
+impl Hook {
+    fn new(arguments: &Arguments) -> Result<Self, String> {
+        let records = Records::new(&arguments.state_dir);
+        let action = arguments.action;
+        match read_state() {
+            Ok(state) => Ok(Self { action, records, holder: state.holder(), state }),
+            Err(error) => {
+                // for whom it was is not known; for which devices is
+                let names = arguments.devices.iter().map(|device| device.id.to_string()).collect::<Vec<_>>().join(" ");
+                let line = describe(action, &names, &error.to_string());
+                write_journal(&records, action, &names, "unknown", Outcome::Failed, error.to_string());
+                Err(line)
+            }
+        }
+    }
+
+    fn run(&self, devices: &[Device]) -> Result<(), String> {
+        match self.action {
+            Action::Attach => self.attach_all(devices),
+            Action::Detach => self.detach_all(devices),
+        }
+    }
+
+    /// Attaches all devices or none.
+    fn attach_all(&self, devices: &[Device]) -> Result<(), String> {
+        let sandbox = self.state.pid().map_err(|error| error.to_string()).and_then(|pid| {
+            let path = format!("/proc/{pid}/ns/net");
+            Namespace::open(&path).map_err(|error| format!("cannot open the pod's network namespace {path}: {error}"))
+        });
+        for device in devices {
+            let attached = sandbox
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|sandbox| self.attach(device, sandbox).map_err(|error| error.to_string()));
+            if let Err(error) = attached {
+                self.note(device, Outcome::Failed, error.clone());
+                self.give_back();
+                return Err(describe(self.action, device.id.as_str(), &error));
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&self, device: &Device, sandbox: &Namespace) -> Result<(), Error> {
+        let attached = link::attach(
+            &self.records,
+            &AttachRequest {
+                device: &device.id,
+                resource: device.resource.as_ref(),
+                sandbox,
+                paths: self.other_paths(),
+                holder: &self.holder,
+            },
+        )?;
+        let outcome = if attached.was_there { Outcome::Nothing } else { Outcome::Ok };
+        self.note(device, outcome, join(&attached.skipped));
+        Ok(())
+    }
+
+    /// Where the namespace is found when the container's own process is gone: at the Pod's first one.
+    fn other_paths(&self) -> Vec<String> {
+        let config = read_limited(File::open(Path::new(&self.state.bundle).join("config.json")), MAX_CONFIG);
+        let path = config.ok().and_then(|text| Config::network_namespace(&text).ok().flatten());
+        path.into_iter().collect()
+    }
+
+    /// A runtime does not undo what other hooks of a container did before one failed, and may not call poststop.
+    fn give_back(&self) {
+        let Ok((ledger, _)) = self.records.list() else { return };
+        for (id, _) in ledger.iter().filter(|(_, record)| record.holder.container == self.state.id) {
+            let result = link::detach(&self.records, &DetachRequest { device: id, container: &self.state.id });
+            let (outcome, message) = result.map_or_else(|error| (Outcome::Failed, error.to_string()), report);
+            self.note_as(Action::Detach, id.as_str(), outcome, message);
+        }
+    }
+
+    /// Brings all devices home, also those behind one that does not come.
+    fn detach_all(&self, devices: &[Device]) -> Result<(), String> {
+        let mut first_error = Ok(());
+        for device in devices {
+            let request = DetachRequest { device: &device.id, container: &self.state.id };
+            match link::detach(&self.records, &request) {
+                Ok(detached) => {
+                    let (outcome, message) = report(detached);
+                    self.note(device, outcome, message);
+                }
+                Err(error) => {
+                    self.note(device, Outcome::Failed, error.to_string());
+                    first_error = first_error.and(Err(describe(self.action, device.id.as_str(), &error.to_string())));
+                }
+            }
+        }
+        first_error
+    }
+
+    fn note(&self, device: &Device, outcome: Outcome, message: String) {
+        self.note_as(self.action, device.id.as_str(), outcome, message);
+    }
+
+    fn note_as(&self, action: Action, device: &str, outcome: Outcome, message: String) {
+        write_journal(&self.records, action, device, &self.holder.to_string(), outcome, message);
+    }
+}
+
+fn read_state() -> Result<State, Box<dyn std::error::Error>> {
+    let text = read_limited(Ok(io::stdin().lock()), MAX_STATE)?;
+    Ok(State::from_json(&text)?)
+}
+
+/// Reads up to one byte more than the limit, so that what is too long shows.
+fn read_limited(from: io::Result<impl Read>, limit: usize) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    from?.take(u64::try_from(limit).unwrap_or(u64::MAX) + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn describe(action: Action, device: &str, error: &str) -> String {
+    let verb = match action {
+        Action::Attach => "attach",
+        Action::Detach => "detach",
+    };
+    format!("netdevice-hook {verb}: device {device}: {error}")
+}
+
+fn report(detached: Detached) -> (Outcome, String) {
+    match detached {
+        Detached::NotAttached => (Outcome::Nothing, String::new()),
+        Detached::TakenOver => (Outcome::Nothing, "a later container has it".into()),
+        Detached::Done(Homecoming::Home { renamed: None, skipped }) => (Outcome::Ok, join(&skipped)),
+        Detached::Done(Homecoming::Home { renamed: Some(name), skipped }) => {
+            let renamed = format!("its name was taken on the node: it is {name} now");
+            (Outcome::Ok, if skipped.is_empty() { renamed } else { format!("{renamed}; {}", join(&skipped)) })
+        }
+        Detached::Done(Homecoming::Lost) => (Outcome::Lost, "the virtual link was deleted while it was away".into()),
+        Detached::Done(Homecoming::Away) => {
+            (Outcome::Failed, "the device is not on the node yet: it is looked for again".into())
+        }
+    }
+}
+
+fn join(skipped: &[Skipped]) -> String {
+    skipped.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn write_journal(records: &Records, action: Action, device: &str, holder: &str, outcome: Outcome, message: String) {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let entry = Entry { time, action, device: device.into(), holder: holder.into(), outcome, message };
+    // The work is what counts; without the journal, standard error remains.
+    let _ = journal::append(records, &entry);
+}

@@ -1,0 +1,252 @@
+//! From a sandbox home, and everything back to what it was.
+
+use netdevice::{
+    DeviceId, InterfaceName, LinkState, Phase, Record,
+    plan::{LinkChange, Place, Step, aged, plan},
+    record::HomePlace,
+};
+use rtnl::link::attribute as ifla;
+use rustix::fd::{AsFd, AsRawFd};
+
+use crate::{
+    attach::{INDEX_ATTEMPTS, INDEX_STEP},
+    error::{Error, WithSubject},
+    identity::{find_at_home, find_inside, find_namespace},
+    ledger::Records,
+    namespace::Namespace,
+    read::{Which, boot_time, read_bare, read_whole},
+    socket::{Change, KernelError, RouteSocket},
+    step::{Site, Skipped},
+};
+
+/// A device that its container no longer needs.
+#[derive(Debug)]
+pub struct DetachRequest<'a> {
+    /// Which device.
+    pub device: &'a DeviceId,
+    /// The container that ended. A later container of the same Pod may have the device by now.
+    pub container: &'a str,
+}
+
+/// How a detachment went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detached {
+    /// No record: the device is home.
+    NotAttached,
+    /// Another container has taken the device over.
+    TakenOver,
+    /// The device came home now, or is known not to.
+    Done(Homecoming),
+}
+
+/// What became of a device that was to come home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Homecoming {
+    /// It is on the host.
+    Home {
+        /// What it is called there, where its old name was taken.
+        renamed: Option<InterfaceName>,
+        /// What of its old state could not be put back.
+        skipped: Vec<Skipped>,
+    },
+    /// It is a virtual link that was deleted, by the container or with its namespace.
+    Lost,
+    /// It is a physical device that is not in reach just now; its record stays.
+    Away,
+}
+
+/// Brings the device of an ended container home.
+///
+/// # Errors
+///
+/// When it cannot be reached or moved; its record stays, and the next call goes on from there.
+pub fn detach(records: &Records, request: &DetachRequest<'_>) -> Result<Detached, Error> {
+    let _lock = records.lock(request.device)?;
+    let Some(record) = records.read(request.device)? else { return Ok(Detached::NotAttached) };
+    if record.holder.container != request.container {
+        return Ok(Detached::TakenOver);
+    }
+    let mut home = RouteSocket::open().subject("the node's network namespace")?;
+    come_home(records, record, &mut home).map(Detached::Done)
+}
+
+/// Brings a device home if `decide` says so of its record, which is read under the device's lock.
+///
+/// # Errors
+///
+/// Those of [`detach`].
+pub fn recover(
+    records: &Records,
+    device: &DeviceId,
+    decide: impl FnOnce(&Record) -> bool,
+) -> Result<Option<Homecoming>, Error> {
+    let _lock = records.lock(device)?;
+    let Some(record) = records.read(device)?.filter(decide) else { return Ok(None) };
+    let mut home = RouteSocket::open().subject("the node's network namespace")?;
+    come_home(records, record, &mut home).map(Some)
+}
+
+/// Brings the device of a record home, from wherever it is, and ends the record. The device's lock is held.
+pub(crate) fn come_home(records: &Records, mut record: Record, home: &mut RouteSocket) -> Result<Homecoming, Error> {
+    if let Some((namespace, mut inside)) = find_namespace(&record) {
+        if let Some(link) = find_inside(&record, &mut inside)? {
+            strip(&record, &link, &mut inside)?;
+            pull(records, &mut record, &link, &mut inside, home)?;
+        }
+        drop(namespace);
+    }
+    let Some(link) = find_at_home(&record, home)? else {
+        if record.host.hardware.is_some() {
+            return Ok(Homecoming::Away);
+        }
+        records.remove(&record.device)?;
+        return Ok(Homecoming::Lost);
+    };
+    let homecoming = restore(&record, link, home)?;
+    records.remove(&record.device)?;
+    Ok(homecoming)
+}
+
+/// Takes from the device, while it is still inside, what a container put on it and a move would bring to the host.
+fn strip(record: &Record, link: &LinkState, inside: &mut RouteSocket) -> Result<(), Error> {
+    let index = link.index;
+    let foreign = link.altnames.iter().filter(|name| !record.host.altnames.contains(name)).cloned();
+    let mut changes: Vec<Change> = Vec::new();
+    for name in foreign {
+        changes.push(Box::new(move |batch| rtnl::link::remove_altname(batch, index, name.as_bytes())));
+    }
+    if link.xdp && !record.host.xdp {
+        changes.push(Box::new(move |batch| {
+            rtnl::link::set(batch, index, 0, 0).nest(ifla::XDP, |xdp| {
+                xdp.attribute(ifla::XDP_FD, &(-1i32).to_ne_bytes());
+            });
+        }));
+    }
+    // what cannot be taken off shows when the device is home
+    inside.change(changes).subject("the pod's network configuration").map(drop)
+}
+
+/// Moves the device home, under its old name and index or under those that are free.
+fn pull(
+    records: &Records,
+    record: &mut Record,
+    link: &LinkState,
+    inside: &mut RouteSocket,
+    home: &mut RouteSocket,
+) -> Result<(), Error> {
+    let host = Namespace::current().subject("the node's network namespace")?;
+    let target = host.as_fd().as_raw_fd().cast_unsigned();
+    // Where it is going, and what it is called until it is there, is written down: whoever finds it can tell.
+    record.phase = Phase::Detaching;
+    record.sandbox.name = DeviceId::from(&link.name);
+    record.home = Some(HomePlace { name: DeviceId::from(&record.host.name), ifindex: record.host.index });
+    for attempt in 1..=INDEX_ATTEMPTS {
+        records.write(record)?;
+        let Some(place) = record.home.as_mut() else { return Err(Error::Vanished) };
+        let (index, ifindex, name) = (link.index, place.ifindex, place.name.to_name());
+        let moved = inside.change_one(move |batch| {
+            rtnl::link::set(batch, index, 0, 0)
+                .u32(ifla::NET_NS_FD, target)
+                .u32(ifla::NEW_IFINDEX, ifindex)
+                .string(ifla::IFNAME, name.as_bytes());
+        });
+        let error = match moved.subject("the pod's network configuration")? {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        // Move and rename are one request and two acts: it may be home, under the name that it had inside.
+        if read_bare(inside, Which::Index(index))?.is_none() {
+            return Ok(());
+        }
+        match error.errno {
+            libc::EBUSY => place.ifindex = record.host.index + attempt * INDEX_STEP,
+            libc::EEXIST => {
+                if read_bare(home, Which::Name(&place.name.to_name()))?.is_some() {
+                    place.name = fallback_name(record.host.index, attempt);
+                }
+                drop_altnames(link, inside)?;
+            }
+            _ => return Err(Error::Move(error)),
+        }
+    }
+    Err(Error::Move(KernelError { errno: libc::EEXIST, text: None }))
+}
+
+/// What a device is called whose name was taken while it was away; names are short enough by their form.
+fn fallback_name(index: u32, attempt: u32) -> DeviceId {
+    let name = if attempt == 1 { format!("nd{index}") } else { format!("nd{index}-{attempt}") };
+    let name = InterfaceName::new(name.as_bytes()).expect("at most 2 + 10 + 2 characters");
+    DeviceId::from(&name)
+}
+
+/// An alternative name that the host has given to another link keeps the whole device out.
+fn drop_altnames(link: &LinkState, inside: &mut RouteSocket) -> Result<(), Error> {
+    let index = link.index;
+    let remove = |name: &netdevice::KernelString| -> Change {
+        let name = name.clone();
+        Box::new(move |batch| rtnl::link::remove_altname(batch, index, name.as_bytes()))
+    };
+    inside.change(link.altnames.iter().map(remove).collect()).subject("the pod's network configuration").map(drop)
+}
+
+/// Gives the device on the host what the record says.
+fn restore(record: &Record, link: LinkState, home: &mut RouteSocket) -> Result<Homecoming, Error> {
+    let mut skipped = Vec::new();
+    let index = link.index;
+    // half restored before, or taken up by a manager of the host meanwhile
+    let mut present = if link.is_up() { read_whole(home, Which::Index(index))?.ok_or(Error::Vanished)? } else { link };
+    let renamed = rename(record, &mut present, home)?;
+    let mut wanted = aged(&record.host, boot_time());
+    if let Some(name) = &record.host.master_name {
+        let master = read_bare(home, Which::Name(&name.to_name()))?;
+        wanted.master = master.map(|master| master.index);
+        if wanted.master.is_none() {
+            skipped.push(Skipped { what: format!("master {name}"), reason: "it is gone".into() });
+        }
+    }
+    if present.mtu != wanted.mtu {
+        // below 1,280 bytes a link has no IPv6 (RFC 8200, section 5), and so no settings of it to compare
+        let change = LinkChange { mtu: Some(wanted.mtu), ..LinkChange::default() };
+        skipped.extend(at_home(record, &present, home).apply(vec![Step::Link(change)])?);
+        let now = read_bare(home, Which::Index(index))?.ok_or(Error::Vanished)?;
+        (present.mtu, present.ipv6_conf) = (wanted.mtu, now.ipv6_conf);
+    }
+    let steps = plan(&wanted, &present, Place::Host);
+    skipped.extend(at_home(record, &present, home).apply(steps)?);
+    Ok(Homecoming::Home { renamed, skipped })
+}
+
+fn at_home<'a>(record: &Record, present: &'a LinkState, home: &'a mut RouteSocket) -> Site<'a> {
+    Site {
+        socket: home,
+        place: Place::Host,
+        name: &present.name,
+        index: present.index,
+        host_index: record.host.index,
+        own_routes: &[],
+    }
+}
+
+/// Gives the device its name, or tells the one that it has instead.
+fn rename(record: &Record, present: &mut LinkState, home: &mut RouteSocket) -> Result<Option<InterfaceName>, Error> {
+    let old = &record.host.name;
+    if present.name == *old {
+        return Ok(None);
+    }
+    let fallback = fallback_name(record.host.index, 1).to_name();
+    let mut names = vec![old.clone()];
+    if present.name != fallback {
+        names.push(fallback);
+    }
+    for name in names {
+        let (index, bytes) = (present.index, name.as_bytes().to_vec());
+        let renamed = home.change_one(move |batch| {
+            rtnl::link::set(batch, index, 0, 0).string(ifla::IFNAME, &bytes);
+        });
+        if renamed.subject("the kernel's network configuration")?.is_ok() {
+            present.name = name;
+            break;
+        }
+    }
+    Ok((present.name != *old).then(|| present.name.clone()))
+}

@@ -1,0 +1,108 @@
+//! What can go wrong between a host and a sandbox, in the words that a Pod's author reads.
+
+use std::{io, path::PathBuf};
+
+use netdevice::{DeviceId, Holder, exclusion::Exclusion};
+
+use crate::socket::KernelError;
+
+/// Why an attachment, a detachment or a look at either failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No link of that name is on the host.
+    #[error("no such interface is on the node: it was removed or renamed, choose another device")]
+    NotThere,
+    /// The rule about the node's own connectivity.
+    #[error("it is never handed out because {0}: choose another device")]
+    Excluded(Exclusion),
+    /// Somebody else has it.
+    #[error("it is held by {0}: delete that pod or choose another device")]
+    Held(Holder),
+    /// The target is the node itself.
+    #[error(
+        "the pod uses the node's own network (hostNetwork), to which the device belongs already: remove hostNetwork or the device"
+    )]
+    HostNetwork,
+    /// The sandbox has a link of that name, or with that alternative name.
+    #[error("the name {0} is taken in the pod's network namespace: rename the device on the node")]
+    NameTaken(String),
+    /// The name cannot be given inside.
+    #[error(transparent)]
+    Name(#[from] netdevice::InterfaceNameError),
+    /// The kernel refused the move.
+    #[error("the kernel does not move it: {0}")]
+    Move(#[source] KernelError),
+    /// The kernel refused to configure it.
+    #[error("cannot set {what} of it: {source}")]
+    Configure {
+        /// What was to be set.
+        what: String,
+        /// The kernel's answer.
+        source: KernelError,
+    },
+    /// A file below `/proc/sys/net`.
+    #[error("cannot write {what} of it: {source}")]
+    Sysctl {
+        /// The setting.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The device left the place where it was put.
+    #[error("it vanished while it was being moved")]
+    Vanished,
+    /// The kernel did not tell.
+    #[error("cannot read {what} of it: {source}")]
+    Read {
+        /// What was asked for.
+        what: &'static str,
+        /// The kernel's answer.
+        source: KernelError,
+    },
+    /// A socket or thread failed.
+    #[error("cannot reach {what}: {source}")]
+    Io {
+        /// What was asked for.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The sandbox's namespace.
+    #[error("cannot enter the network namespace {}: {source}", path.display())]
+    Namespace {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The folder of the records.
+    #[error("cannot keep its record {}: {source}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A record that cannot be followed.
+    #[error("its record {} cannot be followed ({reason}): see there what the device was, put it right by hand and remove the file", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The device is neither on the host nor where the record says.
+    #[error("device {0} is neither on the node nor in the pod's network namespace: something moved it on")]
+    Away(DeviceId),
+}
+
+/// Names what a system call was for.
+pub(crate) trait WithSubject<T> {
+    fn subject(self, what: &'static str) -> Result<T, Error>;
+}
+
+impl<T> WithSubject<T> for io::Result<T> {
+    fn subject(self, what: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Io { what, source })
+    }
+}

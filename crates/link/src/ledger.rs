@@ -1,0 +1,181 @@
+//! The records on disk: one file a device below `/run/netdevice`, replaced whole.
+//!
+//! `/run` is memory: a reboot clears the records, and rightly, for then every namespace is gone. A file is written
+//! beside and renamed, so that a reader finds the old text or the new one. Each device has a lock, so that two actors
+//! never work on one device at a time.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use netdevice::{DeviceId, Ledger, Record, record::MAX_RECORD};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::Error;
+
+/// Where records are kept unless a flag says otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/run/netdevice";
+
+const SUFFIX: &str = ".json";
+
+/// The folder of the records.
+#[derive(Debug, Clone)]
+pub struct Records {
+    folder: PathBuf,
+}
+
+/// A record's file that cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The file.
+    pub path: PathBuf,
+    /// The device that it is named after; none if the name is no device's.
+    pub device: Option<DeviceId>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The lock of one device, held until it is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Records {
+    /// The records in that folder, which need not be there yet.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn path(&self, device: &DeviceId) -> PathBuf {
+        self.folder.join(format!("{device}{SUFFIX}"))
+    }
+
+    /// Waits for the lock of a device.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be made or written.
+    pub fn lock(&self, device: &DeviceId) -> Result<Lock, Error> {
+        let folder = self.folder.join("lock");
+        let path = folder.join(device.as_str());
+        self.take_lock(&folder, &path).map_err(|source| Error::Record { path: path.clone(), source })
+    }
+
+    fn take_lock(&self, folder: &Path, path: &Path) -> io::Result<Lock> {
+        fs::create_dir_all(folder)?;
+        loop {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            flock(&file, FlockOperation::LockExclusive)?;
+            // who held it before may have removed the file: then a later comer would lock another one
+            let same = fs::metadata(path).is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino()));
+            if same {
+                return Ok(Lock { path: path.to_owned(), _file: file });
+            }
+        }
+    }
+
+    /// The record of a device; none if it is home.
+    ///
+    /// # Errors
+    ///
+    /// When there is a file that cannot be read or followed. It is left alone: it is all that is known of the device.
+    pub fn read(&self, device: &DeviceId) -> Result<Option<Record>, Error> {
+        let path = self.path(device);
+        let text = match read_limited(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::Record { path, source }),
+        };
+        match Record::from_json(device, &text) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => Err(Error::Unreadable { path, reason: error.to_string() }),
+        }
+    }
+
+    /// Writes a record, in place of the one that is there, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take it; the record that was there stays.
+    pub fn write(&self, record: &Record) -> Result<(), Error> {
+        let path = self.path(&record.device);
+        let beside = self.folder.join(format!("{}.new", record.device));
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            file.write_all(&record.to_json())?;
+            fs::rename(&beside, &path)
+        };
+        write().map_err(|source| {
+            // what is left of a full disk is better free; the error to tell is the first one
+            let _ = fs::remove_file(&beside);
+            Error::Record { path: path.clone(), source }
+        })
+    }
+
+    /// Ends a record: the device is home.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be removed.
+    pub fn remove(&self, device: &DeviceId) -> Result<(), Error> {
+        let path = self.path(device);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|source| Error::Record { path, source }),
+        }
+    }
+
+    /// All records, and the files that cannot be followed.
+    ///
+    /// # Errors
+    ///
+    /// When the folder is there and cannot be read.
+    pub fn list(&self) -> io::Result<(Ledger, Vec<Unreadable>)> {
+        let (mut ledger, mut unreadable) = (Ledger::new(), Vec::new());
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((ledger, unreadable)),
+            other => other?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(device) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) else { continue };
+            let problem = |device, reason| Unreadable { path: entry.path(), device, reason };
+            match device.parse::<DeviceId>() {
+                Err(error) => unreadable.push(problem(None, error.to_string())),
+                Ok(device) => match self.read(&device) {
+                    // it ended since the folder was read
+                    Ok(None) => {}
+                    Ok(Some(record)) => drop(ledger.insert(device, record)),
+                    Err(Error::Unreadable { reason, .. }) => unreadable.push(problem(Some(device), reason)),
+                    Err(error) => unreadable.push(problem(Some(device), error.to_string())),
+                },
+            }
+        }
+        Ok((ledger, unreadable))
+    }
+}
+
+fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let limit = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX) + 1;
+    File::open(path)?.take(limit).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // still locked, so nobody relies on it; who waits for it looks whether the file is still this one
+        let _ = fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,29 @@
+//! Moves a device into a sandbox and home again.
+//!
+//! One routine for each direction, [`attach`] and [`detach`], for every way in. Both can be repeated, by anybody, after
+//! they were killed between any two steps: the record on disk says what the device was and where it went, and
+//! [`netdevice::plan`] finds what is left to do.
+//!
+//! Synchronous throughout: a hook is a process that lives for one move.
+
+mod attach;
+mod detach;
+mod error;
+mod identity;
+pub mod journal;
+mod ledger;
+mod namespace;
+mod neighbourhood;
+mod read;
+mod socket;
+mod step;
+mod sysctl;
+
+pub use attach::{AttachRequest, Attached, attach};
+pub use detach::{DetachRequest, Detached, Homecoming, detach, recover};
+pub use error::Error;
+pub use ledger::{DEFAULT_STATE_DIR, Lock, Records, Unreadable};
+pub use namespace::Namespace;
+pub use read::read_link;
+pub use socket::{KernelError, RouteSocket};
+pub use step::Skipped;

@@ -1,0 +1,111 @@
+//! Network namespaces: which one it is, and doing something inside.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::socket::RouteSocket;
+
+/// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`, Linux 5.14).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// An open network namespace. While this lives, the namespace does.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Namespace {
+    /// Opens the namespace at a path like `/proc/<pid>/ns/net` or `/run/netns/<name>`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `open` and `fstat`; a file that is no namespace shows when it is entered.
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        let file = File::open(&path)?;
+        let status = rustix::fs::fstat(&file)?;
+        Ok(Self { file, path, device: status.st_dev, inode: status.st_ino })
+    }
+
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// When `/proc` is not there.
+    pub fn current() -> io::Result<Self> {
+        Self::open("/proc/thread-self/ns/net")
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its inode, which another namespace may have after this one's end.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// Whether both are the same namespace: both are open, so inodes cannot have been reused.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// Runs `work` inside, on a thread that ends afterwards, whatever `work` does.
+    ///
+    /// # Errors
+    ///
+    /// When the namespace cannot be entered: without `CAP_SYS_ADMIN`, or because the file is none.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        std::thread::scope(|scope| {
+            let inside = || {
+                move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Ok(work())
+            };
+            let thread = std::thread::Builder::new().spawn_scoped(scope, inside)?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// A socket that acts inside, usable from outside.
+    ///
+    /// # Errors
+    ///
+    /// When the namespace cannot be entered or the socket not be made.
+    pub fn socket(&self) -> io::Result<RouteSocket> {
+        self.run(RouteSocket::open)?
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// The cookie of the namespace that a socket acts in: counts up and is never used again while the node runs.
+#[allow(unsafe_code)] // the one system call that no crate wraps
+pub(crate) fn cookie(socket: &impl AsRawFd) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("8 fits");
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has that many and outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,136 @@
+//! The rule about the node's own connectivity, asked of the links around one device at the moment of the move.
+
+use std::{collections::BTreeMap, fs, sync::Arc};
+
+use netdevice::{
+    InterfaceName, Link, LinkState, Snapshot,
+    exclusion::{Exclusion, Exclusions},
+};
+use rtnl::{
+    message::kind,
+    route::{IPV4, IPV6},
+};
+
+use crate::{
+    error::{Error, WithSubject},
+    read::{Which, sysfs_folder},
+    socket::RouteSocket,
+};
+
+/// Tables that a rule leads to on every node: default, main and local (`RT_TABLE_*`).
+const COMMON_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Up,
+    Down,
+}
+
+/// Why the device must not be taken from the host, if so. Only links above and below it are looked at, and their
+/// routes.
+pub(crate) fn exclusion(socket: &mut RouteSocket, device: &LinkState) -> Result<Option<Exclusion>, Error> {
+    let mut links = BTreeMap::new();
+    let Some(own) = read(socket, Which::Index(device.index))? else { return Ok(None) };
+    for direction in [Direction::Up, Direction::Down] {
+        let mut queue = vec![own.clone()];
+        while let Some(link) = queue.pop() {
+            for index in next(socket, &link, direction)? {
+                if index != own.index && !links.contains_key(&index) {
+                    let Some(found) = read(socket, Which::Index(index))? else { continue };
+                    links.insert(index, found.clone());
+                    queue.push(found);
+                }
+            }
+        }
+    }
+    let mut snapshot = Snapshot::default();
+    for (index, link) in links {
+        snapshot.insert_link(Arc::new(link));
+        add_default_routes(socket, &mut snapshot, index)?;
+    }
+    let payloads = device.routes.iter().filter(|route| route.is_default());
+    for route in payloads {
+        let family =
+            if route.family == IPV4 { netdevice::snapshot::Family::V4 } else { netdevice::snapshot::Family::V6 };
+        let (table, metric) = (route.table, route.metric());
+        snapshot.insert_default_route(netdevice::snapshot::DefaultRoute { family, table, metric, link: own.index });
+    }
+    snapshot.insert_link(Arc::new(own.clone()));
+    if snapshot.default_routes().iter().any(|route| !COMMON_TABLES.contains(&route.table)) {
+        let mut tables = Vec::new();
+        for family in [IPV4, IPV6] {
+            let rules = socket.dump(|batch| rtnl::rule::dump(batch, family)).subject("the routing rules")?;
+            let rules = rules.map_err(|source| Error::Read { what: "the routing rules", source })?;
+            tables.extend(rules.of(kind::NEWRULE).filter_map(rtnl::rule::reached_table));
+        }
+        snapshot.set_reached_tables(tables);
+    }
+    Ok(Exclusions::find(&snapshot).of(&own, &snapshot))
+}
+
+fn read(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<Link>, Error> {
+    let answer = socket.get(|batch| match which {
+        Which::Name(name) => rtnl::link::get_by_name(batch, name.as_bytes()),
+        Which::Index(index) => rtnl::link::get_by_index(batch, index),
+    });
+    match answer.subject("the links around it")? {
+        Ok(objects) => {
+            let payload = objects.of(kind::NEWLINK).next();
+            Ok(payload.and_then(|payload| rtnl::link::parse(payload).ok()).and_then(|message| message.to_link()))
+        }
+        Err(error) if error.errno == libc::ENODEV => Ok(None),
+        Err(source) => Err(Error::Read { what: "the links around it", source }),
+    }
+}
+
+/// Links directly above or below. The kernel tells of a link what it is stacked on, and sysfs what is stacked on it.
+fn next(socket: &mut RouteSocket, link: &Link, direction: Direction) -> Result<Vec<u32>, Error> {
+    let prefix = match direction {
+        Direction::Up => "upper_",
+        Direction::Down => "lower_",
+    };
+    // the two ends of a veth pair lead to each other: either way from one is the other
+    let mut found: Vec<u32> = match direction {
+        Direction::Up => {
+            link.master.into_iter().chain(link.parent.filter(|_| link.kind.as_deref() == Some("veth"))).collect()
+        }
+        Direction::Down => link.parent.into_iter().collect(),
+    };
+    match sysfs_folder(&link.name, link.index) {
+        Some(folder) => {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let Some(name) = name.as_encoded_bytes().strip_prefix(prefix.as_bytes()) else { continue };
+                if let Ok(name) = InterfaceName::new(name)
+                    && let Some(other) = read(socket, Which::Name(&name))?
+                {
+                    found.push(other.index);
+                }
+            }
+        }
+        // sysfs shows another namespace: ask for all links
+        None => {
+            let all = socket.dump(rtnl::link::dump).subject("the links around it")?;
+            let all = all.map_err(|source| Error::Read { what: "the links around it", source })?;
+            let parsed = all.of(kind::NEWLINK).filter_map(|payload| rtnl::link::parse(payload).ok()?.to_link());
+            found.extend(parsed.filter_map(|other| match direction {
+                Direction::Up => (other.parent == Some(link.index)).then_some(other.index),
+                Direction::Down => (other.master == Some(link.index)).then_some(other.index),
+            }));
+        }
+    }
+    Ok(found)
+}
+
+fn add_default_routes(socket: &mut RouteSocket, snapshot: &mut Snapshot, link: u32) -> Result<(), Error> {
+    for family in [IPV4, IPV6] {
+        let routes = socket.dump(|batch| rtnl::route::dump(batch, family, link)).subject("the routes around it")?;
+        let routes = routes.map_err(|source| Error::Read { what: "the routes around it", source })?;
+        for payload in routes.of(kind::NEWROUTE) {
+            for route in rtnl::route::default_routes(payload) {
+                snapshot.insert_default_route(route);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Reads the complete state of a link, with requests that the kernel filters: nothing is dumped that is not asked for.
+
+use std::{fs, io, os::unix::ffi::OsStrExt, path::Path};
+
+use netdevice::{
+    DeviceId, InterfaceName, LinkState,
+    state::{HardwarePlace, NEIGHBOUR_PERMANENT, Neighbour, Route},
+};
+use rtnl::{
+    message::kind,
+    route::{IPV4, IPV6},
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{
+    error::{Error, WithSubject},
+    socket::{Objects, RouteSocket},
+    sysctl,
+};
+
+/// How a link is looked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Which<'a> {
+    /// By its name, or one of its alternative names.
+    Name(&'a InterfaceName),
+    /// By its index.
+    Index(u32),
+}
+
+/// The link itself, without what is on it; none if there is no such link.
+pub(crate) fn read_bare(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<LinkState>, Error> {
+    let answer = socket.get(|batch| match which {
+        Which::Name(name) => rtnl::link::get_by_name(batch, name.as_bytes()),
+        Which::Index(index) => rtnl::link::get_by_index(batch, index),
+    });
+    let objects = match answer.subject("the link")? {
+        Ok(objects) => objects,
+        Err(error) if error.errno == libc::ENODEV => return Ok(None),
+        Err(error) => return Err(Error::Read { what: "the link", source: error }),
+    };
+    let Some(payload) = objects.of(kind::NEWLINK).next() else { return Ok(None) };
+    let message = rtnl::link::parse(payload).map_err(io::Error::other).subject("the link")?;
+    Ok(message.to_state())
+}
+
+/// The complete state of a link by name. The calling thread must be in the socket's namespace.
+///
+/// # Errors
+///
+/// When the kernel or the socket fails; a link that is not there is none.
+pub fn read_link(socket: &mut RouteSocket, name: &InterfaceName) -> Result<Option<LinkState>, Error> {
+    read_whole(socket, Which::Name(name))
+}
+
+/// The complete state of a link. The calling thread must be in the socket's namespace.
+pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<LinkState>, Error> {
+    let Some(mut state) = read_bare(socket, which)? else { return Ok(None) };
+    // by an alternative name the kernel finds the link too; it is not the one that was asked for
+    if matches!(which, Which::Name(name) if *name != state.name) {
+        return Ok(None);
+    }
+    let index = state.index;
+    let addresses = dump(socket, "addresses", |batch| rtnl::address::dump(batch, index))?;
+    let own = addresses.of(kind::NEWADDR).filter_map(|payload| rtnl::address::parse(payload).ok());
+    state.addresses = own.filter(|(link, _)| *link == index).map(|(_, address)| address).collect();
+    // the kernel has taken routes and neighbours from a link that is down
+    if state.is_up() {
+        for family in [IPV4, IPV6] {
+            let objects = dump(socket, "routes", |batch| rtnl::route::dump(batch, family, index))?;
+            // a kernel without IPv6 answers with what it has: the other family's
+            let routes = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
+            state.routes.extend(routes.filter(|route: &Route| route.family == family));
+        }
+        let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index))?;
+        let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
+        let permanent =
+            |(link, neighbour): &(u32, Neighbour)| *link == index && neighbour.state & NEIGHBOUR_PERMANENT != 0;
+        state.neighbours = all.filter(permanent).map(|(_, neighbour)| neighbour).collect();
+    }
+    if let Some(master) = state.master {
+        let master = read_bare(socket, Which::Index(master))?;
+        state.master_name = master.map(|master| DeviceId::from(&master.name));
+    }
+    state.sysctls = sysctl::explicit_settings(&state.name);
+    if state.kind.is_none() {
+        state.hardware = hardware(&state);
+    }
+    state.read_at = boot_time();
+    Ok(Some(state))
+}
+
+fn dump(socket: &mut RouteSocket, what: &'static str, request: impl Fn(&mut rtnl::Batch)) -> Result<Objects, Error> {
+    socket.dump(request).subject(what)?.map_err(|source| Error::Read { what, source })
+}
+
+/// Seconds of `CLOCK_BOOTTIME`.
+pub(crate) fn boot_time() -> u64 {
+    u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(0)
+}
+
+/// Folder of a link in sysfs, if sysfs shows the namespace of that link.
+pub(crate) fn sysfs_folder(name: &InterfaceName, index: u32) -> Option<std::path::PathBuf> {
+    let folder = Path::new("/sys/class/net").join(std::ffi::OsStr::from_bytes(name.as_bytes()));
+    let shown = fs::read_to_string(folder.join("ifindex")).ok()?;
+    (shown.trim().parse() == Ok(index)).then_some(folder)
+}
+
+fn hardware(state: &LinkState) -> Option<HardwarePlace> {
+    let device = sysfs_folder(&state.name, state.index)?.join("device");
+    let path = fs::canonicalize(&device).ok()?;
+    let numa_node = fs::read_to_string(path.join("numa_node")).ok().and_then(|node| node.trim().parse().ok());
+    Some(HardwarePlace { path: path.to_str()?.to_owned(), numa_node })
+}

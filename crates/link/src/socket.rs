@@ -1,0 +1,205 @@
+//! A route socket: requests in, answers out, one after the other.
+
+use std::{fmt, io, os::fd::AsRawFd};
+
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use rtnl::{Batch, messages};
+
+/// One message of a dump is at most 32 KiB; a link with hundreds of virtual functions may have more for itself.
+const RECEIVE: usize = 128 << 10;
+
+/// Requests to one send. Each answer takes about 1 KiB of the socket's receive buffer, which has 208 KiB by default.
+const MAX_BATCH: u32 = 100;
+
+/// The kernel's "no" to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelError {
+    /// `errno`.
+    pub errno: i32,
+    /// The kernel's own words, if it has any.
+    pub text: Option<String>,
+}
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = io::Error::from_raw_os_error(self.errno);
+        match &self.text {
+            Some(text) => write!(out, "{text} ({error})"),
+            None => error.fmt(out),
+        }
+    }
+}
+
+impl std::error::Error for KernelError {}
+
+/// A socket that speaks rtnetlink in the namespace that it was opened in.
+#[derive(Debug)]
+pub struct RouteSocket {
+    socket: Socket,
+    sent: u32,
+    cookie: u64,
+}
+
+/// What the kernel sent in answer to a request for objects.
+pub(crate) struct Objects(Vec<Vec<u8>>);
+
+impl Objects {
+    /// The payloads of that kind.
+    pub(crate) fn of(&self, kind: u16) -> impl Iterator<Item = &[u8]> {
+        let all = self.0.iter().flat_map(|bytes| messages(bytes)).flatten();
+        all.filter(move |message| message.kind == kind).map(|message| message.payload)
+    }
+}
+
+impl RouteSocket {
+    /// Opens a socket in the calling thread's namespace. The kernel checks its requests strictly, so that a filter is
+    /// honoured and not overlooked.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel gives none.
+    pub fn open() -> io::Result<Self> {
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        socket.set_netlink_get_strict_chk(true)?;
+        let cookie = crate::namespace::cookie(&socket)?;
+        Ok(Self { socket, sent: 0, cookie })
+    }
+
+    /// `SO_NETNS_COOKIE` of its namespace.
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    fn send(&mut self, batch: Batch) -> io::Result<std::ops::Range<u32>> {
+        let (offset, count) = (self.sent, batch.count());
+        let bytes = batch.into_bytes(offset);
+        self.sent = offset.wrapping_add(count);
+        let sent = self.socket.send(&bytes, 0)?;
+        if sent != bytes.len() {
+            return Err(io::Error::other("the kernel took part of a netlink message"));
+        }
+        Ok(offset + 1..offset + 1 + count)
+    }
+
+    fn receive(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(RECEIVE);
+        loop {
+            match self.socket.recv(&mut bytes, 0) {
+                Ok(_) => return Ok(bytes),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Makes changes, all of them, and tells how each went, in order.
+    ///
+    /// # Errors
+    ///
+    /// When the socket fails; then it is not known how far the kernel came.
+    pub(crate) fn change(&mut self, requests: Vec<Change>) -> io::Result<Vec<Result<(), KernelError>>> {
+        let mut results = Vec::with_capacity(requests.len());
+        let mut requests = requests.into_iter().peekable();
+        while requests.peek().is_some() {
+            let mut batch = Batch::new();
+            while batch.count() < MAX_BATCH {
+                let Some(request) = requests.next() else { break };
+                request(&mut batch);
+            }
+            results.extend(self.change_batch(batch)?);
+        }
+        Ok(results)
+    }
+
+    fn change_batch(&mut self, batch: Batch) -> io::Result<Vec<Result<(), KernelError>>> {
+        let numbers = self.send(batch)?;
+        let mut results = Vec::with_capacity(numbers.len());
+        while results.len() < numbers.len() {
+            for message in messages(&self.receive()?) {
+                let message = message.map_err(io::Error::other)?;
+                if let Some(answer) = message.answer().filter(|_| numbers.contains(&message.sequence)) {
+                    let text = answer.text.map(str::to_owned);
+                    results.push(if answer.errno == 0 {
+                        Ok(())
+                    } else {
+                        Err(KernelError { errno: answer.errno, text })
+                    });
+                }
+            }
+        }
+        Ok(results)
+    }
+
+    /// Makes one change.
+    pub(crate) fn change_one(
+        &mut self,
+        request: impl FnOnce(&mut Batch) + 'static,
+    ) -> io::Result<Result<(), KernelError>> {
+        let mut results = self.change(vec![Box::new(request)])?;
+        Ok(results.pop().unwrap_or(Ok(())))
+    }
+
+    /// Asks for one object; the outer error is the socket's, the inner one the kernel's.
+    pub(crate) fn get(&mut self, request: impl FnOnce(&mut Batch)) -> io::Result<Result<Objects, KernelError>> {
+        let mut batch = Batch::new();
+        request(&mut batch);
+        let numbers = self.send(batch)?;
+        loop {
+            let bytes = self.receive()?;
+            let all: Result<Vec<_>, _> = messages(&bytes).collect();
+            let ours = all.map_err(io::Error::other)?.into_iter().find(|message| numbers.contains(&message.sequence));
+            let refusal = match ours {
+                None => continue,
+                Some(message) => message.answer().filter(|answer| answer.errno != 0),
+            };
+            let refusal =
+                refusal.map(|answer| KernelError { errno: answer.errno, text: answer.text.map(str::to_owned) });
+            return Ok(refusal.map_or_else(|| Ok(Objects(vec![bytes])), Err));
+        }
+    }
+
+    /// Asks for a list of objects, again if it changed while it was told.
+    pub(crate) fn dump(&mut self, request: impl Fn(&mut Batch)) -> io::Result<Result<Objects, KernelError>> {
+        loop {
+            let mut batch = Batch::new();
+            request(&mut batch);
+            let numbers = self.send(batch)?;
+            let mut objects = Vec::new();
+            let mut interrupted = false;
+            let end = 'dump: loop {
+                let bytes = self.receive()?;
+                let mut end = None;
+                for message in messages(&bytes) {
+                    let message = message.map_err(io::Error::other)?;
+                    if !numbers.contains(&message.sequence) {
+                        continue;
+                    }
+                    interrupted |= message.flags & rtnl::message::flags::DUMP_INTR != 0;
+                    if let Some(answer) = message.answer() {
+                        end = Some((answer.errno, answer.text.map(str::to_owned)));
+                    }
+                }
+                objects.push(bytes);
+                if let Some(end) = end {
+                    break 'dump end;
+                }
+            };
+            match end {
+                (0, _) if interrupted => {}
+                (0, _) => return Ok(Ok(Objects(objects))),
+                (errno, text) => return Ok(Err(KernelError { errno, text })),
+            }
+        }
+    }
+}
+
+/// A change: adds one acknowledged request to a batch.
+pub(crate) type Change = Box<dyn FnOnce(&mut Batch)>;
+
+impl AsRawFd for RouteSocket {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.socket.as_raw_fd()
+    }
+}

@@ -1,0 +1,313 @@
+//! Carries out the steps of a plan in one namespace, in few sends.
+
+use netdevice::{
+    InterfaceName,
+    plan::{LinkChange, Place, Step, address_request},
+    state::{Attribute, Route, route_attribute},
+};
+use rtnl::{
+    address::Existing as ExistingAddress,
+    link::attribute as ifla,
+    route::{Existing as ExistingRoute, IPV6, next_hops, with_links},
+};
+
+use crate::{
+    error::{Error, WithSubject},
+    socket::{Change, KernelError, RouteSocket},
+    sysctl,
+};
+
+/// Something of a device that cannot be in this namespace, and was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// What it is: `route 10.9.0.0/16 via 10.0.0.1 table 254`.
+    pub what: String,
+    /// Why not.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} is left out: {}", self.what, self.reason)
+    }
+}
+
+/// Where steps are carried out. The calling thread must be in the socket's namespace.
+pub(crate) struct Site<'a> {
+    pub(crate) socket: &'a mut RouteSocket,
+    pub(crate) place: Place,
+    pub(crate) name: &'a InterfaceName,
+    pub(crate) index: u32,
+    /// Index of the link on the host: routes are written down with it.
+    pub(crate) host_index: u32,
+    /// Routes of the sandbox's own, which none of ours may stand in for.
+    pub(crate) own_routes: &'a [Route],
+}
+
+/// A request, and what it is about.
+struct Pending {
+    what: String,
+    change: Change,
+}
+
+/// An address that is there is there; an alternative name that is there is another link's.
+fn may_be_there(what: &str) -> bool {
+    !what.starts_with(ALTNAME)
+}
+
+const ALTNAME: &str = "altname";
+
+impl Site<'_> {
+    /// Carries out all steps. On the host it never stops at an error: what could not be done is told at the end. In a
+    /// sandbox the first error ends it, for the device goes home again.
+    pub(crate) fn apply(&mut self, steps: Vec<Step>) -> Result<Vec<Skipped>, Error> {
+        let mut skipped = Vec::new();
+        let mut pending: Vec<Pending> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Sysctl(setting) => {
+                    // in its turn: a file takes effect at once
+                    self.send(std::mem::take(&mut pending), &mut skipped)?;
+                    let what = format!("net.{}.{}.{}", setting.family, setting.folder, setting.file);
+                    match sysctl::write(self.name, &setting) {
+                        Ok(()) => {}
+                        Err(error) if self.place == Place::Host || error.raw_os_error() == Some(libc::EINVAL) => {
+                            skipped.push(Skipped { what, reason: error.to_string() });
+                        }
+                        Err(source) => return Err(Error::Sysctl { what, source }),
+                    }
+                }
+                Step::Routes(routes) => {
+                    self.send(std::mem::take(&mut pending), &mut skipped)?;
+                    skipped.extend(self.add_routes(routes)?);
+                }
+                other => pending.extend(self.requests(other)),
+            }
+        }
+        self.send(pending, &mut skipped)?;
+        Ok(skipped)
+    }
+
+    fn requests(&self, step: Step) -> Vec<Pending> {
+        let index = self.index;
+        let one = |what: String, change: Change| vec![Pending { what, change }];
+        match step {
+            Step::Link(change) => self.link_requests(change),
+            Step::AddAltname(name) => one(
+                format!("{ALTNAME} {name}"),
+                Box::new(move |batch| rtnl::link::add_altname(batch, index, name.as_bytes())),
+            ),
+            Step::RemoveAltname(name) => one(
+                format!("{ALTNAME} {name}"),
+                Box::new(move |batch| rtnl::link::remove_altname(batch, index, name.as_bytes())),
+            ),
+            Step::Flags(flags, mask) => one(
+                "flags".into(),
+                Box::new(move |batch| {
+                    rtnl::link::set(batch, index, flags, mask);
+                }),
+            ),
+            Step::Address(address) => {
+                let (first, then) = address_request(&address);
+                let what = format!("address {address}");
+                let again = address.clone();
+                let mut requests = one(
+                    what.clone(),
+                    Box::new(move |batch| {
+                        rtnl::address::add(batch, index, &address, first, ExistingAddress::Keep);
+                    }),
+                );
+                if then != first {
+                    requests.push(Pending {
+                        what,
+                        change: Box::new(move |batch| {
+                            rtnl::address::add(batch, index, &again, then, ExistingAddress::Replace);
+                        }),
+                    });
+                }
+                requests
+            }
+            Step::Neighbour(neighbour) => {
+                let to = neighbour.destination().map_or_else(|| "?".into(), |address| address.to_string());
+                one(format!("neighbour {to}"), Box::new(move |batch| rtnl::neighbour::add(batch, index, &neighbour)))
+            }
+            Step::Sysctl(_) | Step::Routes(_) => Vec::new(),
+        }
+    }
+
+    /// One request for each attribute that a driver may refuse, so that one refusal does not take the others along.
+    fn link_requests(&self, change: LinkChange) -> Vec<Pending> {
+        let index = self.index;
+        let mut requests = Vec::new();
+        let mut set = |what: &str, kind: u16, value: Vec<u8>| {
+            let change: Change = Box::new(move |batch| {
+                rtnl::link::set(batch, index, 0, 0).attribute(kind, &value);
+            });
+            requests.push(Pending { what: what.to_owned(), change });
+        };
+        if let Some(mac) = change.mac {
+            set("hardware address", ifla::ADDRESS, mac.as_bytes().to_vec());
+        }
+        if let Some(mtu) = change.mtu {
+            set("mtu", ifla::MTU, mtu.to_ne_bytes().to_vec());
+        }
+        if let Some(length) = change.txqlen {
+            set("transmit queue length", ifla::TXQLEN, length.to_ne_bytes().to_vec());
+        }
+        if let Some(group) = change.group {
+            set("group", ifla::GROUP, group.to_ne_bytes().to_vec());
+        }
+        if let Some(alias) = change.alias {
+            set("alias", ifla::IFALIAS, alias.as_bytes().to_vec());
+        }
+        if let Some(master) = change.master {
+            set("master", ifla::MASTER, master.to_ne_bytes().to_vec());
+        }
+        if !change.ipv4_conf.is_empty() {
+            let settings = change.ipv4_conf;
+            requests.push(Pending {
+                what: "net.ipv4.conf".into(),
+                change: Box::new(move |batch| {
+                    rtnl::link::set(batch, index, 0, 0).nest(ifla::AF_SPEC, |families| {
+                        families.nest(ifla::AF_INET, |inet| {
+                            inet.nest(ifla::INET_CONF, |conf| {
+                                for (setting, value) in &settings {
+                                    conf.attribute(*setting, &value.to_ne_bytes());
+                                }
+                            });
+                        });
+                    });
+                }),
+            });
+        }
+        requests
+    }
+
+    fn send(&mut self, pending: Vec<Pending>, skipped: &mut Vec<Skipped>) -> Result<(), Error> {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let (whats, changes): (Vec<String>, Vec<Change>) =
+            pending.into_iter().map(|pending| (pending.what, pending.change)).unzip();
+        let results = self.socket.change(changes).subject("the kernel's network configuration")?;
+        for (what, result) in whats.into_iter().zip(results) {
+            match result {
+                Ok(()) => {}
+                // somebody put it there already: the same actor before it was killed, or a manager of the host
+                Err(error) if error.errno == libc::EEXIST && may_be_there(&what) => {}
+                Err(error) if self.place == Place::Host => skipped.push(Skipped { what, reason: error.to_string() }),
+                Err(source) => return Err(Error::Configure { what, source }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds routes, again those whose gateway another one leads to, until nothing more comes of it.
+    fn add_routes(&mut self, routes: Vec<Route>) -> Result<Vec<Skipped>, Error> {
+        let mut skipped = Vec::new();
+        let mut left = Vec::new();
+        for route in routes {
+            match self.fitting(&route) {
+                Ok(fitting) => left.push((route.to_string(), fitting)),
+                Err(reason) => skipped.push(Skipped { what: format!("route {route}"), reason }),
+            }
+        }
+        loop {
+            let attempts = left.clone();
+            let before = left.len();
+            // several requests may stand for one route: each next hop of an IPv6 route is a route of its own
+            let requests: Vec<(usize, Route, ExistingRoute)> = attempts
+                .into_iter()
+                .enumerate()
+                .flat_map(|(at, (_, (routes, existing)))| routes.into_iter().map(move |route| (at, route, existing)))
+                .collect();
+            let owners: Vec<usize> = requests.iter().map(|(at, ..)| *at).collect();
+            let changes = requests.into_iter().map(|(_, route, existing)| -> Change {
+                Box::new(move |batch| rtnl::route::add(batch, &route, existing))
+            });
+            let results = self.socket.change(changes.collect()).subject("the kernel's routes")?;
+            let mut failed: Vec<Option<KernelError>> = vec![None; before];
+            for (owner, result) in owners.into_iter().zip(results) {
+                if let Err(error) = result {
+                    failed[owner] = Some(error);
+                }
+            }
+            let taken = |error: &KernelError| error.errno == libc::EEXIST;
+            let mut again = Vec::new();
+            let mut last = Vec::new();
+            for (route, error) in left.into_iter().zip(failed) {
+                match error {
+                    None => {}
+                    Some(error) if taken(&error) && self.place == Place::Host => {}
+                    Some(error) if taken(&error) => {
+                        let reason = "the pod has a route of its own to that place".to_owned();
+                        skipped.push(Skipped { what: format!("route {}", route.0), reason });
+                    }
+                    Some(error) => {
+                        again.push(route);
+                        last.push(error);
+                    }
+                }
+            }
+            if again.is_empty() || again.len() == before {
+                let whats = again.into_iter().zip(last);
+                skipped.extend(
+                    whats
+                        .map(|((what, _), error)| Skipped { what: format!("route {what}"), reason: error.to_string() }),
+                );
+                return Ok(skipped);
+            }
+            left = again;
+        }
+    }
+
+    /// The route as it can be here, or why it cannot.
+    fn fitting(&self, route: &Route) -> Result<(Vec<Route>, ExistingRoute), String> {
+        if route.attribute(route_attribute::NH_ID).is_some() {
+            return Err("it uses a next-hop object, which went away with the device".into());
+        }
+        if self.place == Place::Sandbox {
+            if self.own_routes.iter().any(|own| own.has_same_target(route)) {
+                return Err("the pod has a route of its own to that place".into());
+            }
+            if route.is_default() && matches!(route.table, 253..=255) {
+                return Err("the pod's default route is its own".into());
+            }
+        }
+        let Some(paths) = route.attribute(route_attribute::MULTIPATH) else {
+            return Ok((vec![self.on_link(route)], ExistingRoute::Keep));
+        };
+        let others = next_hops(&paths.value).any(|hop| hop.link != self.host_index);
+        if others && self.place == Place::Sandbox {
+            return Err("it has next hops on other links of the node".into());
+        }
+        if route.family != IPV6 {
+            return Ok((vec![self.on_link(route)], ExistingRoute::Keep));
+        }
+        // IPv6 keeps each next hop as a route of its own: those on other links stayed, ours join them
+        let ours = next_hops(&paths.value).filter(|hop| hop.link == self.host_index);
+        let single = ours.map(|hop| {
+            let mut single = route.clone();
+            single.attributes.retain(|attribute| attribute.kind != route_attribute::MULTIPATH);
+            single.attributes.push(Attribute { kind: route_attribute::OIF, value: self.index.to_ne_bytes().to_vec() });
+            single.attributes.extend(rtnl::attributes(hop.attributes).map(|attribute| attribute.to_owned()));
+            single
+        });
+        Ok((single.collect(), ExistingRoute::Join))
+    }
+
+    /// The route with this namespace's index of the link.
+    fn on_link(&self, route: &Route) -> Route {
+        let mut route = route.clone();
+        let here = |index: u32| if index == self.host_index { self.index } else { index };
+        route.attributes.retain(|attribute| attribute.kind != route_attribute::CACHEINFO);
+        for attribute in &mut route.attributes {
+            match attribute.kind {
+                route_attribute::OIF => attribute.value = self.index.to_ne_bytes().to_vec(),
+                route_attribute::MULTIPATH => attribute.value = with_links(&attribute.value, here),
+                _ => {}
+            }
+        }
+        route
+    }
+}

@@ -1,0 +1,232 @@
+//! Plans: what must be done to a link so that it is as it should be.
+//!
+//! A plan is the difference between a wanted state and the one that is there, so the same function configures a device
+//! that has just come, repairs one that is half done, and finds nothing to do for one that is right. The inverse of an
+//! attachment is the plan of its record on the host: a move takes away what it does not undo.
+
+use crate::{
+    bytes::{HardwareAddress, KernelString},
+    link::flags,
+    state::{
+        Address, LinkState, Neighbour, PROTOCOL_KERNEL_LINK_LOCAL, ROUTE_BY_ADVERTISEMENT, ROUTE_BY_KERNEL,
+        ROUTE_CLONED, Route, TABLE_LOCAL, address_flags,
+    },
+    sysctl::{self, IPV4_MC_FORWARDING, IPV6_DISABLE, Sysctl},
+};
+
+/// The namespace that a link is configured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The host: everything as the record says.
+    Host,
+    /// A sandbox: what belongs to the device, and nothing that conflicts with the sandbox's own.
+    Sandbox,
+}
+
+/// Flags that somebody sets; the others follow from these or from the hardware.
+const SETTABLE_FLAGS: u32 = flags::NOARP | flags::PROMISC | flags::ALLMULTI | flags::MULTICAST;
+
+/// What one `RTM_SETLINK` changes: only what differs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// `IFLA_ADDRESS`.
+    pub mac: Option<HardwareAddress>,
+    /// `IFLA_MTU`.
+    pub mtu: Option<u32>,
+    /// `IFLA_TXQLEN`.
+    pub txqlen: Option<u32>,
+    /// `IFLA_GROUP`.
+    pub group: Option<u32>,
+    /// `IFLA_IFALIAS`; an empty one takes the alias away.
+    pub alias: Option<KernelString>,
+    /// `IFLA_MASTER`; 0 releases the link.
+    pub master: Option<u32>,
+    /// `IFLA_INET_CONF`: index of `IPV4_DEVCONF_*`, counted from 1 as the kernel does, and value.
+    pub ipv4_conf: Vec<(u16, i32)>,
+}
+
+/// One change of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Attributes of the link itself.
+    Link(LinkChange),
+    /// An alternative name that is missing.
+    AddAltname(KernelString),
+    /// An alternative name that should not be there.
+    RemoveAltname(KernelString),
+    /// A file below `/proc/sys/net`.
+    Sysctl(Sysctl),
+    /// Flags of the link: value and mask.
+    Flags(u32, u32),
+    /// An address. It is added without duplicate address detection and then given its own flags: it was unique on this
+    /// very link a moment ago, and the container's first instruction finds it usable.
+    Address(Address),
+    /// Routes, in an order in which each gateway can be reached when its route comes.
+    Routes(Vec<Route>),
+    /// A permanent neighbour.
+    Neighbour(Neighbour),
+}
+
+/// The steps that make `present` be as `wanted`, in order.
+pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let change = link_change(wanted, present, place);
+    if change != LinkChange::default() {
+        steps.push(Step::Link(change));
+    }
+    let missing = |here: &LinkState, name: &KernelString| !here.altnames.contains(name);
+    let gone = present.altnames.iter().filter(|name| missing(wanted, name));
+    steps.extend(gone.cloned().map(Step::RemoveAltname));
+    let new = wanted.altnames.iter().filter(|name| missing(present, name));
+    steps.extend(new.cloned().map(Step::AddAltname));
+    steps.extend(ipv6_conf(wanted, present).map(Step::Sysctl));
+    steps.extend(sysctls(wanted, present).map(Step::Sysctl));
+
+    let (early, late): (Vec<_>, Vec<_>) = addresses(wanted, present, place).partition(|address| {
+        // a link-local address of the kernel's own making: it would make the same one when the link comes up, and try it
+        // out for a second
+        address.protocol == Some(PROTOCOL_KERNEL_LINK_LOCAL)
+    });
+    steps.extend(early.into_iter().map(Step::Address));
+    let mask = (wanted.flags ^ present.flags) & (SETTABLE_FLAGS | flags::UP);
+    if mask != 0 {
+        steps.push(Step::Flags(wanted.flags & mask, mask));
+    }
+    steps.extend(late.into_iter().map(Step::Address));
+    if wanted.is_up() {
+        let routes = routes(wanted, present, place);
+        if !routes.is_empty() {
+            steps.push(Step::Routes(routes));
+        }
+        let missing = |neighbour: &&Neighbour| !present.neighbours.contains(neighbour);
+        steps.extend(wanted.neighbours.iter().filter(missing).cloned().map(Step::Neighbour));
+    }
+    steps
+}
+
+fn link_change(wanted: &LinkState, present: &LinkState, place: Place) -> LinkChange {
+    fn differs<T: PartialEq + Clone>(wanted: &T, present: &T) -> Option<T> {
+        (wanted != present).then(|| wanted.clone())
+    }
+    let alias = |state: &LinkState| state.alias.clone().unwrap_or_else(|| KernelString::new(b""));
+    let pairs = wanted.ipv4_conf.iter().zip(&present.ipv4_conf).enumerate();
+    let differing = pairs.filter(|(index, (wanted, present))| wanted != present && *index != IPV4_MC_FORWARDING);
+    LinkChange {
+        mac: differs(&wanted.mac, &present.mac).flatten(),
+        mtu: differs(&wanted.mtu, &present.mtu),
+        txqlen: differs(&wanted.txqlen, &present.txqlen),
+        group: differs(&wanted.group, &present.group),
+        alias: differs(&alias(wanted), &alias(present)),
+        master: match place {
+            Place::Host => differs(&wanted.master.unwrap_or(0), &present.master.unwrap_or(0)),
+            Place::Sandbox => None,
+        },
+        ipv4_conf: differing.filter_map(|(index, (value, _))| Some((u16::try_from(index + 1).ok()?, *value))).collect(),
+    }
+}
+
+fn ipv6_conf(wanted: &LinkState, present: &LinkState) -> impl Iterator<Item = Sysctl> {
+    let pairs = wanted.ipv6_conf.iter().zip(&present.ipv6_conf).enumerate();
+    pairs
+        .filter(|(_, (wanted, present))| wanted != present)
+        .filter_map(|(index, (value, _))| sysctl::ipv6_setting(index, *value))
+}
+
+fn sysctls(wanted: &LinkState, present: &LinkState) -> impl Iterator<Item = Sysctl> {
+    let differing = wanted.sysctls.iter().filter(|(key, value)| present.sysctls.get(*key) != Some(value));
+    differing.filter_map(|(key, value)| Sysctl::from_key(key, value))
+}
+
+fn addresses(wanted: &LinkState, present: &LinkState, place: Place) -> impl Iterator<Item = Address> {
+    let eui64 = wanted.eui64_link_local();
+    wanted
+        .addresses
+        .iter()
+        .filter(move |address| {
+            if address.is_temporary() || present.addresses.iter().any(|there| there.is_same(address)) {
+                return false;
+            }
+            if !address.is_ipv6_link_local() {
+                return true;
+            }
+            // Link-local addresses are the kernel's business. The one that it would make again is put there beforehand, if
+            // it was known to be unique; on the host, so are those that somebody wrote.
+            let again = eui64 == Some(address.local) && address.is_settled();
+            let written = address.protocol != Some(PROTOCOL_KERNEL_LINK_LOCAL);
+            (again && address.protocol == Some(PROTOCOL_KERNEL_LINK_LOCAL)) || (written && place == Place::Host)
+        })
+        .cloned()
+}
+
+fn routes(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Route> {
+    let belongs = |route: &&Route| {
+        let by_kernel = route.protocol == ROUTE_BY_KERNEL;
+        let there = present.routes.iter().any(|there| there.has_same_target(route) && there.metric() == route.metric());
+        match place {
+            _ if there || route.flags & ROUTE_CLONED != 0 => false,
+            Place::Host => !(by_kernel && route.table == TABLE_LOCAL),
+            // what the kernel makes of addresses and advertisements, it makes there too
+            Place::Sandbox => !by_kernel && route.protocol != ROUTE_BY_ADVERTISEMENT,
+        }
+    };
+    let mut routes: Vec<Route> = wanted.routes.iter().filter(belongs).cloned().collect();
+    // what is on the link comes before what is behind a gateway, and the longer prefix before the shorter one
+    routes.sort_by_key(|route| (route.has_gateway(), u8::MAX - route.dst_len));
+    routes
+}
+
+/// What a device shall be in a sandbox, given what it was on the host and what it is there now: all that belongs to the
+/// device, of the settings those that somebody made.
+///
+/// `is_explicit` says of an IPv4 or IPv6 setting (family and file) and its value on the host whether it is another one
+/// than new links get there.
+pub fn wanted_in_sandbox(
+    host: &LinkState,
+    present: &LinkState,
+    is_explicit: impl Fn(&str, &str, i32) -> bool,
+) -> LinkState {
+    let mut wanted = host.clone();
+    wanted.flags |= flags::UP;
+    wanted.flags &= !(flags::PROMISC | flags::ALLMULTI);
+    wanted.flags |= present.flags & (flags::PROMISC | flags::ALLMULTI);
+    wanted.ipv4_conf = present.ipv4_conf.clone();
+    for (index, (value, file)) in host.ipv4_conf.iter().zip(sysctl::IPV4_CONF).enumerate() {
+        if let Some(there) = wanted.ipv4_conf.get_mut(index).filter(|there| *there != value)
+            && is_explicit("ipv4", file, *value)
+        {
+            *there = *value;
+        }
+    }
+    wanted.ipv6_conf = present.ipv6_conf.clone();
+    for (index, value) in host.ipv6_conf.iter().enumerate() {
+        let Some(there) = wanted.ipv6_conf.get_mut(index).filter(|there| *there != value) else { continue };
+        let explicit = sysctl::ipv6_setting(index, *value)
+            .is_some_and(|setting| setting.value.parse().is_ok_and(|value| is_explicit("ipv6", &setting.file, value)));
+        // a device that has IPv6 addresses needs IPv6, also where new links of the sandbox have none
+        let needed = index == IPV6_DISABLE && host.addresses.iter().any(|address| address.local.is_ipv6());
+        if explicit || needed {
+            *there = *value;
+        }
+    }
+    wanted
+}
+
+/// The state with what time took from lifetimes since it was read; what ran out is gone. `now` is in seconds of
+/// `CLOCK_BOOTTIME`.
+pub fn aged(state: &LinkState, now: u64) -> LinkState {
+    let elapsed = u32::try_from(now.saturating_sub(state.read_at)).unwrap_or(u32::MAX);
+    let rest = |seconds: u32| if seconds == u32::MAX { seconds } else { seconds.saturating_sub(elapsed) };
+    let mut state = state.clone();
+    for address in &mut state.addresses {
+        address.lifetimes = address.lifetimes.map(|(preferred, valid)| (rest(preferred), rest(valid)));
+    }
+    state.addresses.retain(|address| address.lifetimes.is_none_or(|(_, valid)| valid > 0));
+    state.routes.retain_mut(|route| crate::route_lifetime::age(route, elapsed));
+    state
+}
+
+/// Flags with which an address is added first, and those that it gets then.
+pub fn address_request(address: &Address) -> (u32, u32) {
+    let own = address.flags & address_flags::REQUESTABLE;
+    if address.local.is_ipv6() && address.is_settled() { (own | address_flags::NODAD, own) } else { (own, own) }
+}
