@@ -242,6 +242,10 @@ fn default_routes_are_found_with_each_next_hop() {
     assert_eq!(route::default_routes(&write(&message)), [found(2, 254), found(3, 254)]);
     message.attributes.push(RouteAttribute::Table(70_000));
     assert_eq!(route::default_routes(&write(&message)), [found(2, 70_000), found(3, 70_000)]);
+    assert_eq!(route::default_route_by_object(&write(&message)), None);
+    message.attributes.push(RouteAttribute::NhId(9));
+    let by_object = route::default_route_by_object(&write(&message)).unwrap();
+    assert_eq!((by_object.object, by_object.through(2)), (9, found(2, 70_000)));
     let everywhere = |message: &RouteMessage| route::family_of_default(&write(message));
     assert_eq!(everywhere(&message), Some(Family::V4));
     for not_unicast in [RouteType::BlackHole, RouteType::Unreachable, RouteType::Throw] {
@@ -530,6 +534,7 @@ fn read_all(payload: &[u8]) {
     let _ = address::parse(payload);
     let _ = neighbour::parse(payload);
     let _ = (rule::reached_table(payload), route::default_routes(payload), route::family_of_default(payload));
+    let _ = (route::default_route_by_object(payload), rtnl::nexthop::parse(payload));
     let _ = route::next_hops(payload).count();
     let _ = route::with_links(payload, |link| link);
     if let Ok(route) = route::parse(payload) {
