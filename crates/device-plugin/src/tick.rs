@@ -30,7 +30,12 @@ impl Ticks {
         let spec = |time| Timespec::try_from(time).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
         let ticks = Itimerspec { it_interval: spec(period)?, it_value: spec(first)? };
         timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &ticks)?;
-        Ok(Self(AsyncFd::new(timer)?))
+        #[allow(
+            deprecated,
+            reason = "what takes its place is unsafe, for owners that may close early: an OwnedFd does not"
+        )]
+        let timer = AsyncFd::new(timer)?;
+        Ok(Self(timer))
     }
 
     /// Waits for the next tick; those that were missed count as one.
