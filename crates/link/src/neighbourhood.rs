@@ -30,7 +30,7 @@ enum Direction {
 /// routes.
 pub(crate) fn exclusion(socket: &mut RouteSocket, device: &LinkState) -> Result<Option<Exclusion>, Error> {
     let mut links = BTreeMap::new();
-    let Some(own) = read(socket, Which::Index(device.index))? else { return Ok(None) };
+    let own = to_link(device);
     for direction in [Direction::Up, Direction::Down] {
         let mut queue = vec![own.clone()];
         while let Some(link) = queue.pop() {
@@ -66,6 +66,25 @@ pub(crate) fn exclusion(socket: &mut RouteSocket, device: &LinkState) -> Result<
         snapshot.set_reached_tables(tables);
     }
     Ok(Exclusions::find(&snapshot).of(&own, &snapshot))
+}
+
+/// What the rule asks of a link, as it was just read.
+fn to_link(state: &LinkState) -> Link {
+    Link {
+        index: state.index,
+        name: state.name.clone(),
+        altnames: state.altnames.clone().into(),
+        alias: state.alias.clone(),
+        kind: state.kind.clone().map(Into::into),
+        mac: state.mac.clone(),
+        flags: state.flags,
+        mtu: state.mtu,
+        master: state.master,
+        // the state tells what is below in whichever namespace
+        parent: state.parent.filter(|parent| state.link_netnsid.is_none() && *parent != 0 && *parent != state.index),
+        link_netnsid: state.link_netnsid,
+        hardware: None,
+    }
 }
 
 fn read(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<Link>, Error> {

@@ -38,6 +38,8 @@ pub struct RouteSocket {
     socket: Socket,
     sent: u32,
     cookie: u64,
+    /// Where answers arrive: of a size for which each allocation would be a mapping of its own.
+    buffer: Vec<u8>,
 }
 
 /// What the kernel sent in answer to a request for objects.
@@ -64,7 +66,7 @@ impl RouteSocket {
         socket.set_cap_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
         let cookie = crate::namespace::cookie(&socket)?;
-        Ok(Self { socket, sent: 0, cookie })
+        Ok(Self { socket, sent: 0, cookie, buffer: Vec::new() })
     }
 
     /// `SO_NETNS_COOKIE` of its namespace.
@@ -83,11 +85,13 @@ impl RouteSocket {
         Ok(offset + 1..offset + 1 + count)
     }
 
-    fn receive(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(RECEIVE);
+    /// What the next datagram has; it stays until the next call.
+    fn receive(&mut self) -> io::Result<&[u8]> {
+        self.buffer.clear();
+        self.buffer.reserve(RECEIVE);
         loop {
-            match self.socket.recv(&mut bytes, 0) {
-                Ok(_) => return Ok(bytes),
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(_) => return Ok(&self.buffer),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -117,7 +121,7 @@ impl RouteSocket {
         let numbers = self.send(batch)?;
         let mut results = Vec::with_capacity(numbers.len());
         while results.len() < numbers.len() {
-            for message in messages(&self.receive()?) {
+            for message in messages(self.receive()?) {
                 let message = message.map_err(io::Error::other)?;
                 if let Some(answer) = message.answer().filter(|_| numbers.contains(&message.sequence)) {
                     let text = answer.text.map(str::to_owned);
@@ -148,7 +152,7 @@ impl RouteSocket {
         let numbers = self.send(batch)?;
         loop {
             let bytes = self.receive()?;
-            let all: Result<Vec<_>, _> = messages(&bytes).collect();
+            let all: Result<Vec<_>, _> = messages(bytes).collect();
             let ours = all.map_err(io::Error::other)?.into_iter().find(|message| numbers.contains(&message.sequence));
             let refusal = match ours {
                 None => continue,
@@ -156,7 +160,7 @@ impl RouteSocket {
             };
             let refusal =
                 refusal.map(|answer| KernelError { errno: answer.errno, text: answer.text.map(str::to_owned) });
-            return Ok(refusal.map_or_else(|| Ok(Objects(vec![bytes])), Err));
+            return Ok(refusal.map_or_else(|| Ok(Objects(vec![bytes.to_vec()])), Err));
         }
     }
 
@@ -171,7 +175,7 @@ impl RouteSocket {
             let end = 'dump: loop {
                 let bytes = self.receive()?;
                 let mut end = None;
-                for message in messages(&bytes) {
+                for message in messages(bytes) {
                     let message = message.map_err(io::Error::other)?;
                     if !numbers.contains(&message.sequence) {
                         continue;
@@ -181,7 +185,7 @@ impl RouteSocket {
                         end = Some((answer.errno, answer.text.map(str::to_owned)));
                     }
                 }
-                objects.push(bytes);
+                objects.push(bytes.to_vec());
                 if let Some(end) = end {
                     break 'dump end;
                 }

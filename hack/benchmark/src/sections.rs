@@ -1,0 +1,62 @@
+//! The sections of the benchmark, each a process of its own in namespaces of its own.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::{hook, row::Row};
+
+/// What was built and is measured.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Programs {
+    /// netdevice-hook
+    #[arg(long)]
+    pub(crate) hook: PathBuf,
+    /// bare-move
+    #[arg(long)]
+    pub(crate) bare_move: PathBuf,
+    /// netdevice-agent
+    #[arg(long)]
+    pub(crate) agent: PathBuf,
+    /// netdevctl
+    #[arg(long)]
+    pub(crate) netdevctl: PathBuf,
+}
+
+/// What every section needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) programs: Programs,
+    pub(crate) quick: bool,
+}
+
+impl Context {
+    /// How many runs of something.
+    pub(crate) fn runs(&self, full: usize, quick: usize) -> usize {
+        if self.quick { quick } else { full }
+    }
+}
+
+/// Where a section runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a network namespace that ends with it.
+    OwnNamespaces,
+    /// On this machine; it starts nodes of the rig, or touches no network.
+    Machine,
+}
+
+/// A section.
+pub(crate) struct Section {
+    pub(crate) name: &'static str,
+    pub(crate) place: Place,
+    /// Not part of a quick run.
+    pub(crate) is_slow: bool,
+    pub(crate) run: fn(&Context) -> Result<Vec<Row>>,
+}
+
+/// All of them, in the order of the table.
+pub(crate) const SECTIONS: &[Section] = &[
+    Section { name: "moves", place: Place::OwnNamespaces, is_slow: false, run: hook::moves },
+    Section { name: "bursts", place: Place::OwnNamespaces, is_slow: false, run: hook::bursts },
+];
