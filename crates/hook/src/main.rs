@@ -24,6 +24,10 @@ use netdevice::{
     oci::{Config, MAX_STATE, State},
 };
 
+/// musl's own allocator maps and unmaps a page for each few objects, some 60 system calls in a life of milliseconds.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// Longest `config.json` that is looked into.
 const MAX_CONFIG: usize = 16 << 20;
 

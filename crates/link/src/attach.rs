@@ -62,16 +62,15 @@ pub struct Attached {
 ///
 /// Then the device is on the host as it was, or still with its holder.
 pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached, Error> {
-    let host = Namespace::current().subject("the node's network namespace")?;
-    if request.sandbox.is_same(&host) {
-        return Err(Error::HostNetwork);
-    }
-    let name = SandboxInterfaceName::try_from(request.device.to_name())?;
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
     let mut inside = request
         .sandbox
         .socket()
         .map_err(|source| Error::Namespace { path: request.sandbox.path().to_owned(), source })?;
+    if inside.cookie() == home.cookie() {
+        return Err(Error::HostNetwork);
+    }
+    let name = SandboxInterfaceName::try_from(request.device.to_name())?;
     let _lock = records.lock(request.device)?;
     if let Some(record) = records.read(request.device)? {
         if record.sandbox.cookie == inside.cookie()

@@ -1,9 +1,9 @@
 //! A route socket: requests in, answers out, one after the other.
 
-use std::{fmt, io, os::fd::AsRawFd};
+use std::{fmt, io, ops::ControlFlow, os::fd::AsRawFd};
 
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
-use rtnl::{Batch, messages};
+use rtnl::{Batch, Message, messages};
 
 /// One message of a dump is at most 32 KiB; a link with hundreds of virtual functions may have more for itself.
 const RECEIVE: usize = 128 << 10;
@@ -51,6 +51,17 @@ impl Objects {
         let all = self.0.iter().flat_map(|bytes| messages(bytes)).flatten();
         all.filter(move |message| message.kind == kind).map(|message| message.payload)
     }
+}
+
+/// How far a list was looked through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// To where it was broken off.
+    Enough,
+    /// To its end.
+    Whole,
+    /// Not far enough.
+    Beginning,
 }
 
 impl RouteSocket {
@@ -162,6 +173,31 @@ impl RouteSocket {
                 refusal.map(|answer| KernelError { errno: answer.errno, text: answer.text.map(str::to_owned) });
             return Ok(refusal.map_or_else(|| Ok(Objects(vec![bytes.to_vec()])), Err));
         }
+    }
+
+    /// Looks at the beginning of a list, until `look` breaks off or so many datagrams have come. What was not received
+    /// then ends with the socket.
+    pub(crate) fn look_through(
+        mut self,
+        request: impl FnOnce(&mut Batch),
+        datagrams: usize,
+        mut look: impl FnMut(&Message<'_>) -> ControlFlow<()>,
+    ) -> io::Result<Seen> {
+        let mut batch = Batch::new();
+        request(&mut batch);
+        self.send(batch)?;
+        for _ in 0..datagrams {
+            for message in messages(self.receive()?) {
+                let message = message.map_err(io::Error::other)?;
+                match message.answer() {
+                    Some(answer) if answer.errno == 0 => return Ok(Seen::Whole),
+                    Some(_) => return Ok(Seen::Beginning),
+                    None if look(&message).is_break() => return Ok(Seen::Enough),
+                    None => {}
+                }
+            }
+        }
+        Ok(Seen::Beginning)
     }
 
     /// Asks for a list of objects, again if it changed while it was told.
