@@ -109,15 +109,16 @@ impl Agent {
         Ok([size("Rss:")?, size("Pss:")?, size("Anonymous:")?])
     }
 
-    /// How often its threads went to sleep by themselves: each time somebody woke them up.
-    pub(crate) fn sleeps(&self) -> Result<u64> {
-        let mut sum = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+    /// How often each of its threads went to sleep by itself: each time somebody woke it up.
+    pub(crate) fn sleeps(&self) -> Result<BTreeMap<String, u64>> {
+        let mut sleeps = BTreeMap::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))?.flatten() {
+            let Ok(status) = fs::read_to_string(task.path().join("status")) else { continue };
             let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            sum += count.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+            let count = count.and_then(|count| count.trim().parse().ok()).unwrap_or(0);
+            sleeps.insert(task.file_name().to_string_lossy().into_owned(), count);
         }
-        Ok(sum)
+        Ok(sleeps)
     }
 
     /// Ends it as a kubelet does.

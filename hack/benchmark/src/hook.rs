@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -58,7 +58,7 @@ impl Drop for Sandbox {
 }
 
 /// A device with its sandbox and what a runtime would say of it.
-struct Device {
+pub(crate) struct Device {
     name: String,
     number: usize,
     index: u32,
@@ -68,7 +68,7 @@ struct Device {
 
 impl Device {
     /// `name` is a link that is there and down.
-    fn new(name: &str, number: usize, folder: &TempDir) -> Result<Self> {
+    pub(crate) fn new(name: &str, number: usize, folder: &TempDir) -> Result<Self> {
         let sandbox = Sandbox::new()?;
         let bundle = folder.path().join(format!("bundle-{name}"));
         fs::create_dir_all(&bundle)?;
@@ -98,7 +98,12 @@ impl Device {
         Ok(Self { name: name.to_owned(), number, index: index_of(name)?, sandbox, state: path })
     }
 
-    fn hook(&self, bench: &Bench, folder: &TempDir, verb: &str) -> Result<Command> {
+    /// The file with what a runtime tells the hook.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    pub(crate) fn hook(&self, bench: &Bench, folder: &TempDir, verb: &str) -> Result<Command> {
         let mut command = Command::new(&bench.programs.hook);
         command.arg(verb).arg("-state-dir").arg(folder.path().join("records"));
         command.arg(format!("networking.k8s.io/netdevice={}", self.name));
@@ -106,7 +111,7 @@ impl Device {
         Ok(command)
     }
 
-    fn bare(&self, bench: &Bench, verb: &str) -> Command {
+    pub(crate) fn bare(&self, bench: &Bench, verb: &str) -> Command {
         let mut command = Command::new(&bench.programs.bare_move);
         command.args([verb, &self.index.to_string(), &self.name, &self.sandbox.path()]);
         command.args(addresses(self.number));
@@ -138,7 +143,7 @@ fn config(namespace: &str) -> serde_json::Value {
     })
 }
 
-fn temporary() -> Result<TempDir> {
+pub(crate) fn temporary() -> Result<TempDir> {
     // in memory, as /run is
     Ok(tempfile::Builder::new().prefix("netdevice-bench-").tempdir_in("/dev/shm")?)
 }

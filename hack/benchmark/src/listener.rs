@@ -11,10 +11,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use rtnl::{
-    message::kind,
-    messages,
-};
+use rtnl::messages;
 use rustix::{
     io::Errno,
     net::{RecvFlags, recv},
@@ -35,8 +32,6 @@ const NAP: Duration = Duration::from_millis(1);
 pub(crate) struct Heard {
     pub(crate) at: Instant,
     pub(crate) kind: u16,
-    /// The link's index; 0 for a route.
-    pub(crate) link: u32,
 }
 
 /// Notes when each notification came. Its thread ends with the process.
@@ -70,9 +65,7 @@ fn listen(socket: &OwnedFd, notes: &Mutex<Vec<Heard>>) {
         let at = Instant::now();
         let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
         for message in messages(&buffer[..length]).flatten() {
-            let is_link = matches!(message.kind, kind::NEWLINK | kind::DELLINK);
-            let link = if is_link { rtnl::link::parse(message.payload).map_or(0, |link| link.index) } else { 0 };
-            notes.push(Heard { at, kind: message.kind, link });
+            notes.push(Heard { at, kind: message.kind });
         }
     }
 }

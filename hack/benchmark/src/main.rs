@@ -6,12 +6,19 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a table is what it is for
 
+mod agent;
+mod calls;
+mod files;
 mod hook;
 mod kernel;
+mod listener;
+mod node;
 mod process;
+mod rig;
 mod row;
 mod samples;
 mod sections;
+mod storm;
 mod table;
 
 use std::{

@@ -39,7 +39,7 @@ pub(crate) fn ten_thousand(bench: &Context) -> Result<Vec<Row>> {
 
 /// Runs async work with threads of its own for what waits for the kernel.
 pub(crate) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 fn measure(bench: &Context, links: usize, devices: usize) -> Result<Vec<Row>> {
@@ -101,8 +101,11 @@ async fn starts(bench: &Context, node: &Node, kernel: &Kernel, links: usize, dev
         }
     }
     let budget = if links == 10 { 15.0 } else { 150.0 };
-    let row = Row::new(format!("start → registered, {}", with_commas(links)), "ms", &registered);
-    let row = row.beside("list of links", &lists).quoted("original 6–18, SDP 17–30, DRANET 2,000");
+    let mut row = Row::new(format!("start → registered, {}", with_commas(links)), "ms", &registered);
+    if links > 10 {
+        row = row.beside("a list of links", &lists);
+    }
+    let row = row.quoted("original 6–18, SDP 17–30, DRANET 2,000");
     Ok(vec![
         if links == 1_000 { row } else { row.budget(Budget::Median(budget)) },
         Row::new(format!("start → listed, {}", with_commas(links)), "ms", &listed),
@@ -237,9 +240,12 @@ async fn rest(bench: &Context, agent: &Agent, links: usize) -> Result<Vec<Row>> 
     let time = Duration::from_secs(bench.runs(60, 20) as u64);
     // threads that waited for more work end
     sleep(Duration::from_secs(11)).await;
-    let (sleeps, cpu) = (agent.sleeps()?, agent.cpu()?);
+    let (known, cpu) = (agent.sleeps()?, agent.cpu()?);
     sleep(time).await;
-    let (sleeps, cpu) = (agent.sleeps()? - sleeps, agent.cpu()? - cpu);
+    let (now, cpu) = (agent.sleeps()?, agent.cpu()? - cpu);
+    // a thread that began meanwhile counts as a whole, and one that ended ended once
+    let sleeps: u64 = now.iter().map(|(thread, sleeps)| sleeps - known.get(thread).unwrap_or(&0)).sum();
+    let sleeps = sleeps + known.keys().filter(|thread| !now.contains_key(*thread)).count() as u64;
     let title = |what: &str| format!("idle for {} s, {what}, {}", time.as_secs(), with_commas(links));
     let share = 1e2 * cpu.as_secs_f64() / time.as_secs_f64();
     Ok(vec![

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::{hook, row::Row};
+use crate::{calls, files, hook, node, rig, row::Row, storm};
 
 /// What was built and is measured.
 #[derive(Debug, Clone, clap::Args)]
@@ -55,8 +55,22 @@ pub(crate) struct Section {
     pub(crate) run: fn(&Context) -> Result<Vec<Row>>,
 }
 
+const fn here(name: &'static str, run: fn(&Context) -> Result<Vec<Row>>) -> Section {
+    Section { name, place: Place::OwnNamespaces, is_slow: false, run }
+}
+
 /// All of them, in the order of the table.
 pub(crate) const SECTIONS: &[Section] = &[
-    Section { name: "moves", place: Place::OwnNamespaces, is_slow: false, run: hook::moves },
-    Section { name: "bursts", place: Place::OwnNamespaces, is_slow: false, run: hook::bursts },
+    here("moves", hook::moves),
+    here("bursts", hook::bursts),
+    here("links-10", node::few),
+    here("links-1000", node::thousand),
+    here("links-10000", node::ten_thousand),
+    here("storm", storm::storm),
+    here("allocations", calls::allocations),
+    here("restarts", calls::restarts),
+    here("instructions", files::instructions),
+    Section { name: "sizes", place: Place::Machine, is_slow: false, run: files::sizes },
+    Section { name: "containers", place: Place::Machine, is_slow: true, run: rig::containers },
+    Section { name: "kubelet", place: Place::Machine, is_slow: true, run: rig::kubelet },
 ];
