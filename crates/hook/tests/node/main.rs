@@ -2,4 +2,5 @@
 //! does, and compares the host before and after completely.
 
 mod home;
+mod routes;
 mod support;

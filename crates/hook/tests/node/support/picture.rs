@@ -20,6 +20,9 @@ impl Picture {
         for family in ["-4", "-6"] {
             for mut route in list(&format!("{family} -j -d route show table all")) {
                 remove(&mut route, &["expires", "cache"]);
+                if let Some(hops) = route["nexthops"].as_array_mut() {
+                    hops.sort_by_key(Value::to_string);
+                }
                 let text = format!("route {family} {route}");
                 // the same route twice is two facts
                 let again = (1..).map(|count| format!("{text} #{count}")).find(|fact| !facts.contains(fact));
@@ -89,9 +92,9 @@ fn add(facts: &mut BTreeSet<String>, path: &str, value: &Value) {
     match value {
         Value::Object(members) => members.iter().for_each(|(key, value)| add(facts, &format!("{path} {key}"), value)),
         Value::Array(members) if members.iter().any(Value::is_object) => {
-            members.iter().enumerate().for_each(|(at, value)| drop(facts.insert(format!("{path} {at} {value}"))));
+            facts.extend(members.iter().enumerate().map(|(at, value)| format!("{path} {at} {value}")));
         }
-        leaf => drop(facts.insert(format!("{path} = {leaf}"))),
+        leaf => facts.extend([format!("{path} = {leaf}")]),
     }
 }
 
