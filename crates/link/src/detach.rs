@@ -11,7 +11,7 @@ use rustix::fd::{AsFd, AsRawFd};
 use crate::{
     attach::{INDEX_ATTEMPTS, INDEX_STEP},
     error::{Error, WithSubject},
-    identity::{find_at_home, find_inside, find_namespace},
+    identity::{fallback_name, find_at_home, find_inside, find_namespace},
     ledger::Records,
     namespace::Namespace,
     read::{Which, boot_time, read_bare, read_whole},
@@ -88,14 +88,23 @@ pub fn recover(
 
 /// Brings the device of a record home, from wherever it is, and ends the record. The device's lock is held.
 pub(crate) fn come_home(records: &Records, mut record: Record, home: &mut RouteSocket) -> Result<Homecoming, Error> {
-    if let Some((namespace, mut inside)) = find_namespace(&record) {
+    // Of a move that was cut off, the host is asked first: a link of the sandbox's own may have the index that the device
+    // was to get there, or had.
+    let stayed = match record.phase {
+        Phase::Attached => None,
+        Phase::Attaching | Phase::Detaching => find_at_home(&record, home)?,
+    };
+    if stayed.is_none()
+        && let Some((namespace, mut inside)) = find_namespace(&record)
+    {
         if let Some(link) = find_inside(&record, &mut inside)? {
             strip(&record, &link, &mut inside)?;
             pull(records, &mut record, &link, &mut inside, home)?;
         }
         drop(namespace);
     }
-    let Some(link) = find_at_home(&record, home)? else {
+    let found = if stayed.is_some() { stayed } else { find_at_home(&record, home)? };
+    let Some(link) = found else {
         if record.host.hardware.is_some() {
             return Ok(Homecoming::Away);
         }
@@ -162,7 +171,7 @@ fn pull(
             libc::EBUSY => place.ifindex = record.host.index + attempt * INDEX_STEP,
             libc::EEXIST => {
                 if read_bare(home, Which::Name(&place.name.to_name()))?.is_some() {
-                    place.name = fallback_name(record.host.index, attempt);
+                    place.name = DeviceId::from(&fallback_name(record.host.index, attempt));
                 }
                 drop_altnames(link, inside)?;
             }
@@ -170,13 +179,6 @@ fn pull(
         }
     }
     Err(Error::Move(KernelError { errno: libc::EEXIST, text: None }))
-}
-
-/// What a device is called whose name was taken while it was away; names are short enough by their form.
-fn fallback_name(index: u32, attempt: u32) -> DeviceId {
-    let name = if attempt == 1 { format!("nd{index}") } else { format!("nd{index}-{attempt}") };
-    let name = InterfaceName::new(name.as_bytes()).expect("at most 2 + 10 + 2 characters");
-    DeviceId::from(&name)
 }
 
 /// An alternative name that the host has given to another link keeps the whole device out.
@@ -233,7 +235,7 @@ fn rename(record: &Record, present: &mut LinkState, home: &mut RouteSocket) -> R
     if present.name == *old {
         return Ok(None);
     }
-    let fallback = fallback_name(record.host.index, 1).to_name();
+    let fallback = fallback_name(record.host.index, 1);
     let mut names = vec![old.clone()];
     if present.name != fallback {
         names.push(fallback);
