@@ -150,7 +150,12 @@ fn pull(
     record.sandbox.name = DeviceId::from(&link.name);
     record.home = Some(HomePlace { name: DeviceId::from(&record.host.name), ifindex: record.host.index });
     for attempt in 1..=INDEX_ATTEMPTS {
-        records.write(record)?;
+        if let Err(error) = records.write(record)
+            // A full disk does not keep a device from its first try: where that leads, the record that is there says too.
+            && attempt > 1
+        {
+            return Err(error);
+        }
         let Some(place) = record.home.as_mut() else { return Err(Error::Vanished) };
         let (index, ifindex, name) = (link.index, place.ifindex, place.name.to_name());
         let moved = inside.change_one(move |batch| {
