@@ -105,6 +105,7 @@ fn no_address_is_tentative_at_the_containers_first_instruction_or_at_home() {
         wired(host, "addr add 2001:db8::5/64 dev dev0\naddr add 2001:db8::6/64 nodad dev dev0");
         let before = host.settled();
         let sandbox = host.sandbox("web");
+        sandbox.write("/proc/sys/net/ipv6/conf/default/accept_dad", "1");
         host.attach(&sandbox, "c1", "dev0").succeeds();
         let shown = sandbox.show("addr show dev0");
         assert!(!shown.contains("tentative"), "{shown}");

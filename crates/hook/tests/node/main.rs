@@ -2,5 +2,8 @@
 //! does, and compares the host before and after completely.
 
 mod home;
+mod hostile;
 mod routes;
+mod sandboxes;
 mod support;
+mod uplink;

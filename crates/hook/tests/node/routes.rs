@@ -13,7 +13,7 @@ fn routes_of_every_table_go_along_in_an_order_that_works() {
             "addr add 10.1.0.5/24 dev dev0
              addr add 10.1.0.6/24 dev dev0
              addr add 2001:db8::5/64 dev dev0
-             addr add 2001:db8::6/64 dev dev0
+             addr add 2001:db8::6/64 nodad dev dev0
              route add 10.50.0.0/16 via 10.1.0.1
              route add 10.51.0.0/16 via 10.50.0.1 dev dev0 onlink proto static
              route add 10.40.0.1/32 dev dev0 scope link proto boot
@@ -142,9 +142,9 @@ fn the_pods_own_routes_win() {
              route add default via fd00::1
              route add 10.50.0.0/16 via 10.244.0.1 metric 9
              route add 2001:db8:9::/48 via fd00::1");
-        let own = sandbox.picture();
+        let own = sandbox.settled();
         host.attach(&sandbox, "c1", "dev0").succeeds();
-        let inside = sandbox.picture();
+        let inside = sandbox.settled();
         let missing: Vec<_> = own.facts("route").filter(|fact| !inside.has(fact)).collect();
         assert_eq!(missing, Vec::<&str>::new(), "the pod's routes are as they were");
         assert_has(&sandbox.show("route show"), &["10.51.0.0/16 via 10.1.0.1 dev dev0"]);
@@ -157,7 +157,7 @@ fn the_pods_own_routes_win() {
         assert_has(&journal, &["route 2001:db8:9::/48 via 2001:db8::1"]);
         host.detach("c1", "dev0").succeeds();
         host.assert_same(&before);
-        assert_eq!(sandbox.picture().differences(&own), "");
+        sandbox.assert_same(&own);
     });
 }
 

@@ -1,6 +1,13 @@
 //! All that a namespace's network is, as text that can be compared: links, addresses, routes, neighbours, settings.
 
-use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fmt::Write,
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -20,7 +27,7 @@ impl Picture {
         for family in ["-4", "-6"] {
             for mut route in list(&format!("{family} -j -d route show table all")) {
                 remove(&mut route, &["expires", "cache"]);
-                if let Some(hops) = route["nexthops"].as_array_mut() {
+                if let Some(hops) = route.get_mut("nexthops").and_then(Value::as_array_mut) {
                     hops.sort_by_key(Value::to_string);
                 }
                 let text = format!("route {family} {route}");
@@ -33,6 +40,33 @@ impl Picture {
             facts.insert(format!("neighbour {neighbour}"));
         }
         Self(facts)
+    }
+
+    /// Of the calling thread's namespace once nothing is on its way any more: no tentative address, no operational state
+    /// to come.
+    pub(crate) fn settled() -> Self {
+        let mut before = Self::take();
+        super::until("the network settles", || {
+            thread::sleep(Duration::from_millis(30));
+            let now = Self::take();
+            let same = now == before && !now.has("tentative");
+            before = now.clone();
+            same
+        });
+        before
+    }
+
+    /// What differs in the calling thread's namespace, also after the time in which operational states follow in the
+    /// background.
+    pub(crate) fn differences_in_the_end(&self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            let now = Self::take();
+            if now == *self || Instant::now() > deadline {
+                return self.differences(&now);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Whether some fact has these words.
@@ -74,7 +108,7 @@ fn without_the_passing(mut link: Value) -> Value {
         // a link that was moved while it was down has none until it is set up
         remove(&mut link, &["qdisc"]);
     }
-    if let Some(names) = link["altnames"].as_array_mut() {
+    if let Some(names) = link.get_mut("altnames").and_then(Value::as_array_mut) {
         names.sort_by_key(Value::to_string);
     }
     for address in link["addr_info"].as_array_mut().into_iter().flatten() {
@@ -90,6 +124,8 @@ fn without_the_passing(mut link: Value) -> Value {
 /// Adds a fact for each leaf of a value.
 fn add(facts: &mut BTreeSet<String>, path: &str, value: &Value) {
     match value {
+        // how long a bridge waits just now
+        _ if path.ends_with("_timer") => {}
         Value::Object(members) => members.iter().for_each(|(key, value)| add(facts, &format!("{path} {key}"), value)),
         Value::Array(members) if members.iter().any(Value::is_object) => {
             facts.extend(members.iter().enumerate().map(|(at, value)| format!("{path} {at} {value}")));
