@@ -3,6 +3,7 @@
 
 mod home;
 mod hostile;
+mod input;
 mod routes;
 mod sandboxes;
 mod support;
