@@ -39,7 +39,11 @@ fn every_legal_name_goes_and_comes_home() {
             host.write("/proc/sys/net/ipv6/conf/dev0/hop_limit", "33");
             host.ip("link set dev0 down");
             rename(name);
-            Command::new("ip").args(["link", "set", "up", "dev"]).arg(std::ffi::OsStr::from_bytes(name)).status().unwrap();
+            Command::new("ip")
+                .args(["link", "set", "up", "dev"])
+                .arg(std::ffi::OsStr::from_bytes(name))
+                .status()
+                .unwrap();
             let sandbox = host.sandbox("web");
             let before = host.settled();
             host.attach(&sandbox, "c1", id).succeeds();
@@ -86,7 +90,9 @@ fn the_state_of_crun_is_understood() {
         let before = host.settled();
         let sandbox = host.sandbox("web");
         let pid = sandbox.pid();
-        let state = format!("{{\n  \"ociVersion\": \"1.0\",\n  \"id\": \"c1\",\n  \"pid\": {pid},\n  \"bundle\": \"\\/x\"\n}}\n");
+        let state = format!(
+            "{{\n  \"ociVersion\": \"1.0\",\n  \"id\": \"c1\",\n  \"pid\": {pid},\n  \"bundle\": \"\\/x\"\n}}\n"
+        );
         host.hook("attach", &["dev0"], &state).succeeds();
         assert!(sandbox.has_link("dev0"));
         host.hook("detach", &["dev0"], "{\"id\":\"c1\",\"pid\":0,\"bundle\":\"\"}").succeeds();
