@@ -201,7 +201,8 @@ fn fail_at_every_step(shape: &Shape, fault: fn(Errno) -> Fault, direction: &str)
         for at in [2 * number, 2 * number + 1] {
             on_host(|host| {
                 let stage = Stage::new(host, shape);
-                let fault = fault(ERRORS[at % 6]);
+                let errno = ERRORS[at % 6];
+                let fault = fault(errno);
                 let traced = if direction == "attach" {
                     run_with_fault(stage.attaching(), &stage.sandbox.state("c1"), number, fault)
                 } else {
@@ -211,22 +212,30 @@ fn fail_at_every_step(shape: &Shape, fault: fn(Errno) -> Fault, direction: &str)
                 let case = format!("{} {direction}, {fault:?} step {number} ({:?})", shape.name, traced.step);
                 ended = traced.step.is_none();
                 let ending = traced.ending.unwrap_or_else(|| panic!("{case}: it was killed"));
-                let incomplete = host.journal().contains("is left out");
+                // EEXIST of an address, route or neighbour says that it is there; here that is a lie
+                let lie = ["20", "24", "28"].iter().any(|kind| traced.step == Some(format!("netlink message {kind}")));
+                let incomplete = host.journal().contains("is left out") || errno == Errno::EEXIST && lie;
+                // EBUSY says of a move that the index is taken: then it gets another one
+                let moved = |differences: String| -> Vec<String> {
+                    let about_index = |line: &&str| line.contains("ifindex") || line.contains("link_index");
+                    let others = differences.lines().filter(|line| errno != Errno::EBUSY || !about_index(line));
+                    others.map(str::to_owned).collect()
+                };
                 match (ending.code, direction) {
                     (Some(0), "attach") => {
-                        let differences = stage.sandbox.run(|| stage.full.differences_in_the_end());
-                        assert!(incomplete || differences.is_empty(), "{case}: {differences}");
-                        stage.follow(Next::SamePod, &case);
+                        let differences = moved(stage.sandbox.run(|| stage.full.differences_in_the_end()));
+                        assert!(incomplete || differences.is_empty(), "{case}: {differences:?}");
+                        stage.follow(Next::OtherPod, &case);
                     }
                     (Some(0), _) => {
                         assert!(host.has_link("dev0"), "{case}: {}", host.journal());
-                        let differences = stage.before.differences_in_the_end();
-                        assert!(incomplete || differences.is_empty(), "{case}: {differences}");
+                        let differences = moved(stage.before.differences_in_the_end());
+                        assert!(incomplete || differences.is_empty(), "{case}: {differences:?}");
                     }
                     (Some(1), "attach") => {
                         assert_eq!(ending.line.lines().count(), 1, "{case}: {ending:?}");
-                        let differences = stage.before.differences_in_the_end();
-                        assert!(differences.is_empty(), "{case}: {ending:?}\n{differences}\n{}", host.journal());
+                        let differences = moved(stage.before.differences_in_the_end());
+                        assert!(differences.is_empty(), "{case}: {ending:?}\n{differences:?}\n{}", host.journal());
                         stage.follow(Next::OtherPod, &case);
                     }
                     (Some(1), _) => stage.follow(Next::Detach, &case),

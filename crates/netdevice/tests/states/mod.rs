@@ -24,18 +24,20 @@ fn any_address() -> impl Strategy<Value = Address> {
         }),
     ];
     let times = option::of((1..1000u32, 1000..9000u32));
-    (local, 0..=32u8, any::<bool>(), option::of(1..99u32), times).prop_map(|(local, prefix_len, flag, metric, lifetimes)| Address {
-        local,
-        prefix_len,
-        peer: None,
-        broadcast: None,
-        scope: 0,
-        flags: if flag { 0x200 } else { 0x80 },
-        label: None,
-        metric,
-        protocol: None,
-        lifetimes,
-    })
+    (local, 0..=32u8, any::<bool>(), option::of(1..99u32), times).prop_map(
+        |(local, prefix_len, flag, metric, lifetimes)| Address {
+            local,
+            prefix_len,
+            peer: None,
+            broadcast: None,
+            scope: 0,
+            flags: if flag { 0x200 } else { 0x80 },
+            label: None,
+            metric,
+            protocol: None,
+            lifetimes,
+        },
+    )
 }
 
 fn any_route() -> impl Strategy<Value = Route> {
@@ -74,7 +76,15 @@ pub fn any_state() -> impl Strategy<Value = LinkState> {
     let on_it = (vec(any_address(), 0..5), vec(any_route(), 0..5), vec(any_neighbour(), 0..3));
     let flags = prop::bits::u32::masked(0x80 | 0x100 | 0x200 | 0x1000);
     (own, on_it, flags, any_conf(33), any_conf(60), 0..5000u32, option::of(1..9u32)).prop_map(
-        |((name, index, mac, alias, mut altnames, mtu), (mut addresses, routes, neighbours), flags, ipv4_conf, ipv6_conf, txqlen, master)| {
+        |(
+            (name, index, mac, alias, mut altnames, mtu),
+            (mut addresses, routes, neighbours),
+            flags,
+            ipv4_conf,
+            ipv6_conf,
+            txqlen,
+            master,
+        )| {
             altnames.sort_by_key(|name| name.as_bytes().to_vec());
             altnames.dedup();
             // the kernel tells IPv4 addresses first
