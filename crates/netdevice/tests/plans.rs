@@ -1,5 +1,7 @@
 //! Plans on a model of the kernel: carried out, they lead to what was wanted, and then there is nothing left to do.
 
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)] // all of it is a test
+
 mod states;
 
 use netdevice::{

@@ -1,5 +1,7 @@
 //! What a projector finds step by step is what it finds from scratch, in whatever order things happen.
 
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)] // all of it is a test
+
 mod states;
 
 use std::sync::Arc;
@@ -109,7 +111,7 @@ impl World {
         projector.set_snapshot(self.snapshot.clone());
     }
 
-    fn from_scratch(&self) -> Projector {
+    fn look_afresh(&self) -> Projector {
         let mut projector = Projector::new();
         projector.set_pools(self.pools.clone());
         projector.set_ledger(self.ledger.clone());
@@ -126,7 +128,7 @@ proptest! {
         let (mut world, mut projector) = (World::default(), Projector::new());
         for change in changes {
             world.change(change, &mut projector);
-            let fresh = world.from_scratch();
+            let fresh = world.look_afresh();
             prop_assert_eq!(projector.view().devices(), fresh.view().devices());
             prop_assert_eq!(projector.view(), fresh.view());
         }

@@ -1,6 +1,8 @@
 //! The hook in real namespaces: each test makes a host and sandboxes of its own, starts the real program as a runtime
 //! does, and compares the host before and after completely.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // outside #[test] functions too: all of it is a test
+
 mod home;
 mod hostile;
 mod input;
