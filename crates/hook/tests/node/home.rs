@@ -138,7 +138,7 @@ fn permanent_neighbours_go_along_and_come_back() {
 #[test]
 fn neighbours_of_a_device_that_is_down_come_back() {
     on_host(|host| {
-        wired(host, "link set dev0 down\nneigh add 10.1.0.77 lladdr 02:00:00:00:00:77 dev dev0 nud permanent");
+        host.ip("link add dev0 type ifb\nneigh add 10.1.0.77 lladdr 02:00:00:00:00:77 dev dev0 nud permanent");
         there_and_back(host, |_| {});
     });
 }
@@ -249,7 +249,7 @@ fn a_device_without_arp_comes_back_so() {
 #[test]
 fn a_device_that_was_down_is_up_inside_and_down_at_home() {
     on_host(|host| {
-        wired(host, "link set dev0 down\naddr add 10.1.0.5/24 dev dev0");
+        host.ip("link add dev0 type ifb\naddr add 10.1.0.5/24 dev dev0");
         there_and_back(host, |sandbox| {
             assert_has(&sandbox.show("addr show dev0"), &[",UP", "10.1.0.5/24"]);
         });
