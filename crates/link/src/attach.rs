@@ -19,7 +19,7 @@ use rustix::{
 use crate::{
     detach::{Homecoming, come_home},
     error::{Error, WithSubject},
-    identity::{Actor, find_inside, find_namespace, namespace_id, viewpoint},
+    identity::{Actor, find_inside, find_namespace, holder_has_ended, namespace_id, process, viewpoint},
     ledger::Records,
     namespace::Namespace,
     neighbourhood::exclusion,
@@ -42,6 +42,8 @@ pub struct AttachRequest<'a> {
     pub paths: Vec<String>,
     /// Whose it becomes.
     pub holder: &'a Holder,
+    /// Pid of the first process of that container.
+    pub pid: i32,
 }
 
 /// How an attachment went.
@@ -95,6 +97,7 @@ fn adopt(
 ) -> Result<Attached, Error> {
     let skipped = configure_inside(&record, request, inside, link)?;
     record.holder = request.holder.clone();
+    record.process = process(request.pid);
     record.phase = Phase::Attached;
     records.write(&record)?;
     Ok(Attached { was_there: true, skipped })
@@ -102,7 +105,7 @@ fn adopt(
 
 /// Ends what a record of another attachment says, so that the device is on the host.
 fn settle(records: &Records, record: Record, request: &AttachRequest<'_>, home: &mut RouteSocket) -> Result<(), Error> {
-    if record.phase == Phase::Attached && !record.holder.is_same_pod(request.holder) {
+    if record.phase == Phase::Attached && !record.holder.is_same_pod(request.holder) && !holder_has_ended(&record) {
         // a namespace that ended holds nothing any more
         if let Some((_namespace, mut socket)) = find_namespace(&record, home, Actor::Runtime)?
             && find_inside(&record, &mut socket)?.is_some()
@@ -162,6 +165,7 @@ impl Move<'_> {
             resource: self.request.resource.cloned(),
             phase: Phase::Attaching,
             holder: self.request.holder.clone(),
+            process: process(self.request.pid),
             sandbox: SandboxPlace {
                 cookie: self.inside.cookie(),
                 inode: self.request.sandbox.inode(),

@@ -11,7 +11,7 @@ use std::{
 
 use netdevice::{
     LinkState, Phase, Record,
-    record::{SandboxPlace, Viewpoint},
+    record::{Process, SandboxPlace, Viewpoint},
 };
 use rtnl::message::kind;
 
@@ -21,6 +21,24 @@ use crate::{
     read::{Which, read_bare, sysfs_folder},
     socket::RouteSocket,
 };
+
+/// The process with that pid, if there is one.
+pub(crate) fn process(pid: i32) -> Option<Process> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // the second field is the program's name in brackets, and may have anything in it
+    let fields = text.rsplit_once(')')?.1;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    // a zombie has given up its namespaces
+    (!matches!(state, "Z" | "X")).then_some(Process { pid, start_time })
+}
+
+/// Whether the container that holds the device has ended. Who cannot see the container's processes says no.
+pub(crate) fn holder_has_ended(record: &Record) -> bool {
+    let sees_processes = viewpoint().is_ok_and(|here| here.pid_namespace == record.sandbox.seen_from.pid_namespace);
+    sees_processes && record.process.is_some_and(|then| process(then.pid) != Some(then))
+}
 
 /// The id that the host's namespace has for another one, which gets one if it has none; none if the kernel gives none.
 pub(crate) fn namespace_id(home: &mut RouteSocket, namespace: &Namespace) -> Option<i32> {
@@ -48,12 +66,12 @@ pub(crate) fn has_ended(record: &Record, home: &mut RouteSocket) -> bool {
 }
 
 /// Who looks for a namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Actor {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Actor<'a> {
     /// A hook: it sees the mounts that the runtime sees, also when that was restarted in a mount namespace of its own.
     Runtime,
-    /// The agent, in a container perhaps.
-    Agent,
+    /// The agent, in a container perhaps. It may have kept the namespace open.
+    Agent(Option<&'a Namespace>),
 }
 
 /// From where this process looks.
@@ -70,14 +88,18 @@ pub(crate) fn viewpoint() -> io::Result<Viewpoint> {
 pub(crate) fn find_namespace(
     record: &Record,
     home: &mut RouteSocket,
-    actor: Actor,
+    actor: Actor<'_>,
 ) -> Result<Option<(Namespace, RouteSocket)>, Error> {
     if has_ended(record, home) {
         return Ok(None);
     }
     let place = &record.sandbox;
     let mut obstacle = None;
-    for path in candidates(place) {
+    let kept = match actor {
+        Actor::Agent(Some(kept)) => Some(PathBuf::from(format!("/proc/self/fd/{}", kept.as_fd().as_raw_fd()))),
+        _ => None,
+    };
+    for path in kept.into_iter().chain(candidates(place)) {
         match fs::metadata(&path).map(|file| file.ino()) {
             Ok(inode) if inode == place.inode => {}
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -95,7 +117,7 @@ pub(crate) fn find_namespace(
     }
     let here = viewpoint().subject("/proc")?;
     let sees_processes = here.pid_namespace == place.seen_from.pid_namespace;
-    let sees_mounts = actor == Actor::Runtime || here.mount_namespace == place.seen_from.mount_namespace;
+    let sees_mounts = matches!(actor, Actor::Runtime) || here.mount_namespace == place.seen_from.mount_namespace;
     match obstacle {
         None if sees_processes && sees_mounts => Ok(None),
         None => Err(Error::OutOfSight(None)),
