@@ -41,7 +41,7 @@ pub(crate) fn namespace_id(home: &mut RouteSocket, namespace: &Namespace) -> Opt
 
 /// Whether the namespace of a record has ended, as the kernel says it to anybody. "No" may mean that another namespace
 /// has its id by now.
-pub(crate) fn has_ended(record: &Record, home: &mut RouteSocket) -> bool {
+pub fn has_ended(record: &Record, home: &mut RouteSocket) -> bool {
     let Some(id) = record.sandbox.nsid else { return false };
     let answer = home.get(|batch| rtnl::nsid::get_by_id(batch, id));
     matches!(answer, Ok(Err(error)) if error.errno == libc::ENOENT)

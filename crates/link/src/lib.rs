@@ -22,6 +22,7 @@ mod sysctl;
 pub use attach::{AttachRequest, Attached, attach};
 pub use detach::{DetachRequest, Detached, Homecoming, Repair, detach, repair};
 pub use error::Error;
+pub use identity::has_ended;
 pub use ledger::{DEFAULT_STATE_DIR, Lock, Records, Unreadable};
 pub use namespace::Namespace;
 pub use read::read_link;

@@ -8,13 +8,18 @@ use std::{
 };
 
 use anyhow::Context;
-use link::{Records, Unreadable};
+use link::{Records, RouteSocket, Unreadable};
 use netdevice::{
-    Ledger, Pools, Projector, Snapshot,
+    Ledger, Pools, Projector, Record, Snapshot,
     pool::{EFFECTIVE_CONFIGURATION, MAX_CONFIGURATION},
 };
 
 use crate::arguments;
+
+/// Whether the namespace that a device is in has ended, as far as the kernel says so.
+pub(crate) fn is_orphan(record: &Record) -> bool {
+    RouteSocket::open().is_ok_and(|mut home| link::has_ended(record, &mut home))
+}
 
 /// The pools, and who says so.
 #[derive(Debug, PartialEq, Eq)]
