@@ -8,13 +8,18 @@ use std::{
 };
 
 use anyhow::Context;
-use link::{Records, Unreadable};
+use link::{Diagnosis, Records, Unreadable};
 use netdevice::{
-    Ledger, Pools, Projector, Snapshot,
+    Ledger, Pools, Projector, Record, Snapshot,
     pool::{EFFECTIVE_CONFIGURATION, MAX_CONFIGURATION},
 };
 
 use crate::arguments;
+
+/// Whether the container or the namespace that has a device has ended, as far as can be seen from here.
+pub(crate) fn is_orphan(record: &Record) -> bool {
+    matches!(link::diagnose(record), Ok(Diagnosis::HolderEnded | Diagnosis::SandboxEnded))
+}
 
 /// The pools, and who says so.
 #[derive(Debug, PartialEq, Eq)]

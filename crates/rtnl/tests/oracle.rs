@@ -534,7 +534,7 @@ fn read_all(payload: &[u8]) {
     let _ = address::parse(payload);
     let _ = neighbour::parse(payload);
     let _ = (rule::reached_table(payload), route::default_routes(payload), route::family_of_default(payload));
-    let _ = (route::default_route_by_object(payload), rtnl::nexthop::parse(payload));
+    let _ = (route::default_route_by_object(payload), rtnl::nexthop::parse(payload), rtnl::nsid::parse(payload));
     let _ = route::next_hops(payload).count();
     let _ = route::with_links(payload, |link| link);
     if let Ok(route) = route::parse(payload) {
