@@ -11,7 +11,7 @@ use rustix::fd::{AsFd, AsRawFd};
 use crate::{
     attach::{INDEX_ATTEMPTS, INDEX_STEP},
     error::{Error, WithSubject},
-    identity::{Actor, find_at_home, find_inside, find_namespace, has_ended, holder_has_ended},
+    identity::{Actor, fallback_name, find_at_home, find_inside, find_namespace, has_ended, holder_has_ended},
     ledger::Records,
     namespace::Namespace,
     read::{Which, boot_time, read_bare, read_whole},
@@ -150,14 +150,23 @@ pub(crate) fn come_home(
     home: &mut RouteSocket,
     actor: Actor<'_>,
 ) -> Result<Homecoming, Error> {
-    if let Some((namespace, mut inside)) = find_namespace(&record, home, actor)? {
+    // Of a move that was cut off, the host is asked first: a link of the sandbox's own may have the index that the device
+    // was to get there, or had.
+    let stayed = match record.phase {
+        Phase::Attached => None,
+        Phase::Attaching | Phase::Detaching => find_at_home(&record, home)?,
+    };
+    if stayed.is_none()
+        && let Some((namespace, mut inside)) = find_namespace(&record, home, actor)?
+    {
         if let Some(link) = find_inside(&record, &mut inside)? {
             strip(&record, &link, &mut inside)?;
             pull(records, &mut record, &link, &mut inside, home)?;
         }
         drop(namespace);
     }
-    let Some(link) = find_at_home(&record, home)? else {
+    let found = if stayed.is_some() { stayed } else { find_at_home(&record, home)? };
+    let Some(link) = found else {
         if record.host.hardware.is_some() {
             return Ok(Homecoming::Away);
         }
@@ -203,7 +212,12 @@ fn pull(
     record.sandbox.name = DeviceId::from(&link.name);
     record.home = Some(HomePlace { name: DeviceId::from(&record.host.name), ifindex: record.host.index });
     for attempt in 1..=INDEX_ATTEMPTS {
-        records.write(record)?;
+        if let Err(error) = records.write(record)
+            // A full disk does not keep a device from its first try: where that leads, the record that is there says too.
+            && attempt > 1
+        {
+            return Err(error);
+        }
         let Some(place) = record.home.as_mut() else { return Err(Error::Vanished) };
         let (index, ifindex, name) = (link.index, place.ifindex, place.name.to_name());
         let moved = inside.change_one(move |batch| {
@@ -224,7 +238,7 @@ fn pull(
             libc::EBUSY => place.ifindex = record.host.index + attempt * INDEX_STEP,
             libc::EEXIST => {
                 if read_bare(home, Which::Name(&place.name.to_name()))?.is_some() {
-                    place.name = fallback_name(record.host.index, attempt);
+                    place.name = DeviceId::from(&fallback_name(record.host.index, attempt));
                 }
                 drop_altnames(link, inside)?;
             }
@@ -232,13 +246,6 @@ fn pull(
         }
     }
     Err(Error::Move(KernelError { errno: libc::EEXIST, text: None }))
-}
-
-/// What a device is called whose name was taken while it was away; names are short enough by their form.
-fn fallback_name(index: u32, attempt: u32) -> DeviceId {
-    let name = if attempt == 1 { format!("nd{index}") } else { format!("nd{index}-{attempt}") };
-    let name = InterfaceName::new(name.as_bytes()).expect("at most 2 + 10 + 2 characters");
-    DeviceId::from(&name)
 }
 
 /// An alternative name that the host has given to another link keeps the whole device out.
@@ -295,7 +302,7 @@ fn rename(record: &Record, present: &mut LinkState, home: &mut RouteSocket) -> R
     if present.name == *old {
         return Ok(None);
     }
-    let fallback = fallback_name(record.host.index, 1).to_name();
+    let fallback = fallback_name(record.host.index, 1);
     let mut names = vec![old.clone()];
     if present.name != fallback {
         names.push(fallback);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use netdevice::{
-    LinkState, Phase, Record,
+    InterfaceName, LinkState, Phase, Record,
     record::{Process, SandboxPlace, Viewpoint},
 };
 use rtnl::message::kind;
@@ -161,7 +161,7 @@ pub(crate) fn find_at_home(record: &Record, socket: &mut RouteSocket) -> Result<
     let Some(place) = &record.host.hardware else { return Ok(None) };
     let nets = fs::read_dir(PathBuf::from(&place.path).join("net")).into_iter().flatten().flatten();
     for entry in nets {
-        let Ok(name) = netdevice::InterfaceName::new(entry.file_name().as_encoded_bytes()) else { continue };
+        let Ok(name) = InterfaceName::new(entry.file_name().as_encoded_bytes()) else { continue };
         if let Some(link) = read_bare(socket, Which::Name(&name))?
             && link.name == name
             && is_device(record, &link)
@@ -173,9 +173,17 @@ pub(crate) fn find_at_home(record: &Record, socket: &mut RouteSocket) -> Result<
     Ok(None)
 }
 
-/// Its old name; once it is on its way home, also the one that it is to get there or had inside a moment before.
+/// What a device is called whose name was taken while it was away; names are short enough by their form.
+pub(crate) fn fallback_name(index: u32, attempt: u32) -> InterfaceName {
+    let name = if attempt == 1 { format!("nd{index}") } else { format!("nd{index}-{attempt}") };
+    InterfaceName::new(name.as_bytes()).expect("at most 2 + 10 + 2 characters")
+}
+
+/// Its old name; once it is on its way home, also the one that it is to get there or had inside a moment before, and the
+/// one that it gets when its own is taken.
 fn has_expected_name(record: &Record, link: &LinkState) -> bool {
     let inside = (record.phase == Phase::Detaching).then_some(&record.sandbox.name);
     let home = record.home.as_ref().map(|home| &home.name);
-    link.name == record.host.name || inside.into_iter().chain(home).any(|name| name.to_name() == link.name)
+    let fallback = record.phase == Phase::Detaching && link.name == fallback_name(record.host.index, 1);
+    fallback || link.name == record.host.name || inside.into_iter().chain(home).any(|name| name.to_name() == link.name)
 }
