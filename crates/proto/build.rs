@@ -10,7 +10,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={}", folder.display());
     for file in FILES {
         let descriptors = protox::compile([file], [&folder])?;
-        tonic_prost_build::configure().compile_fds(descriptors)?;
+        // many messages share an encoded device
+        tonic_prost_build::configure().bytes(".v1beta1.ListAndWatchResponse").compile_fds(descriptors)?;
     }
     Ok(())
 }

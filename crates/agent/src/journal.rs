@@ -28,11 +28,10 @@ pub(crate) async fn follow(records: Records, metrics: Arc<Metrics>, shutdown: Ca
 }
 
 fn tell(entry: &Entry) {
-    let Entry { device, holder, action, message, .. } = entry;
-    match entry.outcome {
-        Outcome::Ok | Outcome::Nothing => info!(%device, %holder, ?action, outcome = ?entry.outcome, "hook: {message}"),
-        Outcome::Failed | Outcome::Lost => {
-            warn!(%device, %holder, ?action, outcome = ?entry.outcome, "hook: {message}")
-        }
+    let Entry { device, holder, action, outcome, .. } = entry;
+    let message = if entry.message.is_empty() { "done" } else { &entry.message };
+    match outcome {
+        Outcome::Ok | Outcome::Nothing => info!(%device, %holder, ?action, ?outcome, "hook: {message}"),
+        Outcome::Failed | Outcome::Lost => warn!(%device, %holder, ?action, ?outcome, "hook: {message}"),
     }
 }

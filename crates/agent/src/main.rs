@@ -13,6 +13,7 @@ mod logging;
 mod metrics;
 mod plugins;
 mod pools;
+mod repair;
 mod views;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
@@ -67,11 +68,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (view_sender, view) = watch::channel(None);
     let (hook_sender, hook) = watch::channel(hook_file::State::Missing);
     let snapshots = inventory.subscribe();
+    let namespaces_ended = inventory.subscribe_namespaces_ended();
 
     tasks.spawn(source.follow(pools_sender, records.clone(), metrics.clone(), shutdown.clone()));
     tasks.spawn(views::keep(snapshots, pools, records.clone(), metrics.clone(), view_sender, shutdown.clone()));
     tasks.spawn(hook_file::keep(arguments.hook_source(), arguments.hook_path.clone(), hook_sender, shutdown.clone()));
     tasks.spawn(plugins::keep(arguments.clone(), view, hook.clone(), metrics.clone(), shutdown.clone()));
+    tasks.spawn(repair::keep(namespaces_ended, records.clone(), metrics.clone(), shutdown.clone()));
     tasks.spawn(journal::follow(records, metrics.clone(), shutdown.clone()));
     tasks.spawn(admin::serve(arguments.admin_address, metrics, hook, shutdown.clone()));
     let follow = inventory.run(shutdown.clone());

@@ -24,6 +24,7 @@ struct State {
     devices: BTreeMap<(ResourceName, &'static str), i64>,
     hooks: BTreeMap<(&'static str, &'static str), u64>,
     reloads: BTreeMap<&'static str, u64>,
+    repairs: BTreeMap<&'static str, u64>,
     records: usize,
     unreadable_records: usize,
     has_view: bool,
@@ -94,6 +95,10 @@ impl Metrics {
 
     pub(crate) fn count_reload(&self, taken: bool) {
         self.with(|state| *state.reloads.entry(if taken { "ok" } else { "failed" }).or_default() += 1);
+    }
+
+    pub(crate) fn count_repair(&self, result: &'static str) {
+        self.with(|state| *state.repairs.entry(result).or_default() += 1);
     }
 
     pub(crate) fn count_hook(&self, action: Action, outcome: Outcome) {
@@ -178,11 +183,17 @@ impl State {
             registry.register(action, format!("{help}, by result, since this agent started"), runs);
         }
 
-        let reloads = Family::<CallResult, Counter>::default();
-        for result in ["ok", "failed"] {
-            reloads.get_or_create(&CallResult { result }).inc_by(self.reloads.get(result).copied().unwrap_or(0));
-        }
+        let by_result = |counts: &BTreeMap<&'static str, u64>, results: &[&'static str]| {
+            let family = Family::<CallResult, Counter>::default();
+            for result in results {
+                family.get_or_create(&CallResult { result }).inc_by(counts.get(result).copied().unwrap_or(0));
+            }
+            family
+        };
+        let reloads = by_result(&self.reloads, &["ok", "failed"]);
         registry.register("config_reloads", "Changes of the configuration file, by result", reloads);
+        let repairs = by_result(&self.repairs, &["ok", "failed", "lost"]);
+        registry.register("repairs", "Devices that the agent brought home after a hook or sandbox was killed", repairs);
 
         if let Some(stats) = &self.inventory {
             for (name, help, value) in [

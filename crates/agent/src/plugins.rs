@@ -32,12 +32,12 @@ pub(crate) async fn keep(
     loop {
         let wanted = device_plugin::resources(&sender.borrow());
         for resource in wanted {
-            if !resources.contains_key(&resource) {
+            resources.entry(resource).or_insert_with_key(|resource| {
                 info!(%resource, "the device plugin starts");
-                let plugin = DevicePlugin::new(config(&arguments, &resource), receiver.clone());
+                let plugin = DevicePlugin::new(config(&arguments, resource), receiver.clone());
                 metrics.add_plugin(resource.clone(), plugin.stats());
-                resources.insert(resource, running.spawn(plugin.run(shutdown.clone())).id());
-            }
+                running.spawn(plugin.run(shutdown.clone())).id()
+            });
         }
         tokio::select! {
             () = shutdown.cancelled() => break,

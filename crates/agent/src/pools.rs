@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use link::Records;
-use netdevice::{Pools, pool::MAX_CONFIGURATION};
+use netdevice::{
+    Pools,
+    pool::{EFFECTIVE_CONFIGURATION, MAX_CONFIGURATION},
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -22,9 +25,6 @@ pub(crate) enum PoolSource {
     /// `-config`.
     File(PathBuf),
 }
-
-/// File in the state folder from which netdevctl knows what the agent offers.
-const EFFECTIVE: &str = "config.yaml";
 
 impl PoolSource {
     pub(crate) fn new(arguments: &Arguments) -> anyhow::Result<Self> {
@@ -135,8 +135,8 @@ fn read(path: &Path) -> io::Result<String> {
 
 /// Tells netdevctl what is offered; it does without, asked with flags of its own.
 fn leave_effective(records: &Records, yaml: &str) {
-    let path = records.folder().join(EFFECTIVE);
-    let beside = records.folder().join(format!("{EFFECTIVE}.new"));
+    let path = records.folder().join(EFFECTIVE_CONFIGURATION);
+    let beside = records.folder().join(format!("{EFFECTIVE_CONFIGURATION}.new"));
     let write = || {
         fs::create_dir_all(records.folder())?;
         fs::write(&beside, yaml)?;

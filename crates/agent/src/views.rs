@@ -36,7 +36,12 @@ pub(crate) async fn keep(
             () = shutdown.cancelled() => return Ok(()),
             changed = snapshots.changed() => {
                 changed?;
+                let before = projector.view().devices().len();
                 projector.set_snapshot(snapshots.borrow_and_update().clone());
+                // a device that left the host may be on its way into a sandbox: then its record was there first
+                if projector.view().devices().len() < before {
+                    ledger.read_into(&mut projector, &metrics);
+                }
             }
             changed = pools.changed() => {
                 changed?;

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use netdevice::{DeviceId, DeviceIdError, Refusal, ResourceName, View, cdi};
@@ -21,7 +21,7 @@ pub(crate) enum AllocationError {
     #[error("device {0}: it is asked for twice: ask once")]
     Twice(DeviceId),
     #[error("device {0}: {1}")]
-    Refused(DeviceId, Refusal),
+    Refused(DeviceId, Box<Refusal>),
     #[error("device {0}: its CDI file {path} is not written yet: see the log of netdevice on the node", path = .1.display())]
     NotWritten(DeviceId, PathBuf),
     #[error(transparent)]
@@ -31,7 +31,11 @@ pub(crate) enum AllocationError {
 impl AllocationError {
     /// Whether it may be over in a moment: a Pod that just ended is on its way out, a file is about to be written.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(self, Self::Refused(_, Refusal::Held(_)) | Self::NotWritten(..))
+        match self {
+            Self::Refused(_, refusal) => matches!(**refusal, Refusal::Held(_)),
+            Self::NotWritten(..) => true,
+            Self::NoId(..) | Self::Twice(_) | Self::NoPreference(_) => false,
+        }
     }
 }
 
@@ -43,7 +47,7 @@ impl From<AllocationError> for Status {
             AllocationError::NoId(..) | AllocationError::Twice(_) | AllocationError::NoPreference(_) => {
                 Code::InvalidArgument
             }
-            AllocationError::Refused(_, Refusal::NotThere) => Code::NotFound,
+            AllocationError::Refused(_, refusal) if **refusal == Refusal::NotThere => Code::NotFound,
             AllocationError::Refused(..) => Code::FailedPrecondition,
             AllocationError::NotWritten(..) => Code::Unavailable,
         };
@@ -81,10 +85,10 @@ impl Request {
         resource: &ResourceName,
         view: &View,
         written: &BTreeSet<DeviceId>,
-        file: &std::path::Path,
+        file: &Path,
     ) -> Result<(), AllocationError> {
         let check = |id: &DeviceId| {
-            view.allocate(resource, id).map_err(|refusal| AllocationError::Refused(id.clone(), refusal))?;
+            view.allocate(resource, id).map_err(|refusal| AllocationError::Refused(id.clone(), Box::new(refusal)))?;
             if written.contains(id) { Ok(()) } else { Err(AllocationError::NotWritten(id.clone(), file.to_owned())) }
         };
         let errors: Vec<AllocationError> = self.ids().filter_map(|id| check(id).err()).collect();

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
     hash::{BuildHasher, Hasher, RandomState},
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,6 +17,9 @@ use crate::{config::Config, error::Error, identity::FileIdentity};
 
 /// Longest file that is read back, in bytes: room for 20,000 devices.
 const MAX_FILE: u64 = 16 << 20;
+
+/// Bytes that are read or written at once: the text of a large file is never in memory as a whole.
+const BUFFER: usize = 64 << 10;
 
 /// The file and what is known to be in it.
 #[derive(Debug)]
@@ -65,7 +68,8 @@ impl CdiFile {
         struct Device {
             name: String,
         }
-        let spec: Option<Spec> = read(&self.path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let file = File::open(&self.path).map(|file| BufReader::with_capacity(BUFFER, file.take(MAX_FILE)));
+        let spec: Option<Spec> = file.ok().and_then(|file| serde_json::from_reader(file).ok());
         let devices = spec.filter(|spec| spec.kind == self.resource.as_str()).map(|spec| spec.devices);
         devices.into_iter().flatten().filter_map(|device| device.name.parse().ok()).collect()
     }
@@ -100,22 +104,24 @@ impl CdiFile {
             state_dir: self.state_dir.as_deref(),
             devices: &devices,
         };
-        let done = match document.to_json() {
-            None => remove(&self.path),
-            // an earlier instance wrote the same: nobody who watches the folder needs to look again
-            Some(text) if read(&self.path).is_ok_and(|present| present == text) => Ok(()),
-            Some(text) => self.replace(text.as_bytes()),
+        let done = if devices.is_empty() {
+            remove(&self.path)
+        } else if !self.is_intact() && is_in(&document, &self.path) {
+            // another instance wrote the same: nobody who watches the folder needs to look again
+            Ok(())
+        } else {
+            self.replace(&document)
         };
         done.map_err(|source| Error::CdiWriteFailed { path: self.path.clone(), source })?;
         self.written = Written::Ours(FileIdentity::of(&self.path), devices);
         Ok(())
     }
 
-    fn replace(&self, text: &[u8]) -> io::Result<()> {
+    fn replace(&self, document: &cdi::Document<'_>) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o755).create(&self.folder)?;
         // CDI implementations skip spec.*.tmp; two instances must not write to one file
         let temporary = self.folder.join(format!("{}{:016x}.tmp", self.leftover_prefix(), random()));
-        let written = write_file(&temporary, text).and_then(|()| fs::rename(&temporary, &self.path));
+        let written = write_file(&temporary, document).and_then(|()| fs::rename(&temporary, &self.path));
         if written.is_err() {
             // the error that is told is the first one
             let _ = fs::remove_file(&temporary);
@@ -143,10 +149,43 @@ pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-fn write_file(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
-    file.write_all(text)?;
-    file.sync_data()
+fn write_file(path: &Path, document: &cdi::Document<'_>) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    let mut out = BufWriter::with_capacity(BUFFER, file);
+    write_document(&mut out, document)?;
+    // not synced: what a crash of the node leaves is compared and written again at the next start
+    out.flush()
+}
+
+fn write_document(mut out: impl Write, document: &cdi::Document<'_>) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut out, document)?;
+    out.write_all(b"\n")
+}
+
+/// Whether the file has that document and nothing else.
+fn is_in(document: &cdi::Document<'_>, path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    let mut expected = Expected(BufReader::with_capacity(BUFFER, file));
+    write_document(&mut expected, document).is_ok() && expected.0.fill_buf().is_ok_and(<[u8]>::is_empty)
+}
+
+/// A file that must have what is written, where it is written.
+struct Expected(BufReader<File>);
+
+impl Write for Expected {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let present = self.0.fill_buf()?;
+        let length = present.len().min(text.len());
+        if length == 0 || present[..length] != text[..length] {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.0.consume(length);
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -155,10 +194,4 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Err(error),
         _ => Ok(()),
     }
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
 }

@@ -47,6 +47,9 @@ pub enum Error {
     /// PodResources could not be asked.
     #[error("cannot ask the kubelet for pod resources: {}", .0.message())]
     PodResourcesFailed(Box<tonic::Status>),
+    /// The kernel gave no timer.
+    #[error("cannot make a timer")]
+    TimerFailed(#[source] io::Error),
     /// A part of the plugin panicked.
     #[error("a task of the device plugin broke")]
     TaskFailed(#[from] tokio::task::JoinError),

@@ -10,11 +10,10 @@ use std::{
 };
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use rustix::time::{ClockId, clock_gettime};
-use tokio::{sync::watch, time};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::FileIdentity;
+use crate::{error::Error, identity::FileIdentity, tick::Ticks};
 
 /// Follows folders.
 pub(crate) struct Folders {
@@ -46,20 +45,17 @@ impl Folders {
     }
 
     /// Makes `look` change whenever there may be something to see, until it is stopped.
-    pub(crate) async fn run(mut self, look: watch::Sender<()>, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, look: watch::Sender<()>, stop: CancellationToken) -> Result<(), Error> {
+        let ticks = Ticks::every(self.poll).map_err(Error::TimerFailed)?;
         loop {
             // first watch, then look: what happens between is an event
             self.events.mark_unchanged();
             self.arm();
             look.send_replace(());
             tokio::select! {
-                () = stop.cancelled() => return,
-                () = time::sleep(until_next(self.poll)) => {}
-                changed = self.events.changed() => {
-                    if changed.is_err() {
-                        time::sleep(until_next(self.poll)).await;
-                    }
-                }
+                () = stop.cancelled() => return Ok(()),
+                () = ticks.next() => {}
+                Ok(()) = self.events.changed() => {}
             }
         }
     }
@@ -91,13 +87,4 @@ impl Folders {
 
 fn nearest(folder: &Path) -> Option<&Path> {
     folder.ancestors().find(|path| FileIdentity::of_folder(path).is_some())
-}
-
-/// Time to the next multiple of `period`: all plugins of a process wake up together.
-fn until_next(period: Duration) -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let now = Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0));
-    let past = now.as_nanos() % period.as_nanos().max(1);
-    period.saturating_sub(Duration::from_nanos(u64::try_from(past).unwrap_or(0)))
 }

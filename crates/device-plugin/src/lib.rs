@@ -27,6 +27,7 @@ mod registrar;
 mod service;
 mod socket;
 mod stats;
+mod tick;
 
 pub use config::{Config, Paths, Timing};
 pub use error::Error;

@@ -7,6 +7,7 @@ use std::{
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use netdevice::{Device, DeviceId, ResourceName, View};
+use prost::{Message, bytes::Bytes};
 use proto::deviceplugin as wire;
 
 /// What differs between two views, for one pool.
@@ -25,7 +26,14 @@ pub(crate) enum Change {
 pub(crate) struct Offer {
     resource: ResourceName,
     seen: OrdMap<DeviceId, Arc<Device>>,
-    devices: BTreeMap<DeviceId, Arc<Device>>,
+    devices: BTreeMap<DeviceId, Entry>,
+}
+
+/// A device as the kubelet gets it.
+#[derive(Debug)]
+struct Entry {
+    is_held: bool,
+    encoded: Bytes,
 }
 
 impl Offer {
@@ -51,7 +59,7 @@ impl Offer {
                     Change::Ids
                 }
                 (old, Some(new)) => {
-                    self.devices.insert(new.id.clone(), new.clone());
+                    self.devices.insert(new.id.clone(), Entry::of(new));
                     if old.is_some() { Change::States } else { Change::Ids }
                 }
             });
@@ -64,26 +72,32 @@ impl Offer {
         self.devices.keys().cloned().chain(allocated.cloned()).collect()
     }
 
-    /// The list for the kubelet: all devices that a container could be started with. A held or allocated one is in it
-    /// even if its CDI name was lost: a kubelet that restarts would reject its Pod for good, while a container that
-    /// cannot be started yet is tried again.
-    pub(crate) fn list(&self, written: &BTreeSet<DeviceId>, is_allocated: impl Fn(&DeviceId) -> bool) -> List {
-        let listed = |device: &&Arc<Device>| {
-            written.contains(&device.id) || device.holder().is_some() || is_allocated(&device.id)
-        };
-        List(self.devices.values().filter(listed).map(|device| entry(device)).collect())
+    /// The list for the kubelet: all devices.
+    pub(crate) fn list(&self) -> List {
+        List(self.devices.values().map(|entry| entry.encoded.clone()).collect())
+    }
+
+    /// The list for the kubelet while not every CDI name resolves: the devices that a container could be started with.
+    /// A held or allocated one is in it all the same: a kubelet that restarts would reject its Pod for good, while a
+    /// container that cannot be started yet is tried again.
+    pub(crate) fn list_of(&self, written: &BTreeSet<DeviceId>, is_allocated: impl Fn(&DeviceId) -> bool) -> List {
+        let listed = |(id, entry): &(&DeviceId, &Entry)| written.contains(*id) || entry.is_held || is_allocated(id);
+        List(self.devices.iter().filter(listed).map(|(_, entry)| entry.encoded.clone()).collect())
     }
 }
 
-/// A list for the kubelet.
+/// A list for the kubelet: devices, encoded.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct List(pub(crate) Arc<[wire::Device]>);
+pub(crate) struct List(pub(crate) Arc<[Bytes]>);
 
-fn entry(device: &Device) -> wire::Device {
-    let node = |node: u32| wire::TopologyInfo { nodes: vec![wire::NumaNode { id: node.into() }] };
-    wire::Device {
-        id: device.id.to_string(),
-        health: if device.is_healthy() { wire::HEALTHY } else { wire::UNHEALTHY }.into(),
-        topology: device.numa_node.map(node),
+impl Entry {
+    fn of(device: &Device) -> Self {
+        let node = |node: u32| wire::TopologyInfo { nodes: vec![wire::NumaNode { id: node.into() }] };
+        let message = wire::Device {
+            id: device.id.to_string(),
+            health: if device.is_healthy() { wire::HEALTHY } else { wire::UNHEALTHY }.into(),
+            topology: device.numa_node.map(node),
+        };
+        Self { is_held: device.holder().is_some(), encoded: message.encode_to_vec().into() }
     }
 }

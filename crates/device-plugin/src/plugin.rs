@@ -15,7 +15,7 @@ use crate::{
 /// removed.
 pub fn resources(view: &View) -> BTreeSet<ResourceName> {
     let pools = view.pools.iter().map(|pool| &pool.resource);
-    let held = view.ledger.values().filter_map(|record| record.resource.as_ref());
+    let held = view.ledger.keys().filter_map(|id| view.devices().get(id)).map(|device| &device.resource);
     pools.chain(held).cloned().collect()
 }
 
@@ -54,7 +54,8 @@ impl DevicePlugin {
     ///
     /// # Errors
     ///
-    /// [`Error::TaskFailed`] when a part of the plugin broke; nothing else ends it.
+    /// [`Error::TaskFailed`] when a part of the plugin broke, [`Error::TimerFailed`] when the process has no file
+    /// descriptor left at the start; nothing else ends it.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { config, view, shared } = self;
         remove_stale(&config.paths.device_plugins).await;
@@ -69,17 +70,10 @@ impl DevicePlugin {
         let registrar = Registrar { config, shared, view, look, stop: stop.clone() };
 
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
-        tasks.spawn({
-            let run = folders.run(look_sender, stop.clone());
-            async { Ok(run.await) }
-        });
+        tasks.spawn(folders.run(look_sender, stop.clone()));
         tasks.spawn(publisher.run(stop.clone()));
-        tasks.spawn({
-            let run = recovery.run(stop.clone());
-            async { Ok(run.await) }
-        });
-        tasks.spawn(async { Ok(registrar.run().await) });
-
+        tasks.spawn(recovery.run(stop.clone()));
+        tasks.spawn(registrar.run());
         let mut first = Ok(());
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended.map_err(Error::from).flatten() {

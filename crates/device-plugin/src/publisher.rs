@@ -54,7 +54,7 @@ impl Publisher {
             }
             let is_written = writer.write(&wanted).await?;
             if change != Change::Nothing || is_written == Step::Tried || self.shared.published.borrow().is_none() {
-                self.publish(&offer, &writer, &memory.borrow());
+                self.publish(&offer, &writer, &wanted, &memory.borrow());
             }
             if is_written == Step::Nothing && wanted.is_empty() && view.pools.named(&resource).is_none() {
                 tracing::info!(%resource, "the pool is gone and no Pod has a device of it: its plugin ends");
@@ -71,10 +71,11 @@ impl Publisher {
         Ok(())
     }
 
-    fn publish(&self, offer: &Offer, writer: &Writer<'_>, memory: &Memory) {
+    fn publish(&self, offer: &Offer, writer: &Writer<'_>, wanted: &Arc<BTreeSet<DeviceId>>, memory: &Memory) {
         let Some(file) = &writer.file else { return };
         let written = file.resolvable();
-        let list = offer.list(&written, |id| memory.has(id));
+        let is_complete = Arc::ptr_eq(&written, wanted);
+        let list = if is_complete { offer.list() } else { offer.list_of(&written, |id| memory.has(id)) };
         self.shared.stats.set_listed(list.0.len());
         let now = Published { list, written };
         self.shared.published.send_if_modified(|published| {

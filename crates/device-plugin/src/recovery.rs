@@ -40,7 +40,7 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let kubelet_socket = self.config.paths.device_plugins.join("kubelet.sock");
         let timing = self.config.timing.clone();
         let stats = self.shared.stats.clone();
@@ -61,7 +61,7 @@ impl Recovery {
             if is_wanted && is_due {
                 asked = Some(Instant::now());
                 let answer = tokio::select! {
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => return Ok(()),
                     answer = ask(&self.config.paths.pod_resources, &self.config.resource) => answer,
                 };
                 match answer {
@@ -74,8 +74,8 @@ impl Recovery {
                 }
             }
             tokio::select! {
-                () = stop.cancelled() => return,
-                changed = self.look.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return Ok(()),
+                changed = self.look.changed() => if changed.is_err() { return Ok(()) },
             }
         }
     }

@@ -34,8 +34,8 @@ use crate::{
 /// A registration that lasts as long is none of a series of failures.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// How long the kubelet gets to see the end of the old stream before it hears of the new socket. It looks clients up by
-/// resource name, so an end that comes late ends the new one (facts: kubelet 1.36 `runClient`).
+/// How long the old connection gets to end before the kubelet hears of the new socket. The kubelet looks clients up by
+/// resource name: an end that comes late ends the new one (`runClient` of kubelet 1.36).
 const OLD_STREAM: Duration = Duration::from_millis(50);
 
 /// Keeps the plugin registered.
@@ -59,15 +59,16 @@ enum End {
 
 impl Registrar {
     /// Registers once the CDI file was looked after, until it is stopped.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self) -> Result<(), Error> {
         let mut published = self.shared.published.subscribe();
-        let first = tokio::select! {
-            () = self.stop.cancelled() => return,
+        let is_first_published = tokio::select! {
+            () = self.stop.cancelled() => false,
             first = published.wait_for(Option::is_some) => first.is_ok(),
         };
-        if first {
+        if is_first_published {
             self.register_again_and_again().await;
         }
+        Ok(())
     }
 
     async fn register_again_and_again(&self) {
@@ -81,7 +82,10 @@ impl Registrar {
                 if !std::mem::replace(&mut is_absence_told, true) {
                     tracing::info!(%resource, "waiting for the kubelet at {}", self.kubelet_socket().display());
                 }
-                self.until_replaced(None).await;
+                tokio::select! {
+                    () = self.stop.cancelled() => {}
+                    () = self.until_replaced(None) => {}
+                }
                 continue;
             };
             is_absence_told = false;
@@ -103,6 +107,7 @@ impl Registrar {
                 End::Failed(error) => trouble.failed(resource, &error),
             }
             tokio::select! {
+                () = self.stop.cancelled() => {}
                 () = sleep(backoff.next()) => {}
                 () = self.until_replaced(Some(kubelet)) => backoff.reset(),
             }
@@ -110,7 +115,8 @@ impl Registrar {
     }
 
     async fn registration(&self, kubelet: FileIdentity, trouble: &mut Trouble<'_>) -> End {
-        let connecting = timeout(self.config.timing.register, connect_to(self.kubelet_socket()));
+        let kubelet_socket = self.kubelet_socket();
+        let connecting = timeout(self.config.timing.register, connect(&kubelet_socket));
         let channel = tokio::select! {
             () = self.stop.cancelled() => return End::Stopped,
             () = self.until_replaced(Some(kubelet)) => return End::KubeletReplaced,
@@ -151,14 +157,9 @@ impl Registrar {
         self.forward(&list);
         drop(list);
         closing.cancel();
-        match end {
-            End::Stopped => drop(timeout(self.config.timing.shutdown, server).await),
-            End::SocketRemoved => {
-                let gone = async { drop(streams.subscribe().wait_for(|streams| streams.open == 0).await) };
-                drop(timeout(OLD_STREAM, async { tokio::join!(gone, server) }).await);
-            }
-            _ => {}
-        }
+        let is_last = matches!(end, End::Stopped);
+        let patience = if is_last { self.config.timing.shutdown } else { OLD_STREAM };
+        drop(timeout(patience, server).await);
         end
     }
 
@@ -201,7 +202,7 @@ impl Registrar {
         self.config.paths.device_plugins.join("kubelet.sock")
     }
 
-    /// Ends when the kubelet's socket is there and not that one; at the latest when the plugin is stopped.
+    /// Ends when the kubelet's socket is there and not that one.
     async fn until_replaced(&self, known: Option<FileIdentity>) {
         self.until(|| FileIdentity::of(&self.kubelet_socket()).is_some_and(|now| Some(now) != known)).await;
     }
@@ -217,9 +218,9 @@ impl Registrar {
             if is_so() {
                 return;
             }
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                Ok(()) = look.changed() => {}
+            // without a sender the plugin ends
+            if look.changed().await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
     }
@@ -244,8 +245,4 @@ impl Registrar {
             is_new
         });
     }
-}
-
-async fn connect_to(socket: PathBuf) -> Result<Channel, Error> {
-    connect(&socket).await
 }

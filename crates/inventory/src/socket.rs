@@ -7,7 +7,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnl::{
     Batch, Message, link,
     message::{flags, kind},
-    messages, route, rule,
+    messages, nexthop, route, rule,
 };
 use rustix::{
     io::Errno,
@@ -17,8 +17,8 @@ use rustix::{
 use crate::{error::Error, state::Part};
 
 /// Multicast groups (`enum rtnetlink_groups`): links, IPv4 addresses (whose end takes routes along without a word),
-/// routes, rules, and ids of namespaces (whose end is a sandbox's end).
-const GROUPS: [u32; 7] = [1, 5, 7, 8, 11, 19, 28];
+/// routes, rules, ids of namespaces (whose end is a sandbox's end), and next hops.
+const GROUPS: [u32; 8] = [1, 5, 7, 8, 11, 19, 28, 32];
 
 /// The kernel puts at most 32 KiB into one answer, and no notification is larger (`NLMSG_GOODSIZE`, `netlink_recvmsg`).
 const BUFFER: usize = 64 << 10;
@@ -98,6 +98,7 @@ impl Requests {
                 link::get_by_index(&mut batch, 1);
                 route::dump(&mut batch, number(family), 0);
             }
+            Part::NextHops => nexthop::dump(&mut batch),
             Part::Rules(family) => rule::dump(&mut batch, number(family)),
         }
         let last = self.sequence.wrapping_add(batch.count());

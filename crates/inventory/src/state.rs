@@ -19,7 +19,9 @@ use netdevice::{
 use rtnl::{
     Message, address, link,
     message::{flags as message_flags, kind},
-    route, rule,
+    nexthop::{self, NextHopObject},
+    route::{self, DefaultRouteByObject},
+    rule,
 };
 
 /// What the kernel lists as a whole.
@@ -29,16 +31,19 @@ pub enum Part {
     Links,
     /// All routes of a family.
     Routes(Family),
+    /// All next-hop objects.
+    NextHops,
     /// All routing rules of a family.
     Rules(Family),
 }
 
 impl Part {
     /// All parts. Rules come last: until they are known, every table counts.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Links,
         Self::Routes(Family::V4),
         Self::Routes(Family::V6),
+        Self::NextHops,
         Self::Rules(Family::V4),
         Self::Rules(Family::V6),
     ];
@@ -50,6 +55,7 @@ impl fmt::Display for Part {
             Self::Links => "links",
             Self::Routes(Family::V4) => "IPv4 routes",
             Self::Routes(Family::V6) => "IPv6 routes",
+            Self::NextHops => "next hops",
             Self::Rules(Family::V4) => "IPv4 routing rules",
             Self::Rules(Family::V6) => "IPv6 routing rules",
         })
@@ -71,6 +77,9 @@ pub(crate) struct State {
     snapshot: Snapshot,
     heard: HashMap<u32, Heard>,
     routes: BTreeSet<DefaultRoute>,
+    /// Default routes that name a next-hop object; the kernel may or may not name its links too.
+    routes_by_object: BTreeSet<DefaultRouteByObject>,
+    objects: HashMap<u32, NextHopObject>,
     /// Tables that rules lead to; table 0 stands for the tables of VRFs (`FRA_L3MDEV`).
     rules: BTreeSet<(Family, u32)>,
     /// What the snapshot says of [`State::reached`].
@@ -86,6 +95,8 @@ pub(crate) struct State {
 struct Listed {
     links: HashSet<u32>,
     routes: BTreeSet<DefaultRoute>,
+    routes_by_object: BTreeSet<DefaultRouteByObject>,
+    objects: HashMap<u32, NextHopObject>,
     rules: BTreeSet<(Family, u32)>,
 }
 
@@ -133,6 +144,12 @@ impl State {
             (Part::Routes(family), kind::NEWROUTE) => {
                 let routes = route::default_routes(message.payload).into_iter();
                 self.listed.routes.extend(routes.filter(|route| route.family == family));
+                let by_object = route::default_route_by_object(message.payload);
+                self.listed.routes_by_object.extend(by_object.filter(|route| route.family == family));
+            }
+            (Part::NextHops, kind::NEWNEXTHOP) => {
+                let object = nexthop::parse(message.payload).ok();
+                self.listed.objects.extend(object.map(|object| (object.id, object)));
             }
             (Part::Rules(family), kind::NEWRULE) => {
                 let table = rule::reached_table(message.payload);
@@ -150,7 +167,11 @@ impl State {
                 let gone: Vec<u32> = known.filter(|index| !self.listed.links.contains(index)).copied().collect();
                 gone.into_iter().for_each(|index| self.hear(index, None));
             }
-            Part::Routes(family) => self.routes.retain(|route| route.family != family),
+            Part::Routes(family) => {
+                self.routes.retain(|route| route.family != family);
+                self.routes_by_object.retain(|route| route.family != family);
+            }
+            Part::NextHops => self.objects.clear(),
             Part::Rules(family) => self.rules.retain(|(of, _)| *of != family),
         }
         self.init_interrupted();
@@ -161,6 +182,8 @@ impl State {
     pub(crate) fn init_interrupted(&mut self) {
         let listed = mem::take(&mut self.listed);
         self.routes.extend(listed.routes);
+        self.routes_by_object.extend(listed.routes_by_object);
+        self.objects.extend(listed.objects);
         self.rules.extend(listed.rules);
     }
 
@@ -171,13 +194,17 @@ impl State {
             kind::NEWLINK | kind::DELLINK => self.apply_link(message),
             // what a replaced route was, the kernel does not say
             kind::NEWROUTE if message.flags & message_flags::REPLACE != 0 => self.lose_routes_like(payload),
-            kind::NEWROUTE => self.routes.extend(route::default_routes(payload)),
+            kind::NEWROUTE => {
+                self.routes.extend(route::default_routes(payload));
+                self.routes_by_object.extend(route::default_route_by_object(payload));
+            }
             // others may look the same to us: another gateway or type of service
             kind::DELROUTE => self.lose_routes_like(payload),
             kind::DELADDR => match address::parse(payload) {
                 Ok((index, address)) if address.local.is_ipv4() => self.lose_routes_through(index),
                 _ => {}
             },
+            kind::NEWNEXTHOP | kind::DELNEXTHOP => self.apply_next_hop(message),
             kind::NEWRULE => match rule::reached_table(payload) {
                 Some(reached) if !self.rules.contains(&reached) => _ = self.stale.insert(Part::Rules(reached.0)),
                 _ => {}
@@ -211,6 +238,34 @@ impl State {
         }
     }
 
+    /// What a default route leads to changes with its next-hop objects, and it may go with them without a word.
+    fn apply_next_hop(&mut self, message: &Message<'_>) {
+        let Ok(object) = nexthop::parse(message.payload) else {
+            self.stale.insert(Part::NextHops);
+            return;
+        };
+        let names = |route: &&DefaultRouteByObject| {
+            let group = self.objects.get(&route.object);
+            route.object == object.id || group.is_some_and(|group| group.members.contains(&object.id))
+        };
+        self.stale.extend(self.routes_by_object.iter().filter(names).map(|route| Part::Routes(route.family)));
+        if message.kind == kind::NEWNEXTHOP {
+            self.objects.insert(object.id, object);
+        } else {
+            self.objects.remove(&object.id);
+        }
+    }
+
+    /// The default routes, those by next-hop objects through each of the objects' links.
+    fn all_routes(&self) -> impl Iterator<Item = DefaultRoute> + '_ {
+        let by_object = self.routes_by_object.iter().flat_map(|route| {
+            let object = self.objects.get(&route.object);
+            let members = object.into_iter().flat_map(|group| &group.members).filter_map(|id| self.objects.get(id));
+            object.into_iter().chain(members).filter_map(|object| Some(route.through(object.link?)))
+        });
+        self.routes.iter().copied().chain(by_object)
+    }
+
     fn hear(&mut self, index: u32, link: Option<Link>) {
         let is_gone = link.is_none();
         let heard = self.heard.entry(index).or_insert(Heard { link: None, was_gone: false });
@@ -226,8 +281,12 @@ impl State {
     }
 
     fn lose_routes_through(&mut self, link: u32) {
-        let through = self.routes.iter().filter(|route| route.link == link);
-        self.stale.extend(through.map(|route| Part::Routes(route.family)));
+        let through = self.all_routes().filter(|route| route.link == link);
+        let families: Vec<Part> = through.map(|route| Part::Routes(route.family)).collect();
+        if !families.is_empty() && !self.routes_by_object.is_empty() {
+            self.stale.insert(Part::NextHops);
+        }
+        self.stale.extend(families);
     }
 
     /// Makes a snapshot of what is known, if it is another one than before. `look` reads the hardware of a link; it
@@ -295,11 +354,12 @@ impl State {
 
     fn settle_routes(&mut self) -> bool {
         let mut changed = false;
-        if !self.snapshot.default_routes().iter().eq(&self.routes) {
-            self.snapshot.set_default_routes(self.routes.iter().copied());
+        let routes: BTreeSet<DefaultRoute> = self.all_routes().collect();
+        let reached = self.reached(&routes);
+        if !self.snapshot.default_routes().iter().eq(&routes) {
+            self.snapshot.set_default_routes(routes);
             changed = true;
         }
-        let reached = self.reached();
         if reached != self.reached {
             self.snapshot.set_reached_tables(reached.iter().copied());
             self.reached = reached;
@@ -310,12 +370,12 @@ impl State {
 
     /// The tables that a rule leads to. A kernel without rules for a family, and a rule that leads to whichever VRF a
     /// packet belongs to, reach all that have a default route.
-    fn reached(&self) -> BTreeSet<(Family, u32)> {
+    fn reached(&self, routes: &BTreeSet<DefaultRoute>) -> BTreeSet<(Family, u32)> {
         let mut reached = self.rules.clone();
         for family in [Family::V4, Family::V6] {
             let any = !self.rules.iter().any(|(of, _)| *of == family);
             if any || reached.remove(&(family, 0)) {
-                let routes = self.routes.iter().filter(|route| route.family == family);
+                let routes = routes.iter().filter(|route| route.family == family);
                 reached.extend(routes.map(|route| (family, route.table)));
             }
         }

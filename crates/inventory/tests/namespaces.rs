@@ -257,6 +257,25 @@ fn routes_that_go_without_a_word_are_missed() {
 }
 
 #[test]
+fn default_routes_through_next_hop_objects_are_followed() {
+    for compatible in ["0", "1"] {
+        follow(config(), TWO_UPLINKS, async move |mut followed| {
+            std::fs::write("/proc/sys/net/ipv4/nexthop_compat_mode", compatible).unwrap();
+            ip("nexthop add id 1 via 10.1.0.2 dev a\nnexthop add id 2 via 10.2.0.2 dev b\n\
+                nexthop add id 3 group 1/2\nroute add default nhid 3");
+            followed.until("both", |now| uplinks(now) == v4(&["a", "b"])).await;
+            ip("nexthop replace id 1 via 10.2.0.3 dev b");
+            followed.until("b alone", |now| uplinks(now) == v4(&["b"])).await;
+            ip("nexthop del id 3");
+            followed.until("none", |now| uplinks(now).is_empty()).await;
+            ip("route add default nhid 2\nlink set dev b down");
+            assert_eq!(uplinks(&followed.settled().await), []);
+            assert_eq!(followed.settled().await, read());
+        });
+    }
+}
+
+#[test]
 fn a_route_that_another_looks_like_leaves_that_one() {
     follow(config(), TWO_UPLINKS, async |mut followed| {
         ip("route add default via 10.1.0.2\nroute add default tos 4 via 10.1.0.3");

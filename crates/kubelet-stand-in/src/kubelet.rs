@@ -104,6 +104,11 @@ impl Kubelet {
         self.state.borrow().clone()
     }
 
+    /// Looks at what it knows now.
+    pub fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.borrow())
+    }
+
     /// Waits until it knows something.
     ///
     /// # Panics
@@ -111,9 +116,8 @@ impl Kubelet {
     /// When that takes longer than 20 s.
     pub async fn until(&self, what: &str, is_so: impl Fn(&State) -> bool) -> State {
         let mut state = self.state.subscribe();
-        match timeout(PATIENCE, state.wait_for(is_so)).await {
-            Ok(Ok(state)) => return state.clone(),
-            Ok(Err(_)) | Err(_) => {}
+        if let Ok(Ok(state)) = timeout(PATIENCE, state.wait_for(is_so)).await {
+            return state.clone();
         }
         panic!("{what}: not so after {PATIENCE:?}, but {:#?}", self.state())
     }

@@ -8,8 +8,9 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
+use prost::Message;
 use proto::deviceplugin::{
-    Empty, ListAndWatchResponse, RegisterRequest, VERSION, device_plugin_client::DevicePluginClient,
+    Device, Empty, ListAndWatchResponse, RegisterRequest, VERSION, device_plugin_client::DevicePluginClient,
     registration_server::Registration,
 };
 use tokio::{net::UnixStream, sync::watch, time::timeout};
@@ -113,7 +114,8 @@ impl Run {
 
     async fn follow(&self, resource: &str, mut lists: Streaming<ListAndWatchResponse>) {
         while let Ok(Some(list)) = lists.message().await {
-            self.change(resource, |resource| resource.lists.push(list.devices));
+            let Ok(devices) = list.devices.into_iter().map(Device::decode).collect() else { return };
+            self.change(resource, |resource| resource.lists.push(devices));
             if *self.behaviour.borrow() == Behaviour::CloseStreams {
                 return;
             }
@@ -152,5 +154,6 @@ async fn dial(socket: PathBuf) -> Result<DevicePluginClient<Channel>, Status> {
     });
     let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await;
     let channel = channel.map_err(|error| Status::unknown(format!("failed to dial the device plugin: {error:?}")))?;
-    Ok(DevicePluginClient::new(channel).max_decoding_message_size(16 << 20))
+    // messages of at most 4 MiB, as in the kubelet's gRPC library
+    Ok(DevicePluginClient::new(channel))
 }

@@ -81,6 +81,45 @@ pub fn family_of_default(payload: &[u8]) -> Option<Family> {
     }
 }
 
+/// A default route that names a next-hop object (`RTA_NH_ID`), which may be all that the kernel says of its next hops
+/// (`net.ipv4.nexthop_compat_mode=0`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DefaultRouteByObject {
+    /// Family of the route.
+    pub family: Family,
+    /// `RTA_TABLE`.
+    pub table: u32,
+    /// `RTA_PRIORITY`.
+    pub metric: u32,
+    /// `RTA_NH_ID`.
+    pub object: u32,
+}
+
+impl DefaultRouteByObject {
+    /// The route through one of the object's links.
+    pub fn through(self, link: u32) -> DefaultRoute {
+        DefaultRoute { family: self.family, table: self.table, metric: self.metric, link }
+    }
+}
+
+/// Reads an `RTM_NEWROUTE` or `RTM_DELROUTE` payload, if it is of a default route with a next-hop object. A blackhole's
+/// type is none of an ordinary route.
+pub fn default_route_by_object(payload: &[u8]) -> Option<DefaultRouteByObject> {
+    let family = family_of_default(payload)?;
+    let (head, tail) = payload.split_at_checked(HEADER)?;
+    let (mut table, mut metric, mut object) = (u32::from(head[4]), 0, None);
+    for attribute in attributes(tail) {
+        match attribute.kind {
+            route_attribute::TABLE => table = attribute.u32().unwrap_or(table),
+            route_attribute::PRIORITY => metric = attribute.u32().unwrap_or(0),
+            route_attribute::NH_ID => object = attribute.u32(),
+            _ => {}
+        }
+    }
+    let object = object.filter(|_| head[7] == ROUTE_UNICAST)?;
+    Some(DefaultRouteByObject { family, table, metric, object })
+}
+
 /// One next hop of a multipath route: `struct rtnexthop` and attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NextHop<'a> {

@@ -67,6 +67,7 @@ fn listed(links: &[(u32, &str)], routes: &[(u8, u32)]) -> State {
         match part {
             Part::Links => links.iter().for_each(|(index, name)| hear(up(*index, name))),
             Part::Routes(_) => routes.iter().for_each(|(family, link)| hear(new_route(*family, *link))),
+            Part::NextHops => {}
             Part::Rules(_) => {
                 hear(Told::rule(kind::NEWRULE, 2, MAIN));
                 hear(Told::rule(kind::NEWRULE, 10, MAIN));
@@ -197,6 +198,29 @@ fn default_routes_are_heard_of_or_listed_again() {
         apply(&mut state, [told]);
         assert_eq!(state.stale(), stale, "{what}");
     }
+}
+
+#[test]
+fn default_routes_by_next_hop_objects_lead_through_their_links() {
+    let mut state = listed(&[(2, "eth0"), (3, "eth1")], &[]);
+    let hop = |kind, id: u32, link: u32| Told::new(kind, 0, &[0; 8], |request| _ = request.u32(1, id).u32(5, link));
+    let members = [11u32, 0, 12, 0].map(u32::to_ne_bytes).concat();
+    let group = Told::new(kind::NEWNEXTHOP, 0, &[0; 8], |request| _ = request.u32(1, 20).attribute(2, &members));
+    let header = [2, 0, 0, 0, MAIN as u8, 3, 0, 1, 0, 0, 0, 0];
+    let route = Told::new(kind::NEWROUTE, 0, &header, |request| _ = request.u32(30, 20));
+    let links = |state: &mut State| {
+        state.settle(no_hardware);
+        state.snapshot.default_routes().iter().map(|route| route.link).collect::<Vec<_>>()
+    };
+    apply(&mut state, [hop(kind::NEWNEXTHOP, 11, 2), hop(kind::NEWNEXTHOP, 12, 3), group, route]);
+    assert_eq!(links(&mut state), [2, 3]);
+    apply(&mut state, [hop(kind::NEWNEXTHOP, 77, 9)]);
+    assert_eq!(state.stale(), [], "another object");
+    apply(&mut state, [hop(kind::NEWNEXTHOP, 12, 2)]);
+    assert_eq!(links(&mut state), [2]);
+    assert_eq!(state.stale(), [Part::Routes(Family::V4)]);
+    apply(&mut state, [down(2, "eth0")]);
+    assert_eq!(state.stale(), [Part::Routes(Family::V4), Part::NextHops]);
 }
 
 #[test]
