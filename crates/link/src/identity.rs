@@ -102,7 +102,8 @@ pub(crate) fn find_namespace(
     for path in kept.into_iter().chain(candidates(place)) {
         match fs::metadata(&path).map(|file| file.ino()) {
             Ok(inode) if inode == place.inode => {}
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            // a process that even the runtime may not look at is none that it started
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && matches!(actor, Actor::Agent(_)) => {
                 obstacle = Some(error);
                 continue;
             }
