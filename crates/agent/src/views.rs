@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use link::{Records, Unreadable};
-use netdevice::{DeviceState, Pools, Projector, Snapshot, View};
+use netdevice::{DeviceState, Ledger, Pools, Projector, Snapshot, View};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -17,6 +17,7 @@ pub(crate) async fn keep(
     records: Records,
     metrics: Arc<Metrics>,
     views: watch::Sender<Option<Arc<View>>>,
+    ledgers: watch::Sender<Arc<Ledger>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     if let Err(error) = std::fs::create_dir_all(records.folder()) {
@@ -31,6 +32,12 @@ pub(crate) async fn keep(
     tell_selection(projector.view());
     loop {
         publish(&projector, &views);
+        let ledger_now = &projector.view().ledger;
+        ledgers.send_if_modified(|ledger| {
+            let differs = *ledger != *ledger_now;
+            *ledger = ledger_now.clone();
+            differs
+        });
         metrics.set_view(projector.view());
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),

@@ -83,39 +83,54 @@ pub enum Diagnosis {
     SandboxEnded,
 }
 
-/// Compares a record with the kernel. It needs no privilege; who cannot see processes or namespaces calls what may be
-/// healthy healthy.
-///
-/// # Errors
-///
-/// When the kernel cannot be asked.
-pub fn diagnose(record: &Record) -> Result<Diagnosis, Error> {
-    let mut home = RouteSocket::open().subject("the node's network namespace")?;
-    Ok(if record.phase != Phase::Attached {
+/// Compares a record with the kernel, asked through a socket in the host's namespace. It needs no privilege; who cannot
+/// see processes or namespaces calls what may be healthy healthy.
+pub fn diagnose(record: &Record, home: &mut RouteSocket) -> Diagnosis {
+    if record.phase != Phase::Attached {
         Diagnosis::Unfinished
-    } else if has_ended(record, &mut home) {
+    } else if has_ended(record, home) {
         Diagnosis::SandboxEnded
     } else if holder_has_ended(record) {
         Diagnosis::HolderEnded
     } else {
         Diagnosis::Healthy
-    })
+    }
 }
 
-/// Puts right whatever is not [`Diagnosis::Healthy`] and nobody is at work on. `sandbox` is the namespace, if the caller
-/// has kept it open.
+/// Brings a device home that nobody is at work on, if `is_due` says so of its record, which is read under the device's
+/// lock. `sandbox` is the namespace, if the caller has kept it open.
 ///
 /// # Errors
 ///
 /// When the device cannot be reached or moved, for want of a capability perhaps; the record stays.
-pub fn repair(records: &Records, device: &DeviceId, sandbox: Option<&Namespace>) -> Result<Repair, Error> {
+pub fn repair(
+    records: &Records,
+    device: &DeviceId,
+    sandbox: Option<&Namespace>,
+    is_due: impl FnOnce(&Record, &mut RouteSocket) -> bool,
+) -> Result<Repair, Error> {
     let Some(_lock) = records.try_lock(device)? else { return Ok(Repair::Busy) };
     let Some(record) = records.read(device)? else { return Ok(Repair::Unneeded) };
-    if diagnose(&record)? == Diagnosis::Healthy {
+    let mut home = RouteSocket::open().subject("the node's network namespace")?;
+    if !is_due(&record, &mut home) {
         return Ok(Repair::Unneeded);
     }
-    let mut home = RouteSocket::open().subject("the node's network namespace")?;
     come_home(records, record, &mut home, Actor::Agent(sandbox)).map(Repair::Done)
+}
+
+/// Gives a link of the host a name.
+///
+/// # Errors
+///
+/// When the name is taken, or the caller may not.
+pub fn rename_link(index: u32, name: &InterfaceName) -> Result<(), Error> {
+    let mut home = RouteSocket::open().subject("the node's network namespace")?;
+    let bytes = name.as_bytes().to_vec();
+    let renamed = home.change_one(move |batch| {
+        rtnl::link::set(batch, index, 0, 0).string(ifla::IFNAME, &bytes);
+    });
+    let what = || format!("the name {name}");
+    renamed.subject("the kernel's network configuration")?.map_err(|source| Error::Configure { what: what(), source })
 }
 
 /// Opens the namespace of a virtual device's sandbox. While it is open, the device outlives the sandbox: a virtual link
