@@ -50,12 +50,15 @@ struct Pending {
     change: Change,
 }
 
-/// An address that is there is there; an alternative name that is there is another link's.
+/// An address that is there is there; an alternative name that is there is another link's, and whatever else answers
+/// `EEXIST` has not been done.
 fn may_be_there(what: &str) -> bool {
-    !what.starts_with(ALTNAME)
+    [ADDRESS, NEIGHBOUR].iter().any(|kind| what.starts_with(kind))
 }
 
 const ALTNAME: &str = "altname";
+const ADDRESS: &str = "address";
+const NEIGHBOUR: &str = "neighbour";
 
 /// `nla_type` without its flags.
 const KIND_MASK: u16 = 0x3fff;
@@ -112,7 +115,7 @@ impl Site<'_> {
             ),
             Step::Address(address) => {
                 let (first, then) = address_request(&address);
-                let what = format!("address {address}");
+                let what = format!("{ADDRESS} {address}");
                 let again = address.clone();
                 let mut requests = one(
                     what.clone(),
@@ -132,7 +135,7 @@ impl Site<'_> {
             }
             Step::Neighbour(neighbour) => {
                 let to = neighbour.destination().map_or_else(|| "?".into(), |address| address.to_string());
-                one(format!("neighbour {to}"), Box::new(move |batch| rtnl::neighbour::add(batch, index, &neighbour)))
+                one(format!("{NEIGHBOUR} {to}"), Box::new(move |batch| rtnl::neighbour::add(batch, index, &neighbour)))
             }
             Step::Sysctl(_) | Step::Routes(_) => Vec::new(),
         }

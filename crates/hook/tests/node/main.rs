@@ -4,6 +4,7 @@
 mod home;
 mod hostile;
 mod input;
+mod kill;
 mod routes;
 mod sandboxes;
 mod support;
