@@ -19,7 +19,7 @@ use rustix::{
 use crate::{
     detach::{Homecoming, come_home},
     error::{Error, WithSubject},
-    identity::{find_at_home, find_inside, find_namespace},
+    identity::{Actor, find_at_home, find_inside, find_namespace, holder_has_ended, namespace_id, process, viewpoint},
     ledger::Records,
     namespace::Namespace,
     neighbourhood::exclusion,
@@ -42,6 +42,8 @@ pub struct AttachRequest<'a> {
     pub paths: Vec<String>,
     /// Whose it becomes.
     pub holder: &'a Holder,
+    /// Pid of the first process of that container.
+    pub pid: i32,
 }
 
 /// How an attachment went.
@@ -101,6 +103,7 @@ fn adopt(
 ) -> Result<Attached, Error> {
     let skipped = configure_inside(&record, request, inside, link)?;
     record.holder = request.holder.clone();
+    record.process = process(request.pid);
     record.phase = Phase::Attached;
     records.write(&record)?;
     Ok(Attached { was_there: true, skipped })
@@ -108,15 +111,15 @@ fn adopt(
 
 /// Ends what a record of another attachment says, so that the device is on the host.
 fn settle(records: &Records, record: Record, request: &AttachRequest<'_>, home: &mut RouteSocket) -> Result<(), Error> {
-    if record.phase == Phase::Attached && !record.holder.is_same_pod(request.holder) {
+    if record.phase == Phase::Attached && !record.holder.is_same_pod(request.holder) && !holder_has_ended(&record) {
         // a namespace that ended holds nothing any more
-        if let Some((_namespace, mut socket)) = find_namespace(&record)
+        if let Some((_namespace, mut socket)) = find_namespace(&record, home, Actor::Runtime)?
             && find_inside(&record, &mut socket)?.is_some()
         {
             return Err(Error::Held(record.holder));
         }
     }
-    match come_home(records, record, home)? {
+    match come_home(records, record, home, Actor::Runtime)? {
         Homecoming::Home { .. } | Homecoming::Lost => Ok(()),
         Homecoming::Away => Err(Error::Away(request.device.clone())),
     }
@@ -137,7 +140,7 @@ impl Move<'_> {
         if let Some(exclusion) = exclusion(self.home, &state)? {
             return Err(Error::Excluded(exclusion));
         }
-        let mut record = self.record(state);
+        let mut record = self.record(state)?;
         self.records.write(&record)?;
         if let Err(error) = self.move_inside(&mut record) {
             return Err(self.undo(record, error));
@@ -158,18 +161,22 @@ impl Move<'_> {
         Ok(Attached { was_there: false, skipped })
     }
 
-    fn record(&self, host: LinkState) -> Record {
+    fn record(&mut self, host: LinkState) -> Result<Record, Error> {
+        let seen_from = viewpoint().subject("/proc")?;
         let mut paths = vec![self.request.sandbox.path().to_string_lossy().into_owned()];
         paths.extend(self.request.paths.iter().cloned());
-        Record {
+        Ok(Record {
             version: RECORD_VERSION,
             device: self.request.device.clone(),
             resource: self.request.resource.cloned(),
             phase: Phase::Attaching,
             holder: self.request.holder.clone(),
+            process: process(self.request.pid),
             sandbox: SandboxPlace {
                 cookie: self.inside.cookie(),
                 inode: self.request.sandbox.inode(),
+                nsid: namespace_id(self.home, self.request.sandbox),
+                seen_from,
                 paths,
                 name: DeviceId::from(self.name.as_interface_name()),
                 ifindex: host.index,
@@ -177,7 +184,7 @@ impl Move<'_> {
             home: None,
             host,
             since: u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0),
-        }
+        })
     }
 
     /// Moves the link. Its index inside is chosen and written down before: a container cannot change it, so the device
@@ -217,7 +224,7 @@ impl Move<'_> {
     /// Puts the device back as it was; the error that made this necessary is the one to tell.
     fn undo(&mut self, record: Record, error: Error) -> Error {
         // The record stays if this fails, and the next actor goes on from it.
-        let _ = come_home(self.records, record, self.home);
+        let _ = come_home(self.records, record, self.home, Actor::Runtime);
         error
     }
 }

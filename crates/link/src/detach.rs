@@ -11,7 +11,7 @@ use rustix::fd::{AsFd, AsRawFd};
 use crate::{
     attach::{INDEX_ATTEMPTS, INDEX_STEP},
     error::{Error, WithSubject},
-    identity::{fallback_name, find_at_home, find_inside, find_namespace},
+    identity::{Actor, fallback_name, find_at_home, find_inside, find_namespace, has_ended, holder_has_ended},
     ledger::Records,
     namespace::Namespace,
     read::{Which, boot_time, read_bare, read_whole},
@@ -67,27 +67,104 @@ pub fn detach(records: &Records, request: &DetachRequest<'_>) -> Result<Detached
         return Ok(Detached::TakenOver);
     }
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
-    come_home(records, record, &mut home).map(Detached::Done)
+    come_home(records, record, &mut home, Actor::Runtime).map(Detached::Done)
 }
 
-/// Brings a device home if `decide` says so of its record, which is read under the device's lock.
+/// What a record looks like beside the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Diagnosis {
+    /// A complete attachment of a living container.
+    Healthy,
+    /// Half an attachment or detachment: somebody is at work, or was killed.
+    Unfinished,
+    /// The container that had the device has ended: its hook is on the way, or never comes.
+    HolderEnded,
+    /// The namespace has ended, and a virtual device with it.
+    SandboxEnded,
+}
+
+/// Compares a record with the kernel, asked through a socket in the host's namespace. It needs no privilege; who cannot
+/// see processes or namespaces calls what may be healthy healthy.
+pub fn diagnose(record: &Record, home: &mut RouteSocket) -> Diagnosis {
+    if record.phase != Phase::Attached {
+        Diagnosis::Unfinished
+    } else if has_ended(record, home) {
+        Diagnosis::SandboxEnded
+    } else if holder_has_ended(record) {
+        Diagnosis::HolderEnded
+    } else {
+        Diagnosis::Healthy
+    }
+}
+
+/// Brings a device home that nobody is at work on, if `is_due` says so of its record, which is read under the device's
+/// lock. `sandbox` is the namespace, if the caller has kept it open.
 ///
 /// # Errors
 ///
-/// Those of [`detach`].
-pub fn recover(
+/// When the device cannot be reached or moved, for want of a capability perhaps; the record stays.
+pub fn repair(
     records: &Records,
     device: &DeviceId,
-    decide: impl FnOnce(&Record) -> bool,
-) -> Result<Option<Homecoming>, Error> {
-    let _lock = records.lock(device)?;
-    let Some(record) = records.read(device)?.filter(decide) else { return Ok(None) };
+    sandbox: Option<&Namespace>,
+    is_due: impl FnOnce(&Record, &mut RouteSocket) -> bool,
+) -> Result<Repair, Error> {
+    let Some(_lock) = records.try_lock(device)? else { return Ok(Repair::Busy) };
+    let Some(record) = records.read(device)? else { return Ok(Repair::Unneeded) };
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
-    come_home(records, record, &mut home).map(Some)
+    if !is_due(&record, &mut home) {
+        return Ok(Repair::Unneeded);
+    }
+    come_home(records, record, &mut home, Actor::Agent(sandbox)).map(Repair::Done)
+}
+
+/// Gives a link of the host a name.
+///
+/// # Errors
+///
+/// When the name is taken, or the caller may not.
+pub fn rename_link(index: u32, name: &InterfaceName) -> Result<(), Error> {
+    let mut home = RouteSocket::open().subject("the node's network namespace")?;
+    let bytes = name.as_bytes().to_vec();
+    let renamed = home.change_one(move |batch| {
+        rtnl::link::set(batch, index, 0, 0).string(ifla::IFNAME, &bytes);
+    });
+    let what = || format!("the name {name}");
+    renamed.subject("the kernel's network configuration")?.map_err(|source| Error::Configure { what: what(), source })
+}
+
+/// Opens the namespace of a virtual device's sandbox. While it is open, the device outlives the sandbox: a virtual link
+/// dies with its namespace, a physical one comes back by itself.
+///
+/// # Errors
+///
+/// When the namespace cannot be found from here.
+pub fn keep_sandbox(record: &Record) -> Result<Option<Namespace>, Error> {
+    if record.host.hardware.is_some() {
+        return Ok(None);
+    }
+    let mut home = RouteSocket::open().subject("the node's network namespace")?;
+    Ok(find_namespace(record, &mut home, Actor::Agent(None))?.map(|(namespace, _)| namespace))
+}
+
+/// What [`repair`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repair {
+    /// Somebody is at work on the device.
+    Busy,
+    /// It is as it should be.
+    Unneeded,
+    /// It was not.
+    Done(Homecoming),
 }
 
 /// Brings the device of a record home, from wherever it is, and ends the record. The device's lock is held.
-pub(crate) fn come_home(records: &Records, mut record: Record, home: &mut RouteSocket) -> Result<Homecoming, Error> {
+pub(crate) fn come_home(
+    records: &Records,
+    mut record: Record,
+    home: &mut RouteSocket,
+    actor: Actor<'_>,
+) -> Result<Homecoming, Error> {
     // Of a move that was cut off, the host is asked first: a link of the sandbox's own may have the index that the device
     // was to get there, or had.
     let stayed = match record.phase {
@@ -95,7 +172,7 @@ pub(crate) fn come_home(records: &Records, mut record: Record, home: &mut RouteS
         Phase::Attaching | Phase::Detaching => find_at_home(&record, home)?,
     };
     if stayed.is_none()
-        && let Some((namespace, mut inside)) = find_namespace(&record)
+        && let Some((namespace, mut inside)) = find_namespace(&record, home, actor)?
     {
         if let Some(link) = find_inside(&record, &mut inside)? {
             strip(&record, &link, &mut inside)?;

@@ -96,6 +96,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The sandbox may be there and cannot be seen from here.
+    #[error(
+        "its pod's network namespace cannot be found from here{}",
+        .0.as_ref().map_or_else(String::new, |error| format!(": {error}"))
+    )]
+    OutOfSight(#[source] Option<io::Error>),
     /// The device is neither on the host nor where the record says.
     #[error("device {0} is neither on the node nor in the pod's network namespace: something moved it on")]
     Away(DeviceId),

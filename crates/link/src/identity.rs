@@ -1,25 +1,133 @@
 //! Finding a device again: where the record says it went, and under whatever name.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt,
+    },
+    path::PathBuf,
+};
 
-use netdevice::{InterfaceName, LinkState, Phase, Record};
+use netdevice::{
+    InterfaceName, LinkState, Phase, Record,
+    record::{Process, SandboxPlace, Viewpoint},
+};
+use rtnl::message::kind;
 
 use crate::{
-    error::Error,
+    error::{Error, WithSubject},
     namespace::Namespace,
     read::{Which, read_bare, sysfs_folder},
     socket::RouteSocket,
 };
 
-/// The namespace that a record speaks of, with a socket inside; none if it ended.
-pub(crate) fn find_namespace(record: &Record) -> Option<(Namespace, RouteSocket)> {
-    let place = &record.sandbox;
-    let verified = |path: PathBuf| {
-        let namespace = Namespace::open(path).ok().filter(|namespace| namespace.inode() == place.inode)?;
-        // the inode may be another namespace's by now; the cookie never is
-        let socket = namespace.socket().ok().filter(|socket| socket.cookie() == place.cookie)?;
-        Some((namespace, socket))
+/// The process with that pid, if there is one.
+pub(crate) fn process(pid: i32) -> Option<Process> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // the second field is the program's name in brackets, and may have anything in it
+    let fields = text.rsplit_once(')')?.1;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    // a zombie has given up its namespaces
+    (!matches!(state, "Z" | "X")).then_some(Process { pid, start_time })
+}
+
+/// Whether the container that holds the device has ended. Who cannot see the container's processes says no.
+pub(crate) fn holder_has_ended(record: &Record) -> bool {
+    let sees_processes = viewpoint().is_ok_and(|here| here.pid_namespace == record.sandbox.seen_from.pid_namespace);
+    sees_processes && record.process.is_some_and(|then| process(then.pid) != Some(then))
+}
+
+/// The id that the host's namespace has for another one, which gets one if it has none; none if the kernel gives none.
+pub(crate) fn namespace_id(home: &mut RouteSocket, namespace: &Namespace) -> Option<i32> {
+    let fd = namespace.as_fd().as_raw_fd().cast_unsigned();
+    let mut get = || {
+        let answer = home.get(|batch| rtnl::nsid::get_by_fd(batch, fd)).ok()?.ok()?;
+        answer.of(kind::NEWNSID).next().map(rtnl::nsid::parse)
     };
+    match get()? {
+        Some(id) => Some(id),
+        None => {
+            home.change_one(move |batch| rtnl::nsid::assign(batch, fd)).ok()?.ok()?;
+            let answer = home.get(|batch| rtnl::nsid::get_by_fd(batch, fd)).ok()?.ok()?;
+            answer.of(kind::NEWNSID).next().and_then(rtnl::nsid::parse)
+        }
+    }
+}
+
+/// Whether the namespace of a record has ended, as the kernel says it to anybody. "No" may mean that another namespace
+/// has its id by now.
+pub(crate) fn has_ended(record: &Record, home: &mut RouteSocket) -> bool {
+    let Some(id) = record.sandbox.nsid else { return false };
+    let answer = home.get(|batch| rtnl::nsid::get_by_id(batch, id));
+    matches!(answer, Ok(Err(error)) if error.errno == libc::ENOENT)
+}
+
+/// Who looks for a namespace.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Actor<'a> {
+    /// A hook: it sees the mounts that the runtime sees, also when that was restarted in a mount namespace of its own.
+    Runtime,
+    /// The agent, in a container perhaps. It may have kept the namespace open.
+    Agent(Option<&'a Namespace>),
+}
+
+/// From where this process looks.
+pub(crate) fn viewpoint() -> io::Result<Viewpoint> {
+    let inode = |namespace: &str| Ok::<_, io::Error>(fs::metadata(format!("/proc/self/ns/{namespace}"))?.ino());
+    Ok(Viewpoint { pid_namespace: inode("pid")?, mount_namespace: inode("mnt")? })
+}
+
+/// The namespace that a record speaks of, with a socket inside; none if it ended.
+///
+/// # Errors
+///
+/// [`Error::OutOfSight`] when it cannot be found and may be there all the same.
+pub(crate) fn find_namespace(
+    record: &Record,
+    home: &mut RouteSocket,
+    actor: Actor<'_>,
+) -> Result<Option<(Namespace, RouteSocket)>, Error> {
+    if has_ended(record, home) {
+        return Ok(None);
+    }
+    let place = &record.sandbox;
+    let mut obstacle = None;
+    let kept = match actor {
+        Actor::Agent(Some(kept)) => Some(PathBuf::from(format!("/proc/self/fd/{}", kept.as_fd().as_raw_fd()))),
+        _ => None,
+    };
+    for path in kept.into_iter().chain(candidates(place)) {
+        match fs::metadata(&path).map(|file| file.ino()) {
+            Ok(inode) if inode == place.inode => {}
+            // a process that even the runtime may not look at is none that it started
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && matches!(actor, Actor::Agent(_)) => {
+                obstacle = Some(error);
+                continue;
+            }
+            _ => continue,
+        }
+        match Namespace::open(path).and_then(|namespace| Ok((namespace.socket()?, namespace))) {
+            // the inode may be another namespace's by now; the cookie never is
+            Ok((socket, namespace)) if socket.cookie() == place.cookie => return Ok(Some((namespace, socket))),
+            Ok(_) => {}
+            Err(error) => obstacle = Some(error),
+        }
+    }
+    let here = viewpoint().subject("/proc")?;
+    let sees_processes = here.pid_namespace == place.seen_from.pid_namespace;
+    let sees_mounts = matches!(actor, Actor::Runtime) || here.mount_namespace == place.seen_from.mount_namespace;
+    match obstacle {
+        None if sees_processes && sees_mounts => Ok(None),
+        None => Err(Error::OutOfSight(None)),
+        Some(error) => Err(Error::OutOfSight(Some(error))),
+    }
+}
+
+/// Everywhere that a namespace can be found: where it was seen, among those with a name, at a process.
+fn candidates(place: &SandboxPlace) -> impl Iterator<Item = PathBuf> + '_ {
     let named = || fs::read_dir("/run/netns").into_iter().flatten().flatten().map(|entry| entry.path());
     let processes = || {
         let all = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -27,7 +135,7 @@ pub(crate) fn find_namespace(record: &Record) -> Option<(Namespace, RouteSocket)
         numbered.map(|entry| entry.path().join("ns/net"))
     };
     let known = place.paths.iter().map(PathBuf::from);
-    known.chain(named()).chain(processes()).find_map(verified)
+    known.chain(std::iter::once_with(named).flatten()).chain(std::iter::once_with(processes).flatten())
 }
 
 /// Whether a link can be the device of the record, whatever a container made of its name, address and size.

@@ -12,7 +12,10 @@ use std::{
 };
 
 use netdevice::{DeviceId, Ledger, Record, record::MAX_RECORD};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
 use crate::error::Error;
 
@@ -66,22 +69,39 @@ impl Records {
     ///
     /// When the folder cannot be made or written.
     pub fn lock(&self, device: &DeviceId) -> Result<Lock, Error> {
-        let folder = self.folder.join("lock");
-        let path = folder.join(device.as_str());
-        self.take_lock(&folder, &path).map_err(|source| Error::Record { path: path.clone(), source })
-    }
-
-    fn take_lock(&self, folder: &Path, path: &Path) -> io::Result<Lock> {
-        fs::create_dir_all(folder)?;
         loop {
-            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-            flock(&file, FlockOperation::LockExclusive)?;
-            // who held it before may have removed the file: then a later comer would lock another one
-            let same = fs::metadata(path).is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino()));
-            if same {
-                return Ok(Lock { path: path.to_owned(), _file: file });
+            if let Some(lock) = self.take_lock(device, FlockOperation::LockExclusive)? {
+                return Ok(lock);
             }
         }
+    }
+
+    /// The lock of a device, unless somebody has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Records::lock`].
+    pub fn try_lock(&self, device: &DeviceId) -> Result<Option<Lock>, Error> {
+        self.take_lock(device, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn take_lock(&self, device: &DeviceId, how: FlockOperation) -> Result<Option<Lock>, Error> {
+        let folder = self.folder.join("lock");
+        let path = folder.join(device.as_str());
+        let take = || {
+            fs::create_dir_all(&folder)?;
+            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            match flock(&file, how) {
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                other => other?,
+            }
+            // who held it before may have removed the file: then a later comer would lock another one
+            let is_same =
+                fs::metadata(&path).is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino()));
+            Ok(is_same.then_some(file))
+        };
+        let taken = take().map_err(|source| Error::Record { path: path.clone(), source })?;
+        Ok(taken.map(|file| Lock { path, _file: file }))
     }
 
     /// The record of a device; none if it is home.

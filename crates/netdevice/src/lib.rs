@@ -6,6 +6,7 @@
 pub mod bytes;
 pub mod cdi;
 pub mod exclusion;
+pub mod go_flags;
 pub mod id;
 pub mod link;
 pub mod name;

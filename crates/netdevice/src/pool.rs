@@ -85,6 +85,10 @@ pub enum ConfigurationError {
     TooLarge(usize),
 }
 
+/// The file beside the records that has the configuration by which the agent works, in the form of `-config`: the agent
+/// writes it when it takes a configuration, `netdevctl` reads it.
+pub const EFFECTIVE_CONFIGURATION: &str = "config.yaml";
+
 /// Longest configuration in bytes.
 pub const MAX_CONFIGURATION: usize = 1 << 20;
 
@@ -97,6 +101,14 @@ impl Pools {
             except: Selector::default(),
             health: HealthRule::default(),
         }])
+    }
+
+    /// The configuration that says the same as `-interfaces PATTERN`: what [`Pools::by_name`] gives, as YAML.
+    pub fn yaml_by_name(pattern: &Pattern) -> String {
+        let resource = ResourceName::default();
+        // a JSON string is a YAML string in double quotes
+        let pattern = serde_json::Value::from(pattern.as_str());
+        format!("pools:\n- resource: {resource}\n  select:\n    names: [{pattern}]\n")
     }
 
     /// Reads the YAML of `-config`.
@@ -170,17 +182,17 @@ mod tests {
         let table = [
             ("", "unexpected end of input at line 1"),
             ("pools:\n- resource: x\n  select: {names: [a]}", "line 2"),
-            ("pools:\n- resource: a.b/c\n  select: {names: ['[']}", "line 3"),
-            ("pools:\n- resource: a.b/c\n  select: {names: [a]}\n  helth: up", "unknown field `helth`"),
+            ("pools:\n- resource: a.b/cc\n  select: {names: ['[']}", "line 3"),
+            ("pools:\n- resource: a.b/cc\n  select: {names: [a]}\n  helth: up", "unknown field `helth`"),
             (
-                "pools:\n- {resource: a.b/c, select: {names: [a]}}\n- {resource: a.b/c, select: {names: [a]}}",
+                "pools:\n- {resource: a.b/cc, select: {names: [a]}}\n- {resource: a.b/cc, select: {names: [a]}}",
                 "two pools",
             ),
             (
-                "pools:\n- {resource: a.b/c, select: {names: [a]}}\n- {resource: a.b/C, select: {names: [a]}}",
+                "pools:\n- {resource: a.b/cc, select: {names: [a]}}\n- {resource: a.b/CC, select: {names: [a]}}",
                 "share the environment",
             ),
-            ("pools:\n- {resource: a.b/c, select: {}}", "no condition"),
+            ("pools:\n- {resource: a.b/cc, select: {}}", "no condition"),
         ];
         for (yaml, part) in table {
             let error = Pools::from_yaml(yaml).unwrap_err().to_string();
@@ -190,6 +202,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_short_form_is_written_as_yaml(text in "\\PC{0,20}") {
+            if let Ok(pattern) = text.parse::<Pattern>() {
+                let yaml = Pools::yaml_by_name(&pattern);
+                prop_assert_eq!(Pools::from_yaml(&yaml).unwrap(), Pools::by_name(pattern), "{}", yaml);
+            }
+        }
+
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC*") {
             let _ = Pools::from_yaml(&text);

@@ -64,6 +64,24 @@ impl fmt::Display for Holder {
     }
 }
 
+/// A process that no other can be taken for: pids are used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its pid, as the hook saw it.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot (`/proc/<pid>/stat`, field 22).
+    pub start_time: u64,
+}
+
+/// From where an actor sees the processes and mounts that keep a namespace alive: inodes of its own namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Viewpoint {
+    /// Inode of `/proc/self/ns/pid`.
+    pub pid_namespace: u64,
+    /// Inode of `/proc/self/ns/mnt`.
+    pub mount_namespace: u64,
+}
+
 /// The namespace that the device went to, and what it is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxPlace {
@@ -71,6 +89,12 @@ pub struct SandboxPlace {
     pub cookie: u64,
     /// Inode of the namespace, to look for it; reused after its end.
     pub inode: u64,
+    /// Id of the namespace in the host's (`RTM_NEWNSID`). No namespace with that id means that this one ended; another
+    /// one may get the id after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nsid: Option<i32>,
+    /// From where the namespace was seen. Who looks from elsewhere and does not find it cannot say that it ended.
+    pub seen_from: Viewpoint,
     /// Where the namespace was seen: `/proc/<pid>/ns/net`, `/run/netns/<name>`.
     pub paths: Vec<String>,
     /// Name of the device inside when it was attached; a container may rename it.
@@ -114,6 +138,9 @@ pub struct Record {
     pub phase: Phase,
     /// Who has it.
     pub holder: Holder,
+    /// First process of the holder's container. When it has ended, the device is due home, whether a hook comes or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
     /// Where it is.
     pub sandbox: SandboxPlace,
     /// Where it is going, once it is on its way home.

@@ -37,6 +37,16 @@ impl Pattern {
     }
 }
 
+/// The text, in quotes where it has a space or nothing.
+impl fmt::Display for Pattern {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_str() {
+            text if text.is_empty() || text.contains(char::is_whitespace) => write!(out, "{text:?}"),
+            text => out.write_str(text),
+        }
+    }
+}
+
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
         self.as_str() == other.as_str()
@@ -63,6 +73,16 @@ impl FromStr for Pattern {
 pub struct PciId {
     vendor: u16,
     device: Option<u16>,
+}
+
+impl fmt::Display for PciId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:04x}:", self.vendor)?;
+        match self.device {
+            Some(device) => write!(out, "{device:04x}"),
+            None => out.write_str("*"),
+        }
+    }
 }
 
 /// A text that is no pair of PCI ids.
@@ -118,6 +138,19 @@ impl FromStr for VirtualFunctions {
             (!physical_function.is_empty()).then(|| Self { physical_function: physical_function.into(), ranges })
         };
         parse().ok_or_else(|| VirtualFunctionsError(text.into()))
+    }
+}
+
+impl fmt::Display for VirtualFunctions {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.physical_function)?;
+        for (at, (first, last)) in self.ranges.iter().enumerate() {
+            write!(out, "{}{first}", if at == 0 { '#' } else { ',' })?;
+            if first != last {
+                write!(out, "-{last}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -259,6 +292,38 @@ impl Selector {
     }
 }
 
+/// The conditions that are given, on one line: `names: dummy ^eth; numaNodes: 0`; `nothing` if none is.
+impl fmt::Display for Selector {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn list<T: fmt::Display>(values: &[T]) -> Option<String> {
+            let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
+            (!texts.is_empty()).then(|| texts.join(" "))
+        }
+        let speed = |speed: &Speed| match (speed.min, speed.max) {
+            (None, None) => "any".to_owned(),
+            (Some(min), None) => format!("at least {min} Mb/s"),
+            (None, Some(max)) => format!("at most {max} Mb/s"),
+            (Some(min), Some(max)) => format!("{min} to {max} Mb/s"),
+        };
+        let conditions = [
+            ("names", list(&self.names)),
+            ("altnames", list(&self.altnames)),
+            ("aliases", list(&self.aliases)),
+            ("kinds", list(&self.kinds)),
+            ("drivers", list(&self.drivers)),
+            ("pciIds", list(&self.pci_ids)),
+            ("pciAddresses", list(&self.pci_addresses)),
+            ("virtualFunctions", list(&self.virtual_functions)),
+            ("numaNodes", list(&self.numa_nodes)),
+            ("speed", self.speed.as_ref().map(speed)),
+        ];
+        let given: Vec<String> =
+            conditions.iter().filter_map(|(name, given)| Some(format!("{name}: {}", given.as_ref()?))).collect();
+        out.write_str(if given.is_empty() { "nothing" } else { "" })?;
+        out.write_str(&given.join("; "))
+    }
+}
+
 /// One condition of a selector, asked of one link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
@@ -370,6 +435,19 @@ mod tests {
             let error = serde_saphyr::from_str::<Selector>(yaml).unwrap_err().to_string();
             assert!(error.contains(message) && error.contains("line"), "{yaml}: {error}");
         }
+    }
+
+    #[test]
+    fn a_selector_is_shown_as_it_was_written() {
+        let yaml = "{names: [enp, ''], pciIds: ['8086:1520', '15b3:*'], virtualFunctions: ['pf#0-3,5', pf1],\
+                    numaNodes: [1], speed: {min: 1000}}";
+        let shown = serde_saphyr::from_str::<Selector>(yaml).unwrap().to_string();
+        assert_eq!(
+            shown,
+            "names: enp \"\"; pciIds: 8086:1520 15b3:*; virtualFunctions: pf#0-3,5 pf1; numaNodes: 1; \
+             speed: at least 1000 Mb/s"
+        );
+        assert_eq!(Selector::default().to_string(), "nothing");
     }
 
     #[test]

@@ -83,6 +83,37 @@ pub struct HardwarePlace {
 }
 
 impl LinkState {
+    /// A link of that name and index, down and with nothing on it.
+    pub fn new(name: InterfaceName, index: u32) -> Self {
+        Self {
+            name,
+            index,
+            kind: None,
+            flags: 0,
+            mac: None,
+            permanent_mac: None,
+            alias: None,
+            altnames: Vec::new(),
+            mtu: 0,
+            txqlen: 0,
+            group: 0,
+            master: None,
+            master_name: None,
+            parent: None,
+            link_netnsid: None,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            neighbours: Vec::new(),
+            ipv4_conf: Vec::new(),
+            ipv6_conf: Vec::new(),
+            addr_gen_mode: None,
+            sysctls: BTreeMap::new(),
+            hardware: None,
+            xdp: false,
+            read_at: 0,
+        }
+    }
+
     /// Whether the link is administratively up.
     pub fn is_up(&self) -> bool {
         self.flags & flags::UP != 0

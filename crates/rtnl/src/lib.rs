@@ -2,7 +2,7 @@
 //! and the watcher of the agent share it.
 //!
 //! Only what we use is taken apart, without a copy of the rest: a storm of 10,000 links is read at the kernel's pace.
-//! Shapes and numbers are those of `include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour,fib_rules}.h`;
+//! Shapes and numbers are those of `include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour,nexthop,fib_rules}.h`;
 //! numbers are in the machine's byte order unless said otherwise.
 
 pub mod address;
@@ -10,6 +10,8 @@ pub mod attribute;
 pub mod link;
 pub mod message;
 pub mod neighbour;
+pub mod nexthop;
+pub mod nsid;
 pub mod request;
 pub mod route;
 pub mod rule;

@@ -16,6 +16,7 @@ pub mod attribute {
     pub const MTU: u16 = 4;
     pub const LINK: u16 = 5;
     pub const MASTER: u16 = 10;
+    pub const WIRELESS: u16 = 11;
     pub const TXQLEN: u16 = 13;
     pub const LINKINFO: u16 = 18;
     pub const IFALIAS: u16 = 20;
@@ -128,31 +129,16 @@ impl<'a> LinkMessage<'a> {
     pub fn to_state(&self) -> Option<LinkState> {
         let link = self.to_link()?;
         let mut state = LinkState {
-            name: link.name,
-            index: self.index,
             kind: link.kind.map(Into::into),
             flags: self.flags,
             mac: link.mac,
-            permanent_mac: None,
             alias: link.alias,
             altnames: link.altnames.into_vec(),
             mtu: link.mtu,
-            txqlen: 0,
-            group: 0,
             master: link.master,
-            master_name: None,
-            parent: None,
             link_netnsid: link.link_netnsid,
-            addresses: Vec::new(),
-            routes: Vec::new(),
-            neighbours: Vec::new(),
-            ipv4_conf: Vec::new(),
-            ipv6_conf: Vec::new(),
-            addr_gen_mode: None,
-            sysctls: Default::default(),
-            hardware: None,
             xdp: self.has_xdp(),
-            read_at: 0,
+            ..LinkState::new(link.name, self.index)
         };
         for attribute in self.attributes() {
             match attribute.kind {
@@ -165,6 +151,12 @@ impl<'a> LinkMessage<'a> {
             }
         }
         Some(state)
+    }
+
+    /// Whether the message tells of a wireless event only: a name, and none of what the link is otherwise
+    /// (`wireless_nlevent_process`).
+    pub fn is_partial(&self) -> bool {
+        self.attributes().any(|attribute| attribute.kind == attribute::WIRELESS)
     }
 
     /// Whether an XDP program sits on the link.

@@ -40,6 +40,14 @@ pub mod kind {
     pub const NEWNSID: u16 = 88;
     /// A namespace with an id here is gone.
     pub const DELNSID: u16 = 89;
+    /// Asks for the id of a namespace.
+    pub const GETNSID: u16 = 90;
+    /// A next-hop object is there.
+    pub const NEWNEXTHOP: u16 = 104;
+    /// A next-hop object is gone.
+    pub const DELNEXTHOP: u16 = 105;
+    /// Asks for next-hop objects.
+    pub const GETNEXTHOP: u16 = 106;
     /// Gives a link alternative names.
     pub const NEWLINKPROP: u16 = 108;
     /// Takes alternative names away.

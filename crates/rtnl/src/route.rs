@@ -53,16 +53,7 @@ pub fn parse(payload: &[u8]) -> Result<Route, Malformed> {
 /// first, so that a million other routes cost little.
 pub fn default_routes(payload: &[u8]) -> Vec<DefaultRoute> {
     let Some((head, tail)) = payload.split_at_checked(HEADER) else { return Vec::new() };
-    let family = match head[0] {
-        IPV4 => Family::V4,
-        IPV6 => Family::V6,
-        _ => return Vec::new(),
-    };
-    let cloned =
-        number(head, 8).map(u32::from_ne_bytes).is_none_or(|flags| flags & netdevice::state::ROUTE_CLONED != 0);
-    if head[1] != 0 || head[7] != ROUTE_UNICAST || cloned {
-        return Vec::new();
-    }
+    let Some(family) = family_of_default(payload).filter(|_| head[7] == ROUTE_UNICAST) else { return Vec::new() };
     let (mut table, mut metric, mut links) = (u32::from(head[4]), 0, Vec::new());
     for attribute in attributes(tail) {
         match attribute.kind {
@@ -76,6 +67,57 @@ pub fn default_routes(payload: &[u8]) -> Vec<DefaultRoute> {
     links.sort_unstable();
     links.dedup();
     links.into_iter().map(|link| DefaultRoute { family, table, metric, link }).collect()
+}
+
+/// The family of a route to everywhere, of whichever type; none for any other route.
+pub fn family_of_default(payload: &[u8]) -> Option<Family> {
+    let head = payload.get(..HEADER)?;
+    let is_cloned = u32::from_ne_bytes(number(head, 8)?) & netdevice::state::ROUTE_CLONED != 0;
+    match head[0] {
+        _ if head[1] != 0 || is_cloned => None,
+        IPV4 => Some(Family::V4),
+        IPV6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+/// A default route that names a next-hop object (`RTA_NH_ID`), which may be all that the kernel says of its next hops
+/// (`net.ipv4.nexthop_compat_mode=0`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DefaultRouteByObject {
+    /// Family of the route.
+    pub family: Family,
+    /// `RTA_TABLE`.
+    pub table: u32,
+    /// `RTA_PRIORITY`.
+    pub metric: u32,
+    /// `RTA_NH_ID`.
+    pub object: u32,
+}
+
+impl DefaultRouteByObject {
+    /// The route through one of the object's links.
+    pub fn through(self, link: u32) -> DefaultRoute {
+        DefaultRoute { family: self.family, table: self.table, metric: self.metric, link }
+    }
+}
+
+/// Reads an `RTM_NEWROUTE` or `RTM_DELROUTE` payload, if it is of a default route with a next-hop object. A blackhole's
+/// type is none of an ordinary route.
+pub fn default_route_by_object(payload: &[u8]) -> Option<DefaultRouteByObject> {
+    let family = family_of_default(payload)?;
+    let (head, tail) = payload.split_at_checked(HEADER)?;
+    let (mut table, mut metric, mut object) = (u32::from(head[4]), 0, None);
+    for attribute in attributes(tail) {
+        match attribute.kind {
+            route_attribute::TABLE => table = attribute.u32().unwrap_or(table),
+            route_attribute::PRIORITY => metric = attribute.u32().unwrap_or(0),
+            route_attribute::NH_ID => object = attribute.u32(),
+            _ => {}
+        }
+    }
+    let object = object.filter(|_| head[7] == ROUTE_UNICAST)?;
+    Some(DefaultRouteByObject { family, table, metric, object })
 }
 
 /// One next hop of a multipath route: `struct rtnexthop` and attributes.

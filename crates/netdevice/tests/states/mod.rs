@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netdevice::{
     DeviceId, HardwareAddress, Holder, InterfaceName, KernelString, LinkState, Phase, Record,
-    record::{HomePlace, Pod, RECORD_VERSION, SandboxPlace},
+    record::{HomePlace, Pod, Process, RECORD_VERSION, SandboxPlace, Viewpoint},
     state::{Address, Attribute, Neighbour, Route, route_attribute},
 };
 use proptest::{collection::vec, option, prelude::*};
 
-pub fn any_name() -> impl Strategy<Value = InterfaceName> {
+pub(crate) fn any_name() -> impl Strategy<Value = InterfaceName> {
     vec(any::<u8>(), 1..=15).prop_filter_map("a legal name", |bytes| InterfaceName::new(&bytes).ok())
 }
 
@@ -71,7 +71,7 @@ fn any_conf(length: usize) -> impl Strategy<Value = Vec<i32>> {
 }
 
 /// Any state that the kernel could tell, of a link that is up.
-pub fn any_state() -> impl Strategy<Value = LinkState> {
+pub(crate) fn any_state() -> impl Strategy<Value = LinkState> {
     let own = (any_name(), 1..99u32, any::<[u8; 6]>(), option::of(any_text()), vec(any_text(), 0..4), 68..9000u32);
     let on_it = (vec(any_address(), 0..5), vec(any_route(), 0..5), vec(any_neighbour(), 0..3));
     let flags = prop::bits::u32::masked(0x80 | 0x100 | 0x200 | 0x1000);
@@ -120,7 +120,7 @@ pub fn any_state() -> impl Strategy<Value = LinkState> {
     )
 }
 
-pub fn any_record() -> impl Strategy<Value = Record> {
+pub(crate) fn any_record() -> impl Strategy<Value = Record> {
     let phase = prop_oneof![Just(Phase::Attaching), Just(Phase::Attached), Just(Phase::Detaching)];
     (any_state(), any_name(), phase, any::<u64>(), "\\PC{1,20}", any::<bool>()).prop_map(
         |(host, inside, phase, cookie, word, kubernetes)| Record {
@@ -133,9 +133,12 @@ pub fn any_record() -> impl Strategy<Value = Record> {
                 sandbox: kubernetes.then(|| word.clone()),
                 pod: kubernetes.then(|| Pod { namespace: word.clone(), name: word.clone(), uid: word.clone() }),
             },
+            process: kubernetes.then_some(Process { pid: 7, start_time: cookie }),
             sandbox: SandboxPlace {
                 cookie,
                 inode: cookie / 2,
+                nsid: kubernetes.then_some(3),
+                seen_from: Viewpoint { pid_namespace: cookie, mount_namespace: 2 },
                 paths: vec![word],
                 name: DeviceId::from(&inside),
                 ifindex: host.index,

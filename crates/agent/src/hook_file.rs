@@ -1,0 +1,119 @@
+//! Keeps the hook on the host, where the container runtime starts it.
+
+use std::{
+    fs, io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// What is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// No hook: a Pod could not be given a device.
+    Missing,
+    /// Our hook.
+    Installed,
+}
+
+/// How often the file is looked at: somebody may remove it.
+const CHECK: Duration = Duration::from_secs(60);
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+
+/// Installs the hook, again if it goes, and tries until the disk takes it.
+pub(crate) async fn keep(
+    source: PathBuf,
+    target: String,
+    state: watch::Sender<State>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let hook = fs::read(&source).with_context(|| {
+        format!(
+            "cannot read the hook {}: it belongs beside netdevice-agent, or name it with -hook-source",
+            source.display()
+        )
+    })?;
+    let target = PathBuf::from(target);
+    let mut retry = FIRST_RETRY;
+    let mut told = None;
+    loop {
+        let wait = match install(&hook, &target) {
+            Ok(installed) => {
+                if installed {
+                    info!(file = %target.display(), "the hook is installed");
+                }
+                (retry, told) = (FIRST_RETRY, None);
+                state.send_replace(State::Installed);
+                CHECK
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if told.as_ref() != Some(&error) {
+                    warn!(file = %target.display(), "cannot install the hook, devices are not offered without it: {error}");
+                    told = Some(error);
+                }
+                retry = (retry * 2).min(CHECK);
+                retry
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+/// Puts the hook in place whole, unless it is there already: a runtime starts the old one or the new one.
+fn install(hook: &[u8], target: &Path) -> io::Result<bool> {
+    let is_there = fs::metadata(target).is_ok_and(|file| file.permissions().mode() & 0o111 == 0o111)
+        && fs::read(target).is_ok_and(|there| there == hook);
+    if is_there {
+        return Ok(false);
+    }
+    let folder = target.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder)?;
+    let beside = folder.join(format!(".netdevice-hook.{}", std::process::id()));
+    let write = || {
+        // a file that is being executed cannot be written, and one that is being written cannot be executed
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(&beside)?;
+        io::Write::write_all(&mut file, hook)?;
+        file.set_permissions(fs::Permissions::from_mode(0o755))?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&beside, target)
+    };
+    write().inspect_err(|_| _ = fs::remove_file(&beside))?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hook_is_replaced_whole_and_only_when_it_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("bin/netdevice-hook");
+        assert!(install(b"one", &target).unwrap());
+        assert!(!install(b"one", &target).unwrap());
+        let running = fs::File::open(&target).unwrap();
+        assert!(install(b"another", &target).unwrap());
+        assert_eq!(io::read_to_string(running).unwrap(), "one", "who runs the old one keeps it");
+        assert_eq!(fs::read(&target).unwrap(), b"another");
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn a_hook_that_cannot_be_executed_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("netdevice-hook");
+        fs::write(&target, b"one").unwrap();
+        assert!(install(b"one", &target).unwrap());
+    }
+}

@@ -1,0 +1,50 @@
+//! Repeats in the agent's log what hooks did, and counts it: a hook lives for milliseconds and nobody scrapes it.
+
+use std::sync::Arc;
+
+use link::{
+    Records,
+    journal::{Action, Entry, Follower, Outcome},
+};
+use netdevice::{DeviceId, InterfaceName};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{folder::Folder, metrics::Metrics};
+
+/// Follows the hooks' journal from now on.
+pub(crate) async fn follow(
+    records: Records,
+    metrics: Arc<Metrics>,
+    restored: mpsc::UnboundedSender<InterfaceName>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut folder = Folder::new(records.folder());
+    let mut follower = Follower::new(&records);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = folder.changed() => {}
+        }
+        for entry in follower.next_entries() {
+            tell(&entry);
+            metrics.count_hook(entry.action, entry.outcome);
+            if (entry.action, entry.outcome) == (Action::Detach, Outcome::Ok)
+                && let Ok(device) = entry.device.parse::<DeviceId>()
+            {
+                // nobody listens only while the agent ends
+                let _ = restored.send(device.to_name());
+            }
+        }
+    }
+}
+
+fn tell(entry: &Entry) {
+    let Entry { device, holder, action, outcome, .. } = entry;
+    let message = if entry.message.is_empty() { "done" } else { &entry.message };
+    match outcome {
+        Outcome::Ok | Outcome::Nothing => info!(%device, %holder, ?action, ?outcome, "hook: {message}"),
+        Outcome::Failed | Outcome::Lost => warn!(%device, %holder, ?action, ?outcome, "hook: {message}"),
+    }
+}

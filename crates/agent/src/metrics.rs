@@ -1,0 +1,244 @@
+//! What the agent counts, and the text that Prometheus reads. Values are gathered when somebody asks.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use link::journal::{Action, Outcome};
+use netdevice::{DeviceState, ResourceName, View};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::Registry,
+};
+
+/// Everything that is counted.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    inventory: Option<Arc<inventory::Stats>>,
+    plugins: BTreeMap<ResourceName, Arc<device_plugin::Stats>>,
+    devices: BTreeMap<(ResourceName, &'static str), i64>,
+    hooks: BTreeMap<(&'static str, &'static str), u64>,
+    reloads: BTreeMap<&'static str, u64>,
+    repairs: BTreeMap<&'static str, u64>,
+    records: usize,
+    unreadable_records: usize,
+    has_view: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResourceState {
+    resource: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Resource {
+    resource: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResourceResult {
+    resource: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallResult {
+    result: &'static str,
+}
+
+/// States of a device, each of which is told even when no device has it.
+const STATES: [&str; 3] = ["healthy", "unhealthy", "attached"];
+const RESULTS: [&str; 4] = ["ok", "nothing", "failed", "lost"];
+
+impl Metrics {
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_inventory(&self, stats: Arc<inventory::Stats>) {
+        self.with(|state| state.inventory = Some(stats));
+    }
+
+    pub(crate) fn add_plugin(&self, resource: ResourceName, stats: Arc<device_plugin::Stats>) {
+        self.with(|state| state.plugins.insert(resource, stats));
+    }
+
+    pub(crate) fn remove_plugin(&self, resource: &ResourceName) {
+        self.with(|state| state.plugins.remove(resource));
+    }
+
+    pub(crate) fn set_view(&self, view: &View) {
+        let mut devices = BTreeMap::new();
+        for pool in view.pools.iter() {
+            STATES.iter().for_each(|name| _ = devices.insert((pool.resource.clone(), *name), 0));
+        }
+        for device in view.devices().values() {
+            let name = match device.state {
+                DeviceState::Offered { healthy: true, .. } => STATES[0],
+                DeviceState::Offered { healthy: false, .. } => STATES[1],
+                DeviceState::Held(..) => STATES[2],
+            };
+            *devices.entry((device.resource.clone(), name)).or_default() += 1;
+        }
+        self.with(|state| (state.devices, state.has_view) = (devices, true));
+    }
+
+    pub(crate) fn set_records(&self, records: usize, unreadable: usize) {
+        self.with(|state| (state.records, state.unreadable_records) = (records, unreadable));
+    }
+
+    pub(crate) fn count_reload(&self, taken: bool) {
+        self.with(|state| *state.reloads.entry(if taken { "ok" } else { "failed" }).or_default() += 1);
+    }
+
+    pub(crate) fn count_repair(&self, result: &'static str) {
+        self.with(|state| *state.repairs.entry(result).or_default() += 1);
+    }
+
+    pub(crate) fn count_hook(&self, action: Action, outcome: Outcome) {
+        let action = match action {
+            Action::Attach => "attach",
+            Action::Detach => "detach",
+        };
+        let outcome = match outcome {
+            Outcome::Ok => RESULTS[0],
+            Outcome::Nothing => RESULTS[1],
+            Outcome::Failed => RESULTS[2],
+            Outcome::Lost => RESULTS[3],
+        };
+        self.with(|state| *state.hooks.entry((action, outcome)).or_default() += 1);
+    }
+
+    /// What keeps the agent from doing its work; nothing when it is ready.
+    pub(crate) fn obstacles(&self) -> Vec<String> {
+        self.with(|state| {
+            let view = (!state.has_view).then(|| "the node's interfaces are not read yet".to_owned());
+            let registered = state.plugins.iter().filter(|(_, stats)| !stats.is_registered());
+            let plugins = registered.map(|(resource, stats)| {
+                let why = stats.last_error().map_or_else(String::new, |error| format!(": {error}"));
+                format!("{resource} is not registered with the kubelet{why}")
+            });
+            view.into_iter().chain(plugins).collect()
+        })
+    }
+
+    /// The OpenMetrics text.
+    pub(crate) fn text(&self) -> String {
+        let registry = self.with(|state| state.registry());
+        let mut text = String::new();
+        // writing to a string does not fail
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}
+
+impl State {
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("netdevice");
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The version that runs", build);
+
+        let devices = Family::<ResourceState, Gauge>::default();
+        for ((resource, state), count) in &self.devices {
+            devices.get_or_create(&ResourceState { resource: resource.to_string(), state }).set(*count);
+        }
+        registry.register(
+            "devices",
+            "Devices by resource: on the node and healthy or not, or attached to a Pod",
+            devices,
+        );
+
+        let (registered, registrations) =
+            (Family::<Resource, Gauge>::default(), Family::<Resource, Counter>::default());
+        let allocations = Family::<ResourceResult, Counter>::default();
+        let cdi_errors = Family::<Resource, Counter>::default();
+        for (resource, stats) in &self.plugins {
+            let resource = resource.to_string();
+            let label = Resource { resource: resource.clone() };
+            registered.get_or_create(&label).set(i64::from(stats.is_registered()));
+            registrations.get_or_create(&label).inc_by(stats.registrations());
+            cdi_errors.get_or_create(&label).inc_by(stats.cdi_write_errors());
+            for (result, count) in [("ok", stats.allocations()), ("failed", stats.failed_allocations())] {
+                allocations.get_or_create(&ResourceResult { resource: resource.clone(), result }).inc_by(count);
+            }
+        }
+        registry.register("registered", "Whether the kubelet has the resource registered", registered);
+        registry.register("registrations", "Registrations that the kubelet took", registrations);
+        registry.register("allocations", "Allocate calls of the kubelet, by result", allocations);
+        registry.register("cdi_write_errors", "Attempts to write a CDI file that failed", cdi_errors);
+
+        for (action, help) in [("attach", "Devices that hooks attached"), ("detach", "Devices that hooks brought home")]
+        {
+            let runs = Family::<CallResult, Counter>::default();
+            for result in RESULTS {
+                runs.get_or_create(&CallResult { result })
+                    .inc_by(self.hooks.get(&(action, result)).copied().unwrap_or(0));
+            }
+            registry.register(action, format!("{help}, by result, since this agent started"), runs);
+        }
+
+        let by_result = |counts: &BTreeMap<&'static str, u64>, results: &[&'static str]| {
+            let family = Family::<CallResult, Counter>::default();
+            for result in results {
+                family.get_or_create(&CallResult { result }).inc_by(counts.get(result).copied().unwrap_or(0));
+            }
+            family
+        };
+        let reloads = by_result(&self.reloads, &["ok", "failed"]);
+        registry.register("config_reloads", "Changes of the configuration file, by result", reloads);
+        let repairs = by_result(&self.repairs, &["ok", "failed", "lost"]);
+        registry.register("repairs", "Devices that the agent brought home after a hook or sandbox was killed", repairs);
+
+        if let Some(stats) = &self.inventory {
+            for (name, help, value) in [
+                (
+                    "inventory_resyncs",
+                    "Times that notifications were lost and all links were listed again",
+                    stats.resyncs(),
+                ),
+                ("inventory_events", "Notifications of the kernel that were read", stats.events()),
+                ("inventory_snapshots", "Changes of the inventory that were published", stats.publishes()),
+            ] {
+                let counter = Counter::<u64>::default();
+                counter.inc_by(value);
+                registry.register(name, help, counter);
+            }
+        }
+        for (name, help, value) in [
+            ("records", "Attachments on record", self.records),
+            ("unreadable_records", "Records that cannot be followed", self.unreadable_records),
+        ] {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
+        registry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_there_from_the_start() {
+        let metrics = Metrics::default();
+        metrics.count_hook(Action::Attach, Outcome::Ok);
+        let text = metrics.text();
+        for line in [
+            "netdevice_attach_total{result=\"ok\"} 1",
+            "netdevice_detach_total{result=\"failed\"} 0",
+            "netdevice_config_reloads_total{result=\"ok\"} 0",
+            "netdevice_records 0",
+            "netdevice_build_info{version=",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+}

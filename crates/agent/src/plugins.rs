@@ -1,0 +1,93 @@
+//! One device plugin for each resource: started when a pool comes, ended by itself when the pool has gone.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use device_plugin::{Config, DevicePlugin, Error, Paths, Timing};
+use link::DEFAULT_STATE_DIR;
+use netdevice::{ResourceName, View};
+use tokio::{
+    sync::watch,
+    task::{Id, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{arguments::Arguments, hook_file, metrics::Metrics};
+
+/// Runs the plugins that the views ask for, once there is a hook that can do what they promise.
+pub(crate) async fn keep(
+    arguments: Arguments,
+    mut views: watch::Receiver<Option<Arc<View>>>,
+    mut hook: watch::Receiver<hook_file::State>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let first = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        view = first_view(&mut views, &mut hook) => view?,
+    };
+    let (sender, receiver) = watch::channel(first);
+    let mut running: JoinSet<Result<(), Error>> = JoinSet::new();
+    let mut resources: BTreeMap<ResourceName, Id> = BTreeMap::new();
+    loop {
+        let wanted = device_plugin::resources(&sender.borrow());
+        for resource in wanted {
+            resources.entry(resource).or_insert_with_key(|resource| {
+                info!(%resource, "the device plugin starts");
+                let plugin = DevicePlugin::new(config(&arguments, resource), receiver.clone());
+                metrics.add_plugin(resource.clone(), plugin.stats());
+                running.spawn(plugin.run(shutdown.clone())).id()
+            });
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            changed = views.changed() => {
+                changed?;
+                let view = views.borrow_and_update().clone();
+                sender.send_if_modified(|now| view.is_some_and(|view| { *now = view; true }));
+            }
+            Some(ended) = running.join_next_with_id(), if !running.is_empty() => {
+                let (id, result) = ended?;
+                result?;
+                resources.retain(|resource, plugin| {
+                    let stays = *plugin != id;
+                    if !stays {
+                        info!(%resource, "the device plugin ends: its pool is gone");
+                        metrics.remove_plugin(resource);
+                    }
+                    stays
+                });
+            }
+        }
+    }
+    while let Some(ended) = running.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// The first complete view, when the hook is in place.
+async fn first_view(
+    views: &mut watch::Receiver<Option<Arc<View>>>,
+    hook: &mut watch::Receiver<hook_file::State>,
+) -> anyhow::Result<Arc<View>> {
+    hook.wait_for(|state| *state == hook_file::State::Installed).await?;
+    let view = views.wait_for(Option::is_some).await?.clone();
+    view.ok_or_else(|| anyhow::anyhow!("a view was waited for"))
+}
+
+fn config(arguments: &Arguments, resource: &ResourceName) -> Config {
+    let is_default = arguments.state_dir.as_os_str() == DEFAULT_STATE_DIR;
+    let state_dir = (!is_default).then(|| arguments.state_dir.to_string_lossy().into_owned());
+    Config {
+        resource: resource.clone(),
+        paths: Paths {
+            device_plugins: arguments.device_plugin_dir.clone(),
+            pod_resources: arguments.pod_resources_socket.clone(),
+            cdi: arguments.cdi_dir.clone(),
+            hook: arguments.hook_path.clone(),
+            state_dir,
+        },
+        timing: Timing::default(),
+    }
+}

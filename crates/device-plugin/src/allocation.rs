@@ -1,0 +1,145 @@
+//! Allocate: from the ids that the kubelet named to the answer, or to the reason why not.
+//!
+//! Every id is looked at before anything is answered, so an error means that nothing was handed out.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::{Path, PathBuf},
+};
+
+use netdevice::{DeviceId, DeviceIdError, Refusal, ResourceName, View, cdi};
+use proto::deviceplugin as wire;
+use tonic::{Code, Status};
+
+use crate::preference::PreferenceError;
+
+/// Why devices are not handed out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AllocationError {
+    #[error("device {0:?}: no interface has such an id: choose another device")]
+    NoId(String, #[source] DeviceIdError),
+    #[error("device {0}: it is asked for twice: ask once")]
+    Twice(DeviceId),
+    #[error("device {0}: {1}")]
+    Refused(DeviceId, Box<Refusal>),
+    #[error("device {0}: its CDI file {path} is not written yet: see the log of netdevice on the node", path = .1.display())]
+    NotWritten(DeviceId, PathBuf),
+    #[error(transparent)]
+    NoPreference(#[from] PreferenceError),
+}
+
+impl AllocationError {
+    /// Whether it may be over in a moment: a Pod that just ended is on its way out, a file is about to be written.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Refused(_, refusal) => matches!(**refusal, Refusal::Held(_)),
+            Self::NotWritten(..) => true,
+            Self::NoId(..) | Self::Twice(_) | Self::NoPreference(_) => false,
+        }
+    }
+}
+
+/// The one place where errors become status codes. The kubelet shows the text in `kubectl describe pod` and goes on
+/// with ", which is unexpected": hence no full stop.
+impl From<AllocationError> for Status {
+    fn from(error: AllocationError) -> Self {
+        let code = match &error {
+            AllocationError::NoId(..) | AllocationError::Twice(_) | AllocationError::NoPreference(_) => {
+                Code::InvalidArgument
+            }
+            AllocationError::Refused(_, refusal) if **refusal == Refusal::NotThere => Code::NotFound,
+            AllocationError::Refused(..) => Code::FailedPrecondition,
+            AllocationError::NotWritten(..) => Code::Unavailable,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// The ids of a request, container by container.
+#[derive(Debug)]
+pub(crate) struct Request(Vec<Vec<DeviceId>>);
+
+impl Request {
+    /// Reads the kubelet's request: every id is one, and none comes twice.
+    pub(crate) fn parse(request: &wire::AllocateRequest) -> Result<Self, AllocationError> {
+        let mut seen = BTreeSet::new();
+        let mut id = |text: &String| {
+            let id: DeviceId = text.parse().map_err(|reason| AllocationError::NoId(text.clone(), reason))?;
+            if seen.insert(id.clone()) { Ok(id) } else { Err(AllocationError::Twice(id)) }
+        };
+        let containers = request.container_requests.iter();
+        containers
+            .map(|container| container.devices_ids.iter().map(&mut id).collect())
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// All ids.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &DeviceId> {
+        self.0.iter().flatten()
+    }
+
+    /// Whether every device can be handed out now. What will not pass comes first: nobody shall wait in vain.
+    pub(crate) fn check(
+        &self,
+        resource: &ResourceName,
+        view: &View,
+        written: &BTreeSet<DeviceId>,
+        file: &Path,
+    ) -> Result<(), AllocationError> {
+        let check = |id: &DeviceId| {
+            view.allocate(resource, id).map_err(|refusal| AllocationError::Refused(id.clone(), Box::new(refusal)))?;
+            if written.contains(id) { Ok(()) } else { Err(AllocationError::NotWritten(id.clone(), file.to_owned())) }
+        };
+        let errors: Vec<AllocationError> = self.ids().filter_map(|id| check(id).err()).collect();
+        match errors.into_iter().min_by_key(AllocationError::is_passing) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// The answer: exactly these devices.
+    pub(crate) fn answer(&self, resource: &ResourceName) -> wire::AllocateResponse {
+        let container = |ids: &Vec<DeviceId>| wire::ContainerAllocateResponse {
+            envs: HashMap::from([(resource.environment_variable(), interface_names(ids))]),
+            // by field only: runtimes merge it with the annotation
+            cdi_devices: ids.iter().map(|id| wire::CdiDevice { name: cdi::qualified_name(resource, id) }).collect(),
+        };
+        wire::AllocateResponse { container_responses: self.0.iter().map(container).collect() }
+    }
+}
+
+/// The interface names of the devices, with a space between: no name has one. What is not UTF-8 cannot be in a gRPC
+/// message: such a name is given as its device id.
+fn interface_names(ids: &[DeviceId]) -> String {
+    let name = |id: &DeviceId| id.to_name().to_str().map_or_else(|| id.to_string(), str::to_owned);
+    ids.iter().map(name).collect::<Vec<String>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(containers: &[&[&str]]) -> wire::AllocateRequest {
+        let container = |ids: &&[&str]| wire::ContainerAllocateRequest {
+            devices_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        };
+        wire::AllocateRequest { container_requests: containers.iter().map(container).collect() }
+    }
+
+    #[test]
+    fn the_answer_names_exactly_the_devices_of_each_container() {
+        let answer = Request::parse(&request(&[&["eth0", "x::c3:a9", "x::ff"], &["eth1"]])).unwrap();
+        let answer = answer.answer(&ResourceName::default());
+        insta::assert_debug_snapshot!(answer);
+    }
+
+    #[test]
+    fn what_is_no_id_or_comes_twice_is_refused() {
+        let message = |containers: &[&[&str]]| Status::from(Request::parse(&request(containers)).unwrap_err());
+        let no_id = message(&[&["eth0"], &["a\nb"]]);
+        assert_eq!(no_id.message(), r#"device "a\nb": no interface has such an id: choose another device"#);
+        assert_eq!(no_id.code(), Code::InvalidArgument);
+        assert_eq!(message(&[&["eth0"], &["eth0"]]).message(), "device eth0: it is asked for twice: ask once");
+    }
+}

@@ -1,0 +1,59 @@
+//! What a device plugin is told by its caller.
+
+use std::{path::PathBuf, time::Duration};
+
+use netdevice::ResourceName;
+
+/// A device plugin of one pool.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The pool.
+    pub resource: ResourceName,
+    /// Where things are.
+    pub paths: Paths,
+    /// How long things may take.
+    pub timing: Timing,
+}
+
+/// Where the kubelet, the runtime and the hook are.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// Folder of `kubelet.sock` and of our own socket: `/var/lib/kubelet/device-plugins`.
+    pub device_plugins: PathBuf,
+    /// The kubelet's PodResources socket, `/var/lib/kubelet/pod-resources/kubelet.sock`. It need not be there.
+    pub pod_resources: PathBuf,
+    /// CDI folder that we write to, `/var/run/cdi`; made when it is missing.
+    pub cdi: PathBuf,
+    /// The hook as the runtime finds it: an absolute path on the host.
+    pub hook: String,
+    /// Folder of the records for the hook; none leaves the hook's own default.
+    pub state_dir: Option<String>,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// How long Allocate waits for the record of a Pod that is on its way out.
+    pub held_grace: Duration,
+    /// Safety net below inotify, and the longest pause between two attempts of anything.
+    pub poll: Duration,
+    /// Longest Register: the kubelet dials us within the call and gives that 10 s.
+    pub register: Duration,
+    /// How long the calls that are under way at shutdown may take.
+    pub shutdown: Duration,
+    /// How old a kubelet must be before what PodResources does not name counts as gone. After a restart its list is
+    /// empty for a second.
+    pub settle: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            held_grace: Duration::from_secs(5),
+            poll: Duration::from_secs(5),
+            register: Duration::from_secs(15),
+            shutdown: Duration::from_secs(2),
+            settle: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The devices of one pool, followed from view to view, and the list that the kubelet gets of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use imbl::{OrdMap, ordmap::DiffItem};
+use netdevice::{Device, DeviceId, ResourceName, View};
+use prost::{Message, bytes::Bytes};
+use proto::deviceplugin as wire;
+
+/// What differs between two views, for one pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Change {
+    /// Nothing.
+    Nothing,
+    /// Health, place or NUMA node of a device.
+    States,
+    /// Which devices there are.
+    Ids,
+}
+
+/// The devices of one pool.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    resource: ResourceName,
+    seen: OrdMap<DeviceId, Arc<Device>>,
+    devices: BTreeMap<DeviceId, Entry>,
+}
+
+/// A device as the kubelet gets it.
+#[derive(Debug)]
+struct Entry {
+    is_held: bool,
+    encoded: Bytes,
+}
+
+impl Offer {
+    pub(crate) fn new(resource: ResourceName) -> Self {
+        Self { resource, seen: OrdMap::new(), devices: BTreeMap::new() }
+    }
+
+    /// Takes a new view. The cost grows with what differs from the one before, of whichever pool.
+    pub(crate) fn update(&mut self, view: &View) -> Change {
+        let before = std::mem::replace(&mut self.seen, view.devices().clone());
+        let mut change = Change::Nothing;
+        for item in before.diff(view.devices()) {
+            let (old, new) = match item {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+                DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+            };
+            let ours = |device: &&Arc<Device>| device.resource == self.resource;
+            change = change.max(match (old.filter(ours), new.filter(ours)) {
+                (None, None) => Change::Nothing,
+                (Some(old), None) => {
+                    self.devices.remove(&old.id);
+                    Change::Ids
+                }
+                (old, Some(new)) => {
+                    self.devices.insert(new.id.clone(), Entry::of(new));
+                    if old.is_some() { Change::States } else { Change::Ids }
+                }
+            });
+        }
+        change
+    }
+
+    /// Ids that must resolve: those of the pool, and those that a Pod may still have.
+    pub(crate) fn resolvable<'a>(&self, allocated: impl Iterator<Item = &'a DeviceId>) -> BTreeSet<DeviceId> {
+        self.devices.keys().cloned().chain(allocated.cloned()).collect()
+    }
+
+    /// The list for the kubelet: all devices.
+    pub(crate) fn list(&self) -> List {
+        List(self.devices.values().map(|entry| entry.encoded.clone()).collect())
+    }
+
+    /// The list for the kubelet while not every CDI name resolves: the devices that a container could be started with.
+    /// A held or allocated one is in it all the same: a kubelet that restarts would reject its Pod for good, while a
+    /// container that cannot be started yet is tried again.
+    pub(crate) fn list_of(&self, written: &BTreeSet<DeviceId>, is_allocated: impl Fn(&DeviceId) -> bool) -> List {
+        let listed = |(id, entry): &(&DeviceId, &Entry)| written.contains(*id) || entry.is_held || is_allocated(id);
+        List(self.devices.iter().filter(listed).map(|(_, entry)| entry.encoded.clone()).collect())
+    }
+}
+
+/// A list for the kubelet: devices, encoded.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct List(pub(crate) Arc<[Bytes]>);
+
+impl Entry {
+    fn of(device: &Device) -> Self {
+        let node = |node: u32| wire::TopologyInfo { nodes: vec![wire::NumaNode { id: node.into() }] };
+        let message = wire::Device {
+            id: device.id.to_string(),
+            health: if device.is_healthy() { wire::HEALTHY } else { wire::UNHEALTHY }.into(),
+            topology: device.numa_node.map(node),
+        };
+        Self { is_held: device.holder().is_some(), encoded: message.encode_to_vec().into() }
+    }
+}

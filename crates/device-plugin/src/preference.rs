@@ -1,0 +1,189 @@
+//! Which devices are best together: those on one NUMA node, else on as few nodes as possible.
+//!
+//! Devices of which nobody knows a node are a group of their own: nothing says that they are near anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A device to choose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its id.
+    pub id: String,
+    /// Its NUMA node.
+    pub numa_node: Option<u32>,
+}
+
+/// Why there is no choice.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PreferenceError {
+    /// A size below zero.
+    #[error("cannot choose {0} devices: the number must not be negative")]
+    Negative(i32),
+    /// More must be included than may be chosen.
+    #[error("cannot choose {size} devices of which {must} must be included: ask for at least {must}")]
+    TooSmall {
+        /// Devices to choose.
+        size: usize,
+        /// Devices that must be among them.
+        must: usize,
+    },
+    /// Too few are available.
+    #[error("cannot choose {size} devices of {available} that are available: ask for fewer")]
+    TooLarge {
+        /// Devices to choose.
+        size: usize,
+        /// Devices to choose from.
+        available: usize,
+    },
+    /// What must be included may not be chosen.
+    #[error("device {0} must be included and is not available: choose another device")]
+    NotAvailable(String),
+}
+
+/// Sorts nodes by number, and after them what has no node.
+type Group = (bool, u32);
+
+fn group(numa_node: Option<u32>) -> Group {
+    (numa_node.is_none(), numa_node.unwrap_or(0))
+}
+
+/// Chooses `size` of the available devices, all that must be included among them; the same choice whatever the order.
+///
+/// # Errors
+///
+/// When no choice of that size is possible.
+pub fn prefer(available: &[Candidate], must: &BTreeSet<String>, size: i32) -> Result<Vec<String>, PreferenceError> {
+    let size = usize::try_from(size).map_err(|_| PreferenceError::Negative(size))?;
+    let nodes: BTreeMap<&str, Group> =
+        available.iter().map(|candidate| (candidate.id.as_str(), group(candidate.numa_node))).collect();
+    if let Some(missing) = must.iter().find(|id| !nodes.contains_key(id.as_str())) {
+        return Err(PreferenceError::NotAvailable(missing.clone()));
+    }
+    if must.len() > size {
+        return Err(PreferenceError::TooSmall { size, must: must.len() });
+    }
+    if size > nodes.len() {
+        return Err(PreferenceError::TooLarge { size, available: nodes.len() });
+    }
+    let entered: BTreeSet<Group> = must.iter().map(|id| nodes[id.as_str()]).collect();
+    let mut groups: BTreeMap<Group, Vec<&str>> = BTreeMap::new();
+    for (id, group) in nodes.iter().filter(|(id, _)| !must.contains(**id)) {
+        groups.entry(*group).or_default().push(id);
+    }
+    let mut chosen: Vec<String> = must.iter().cloned().collect();
+    let mut take = |members: Vec<&str>| {
+        let rest = size - chosen.len();
+        chosen.extend(members.into_iter().take(rest).map(str::to_owned));
+        size - chosen.len()
+    };
+    let mut rest = take(Vec::new());
+    // nodes that what must be included is on cost nothing more
+    for group in entered {
+        rest = take(groups.remove(&group).unwrap_or_default());
+    }
+    while rest > 0 {
+        let Some(group) = next_group(&groups, rest) else { break };
+        rest = take(groups.remove(&group).unwrap_or_default());
+    }
+    chosen.sort();
+    Ok(chosen)
+}
+
+/// The smallest group that has all of `rest`, so that large ones stay whole; else the largest one, so that as few as
+/// possible are needed. Of equal ones the first.
+fn next_group(groups: &BTreeMap<Group, Vec<&str>>, rest: usize) -> Option<Group> {
+    let enough = groups.iter().filter(|(_, members)| members.len() >= rest).min_by_key(|(_, members)| members.len());
+    let largest = || groups.iter().rev().max_by_key(|(_, members)| members.len());
+    enough.or_else(largest).map(|(group, _)| *group)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidates(text: &str) -> Vec<Candidate> {
+        let one = |part: &str| {
+            let (id, node) = part.split_once('@').unwrap();
+            Candidate { id: id.into(), numa_node: node.parse().ok() }
+        };
+        text.split_whitespace().map(one).collect()
+    }
+
+    fn ids(text: &str) -> BTreeSet<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn devices_are_packed_on_as_few_numa_nodes_as_possible() {
+        let table = [
+            ("a@0 b@1 c@1", "", 2, "b c"),
+            ("a@0 b@1 c@1", "a", 2, "a b"),
+            ("a@0 b@0 c@1 d@1 e@1", "", 2, "a b"),
+            ("a@0 b@0 c@1 d@1 e@1", "", 3, "c d e"),
+            ("a@0 b@0 c@1 d@1 e@1", "", 4, "a c d e"),
+            ("a@0 b@0 c@1 d@1 e@1", "d", 2, "c d"),
+            ("a@0 b@0 c@1 d@1 e@1", "a d", 4, "a b c d"),
+            ("a@0 b@1 c@2 d@2", "", 3, "a c d"),
+            ("a@0 v@- w@-", "", 2, "v w"),
+            ("a@0 b@0 v@- w@-", "", 2, "a b"),
+            ("v@- w@-", "w", 1, "w"),
+            ("a@0", "", 0, ""),
+            ("", "", 0, ""),
+        ];
+        for (available, must, size, expected) in table {
+            let chosen = prefer(&candidates(available), &ids(must), size).unwrap();
+            assert_eq!(chosen.join(" "), expected, "{size} of {available:?} with {must:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused_with_the_reason() {
+        let table = [
+            ("a@0", "", -1, "cannot choose -1 devices: the number must not be negative"),
+            ("a@0 b@0", "a b", 1, "cannot choose 1 devices of which 2 must be included: ask for at least 2"),
+            ("a@0 b@0", "", 3, "cannot choose 3 devices of 2 that are available: ask for fewer"),
+            ("a@0", "b", 1, "device b must be included and is not available: choose another device"),
+        ];
+        for (available, must, size, expected) in table {
+            assert_eq!(prefer(&candidates(available), &ids(must), size).unwrap_err().to_string(), expected);
+        }
+    }
+
+    fn nodes_of(available: &[Candidate], chosen: impl IntoIterator<Item = impl AsRef<str>>) -> usize {
+        let node = |id: &str| available.iter().find(|candidate| candidate.id == id).unwrap().numa_node;
+        chosen.into_iter().map(|id| node(id.as_ref())).collect::<BTreeSet<_>>().len()
+    }
+
+    proptest! {
+        #[test]
+        fn no_choice_would_need_fewer_nodes(
+            nodes in prop::collection::vec(prop::option::of(0u32..4), 0..9),
+            must in any::<u16>(),
+            size in 0i32..10,
+        ) {
+            let available: Vec<Candidate> =
+                (0..).zip(&nodes).map(|(at, node)| Candidate { id: format!("d{at}"), numa_node: *node }).collect();
+            let has = |set: u16, at: usize| set & (1 << at) != 0;
+            let subset = |set: u16| (0..nodes.len()).filter(|at| has(set, *at)).map(|at| format!("d{at}")).collect();
+            let must: BTreeSet<String> = subset(must & must >> 3);
+            let choice = prefer(&available, &must, size);
+            let possible = (0..1u16 << nodes.len()).map(subset).filter(|set: &BTreeSet<String>| {
+                set.len() == size as usize && must.is_subset(set)
+            });
+            match (choice, possible.map(|set| nodes_of(&available, set)).min()) {
+                (Err(_), None) => {}
+                (Ok(chosen), Some(fewest)) => {
+                    prop_assert_eq!(chosen.iter().collect::<BTreeSet<_>>().len(), size as usize);
+                    prop_assert!(must.iter().all(|id| chosen.contains(id)));
+                    prop_assert_eq!(nodes_of(&available, &chosen), fewest);
+                    let mut reversed = available.clone();
+                    reversed.reverse();
+                    prop_assert_eq!(prefer(&reversed, &must, size).unwrap(), chosen);
+                }
+                (choice, fewest) => prop_assert!(false, "{:?} but {:?}", choice, fewest),
+            }
+        }
+    }
+}

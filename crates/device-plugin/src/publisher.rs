@@ -1,0 +1,179 @@
+//! Keeps the CDI file and the list for the kubelet as the view says: always the file first.
+//!
+//! Level, not edge: each round compares what should be with what is. A view that comes while a round is under way is
+//! taken by the next one, with all that came meanwhile.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use netdevice::{DeviceId, View};
+use tokio::{
+    sync::watch,
+    task::{JoinError, spawn_blocking},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backoff::Backoff,
+    cdi_file::CdiFile,
+    config::Config,
+    error::Error,
+    memory::Memory,
+    offer::{Change, Offer},
+    service::{Published, Shared},
+    stats::Trouble,
+};
+
+/// A file of 10,000 devices takes some 10 ms: at most a fifth of the time goes into writing such files.
+const LONG_WRITE: Duration = Duration::from_millis(5);
+
+/// What a publisher follows.
+pub(crate) struct Publisher {
+    pub(crate) config: Config,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) view: watch::Receiver<Arc<View>>,
+    pub(crate) look: watch::Receiver<()>,
+}
+
+impl Publisher {
+    /// Publishes until it is stopped, or until the pool is gone and its last device too; then it stops the others.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
+        let resource = self.config.resource.clone();
+        let mut offer = Offer::new(resource.clone());
+        let mut memory = self.shared.memory.subscribe();
+        let stats = self.shared.stats.clone();
+        let mut writer = Writer::open(&self.config, &self.shared, Trouble::new(&stats)).await?;
+        let mut wanted = Arc::new(BTreeSet::new());
+        memory.mark_changed();
+        while !stop.is_cancelled() {
+            self.look.mark_unchanged();
+            let view = self.view.borrow_and_update().clone();
+            let change = offer.update(&view);
+            if change == Change::Ids || memory.has_changed().unwrap_or(false) {
+                wanted = Arc::new(offer.resolvable(memory.borrow_and_update().ids()));
+            }
+            let is_written = writer.write(&wanted).await?;
+            if change != Change::Nothing || is_written == Step::Tried || self.shared.published.borrow().is_none() {
+                self.publish(&offer, &writer, &wanted, &memory.borrow());
+            }
+            if is_written == Step::Nothing && wanted.is_empty() && view.pools.named(&resource).is_none() {
+                tracing::info!(%resource, "the pool is gone and no Pod has a device of it: its plugin ends");
+                stop.cancel();
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                Ok(()) = self.view.changed() => {}
+                Ok(()) = memory.changed() => memory.mark_changed(),
+                Ok(()) = self.look.changed() => {}
+                () = sleep_until(writer.not_before), if is_written == Step::Later => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&self, offer: &Offer, writer: &Writer<'_>, wanted: &Arc<BTreeSet<DeviceId>>, memory: &Memory) {
+        let Some(file) = &writer.file else { return };
+        let written = file.resolvable();
+        let is_complete = Arc::ptr_eq(&written, wanted);
+        let list = if is_complete { offer.list() } else { offer.list_of(&written, |id| memory.has(id)) };
+        self.shared.stats.set_listed(list.0.len());
+        let now = Published { list, written };
+        self.shared.published.send_if_modified(|published| {
+            let is_new = published.as_ref() != Some(&now);
+            *published = Some(now);
+            is_new
+        });
+    }
+}
+
+/// What a round did to the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// It is as it should be.
+    Nothing,
+    /// It was written, or could not be.
+    Tried,
+    /// It must be written, but not yet.
+    Later,
+}
+
+/// Writes the file, and not too often.
+struct Writer<'a> {
+    config: Config,
+    /// None only while the file is being written.
+    file: Option<CdiFile>,
+    not_before: Instant,
+    backoff: Backoff,
+    trouble: Trouble<'a>,
+    shared: &'a Shared,
+}
+
+impl<'a> Writer<'a> {
+    /// Remembers all that the file of an earlier instance names: a Pod may have it.
+    async fn open(config: &Config, shared: &'a Shared, trouble: Trouble<'a>) -> Result<Self, JoinError> {
+        let for_file = config.clone();
+        let (file, named) = spawn_blocking(move || {
+            let file = CdiFile::open(&for_file);
+            let named = file.read_devices();
+            (file, named)
+        })
+        .await?;
+        shared.memory.send_modify(|memory| memory.remember(named));
+        let backoff = Backoff::new(config.timing.poll);
+        let not_before = Instant::now();
+        Ok(Self { config: config.clone(), file: Some(file), not_before, backoff, trouble, shared })
+    }
+
+    async fn write(&mut self, wanted: &Arc<BTreeSet<DeviceId>>) -> Result<Step, JoinError> {
+        let Some(file) = self.file.take() else { return Ok(Step::Nothing) };
+        let is_wanted = file.wrote(wanted);
+        if is_wanted && file.is_intact() {
+            self.file = Some(file);
+            return Ok(Step::Nothing);
+        }
+        let began = Instant::now();
+        if began < self.not_before {
+            self.file = Some(file);
+            return Ok(Step::Later);
+        }
+        if began > self.not_before + 2 * self.config.timing.poll {
+            self.backoff.reset();
+        }
+        let wanted = wanted.clone();
+        let (file, written) = spawn_blocking(move || {
+            let mut file = file;
+            let written = file.write(wanted);
+            (file, written)
+        })
+        .await?;
+        self.file = Some(file);
+        let pause = match &written {
+            Ok(()) => self.written(is_wanted, began.elapsed()),
+            Err(error) => self.failed(error),
+        };
+        self.not_before = Instant::now() + pause;
+        Ok(Step::Tried)
+    }
+
+    /// Somebody else who writes the same file, as an instance with other settings does, must not lead to a race.
+    fn written(&mut self, was_changed_by_others: bool, took: Duration) -> Duration {
+        if self.trouble.passed() {
+            tracing::info!(resource = %self.config.resource, "the CDI file is written again");
+            self.backoff.reset();
+        }
+        if was_changed_by_others {
+            self.backoff.next()
+        } else if took > LONG_WRITE {
+            4 * took
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    fn failed(&mut self, error: &Error) -> Duration {
+        self.shared.stats.count_cdi_write_error();
+        self.trouble.failed(&self.config.resource, error);
+        // at once would be the same attempt again
+        self.backoff.next().max(Duration::from_millis(10))
+    }
+}

@@ -1,0 +1,198 @@
+//! The gRPC service that the kubelet dials: it answers from what the rest of the plugin published.
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use netdevice::{DeviceId, ResourceName, View};
+use proto::deviceplugin::{self as wire, device_plugin_server::DevicePlugin};
+use tokio::{sync::watch, time};
+use tokio_stream::{Stream, wrappers::WatchStream};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    allocation::{self, AllocationError},
+    memory::Memory,
+    offer::List,
+    preference::{Candidate, prefer},
+    stats::Stats,
+};
+
+/// What the kubelet may know: the list, and the CDI names that resolve.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Published {
+    pub(crate) list: List,
+    pub(crate) written: Arc<BTreeSet<DeviceId>>,
+}
+
+/// What the parts of a plugin share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) resource: ResourceName,
+    pub(crate) cdi_file: PathBuf,
+    pub(crate) held_grace: Duration,
+    pub(crate) stats: Arc<Stats>,
+    /// None until the CDI file was looked after once.
+    pub(crate) published: watch::Sender<Option<Published>>,
+    pub(crate) memory: watch::Sender<Memory>,
+}
+
+/// The streams of one registration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Streams {
+    opened: u32,
+    open: u32,
+}
+
+impl Streams {
+    /// Whether the kubelet asked for the list at all.
+    pub(crate) fn were_opened(self) -> bool {
+        self.opened > 0
+    }
+
+    /// Whether it asked and then went away.
+    pub(crate) fn are_closed(self) -> bool {
+        self.opened > 0 && self.open == 0
+    }
+}
+
+/// The service of one registration.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) view: watch::Receiver<Arc<View>>,
+    /// Its end is the end of all streams.
+    pub(crate) list: watch::Receiver<List>,
+    pub(crate) streams: Arc<watch::Sender<Streams>>,
+}
+
+impl Service {
+    /// Waits until the devices can be handed out, but not for what will not pass, and not long.
+    async fn wait_for(&self, request: &allocation::Request) -> Result<(), AllocationError> {
+        let mut view = self.view.clone();
+        let mut published = self.shared.published.subscribe();
+        let deadline = time::Instant::now() + self.shared.held_grace;
+        loop {
+            let seen_view = view.borrow_and_update().clone();
+            let written = published.borrow_and_update().as_ref().map(|published| published.written.clone());
+            let written = written.unwrap_or_default();
+            let error = match request.check(&self.shared.resource, &seen_view, &written, &self.shared.cdi_file) {
+                Err(error) if error.is_passing() => error,
+                done => return done,
+            };
+            tokio::select! {
+                Ok(()) = view.changed() => {}
+                Ok(()) = published.changed() => {}
+                () = time::sleep_until(deadline) => return Err(error),
+            }
+        }
+    }
+
+    async fn hand_out(&self, request: &wire::AllocateRequest) -> Result<wire::AllocateResponse, AllocationError> {
+        let request = allocation::Request::parse(request)?;
+        self.wait_for(&request).await?;
+        self.shared.memory.send_if_modified(|memory| {
+            memory.remember(request.ids().cloned());
+            // their CDI names are written already: nobody has anything to do
+            false
+        });
+        Ok(request.answer(&self.shared.resource))
+    }
+
+    fn choose(&self, request: wire::ContainerPreferredAllocationRequest) -> Result<Vec<String>, AllocationError> {
+        let view = self.view.borrow();
+        let numa_node = |id: &str| view.devices().get(&id.parse::<DeviceId>().ok()?)?.numa_node;
+        let candidate = |id: String| Candidate { numa_node: numa_node(&id), id };
+        let available: Vec<Candidate> = request.available_device_i_ds.into_iter().map(candidate).collect();
+        let must = request.must_include_device_i_ds.into_iter().collect();
+        Ok(prefer(&available, &must, request.allocation_size)?)
+    }
+}
+
+#[tonic::async_trait]
+impl DevicePlugin for Service {
+    type ListAndWatchStream = ListStream;
+
+    async fn get_device_plugin_options(
+        &self,
+        _: Request<wire::Empty>,
+    ) -> Result<Response<wire::DevicePluginOptions>, Status> {
+        let options = wire::DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true };
+        Ok(Response::new(options))
+    }
+
+    async fn list_and_watch(&self, _: Request<wire::Empty>) -> Result<Response<ListStream>, Status> {
+        Ok(Response::new(ListStream::new(&self.list, &self.streams)))
+    }
+
+    async fn get_preferred_allocation(
+        &self,
+        request: Request<wire::PreferredAllocationRequest>,
+    ) -> Result<Response<wire::PreferredAllocationResponse>, Status> {
+        let choose = |request| {
+            let device_i_ds = self.choose(request)?;
+            Ok(wire::ContainerPreferredAllocationResponse { device_i_ds })
+        };
+        let requests = request.into_inner().container_requests.into_iter();
+        let container_responses = requests.map(choose).collect::<Result<_, AllocationError>>()?;
+        Ok(Response::new(wire::PreferredAllocationResponse { container_responses }))
+    }
+
+    async fn allocate(
+        &self,
+        request: Request<wire::AllocateRequest>,
+    ) -> Result<Response<wire::AllocateResponse>, Status> {
+        let answer = self.hand_out(request.get_ref()).await;
+        self.shared.stats.count_allocation(answer.as_ref().err().map(ToString::to_string));
+        let resource = &self.shared.resource;
+        let answer = answer.inspect_err(|error| tracing::warn!(%resource, "allocation refused: {error}"))?;
+        let containers = request.get_ref().container_requests.iter();
+        let ids: Vec<&str> = containers.flat_map(|container| &container.devices_ids).map(String::as_str).collect();
+        tracing::info!(%resource, devices = ids.join(" "), "allocated");
+        Ok(Response::new(answer))
+    }
+
+    async fn pre_start_container(
+        &self,
+        _: Request<wire::PreStartContainerRequest>,
+    ) -> Result<Response<wire::PreStartContainerResponse>, Status> {
+        Ok(Response::new(wire::PreStartContainerResponse {}))
+    }
+}
+
+/// The list now and after each change, until the registration ends; dropped when the kubelet goes away.
+#[derive(Debug)]
+pub(crate) struct ListStream {
+    lists: WatchStream<List>,
+    streams: Arc<watch::Sender<Streams>>,
+}
+
+impl ListStream {
+    fn new(list: &watch::Receiver<List>, streams: &Arc<watch::Sender<Streams>>) -> Self {
+        streams.send_modify(|streams| {
+            streams.opened = streams.opened.saturating_add(1);
+            streams.open += 1;
+        });
+        Self { lists: WatchStream::new(list.clone()), streams: streams.clone() }
+    }
+}
+
+impl Stream for ListStream {
+    type Item = Result<wire::ListAndWatchResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let response = |list: List| Ok(wire::ListAndWatchResponse { devices: list.0.to_vec() });
+        Pin::new(&mut self.lists).poll_next(context).map(|list| list.map(response))
+    }
+}
+
+impl Drop for ListStream {
+    fn drop(&mut self) {
+        self.streams.send_modify(|streams| streams.open -= 1);
+    }
+}

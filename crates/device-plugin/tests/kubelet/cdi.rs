@@ -1,0 +1,182 @@
+//! The CDI file: there before the kubelet hears of a device, whole, and again there whatever becomes of it.
+
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+
+use crate::node::{Node, RESOURCE, eventually, listed};
+
+#[tokio::test]
+async fn the_file_is_there_before_the_kubelet_hears_of_the_device() {
+    let mut node = Node::with_links(&["dummy0"]);
+    let kubelet = node.kubelet();
+    let _plugin = node.start();
+    for at in 1..30 {
+        let name = format!("dummy{at}");
+        node.add(&name);
+        let has = |state: &kubelet_stand_in::State| {
+            state.resources.get(RESOURCE).is_some_and(|resource| resource.ids().contains(&name.as_str()))
+        };
+        kubelet.until("the device is listed", has).await;
+        assert!(node.cdi_devices().contains(&name));
+    }
+}
+
+#[tokio::test]
+async fn defect_17_the_file_asks_for_the_least_version_and_a_missing_folder_is_made() {
+    let node = Node::with_links(&["dummy0"]);
+    let kubelet = node.kubelet();
+    let _plugin = node.start();
+    listed(&kubelet, &["dummy0"]).await;
+    assert!(fs::read_to_string(node.cdi_file()).unwrap().contains("\"cdiVersion\": \"0.3.0\""));
+    assert_eq!(fs::metadata(node.path("run/cdi")).unwrap().permissions().mode() & 0o777, 0o755);
+    let others = fs::read_dir(node.path("run/cdi")).unwrap().count() - 1;
+    assert_eq!(others, 0, "no temporary file stays");
+}
+
+#[tokio::test]
+async fn the_file_goes_with_the_last_device_and_stays_at_shutdown() {
+    let mut node = Node::with_links(&["dummy0"]);
+    let kubelet = node.kubelet();
+    let plugin = node.start();
+    listed(&kubelet, &["dummy0"]).await;
+    node.remove("dummy0");
+    listed(&kubelet, &[]).await;
+    let file = node.cdi_file();
+    eventually("the file goes", || !file.exists()).await;
+    node.add("dummy1");
+    listed(&kubelet, &["dummy1"]).await;
+    plugin.shut_down().await;
+    assert_eq!(node.cdi_devices(), ["dummy1"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_right_is_not_written_again() {
+    let mut node = Node::with_links(&["dummy0"]);
+    let kubelet = node.kubelet();
+    let plugin = node.start();
+    listed(&kubelet, &["dummy0"]).await;
+    let modified = || fs::metadata(node.cdi_file()).unwrap().modified().unwrap();
+    let first = modified();
+    plugin.shut_down().await;
+    let _plugin = node.start();
+    listed(&kubelet, &["dummy0"]).await;
+    assert_eq!(modified(), first);
+    node.add_link("dummy0", 0, None);
+    kubelet.until("the device is down", |state| state.resources[RESOURCE].available().is_empty()).await;
+    assert_eq!(fs::metadata(node.cdi_file()).unwrap().modified().unwrap(), first);
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_deletes_or_edits_is_written_again() {
+    let node = Node::with_links(&["dummy0"]);
+    let kubelet = node.kubelet();
+    let _plugin = node.start();
+    listed(&kubelet, &["dummy0"]).await;
+    let right = fs::read(node.cdi_file()).unwrap();
+    fs::remove_file(node.cdi_file()).unwrap();
+    eventually("it is there again", || fs::read(node.cdi_file()).is_ok_and(|text| text == right)).await;
+    fs::write(node.cdi_file(), "{}").unwrap();
+    eventually("it is right again", || fs::read(node.cdi_file()).is_ok_and(|text| text == right)).await;
+    fs::remove_dir_all(node.path("run")).unwrap();
+    eventually("its folders are there again", || fs::read(node.cdi_file()).is_ok_and(|text| text == right)).await;
+}
+
+#[tokio::test]
+async fn two_instances_that_write_different_files_do_not_race() {
+    let mut node = Node::with_links(&["dummy0"]);
+    node.timing.poll = Duration::from_millis(500);
+    let kubelet = node.kubelet();
+    let mut other = node.config();
+    other.paths.hook = "/other/netdevice-hook".into();
+    let (one, two) = (node.start(), node.start_with(other));
+    listed(&kubelet, &["dummy0"]).await;
+    let file = node.cdi_file();
+    let mut writes = std::collections::BTreeSet::new();
+    let began = std::time::Instant::now();
+    eventually("two seconds went by", || {
+        writes.insert(fs::metadata(&file).and_then(|metadata| metadata.modified()).unwrap());
+        began.elapsed() > Duration::from_secs(2)
+    })
+    .await;
+    // 0, 10, 20, 40, ... 320 ms of pause, then 500 ms, for each of both
+    assert!(writes.len() < 30, "{} writes", writes.len());
+    drop((one, two));
+}
+
+#[tokio::test]
+async fn devices_whose_file_cannot_be_written_are_not_listed_but_held_ones_are() {
+    let mut node = Node::with_links(&["dummy0", "dummy1"]);
+    node.attach("dummy0", "web");
+    fs::write(node.path("run"), "").unwrap();
+    let kubelet = node.kubelet();
+    let plugin = node.start();
+    listed(&kubelet, &["dummy0"]).await;
+    assert_ne!(plugin.stats.cdi_write_errors(), 0);
+    fs::remove_file(node.path("run")).unwrap();
+    listed(&kubelet, &["dummy0", "dummy1"]).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_instance_left_half_written_is_removed() {
+    let node = Node::with_links(&["dummy0"]);
+    fs::create_dir_all(node.path("run/cdi")).unwrap();
+    let (ours, foreign) =
+        (node.path("run/cdi/spec.networking.k8s.io-netdevice.json.77.tmp"), node.path("run/cdi/spec.x.tmp"));
+    fs::write(&ours, "{").unwrap();
+    fs::write(&foreign, "{").unwrap();
+    let kubelet = node.kubelet();
+    let _plugin = node.start();
+    listed(&kubelet, &["dummy0"]).await;
+    assert!(!ours.exists() && foreign.exists());
+}
+
+/// Its own process in a mount namespace of its own, so that nothing is left mounted.
+#[test]
+fn a_full_and_a_read_only_folder_are_waited_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=64k tmpfs \"$FOLDER\" && exec \"$0\" --ignored --exact cdi::in_a_small_mount";
+    let ran = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-ec", script])
+        .arg(std::env::current_exe().unwrap())
+        .env("FOLDER", folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[tokio::test]
+#[ignore = "run by a_full_and_a_read_only_folder_are_waited_out"]
+async fn in_a_small_mount() {
+    let mount = std::path::PathBuf::from(std::env::var_os("FOLDER").unwrap());
+    let remount = |options: &str| {
+        let options = format!("remount,{options}");
+        let done = std::process::Command::new("mount").args(["-o", &options]).arg(&mount).status();
+        assert!(done.unwrap().success());
+    };
+    let mut node = Node::with_links(&["dummy0"]);
+    let mut config = node.config();
+    config.paths.cdi = mount.clone();
+    let kubelet = node.kubelet();
+    let plugin = node.start_with(config);
+    listed(&kubelet, &["dummy0"]).await;
+    let file = mount.join("networking.k8s.io-netdevice.json");
+    let before = fs::read(&file).unwrap();
+
+    let full = mount.join("full");
+    fs::write(&full, vec![0; 65536]).unwrap_err();
+    node.add("dummy1");
+    let told = |text: &str| plugin.stats.last_error().is_some_and(|error| error.ends_with(text));
+    eventually("the disk is full", || told("No space left on device (os error 28)")).await;
+    listed(&kubelet, &["dummy0"]).await;
+    assert_eq!(fs::read(&file).unwrap(), before);
+    fs::remove_file(&full).unwrap();
+    listed(&kubelet, &["dummy0", "dummy1"]).await;
+
+    remount("ro");
+    node.add("dummy2");
+    eventually("the folder is read-only", || told("Read-only file system (os error 30)")).await;
+    listed(&kubelet, &["dummy0", "dummy1"]).await;
+    remount("rw");
+    listed(&kubelet, &["dummy0", "dummy1", "dummy2"]).await;
+    assert_eq!(fs::read_dir(&mount).unwrap().count(), 1, "no temporary file stays");
+}

@@ -1,0 +1,46 @@
+//! The inventory: host links and what decides about them, followed through rtnetlink and sysfs.
+//!
+//! [`read_once`] reads the kernel once. [`Inventory`] follows it: it publishes an immutable [`Snapshot`] through a
+//! `watch` channel whenever something that we use has changed, soon after it changed, and never more than once in
+//! [`Config::bound`]. Its cost grows with what changed.
+
+mod error;
+mod follow;
+mod hardware;
+mod socket;
+mod state;
+
+use std::path::{Path, PathBuf};
+
+pub use error::Error;
+pub use follow::{Config, Inventory, Stats};
+use netdevice::Snapshot;
+pub use state::Part;
+
+/// Where sysfs is mounted.
+pub const SYSFS: &str = "/sys";
+
+/// Reads the links, default routes and rules of the calling thread's namespace, and the hardware below `sysfs`.
+///
+/// # Errors
+///
+/// When the kernel cannot be asked.
+pub fn read_once(sysfs: &Path) -> Result<Snapshot, Error> {
+    let mut requests = socket::Requests::open()?;
+    let mut state = state::State::new();
+    follow::list_stale(&mut requests, &mut state)?;
+    let mut reader = hardware::Reader::new(sysfs);
+    Ok(state.settle(|link| reader.read(link)).unwrap_or_default())
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sysfs: PathBuf::from(SYSFS),
+            receive_buffer: 16 << 20,
+            quiet: std::time::Duration::from_millis(3),
+            bound: std::time::Duration::from_millis(15),
+            refresh: std::time::Duration::from_secs(60),
+        }
+    }
+}

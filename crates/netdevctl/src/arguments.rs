@@ -1,0 +1,174 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use netdevice::{go_flags::Flag, selector::Pattern};
+
+/// Shows the network devices of this node: which are offered to Pods, which are in a Pod, and why.
+#[derive(Debug, Parser)]
+#[command(name = "netdevctl", version, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Lists devices
+    #[command(after_help = STATES)]
+    Ls(List),
+    /// Says rule by rule why a device is or is not offered
+    Explain {
+        /// A device id, or the name or an alternative name of an interface
+        device: String,
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Works on configuration files
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Prints the completion script of a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Prints the pools of a configuration file, or what is wrong with it
+    Check {
+        /// The file, as for the agent's -config
+        file: PathBuf,
+    },
+}
+
+const STATES: &str = "\
+States:
+  offered     on the host, to be had
+  unhealthy   on the host, and not healthy by the rule of its pool
+  attaching   on its way into a Pod
+  attached    in a Pod
+  detaching   on its way home
+  orphaned    attached, and the Pod's namespace is gone
+  unreadable  its record cannot be read
+With --all, or if no pools are known:
+  excluded    never offered
+  unselected  of no pool
+With --watch:
+  gone        not there any more";
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Form of the output
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    pub(crate) output: Form,
+    /// Lists, then shows each device again when it changes
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Lists interfaces that are not offered, too
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) node: Node,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// Columns
+    Table,
+    /// More columns
+    Wide,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+/// Where to look, and by which pools.
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    /// Pool of all interfaces whose name has a match of this regular expression, as for the agent
+    #[arg(long, value_name = "REGEX", conflicts_with = "config")]
+    pub(crate) interfaces: Option<Pattern>,
+    /// File that names the pools, as for the agent; without this and -interfaces, the agent's own configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder of the records
+    #[arg(long, value_name = "DIR", default_value = link::DEFAULT_STATE_DIR)]
+    pub(crate) state_dir: PathBuf,
+    /// Where sysfs is mounted
+    #[arg(long, value_name = "DIR", default_value = inventory::SYSFS)]
+    pub(crate) sysfs: PathBuf,
+}
+
+/// The long flags of all commands, to be taken with one dash too.
+pub(crate) fn long_flags(command: &clap::Command) -> Vec<Flag<'_>> {
+    let own = command.get_arguments().filter_map(|argument| {
+        let name = argument.get_long()?;
+        let is_switch = matches!(argument.get_action(), ArgAction::SetTrue | ArgAction::Help | ArgAction::Version);
+        Some(if is_switch { Flag::Switch(name) } else { Flag::Valued(name) })
+    });
+    let common = [Flag::Switch("help"), Flag::Switch("version")];
+    own.chain(common).chain(command.get_subcommands().flat_map(long_flags)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(arguments: &str) -> Result<Arguments, clap::Error> {
+        let command = Arguments::command();
+        let arguments = format!("netdevctl {arguments}");
+        let arguments = arguments.split_whitespace().map(OsString::from);
+        Arguments::try_parse_from(netdevice::go_flags::rewrite(arguments, &long_flags(&command)))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_taken_as_go_programs_and_as_others_write_them() {
+        let same = [
+            "ls -o json -interfaces ^dummy -state-dir /x -watch",
+            "ls --output=json --interfaces=^dummy --state-dir=/x --watch",
+            "ls -output json --interfaces ^dummy -state-dir=/x -watch",
+        ];
+        for arguments in same {
+            let Command::Ls(list) = parse(arguments).unwrap().command else { panic!("{arguments}") };
+            assert_eq!((list.output, list.watch, list.all), (Form::Json, true, false), "{arguments}");
+            assert_eq!(list.node.interfaces.unwrap().as_str(), "^dummy");
+            assert_eq!(list.node.state_dir, PathBuf::from("/x"));
+        }
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused_with_status_2() {
+        let wrong =
+            ["", "lss", "ls -interfaces (", "ls -interfaces a -config b", "ls -o xml", "explain", "ls -nonsense"];
+        for arguments in wrong {
+            assert_eq!(parse(arguments).unwrap_err().exit_code(), 2, "{arguments}");
+        }
+        assert_eq!(parse("ls -help").unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn the_help_is_complete() {
+        let help = |name: &str| {
+            let mut command = Arguments::command();
+            command.build();
+            command.find_subcommand_mut(name).unwrap().clone().term_width(100).render_long_help().to_string()
+        };
+        insta::assert_snapshot!("help_ls", help("ls"));
+        insta::assert_snapshot!("help_explain", help("explain"));
+    }
+}

@@ -1,0 +1,129 @@
+//! `netdevctl explain`: rule by rule.
+
+use std::{fmt::Write as _, io::Write, sync::Arc};
+
+use anyhow::bail;
+use netdevice::{
+    DeviceId, InterfaceName, Link, Phase, Record, Snapshot, View,
+    projection::{Explanation, PoolExplanation},
+    selector::{Condition, PHYSICAL},
+};
+
+use crate::{
+    arguments,
+    node::{Node, Selection, is_orphan},
+};
+
+/// Explains a device or an interface.
+pub(crate) fn explain(name: &str, arguments: &arguments::Node, out: &mut impl Write) -> anyhow::Result<()> {
+    let node = Node::read(arguments)?;
+    out.write_all(text(name, &node, is_orphan)?.as_bytes())?;
+    Ok(())
+}
+
+fn text(name: &str, node: &Node, is_orphan: impl Fn(&Record) -> bool) -> anyhow::Result<String> {
+    let view = node.projector.view();
+    let link = find(name, &view.snapshot);
+    let id = name.parse::<DeviceId>().ok().or_else(|| Some(DeviceId::from(&name.parse::<InterfaceName>().ok()?)));
+    if let Some(file) = node.unreadable.iter().find(|file| file.device.is_some() && file.device == id) {
+        bail!("{name} has a record that cannot be read: {}: {}", file.path.display(), file.reason);
+    }
+    let of_record = id.and_then(|id| view.ledger.get(&id)).map(|record| of_record(record, is_orphan(record)));
+    let of_link = link.map(|link| of_link(link, view, &node.selection));
+    match (of_record, of_link) {
+        (None, None) => bail!("no device or interface {name:?} is on this node"),
+        (Some(record), Some(link)) => Ok(format!("{record}\n{link}")),
+        (Some(text), None) | (None, Some(text)) => Ok(text),
+    }
+}
+
+/// The link with that name, that id, or that alternative name.
+fn find<'a>(name: &str, snapshot: &'a Snapshot) -> Option<&'a Arc<Link>> {
+    let named = name.parse::<InterfaceName>().ok();
+    let of_id = name.parse::<DeviceId>().ok().map(|id| id.to_name());
+    let by_name = [named, of_id].into_iter().flatten().find_map(|name| snapshot.link_named(&name));
+    let has_altname = |link: &&Arc<Link>| link.altnames.iter().any(|altname| altname.as_bytes() == name.as_bytes());
+    by_name.or_else(|| snapshot.links().values().find(has_altname))
+}
+
+fn of_record(record: &Record, is_gone: bool) -> String {
+    let what = match record.phase {
+        Phase::Attaching => "is on its way to",
+        Phase::Attached => "is attached to",
+        Phase::Detaching => "is on its way home from",
+    };
+    let mut text = format!("{} {what} {}, as {} there\n", record.device, record.holder, record.sandbox.name.to_name());
+    if is_gone {
+        let end =
+            "  the namespace is gone: the agent, or the next hook that runs on this node, brings the device home\n";
+        text.push_str(end);
+    }
+    text
+}
+
+fn of_link(link: &Link, view: &View, selection: &Selection) -> String {
+    let explanation = view.explain(link);
+    let mut text = format!("{}: {}\n\n", DeviceId::from(&link.name), verdict(&explanation));
+    let mut say = |holds: bool, what: String| {
+        let _ = writeln!(text, "{}  {what}", if holds { "yes" } else { "no " });
+    };
+    say(true, format!("it is on the host: {}", appearance(link)));
+    match &explanation.exclusion {
+        None => say(true, "it may be offered: it is no loopback, uplink, port of a bridge, or the like".into()),
+        Some(exclusion) => say(false, format!("it may be offered: {exclusion}")),
+    }
+    if selection.pools.is_none() {
+        say(false, format!("a pool takes it: no pools are known, {} is not there", selection.source));
+    }
+    for pool in &explanation.pools {
+        let first = explanation.pool.as_ref().filter(|first| pool.takes && **first != pool.resource);
+        let remark = first.map(|first| format!(", but {first} comes first")).unwrap_or_default();
+        say(pool.takes, format!("the pool {} takes it{remark}{}", pool.resource, conditions(pool)));
+    }
+    match &explanation.holder {
+        None => say(true, "nobody has a device of this name".into()),
+        Some(holder) => say(false, format!("nobody has a device of this name: {holder} has")),
+    }
+    if let Some(healthy) = explanation.healthy {
+        say(healthy, "it is healthy by the rule of its pool".into());
+    }
+    if selection.pools.is_some() {
+        let _ = write!(text, "\nby the pools of {}\n", selection.source);
+    }
+    text
+}
+
+fn verdict(explanation: &Explanation) -> String {
+    match (explanation.is_offered(), &explanation.pool) {
+        (true, Some(pool)) if explanation.healthy == Some(false) => format!("offered as {pool}, unhealthy"),
+        (true, Some(pool)) => format!("offered as {pool}"),
+        _ => "not offered".into(),
+    }
+}
+
+/// `index 3, kind veth, down`.
+fn appearance(link: &Link) -> String {
+    let mut parts = vec![format!("index {}, {}", link.index, link.kind.as_deref().unwrap_or(PHYSICAL))];
+    let hardware = link.hardware.as_deref();
+    parts.extend(hardware.and_then(|hardware| Some(format!("driver {}", hardware.driver.as_deref()?))));
+    parts.extend(hardware.and_then(|hardware| Some(format!("PCI {}", hardware.pci_address.as_deref()?))));
+    parts.push(match (link.is_up(), link.has_carrier()) {
+        (true, true) => "up".into(),
+        (true, false) => "up without a carrier".into(),
+        (false, _) => "down".into(),
+    });
+    parts.join(", ")
+}
+
+fn conditions(pool: &PoolExplanation) -> String {
+    let line = |which: &str, condition: &Condition| {
+        let matches = if condition.holds { "matches" } else { "does not match" };
+        format!("\n       {which}  {}: {} {matches}", condition.property, condition.value)
+    };
+    let select = pool.select.iter().map(|condition| line("select", condition));
+    let except = pool.except.iter().map(|condition| line("except", condition));
+    select.chain(except).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,36 @@
+//! Explanations for the node of the fixture.
+
+use super::*;
+use crate::fixture;
+
+fn explained(name: &str, pools: Option<&str>) -> String {
+    match text(name, &fixture::node(pools), |_| true) {
+        Ok(text) => text,
+        Err(error) => format!("error: {error:#}\n"),
+    }
+}
+
+#[test]
+fn each_rule_is_named_with_its_finding() {
+    let names = ["eth1", "eth2", "eth0", "eth-port", "other0", "x:eth:c3:a9", "eth\u{e9}", "fast-one"];
+    let texts: Vec<String> =
+        names.iter().map(|name| format!("$ {name}\n{}", explained(name, Some(fixture::POOLS)))).collect();
+    insta::assert_snapshot!("rules", texts.join("\n"));
+}
+
+#[test]
+fn attached_unreadable_and_missing_devices_are_named() {
+    let names = ["ens1f0v3", "eth9", "nothing", "no/name"];
+    let texts: Vec<String> =
+        names.iter().map(|name| format!("$ {name}\n{}", explained(name, Some(fixture::POOLS)))).collect();
+    insta::assert_snapshot!("records", texts.join("\n"));
+}
+
+#[test]
+fn without_pools_it_says_where_they_were_looked_for() {
+    let text = explained("eth1", None);
+    assert!(
+        text.contains("no   a pool takes it: no pools are known, /run/netdevice/config.yaml is not there"),
+        "{text}"
+    );
+}

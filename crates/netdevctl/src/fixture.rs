@@ -1,0 +1,128 @@
+//! A node for tests: a card with a default route, one that is offered, one that is down, a bridge and its port, an
+//! attached virtual function, a link with an odd name, and a record that cannot be read.
+
+use std::sync::Arc;
+
+use ::link::Unreadable;
+use netdevice::{
+    DeviceId, HardwareAddress, Holder, InterfaceName, KernelString, Ledger, Link, LinkState, Phase, Pools, Projector,
+    Record, Snapshot,
+    link::{Hardware, flags},
+    record::{Pod, RECORD_VERSION, SandboxPlace, Viewpoint},
+    snapshot::{DefaultRoute, Family},
+    state::HardwarePlace,
+};
+
+use crate::node::{Node, Selection};
+
+fn host_link(index: u32, name: &[u8]) -> Link {
+    Link {
+        index,
+        name: InterfaceName::new(name).expect("a name of a test"),
+        altnames: Box::default(),
+        alias: None,
+        kind: None,
+        mac: HardwareAddress::new(&[2, 0, 0, 0, 0, index as u8]),
+        flags: flags::UP | flags::LOWER_UP,
+        mtu: 1500,
+        master: None,
+        parent: None,
+        link_netnsid: None,
+        hardware: None,
+    }
+}
+
+fn card(driver: &str, address: &str, speed: Option<u32>) -> Option<Arc<Hardware>> {
+    Some(Arc::new(Hardware {
+        driver: Some(driver.into()),
+        pci_address: Some(address.into()),
+        pci_id: Some((0x8086, 0x1592)),
+        numa_node: Some(1),
+        virtual_function: None,
+        speed,
+    }))
+}
+
+fn snapshot() -> Snapshot {
+    let links = [
+        Link { flags: flags::UP | flags::LOOPBACK, mac: None, mtu: 65536, ..host_link(1, b"lo") },
+        Link { hardware: card("igb", "0000:01:00.0", Some(1000)), ..host_link(2, b"eth0") },
+        Link {
+            hardware: card("ice", "0000:3b:00.0", Some(25_000)),
+            altnames: [KernelString::new(b"fast-one")].into(),
+            ..host_link(3, b"eth1")
+        },
+        Link { hardware: card("ice", "0000:3b:00.1", None), flags: 0, ..host_link(4, b"eth2") },
+        Link { kind: Some("bridge".into()), ..host_link(5, b"br0") },
+        Link { kind: Some("veth".into()), master: Some(5), ..host_link(6, b"eth-port") },
+        Link { kind: Some("dummy".into()), ..host_link(7, "eth\u{e9}".as_bytes()) },
+        Link { kind: Some("dummy".into()), ..host_link(8, b"other0") },
+    ];
+    let mut snapshot = Snapshot::default();
+    links.into_iter().for_each(|link| snapshot.insert_link(Arc::new(link)));
+    snapshot.set_reached_tables([(Family::V4, 254)]);
+    snapshot.insert_default_route(DefaultRoute { family: Family::V4, table: 254, metric: 0, link: 2 });
+    snapshot
+}
+
+fn ledger() -> Ledger {
+    let host = LinkState {
+        flags: flags::UP,
+        mac: "02:00:00:00:00:09".parse().ok(),
+        mtu: 9000,
+        ..LinkState::new("ens1f0v3".try_into().expect("a name of a test"), 9)
+    };
+    let device: DeviceId = "ens1f0v3".parse().expect("an id of a test");
+    let record = Record {
+        version: RECORD_VERSION,
+        device: device.clone(),
+        resource: "example.com/fast".parse().ok(),
+        phase: Phase::Attached,
+        holder: Holder {
+            container: "0123456789abcdef0123".into(),
+            sandbox: Some("fedcba9876543210fedc".into()),
+            pod: Some(Pod { namespace: "default".into(), name: "web".into(), uid: "1-2-3".into() }),
+        },
+        process: None,
+        sandbox: SandboxPlace {
+            cookie: 77,
+            inode: 4026532999,
+            nsid: None,
+            seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
+            paths: Vec::new(),
+            name: "net0".parse().expect("an id of a test"),
+            ifindex: 9,
+        },
+        home: None,
+        host: LinkState {
+            hardware: Some(HardwarePlace { path: "/nonexistent/0000:3b:10.3".into(), numa_node: Some(1) }),
+            ..host
+        },
+        since: 1_700_000_000,
+    };
+    Ledger::from([(device, record)])
+}
+
+/// The node, with these pools.
+pub(crate) fn node(pools: Option<&str>) -> Node {
+    let pools = pools.map(|yaml| Pools::from_yaml(yaml).expect("pools of a test"));
+    let mut projector = Projector::new();
+    projector.set_pools(Arc::new(pools.clone().unwrap_or_default()));
+    projector.set_ledger(Arc::new(ledger()));
+    projector.set_snapshot(snapshot());
+    let unreadable = vec![
+        Unreadable {
+            path: "/run/netdevice/eth9.json".into(),
+            device: "eth9".parse().ok(),
+            reason: "the record has version 7: this program reads up to 1, a newer netdevice wrote it".into(),
+        },
+        Unreadable { path: "/run/netdevice/:.json".into(), device: None, reason: "\":\" is no device id".into() },
+    ];
+    let selection = Selection { pools, source: "/run/netdevice/config.yaml".into() };
+    Node { projector, unreadable, selection }
+}
+
+/// Pools of cards by driver, and of everything that begins with eth.
+pub(crate) const POOLS: &str = "pools:\n- resource: example.com/fast\n  select: {drivers: [ice, igb]}\n  \
+                                except: {names: [eth0]}\n- resource: networking.k8s.io/netdevice\n  \
+                                select: {names: [^eth]}\n";

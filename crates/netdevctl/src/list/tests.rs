@@ -1,0 +1,59 @@
+//! The forms of `ls` for the node of the fixture.
+
+use crate::{
+    arguments::Form,
+    fixture,
+    node::Node,
+    output::Output,
+    row::{Row, Scope, rows},
+};
+
+fn listed(node: &Node, scope: Scope) -> Vec<Row> {
+    rows(node.projector.view(), &node.unreadable, scope, |_| false).into_values().collect()
+}
+
+#[test]
+fn devices_are_listed_in_each_form() {
+    let rows = listed(&fixture::node(Some(fixture::POOLS)), Scope::Devices);
+    for (name, form) in [("table", Form::Table), ("wide", Form::Wide), ("json", Form::Json), ("yaml", Form::Yaml)] {
+        insta::assert_snapshot!(name, Output::new(form).all(&rows).unwrap());
+    }
+}
+
+#[test]
+fn all_interfaces_are_listed_with_the_reason() {
+    let rows = listed(&fixture::node(Some(fixture::POOLS)), Scope::All);
+    insta::assert_snapshot!("all", Output::new(Form::Wide).all(&rows).unwrap());
+}
+
+#[test]
+fn a_device_whose_sandbox_is_gone_is_an_orphan() {
+    let node = fixture::node(None);
+    let rows = rows(node.projector.view(), &[], Scope::Devices, |_| true);
+    assert_eq!(rows["ens1f0v3"].state.to_string(), "orphaned");
+}
+
+#[test]
+fn what_yaml_says_is_what_json_says() {
+    let rows = listed(&fixture::node(Some(fixture::POOLS)), Scope::All);
+    let yaml = Output::new(Form::Yaml).all(&rows).unwrap();
+    let json = Output::new(Form::Json).all(&rows).unwrap();
+    let of_yaml: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+    assert_eq!(of_yaml, serde_json::from_str::<serde_json::Value>(&json).unwrap());
+}
+
+#[test]
+fn rows_that_follow_are_lines_or_documents() {
+    let rows = [Row::gone("eth1"), Row::gone("eth2")];
+    let more = |form| {
+        let mut output = Output::new(form);
+        output.first(&[]).unwrap();
+        output.more(&rows).unwrap()
+    };
+    assert_eq!(
+        more(Form::Json),
+        "{\"device\":\"eth1\",\"state\":\"gone\"}\n{\"device\":\"eth2\",\"state\":\"gone\"}\n"
+    );
+    assert_eq!(more(Form::Yaml), "---\ndevice: eth1\nstate: gone\n---\ndevice: eth2\nstate: gone\n");
+    assert_eq!(more(Form::Table).lines().count(), 2);
+}

@@ -1,0 +1,125 @@
+//! This node as it is now: the kernel, the records, and the pools to judge by.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::Context;
+use link::{Diagnosis, Records, RouteSocket, Unreadable};
+use netdevice::{
+    Ledger, Pools, Projector, Record, Snapshot,
+    pool::{EFFECTIVE_CONFIGURATION, MAX_CONFIGURATION},
+};
+
+use crate::arguments;
+
+/// Whether the container or the namespace that has a device has ended, as far as can be seen from here.
+pub(crate) fn is_orphan(record: &Record) -> bool {
+    let Ok(mut home) = RouteSocket::open() else { return false };
+    matches!(link::diagnose(record, &mut home), Diagnosis::HolderEnded | Diagnosis::SandboxEnded)
+}
+
+/// The pools, and who says so.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Selection {
+    /// None if nobody says it.
+    pub(crate) pools: Option<Pools>,
+    /// `-interfaces`, or the file.
+    pub(crate) source: String,
+}
+
+impl Selection {
+    /// The pools of the command line, or else those that the agent works by.
+    pub(crate) fn read(node: &arguments::Node) -> anyhow::Result<Self> {
+        if let Some(pattern) = &node.interfaces {
+            return Ok(Self { pools: Some(Pools::by_name(pattern.clone())), source: "-interfaces".into() });
+        }
+        let (file, is_asked_for) = match &node.config {
+            Some(file) => (file.clone(), true),
+            None => (node.state_dir.join(EFFECTIVE_CONFIGURATION), false),
+        };
+        let source = file.display().to_string();
+        match read_pools(&file) {
+            Err(error) if !is_asked_for && is_missing(&error) => Ok(Self { pools: None, source }),
+            read => Ok(Self { pools: Some(read?), source }),
+        }
+    }
+}
+
+/// Reads the pools of a configuration file.
+pub(crate) fn read_pools(file: &Path) -> anyhow::Result<Pools> {
+    let read = || {
+        let mut text = String::new();
+        let limit = u64::try_from(MAX_CONFIGURATION).unwrap_or(u64::MAX) + 1;
+        fs::File::open(file)?.take(limit).read_to_string(&mut text)?;
+        Ok::<_, io::Error>(text)
+    };
+    let text = read().with_context(|| format!("cannot read {}", file.display()))?;
+    Pools::from_yaml(&text).with_context(|| format!("{} is no configuration", file.display()))
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// The attachments, and the files that cannot be read.
+#[derive(Debug)]
+struct Attachments {
+    ledger: Arc<Ledger>,
+    unreadable: Vec<Unreadable>,
+}
+
+impl Attachments {
+    /// Reads all records below a folder, which need not be there.
+    fn read(folder: &Path) -> anyhow::Result<Self> {
+        let (ledger, unreadable) =
+            Records::new(folder).list().with_context(|| format!("cannot read the records in {}", folder.display()))?;
+        Ok(Self { ledger: Arc::new(ledger), unreadable })
+    }
+}
+
+/// All that is known of the node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// The devices, by the pools of [`Node::selection`].
+    pub(crate) projector: Projector,
+    pub(crate) unreadable: Vec<Unreadable>,
+    pub(crate) selection: Selection,
+}
+
+impl Node {
+    /// Reads the kernel and the records once.
+    pub(crate) fn read(arguments: &arguments::Node) -> anyhow::Result<Self> {
+        let snapshot = inventory::read_once(&arguments.sysfs).context("cannot read the interfaces of this node")?;
+        Self::with_snapshot(arguments, snapshot)
+    }
+
+    /// Reads the records; the kernel was read before.
+    pub(crate) fn with_snapshot(arguments: &arguments::Node, snapshot: Snapshot) -> anyhow::Result<Self> {
+        let selection = Selection::read(arguments)?;
+        let mut node = Self { projector: Projector::new(), unreadable: Vec::new(), selection };
+        node.projector.set_pools(Arc::new(node.selection.pools.clone().unwrap_or_default()));
+        node.set_attachments(Attachments::read(&arguments.state_dir)?);
+        node.projector.set_snapshot(snapshot);
+        Ok(node)
+    }
+
+    /// Reads the records again, and the pools.
+    pub(crate) fn refresh(&mut self, arguments: &arguments::Node) -> anyhow::Result<()> {
+        self.set_attachments(Attachments::read(&arguments.state_dir)?);
+        let selection = Selection::read(arguments)?;
+        if selection != self.selection {
+            self.projector.set_pools(Arc::new(selection.pools.clone().unwrap_or_default()));
+            self.selection = selection;
+        }
+        Ok(())
+    }
+
+    fn set_attachments(&mut self, attachments: Attachments) {
+        self.projector.set_ledger(attachments.ledger);
+        self.unreadable = attachments.unreadable;
+    }
+}

@@ -1,0 +1,212 @@
+//! One line about one device, before it takes a form.
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use link::Unreadable;
+use netdevice::{Device, DeviceId, DeviceState, Holder, Link, Phase, Record, View, record::Pod, selector::PHYSICAL};
+use serde::Serialize;
+
+/// Where a device is, or why it is nowhere to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    Offered,
+    Unhealthy,
+    Attaching,
+    Attached,
+    Detaching,
+    Orphaned,
+    Unreadable,
+    Excluded,
+    Unselected,
+    Gone,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Offered => "offered",
+            Self::Unhealthy => "unhealthy",
+            Self::Attaching => "attaching",
+            Self::Attached => "attached",
+            Self::Detaching => "detaching",
+            Self::Orphaned => "orphaned",
+            Self::Unreadable => "unreadable",
+            Self::Excluded => "excluded",
+            Self::Unselected => "unselected",
+            Self::Gone => "gone",
+        })
+    }
+}
+
+/// What is shown of a device; JSON and YAML leave out what is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Row {
+    pub(crate) device: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pool: Option<String>,
+    pub(crate) state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) driver: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) numa_node: Option<u32>,
+    /// Mb/s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) speed: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pci_address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<String>,
+    /// Index of the link, on the host or inside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) index: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mac: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mtu: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pod: Option<Pod>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) container: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name_inside: Option<String>,
+}
+
+/// Which links get a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Those that are offered or attached.
+    Devices,
+    /// All of the host.
+    All,
+}
+
+/// The rows of a node, by device.
+pub(crate) fn rows(
+    view: &View,
+    unreadable: &[Unreadable],
+    scope: Scope,
+    is_orphan: impl Fn(&Record) -> bool,
+) -> BTreeMap<String, Row> {
+    let mut rows = BTreeMap::new();
+    if scope == Scope::All {
+        rows.extend(view.snapshot.links().values().map(|link| Row::of_link(link, view)).map(by_device));
+    }
+    rows.extend(view.devices().values().filter_map(|device| Row::of_device(device, view, &is_orphan)).map(by_device));
+    rows.extend(unreadable.iter().map(Row::of_unreadable).map(by_device));
+    rows
+}
+
+fn by_device(row: Row) -> (String, Row) {
+    (row.device.clone(), row)
+}
+
+impl Row {
+    fn new(device: String, state: State) -> Self {
+        Self {
+            device,
+            pool: None,
+            state,
+            reason: None,
+            driver: None,
+            numa_node: None,
+            speed: None,
+            pci_address: None,
+            kind: None,
+            index: None,
+            mac: None,
+            mtu: None,
+            pod: None,
+            container: None,
+            name_inside: None,
+        }
+    }
+
+    fn of_device(device: &Device, view: &View, is_orphan: impl Fn(&Record) -> bool) -> Option<Self> {
+        let mut row = match &device.state {
+            DeviceState::Offered { link, healthy } => {
+                let state = if *healthy { State::Offered } else { State::Unhealthy };
+                Self::on_host(view.snapshot.link(*link)?, state)
+            }
+            DeviceState::Held(..) => Self::of_record(view.ledger.get(&device.id)?, is_orphan),
+        };
+        row.pool = Some(device.resource.to_string());
+        Some(row)
+    }
+
+    fn of_link(link: &Link, view: &View) -> Self {
+        let explanation = view.explain(link);
+        match explanation.exclusion {
+            Some(exclusion) => {
+                let mut row = Self::on_host(link, State::Excluded);
+                row.reason = Some(exclusion.to_string());
+                row
+            }
+            None => Self::on_host(link, State::Unselected),
+        }
+    }
+
+    fn on_host(link: &Link, state: State) -> Self {
+        let hardware = link.hardware.as_deref();
+        Self {
+            driver: hardware.and_then(|hardware| hardware.driver.as_deref().map(Into::into)),
+            numa_node: hardware.and_then(|hardware| hardware.numa_node),
+            speed: hardware.and_then(|hardware| hardware.speed),
+            pci_address: hardware.and_then(|hardware| hardware.pci_address.as_deref().map(Into::into)),
+            kind: Some(link.kind.as_deref().unwrap_or(PHYSICAL).into()),
+            index: Some(link.index),
+            mac: link.mac.as_ref().map(ToString::to_string),
+            mtu: Some(link.mtu),
+            ..Self::new(DeviceId::from(&link.name).to_string(), state)
+        }
+    }
+
+    fn of_record(record: &Record, is_orphan: impl Fn(&Record) -> bool) -> Self {
+        let state = match record.phase {
+            Phase::Attaching => State::Attaching,
+            Phase::Detaching => State::Detaching,
+            Phase::Attached if is_orphan(record) => State::Orphaned,
+            Phase::Attached => State::Attached,
+        };
+        let host = &record.host;
+        let Holder { container, pod, .. } = record.holder.clone();
+        Self {
+            numa_node: host.hardware.as_ref().and_then(|hardware| hardware.numa_node),
+            // the device's own folder stays on the host while its interface is away
+            driver: host.hardware.as_ref().and_then(|hardware| driver_of(Path::new(&hardware.path))),
+            kind: Some(host.kind.as_deref().unwrap_or(PHYSICAL).into()),
+            index: Some(record.sandbox.ifindex),
+            mac: host.mac.as_ref().map(ToString::to_string),
+            mtu: Some(host.mtu),
+            pod,
+            container: Some(container),
+            name_inside: Some(record.sandbox.name.to_name().to_string()),
+            ..Self::new(record.device.to_string(), state)
+        }
+    }
+
+    fn of_unreadable(file: &Unreadable) -> Self {
+        let path = file.path.display().to_string();
+        let device = file.device.as_ref().map_or_else(|| path.clone(), ToString::to_string);
+        Self { reason: Some(format!("{path}: {}", file.reason)), ..Self::new(device, State::Unreadable) }
+    }
+
+    /// The row of a device that is not there any more.
+    pub(crate) fn gone(device: &str) -> Self {
+        Self::new(device.to_owned(), State::Gone)
+    }
+
+    /// `namespace/pod`, or the container without Kubernetes.
+    pub(crate) fn holder(&self) -> Option<String> {
+        let pod = self.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name));
+        pod.or_else(|| self.container.as_ref().map(|id| id.chars().take(13).collect()))
+    }
+}
+
+fn driver_of(device: &Path) -> Option<String> {
+    let target = std::fs::read_link(device.join("driver")).ok()?;
+    target.file_name()?.to_str().map(Into::into)
+}

@@ -1,0 +1,174 @@
+//! The program as it is started, in network namespaces of its own.
+
+#![allow(clippy::unwrap_used)] // tests, in functions of their own
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use serde_json::Value;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Runs a test on a thread in a new namespace; the thread ends afterwards, and the namespace with it.
+fn in_a_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        // SAFETY: only the network namespace of this thread is replaced, no file descriptor table.
+        #[allow(unsafe_code)]
+        let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
+        unshared.expect("this test makes network namespaces: run it as root");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split_whitespace()).status().expect("iproute2 is there");
+    assert!(status.success(), "ip {arguments}");
+}
+
+fn netdevctl(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netdevctl"));
+    command.args(arguments);
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    netdevctl(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn rows(output: &Output) -> Vec<(String, String)> {
+    assert!(output.status.success(), "{output:?}");
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |row: &Value, key| row[key].as_str().unwrap().to_owned();
+    rows.iter().map(|row| (of(row, "device"), of(row, "state"))).collect()
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(device, state)| ((*device).into(), (*state).into())).collect()
+}
+
+#[test]
+fn devices_are_listed_without_an_agent() {
+    in_a_namespace(|| {
+        let state = tempfile::tempdir().unwrap();
+        let folder = state.path().to_str().unwrap();
+        ip("link add name nd0 type ifb");
+        ip("link add name nd1 type ifb");
+        ip("link set dev nd1 up");
+        std::fs::write(state.path().join("nd7.json"), "{").unwrap();
+        let listed = run(&["ls", "-interfaces", "^nd", "-o", "json", "-state-dir", folder]);
+        assert_eq!(rows(&listed), pairs(&[("nd0", "unhealthy"), ("nd1", "offered"), ("nd7", "unreadable")]));
+
+        // nobody says which pools: all interfaces, and a word about it
+        let all = run(&["ls", "-state-dir", folder]);
+        assert!(text(&all.stdout).contains("nd1") && text(&all.stdout).contains("excluded"));
+        assert!(text(&all.stderr).contains("no pools are known"), "{all:?}");
+
+        // the agent left what it works by
+        std::fs::write(state.path().join("config.yaml"), "pools: [{resource: a.b/cc, select: {names: [^nd1]}}]")
+            .unwrap();
+        let listed = run(&["ls", "-o", "json", "-state-dir", folder]);
+        assert_eq!(rows(&listed), pairs(&[("nd1", "offered"), ("nd7", "unreadable")]));
+        let explained = run(&["explain", "nd0", "-state-dir", folder]);
+        assert!(text(&explained.stdout).starts_with("nd0: not offered\n"), "{explained:?}");
+    });
+}
+
+#[test]
+fn a_folder_that_is_not_there_has_no_records() {
+    in_a_namespace(|| {
+        let listed = run(&["ls", "-interfaces", "nothing-like-it", "-state-dir", "/nonexistent", "-o", "json"]);
+        assert_eq!(rows(&listed), []);
+        let table = run(&["ls", "-interfaces", "nothing-like-it", "-state-dir", "/nonexistent"]);
+        assert_eq!(text(&table.stdout).lines().count(), 1, "the names of the columns alone");
+    });
+}
+
+#[test]
+fn changes_are_shown_as_they_come() {
+    in_a_namespace(|| {
+        ip("link add name nd0 type ifb");
+        let mut watching =
+            netdevctl(&["ls", "-watch", "-o", "json", "-interfaces", "^nd", "-state-dir", "/nonexistent"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+        let (send, lines) = mpsc::channel();
+        let out = BufReader::new(watching.stdout.take().unwrap());
+        std::thread::spawn(move || out.lines().try_for_each(|line| send.send(line.unwrap())));
+        let expect = |device: &str, state: &str| {
+            let line = lines.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("{device} {state} is not shown"));
+            let row: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!((row["device"].as_str(), row["state"].as_str()), (Some(device), Some(state)));
+        };
+        expect("nd0", "unhealthy");
+        ip("link add name nd1 type ifb");
+        expect("nd1", "unhealthy");
+        ip("link set dev nd0 up");
+        expect("nd0", "offered");
+        ip("link del dev nd1");
+        expect("nd1", "gone");
+        watching.kill().unwrap();
+        watching.wait().unwrap();
+    });
+}
+
+#[test]
+fn who_has_read_enough_may_close_the_pipe() {
+    in_a_namespace(|| {
+        let mut child = netdevctl(&["ls", "-o", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    });
+}
+
+#[test]
+fn the_example_is_a_configuration() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/config.yaml");
+    let checked = run(&["config", "check", example]);
+    insta::assert_snapshot!(text(&checked.stdout));
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[test]
+fn wrong_configurations_are_one_line_with_the_place_and_status_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("wrong.yaml");
+    let file = file.to_str().unwrap();
+    std::fs::write(file, "pools:\n- resource: a.b/cc\n  select: {names: ['(']}\n").unwrap();
+    let missing = "/nonexistent/file.yaml";
+    for (arguments, part) in [
+        (&["config", "check", file][..], "line 3"),
+        (&["config", "check", missing], "/nonexistent/file.yaml: No such file"),
+        (&["ls", "-config", missing], "/nonexistent/file.yaml: No such file"),
+        (&["explain", "nothing-like-it"], "no device or interface \"nothing-like-it\" is on this node"),
+    ] {
+        let output = run(arguments);
+        let error = text(&output.stderr);
+        assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{arguments:?}: {error}");
+        assert!(error.starts_with("netdevctl: ") && error.contains(part), "{arguments:?}: {error}");
+    }
+    for arguments in [&["ls", "-interfaces", "("][..], &["nothing"], &[]] {
+        assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn shells_can_complete() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = run(&["completion", shell]);
+        assert!(output.status.success() && text(&output.stdout).contains("explain"), "{shell}");
+    }
+}

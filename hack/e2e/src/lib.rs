@@ -1,0 +1,39 @@
+//! The library of the end-to-end tests: a real containerd node, and a real Kubernetes on it.
+//!
+//! It drives the programs `hack/node/node` and `hack/cluster/cluster`, so that tests, demo and benchmark stand on one
+//! implementation. It is for tests: what must work and does not is a panic that shows the command and what it said;
+//! what a test may want to see fail is a [`Result`] or an [`Output`].
+//!
+//! `NETDEVICE_CONTAINERD` (sid, trixie, newest) and `NETDEVICE_RUNTIME` (runc, crun, runc14, runc15) choose what the
+//! node is made of; see `hack/node/node --help`. With `NETDEVICE_KEEP=1` nodes stay up after the test.
+
+mod command;
+mod cri;
+mod kubernetes;
+mod node;
+mod process;
+mod shared;
+mod wait;
+
+pub use command::Output;
+pub use cri::{Container, ContainerSpec, Failure, Network, Pod, PodSpec};
+pub use node::{Action, Kind, Node};
+pub use process::Process;
+pub use rustix::process::Signal;
+pub use shared::SharedNode;
+pub use wait::{eventually, wait_for};
+
+/// The image with busybox and all its applets that every node has.
+pub const BUSYBOX_IMAGE: &str = "localhost/netdevice-test/busybox:1";
+
+/// Where `cargo build` put a program of this workspace in the profile of the running test.
+///
+/// # Panics
+/// When it has not been built.
+#[must_use]
+pub fn program(name: &str) -> std::path::PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let built = test.ancestors().nth(2).map(|dir| dir.join(name)).unwrap_or_default();
+    assert!(built.exists(), "{} is not built: cargo build --workspace", built.display());
+    built
+}
