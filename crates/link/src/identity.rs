@@ -6,7 +6,7 @@ use std::{
         fd::{AsFd, AsRawFd},
         unix::fs::MetadataExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use netdevice::{
@@ -126,16 +126,29 @@ pub(crate) fn find_namespace(
     }
 }
 
-/// Everywhere that a namespace can be found: where it was seen, among those with a name, at a process.
+/// Everywhere that a namespace can be found: where it was seen, among those with a name, at a process that is in it, at a
+/// process that keeps it open, which is the agent when nothing else is left.
 fn candidates(place: &SandboxPlace) -> impl Iterator<Item = PathBuf> + '_ {
     let named = || fs::read_dir("/run/netns").into_iter().flatten().flatten().map(|entry| entry.path());
-    let processes = || {
-        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let numbered = all.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
-        numbered.map(|entry| entry.path().join("ns/net"))
-    };
+    let members = || processes().map(|process| process.join("ns/net"));
+    let keepers = || processes().flat_map(|process| descriptors(&process, place.inode));
     let known = place.paths.iter().map(PathBuf::from);
-    known.chain(std::iter::once_with(named).flatten()).chain(std::iter::once_with(processes).flatten())
+    let inside = std::iter::once_with(named).flatten().chain(std::iter::once_with(members).flatten());
+    known.chain(inside).chain(std::iter::once_with(keepers).flatten())
+}
+
+/// The folders of all processes in `/proc`.
+fn processes() -> impl Iterator<Item = PathBuf> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit)).map(|entry| entry.path())
+}
+
+/// Descriptors of a process that are the network namespace of that inode. By the text of the link: to look at what it
+/// leads to can block, where that is a file of a server that is gone.
+fn descriptors(process: &Path, inode: u64) -> impl Iterator<Item = PathBuf> + use<> {
+    let wanted = PathBuf::from(format!("net:[{inode}]"));
+    let all = fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+    all.filter(move |path| fs::read_link(path).is_ok_and(|target| target == wanted))
 }
 
 /// Whether a link can be the device of the record, whatever a container made of its name, address and size.
