@@ -17,7 +17,7 @@ fn lock() -> impl Deref<Target = Node> {
     // a node that was up already has all this
     if node.get(&["daemonset", "netdevice-agent", "--namespace=kube-system"]).is_null() {
         run(Command::new(repository("hack/node/node")).args(["import", node.name()]).arg(image()));
-        node.apply(&fs::read_to_string(repository("install.yaml")).unwrap());
+        node.apply(&fs::read_to_string(repository("install.yaml")).expect("it is in the repository"));
         rolled_out(&node);
         let link = "ip link add dummy0 type dummy 2>/dev/null || ip link add dummy0 type ifb
             ip link set dummy0 up; ip address add 192.0.2.10/24 dev dummy0; ip route add 198.51.100.0/24 via 192.0.2.1";
@@ -32,8 +32,8 @@ fn repository(file: &str) -> PathBuf {
 }
 
 fn image() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(3).unwrap().join("netdevice.tar")
+    let test = std::env::current_exe().expect("a test knows its own path");
+    test.ancestors().nth(3).expect("it is in target/PROFILE/deps").join("netdevice.tar")
 }
 
 fn run(command: &mut Command) {
@@ -142,6 +142,6 @@ fn pools_from_a_config_map_are_taken_up_without_a_restart() {
     // as shipped again, for the other tests
     node.delete(&[&daemon_set[..], &["--wait"]].concat());
     node.delete(&["configmap/netdevice-pools", "--namespace=kube-system"]);
-    node.apply(&fs::read_to_string(repository("install.yaml")).unwrap());
+    node.apply(&fs::read_to_string(repository("install.yaml")).expect("it is in the repository"));
     rolled_out(&node);
 }
