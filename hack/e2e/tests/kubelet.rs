@@ -188,7 +188,7 @@ fn a_pod_that_takes_the_only_device_over_from_one_that_is_just_going_gets_it() {
     let device = node.add_device("over0");
     let agent = offering(&node, &["over0"]);
     node.apply(&pod("over", SLEEP));
-    for _ in 0..3 {
+    for _ in 0..4 {
         node.wait_until_ready("over");
         // the object goes at once; its container and its device come later
         node.kubectl(&["delete", "pod", "over", "--grace-period=0", "--force", "--wait=false"]).text();
