@@ -43,6 +43,22 @@ wait_for() {
   done
 }
 
+# with_progress LOG COMMAND...: what the command says goes to LOG; every 20 seconds the last line of it is shown, so that
+# nobody wonders whether it still goes on
+with_progress() {
+  local log=$1 job began=$SECONDS
+  shift
+  "$@" >"$log" 2>&1 </dev/null &
+  job=$!
+  while [[ -e /proc/$job ]]; do
+    sleep 0.2
+    (((SECONDS - began) % 20 == 19)) || continue
+    say "  ... $((SECONDS - began)) s: $(tail -n 1 "$log" | tr -d '\r' | cut -c 1-120)"
+    sleep 1
+  done
+  wait $job
+}
+
 # cached PART KEY COMMAND...: runs COMMAND, which fills $CACHE/PART, unless that was done for the same KEY.
 # Others who want the same part wait for the one who makes it.
 cached() {

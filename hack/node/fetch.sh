@@ -6,6 +6,7 @@ DEBIAN=$CACHE/debian   # sid: containerd 2.1, runc 1.3, crun, CNI plugins, busyb
 TRIXIE=$CACHE/trixie   # containerd 1.7
 RUNC14=$CACHE/runc14   # runc 1.4, from experimental
 NEWEST=$CACHE/newest   # containerd 2.4 and runc 1.5, which newest/go.mod names
+PODMAN=$CACHE/podman   # podman and conmon of this machine's own release; they start the runtimes of $DEBIAN
 IMAGES=$CACHE/images   # pause and busybox, OCI tarballs
 TOOLS=$CACHE/tools     # programs that the rig needs and this machine lacks
 NODE_PACKAGES=(containerd runc crun containernetworking-plugins busybox-static patchelf)
@@ -57,11 +58,11 @@ unpack() { # PREFIX FOLDER: every .deb of FOLDER
   for deb in "$2"/*.deb; do dpkg -x "$deb" "$1"; done
 }
 
-# with_dependencies PART PACKAGE...: into $CACHE/PART, from sid, so that all of it fits together
+# with_dependencies PART PACKAGE...: into $CACHE/PART, from $suite or sid, so that all of it fits together
 with_dependencies() {
   local part=$1 apt
   shift
-  open_apt "$part" sid
+  open_apt "$part" "${suite:-sid}"
   say "fetch: $* and what they depend on"
   quiet "$CACHE/$part.apt.log" apt-get "${apt[@]}" install --download-only "$@"
   rm -rf "${CACHE:?}/$part"
@@ -126,6 +127,35 @@ fetch_runc14() {
   "$RUNC14/usr/sbin/runc" --version | head -n 1 >&2
 }
 
+# Of this machine's own release and on its libc: podman is no PIE, and patchelf breaks it. Other libraries go with it.
+fetch_podman() {
+  local libs suite
+  suite=$(codename)
+  with_dependencies podman podman conmon
+  rm -f "$PODMAN"/{,usr/}lib/*-linux-gnu/{ld-linux,libc,libm,libpthread,libdl,librt,libresolv}[-.]*so*
+  libs=$(echo "$PODMAN"/{,usr/}lib/*-linux-gnu | tr ' ' :)
+  # what is not podman's default: paths of this rig, no daemon to log to or to ask for cgroups
+  cat > "$PODMAN/etc/containers/containers.conf" <<EOT
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+conmon_path = ["$PODMAN/usr/bin/conmon"]
+conmon_env_vars = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LD_LIBRARY_PATH=$libs"]
+runtime = "crun"
+[engine.runtimes]
+crun = ["$DEBIAN/usr/bin/crun"]
+runc = ["$DEBIAN/usr/sbin/runc"]
+[containers]
+log_driver = "k8s-file"
+EOT
+  printf '[storage]\ndriver = "overlay"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n' \
+    > "$PODMAN/etc/containers/storage.conf"
+  mkdir -p "$PODMAN/bin"
+  printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$libs" "$PODMAN/usr/bin/podman" > "$PODMAN/bin/podman"
+  chmod +x "$PODMAN/bin/podman"
+  "$PODMAN/bin/podman" --version >&2
+}
+
 build_newest() {
   need_go
   local containerd=github.com/containerd/containerd/v2 runc=github.com/opencontainers/runc modules=$HACK/node/newest version
@@ -187,9 +217,10 @@ fetch() {
       sid) ;; # the same as debian, which is always there
       trixie) cached trixie 1.7 fetch_trixie ;;
       runc14) cached runc14 1.4 fetch_runc14 ;;
+      podman) cached podman 1 fetch_podman ;;
       newest | runc15) fetch_newest ;;
       runc | crun) ;;
-      *) misuse "nothing called $part to fetch: trixie, newest, runc14 or runc15" ;;
+      *) misuse "nothing called $part to fetch: trixie, newest, runc14, runc15 or podman" ;;
     esac
   done
 }

@@ -39,12 +39,16 @@ for dir in /etc /opt /var/lib /var/log; do
   mkdir -p "$NODE/overlay$dir"/{upper,work} "$dir"
   mount -t overlay -o "lowerdir=$dir,upperdir=$NODE/overlay$dir/upper,workdir=$NODE/overlay$dir/work" overlay "$dir"
 done
-for dir in /etc/{cdi,cni,containerd,kubernetes,nri} /opt/{cni,nri} /var/lib/{cni,containerd,etcd,kubelet} /var/log/{pods,containers} /run; do
+for dir in /etc/{cdi,cni,containerd,kubernetes,nri} /opt/{cni,nri} /var/lib/{cni,containerd,containers,etcd,kubelet} /var/log/{pods,containers} /run; do
   mkdir -p "$NODE/fs$dir" "$dir"
   mount --bind "$NODE/fs$dir" "$dir"
 done
 mkdir -p /run/{lock,netns,cdi,nri,containerd} /etc/cni/net.d /opt/cni/bin /var/lib/kubelet/device-plugins
 mount --bind "$CNI_PLUGINS" /opt/cni/bin
+if [[ -d $PODMAN/etc/containers ]]; then # `node fetch podman`
+  mkdir -p /etc/containers
+  cp -r "$PODMAN/etc/containers/." /etc/containers/
+fi
 mount --make-rshared / # as systemd does; the kubelet needs it
 
 # ---- what the kubelet sets for the whole machine: let it set copies

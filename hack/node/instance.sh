@@ -20,7 +20,7 @@ instance() {
   esac
   RUNTIME=$(cat "$NODE/runtime" 2>/dev/null) || RUNTIME=${NETDEVICE_RUNTIME:-runc}
   [[ $RUNTIME =~ ^(runc|crun|runc14|runc15)$ ]] || misuse "runtime '$RUNTIME' is none of runc, crun, runc14, runc15"
-  NODE_PATH=$TOOLS/bin:$containerd_bin:$DEBIAN/usr/bin:$DEBIAN/usr/sbin:$CACHE/cluster:$CACHE/crictl:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+  NODE_PATH=$TOOLS/bin:$containerd_bin:$DEBIAN/usr/bin:$DEBIAN/usr/sbin:$PODMAN/bin:$CACHE/cluster:$CACHE/crictl:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 }
 
 # the init lives and is this node's: a pid alone may be somebody else's by now

@@ -1,6 +1,6 @@
 //! Arguments. Every path has a flag, and none is needed on a node with the usual ones.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{ArgGroup, CommandFactory, Parser, ValueEnum};
 use netdevice::{
@@ -74,6 +74,19 @@ fn absolute(path: &str) -> Result<String, String> {
     if path.starts_with('/') { Ok(path.to_owned()) } else { Err("an absolute path is needed (CDI)".into()) }
 }
 
+/// A flag with one dash that is none of ours, with two: the parser then names it whole, and not its first letter.
+fn named_whole(argument: OsString) -> OsString {
+    match argument.as_encoded_bytes() {
+        // -v4, -h, -V are short flags
+        [b'-', first, _, ..] if first.is_ascii_alphabetic() && !b"vhV".contains(first) => {
+            let mut whole = OsString::from("-");
+            whole.push(&argument);
+            whole
+        }
+        _ => argument,
+    }
+}
+
 impl Arguments {
     /// The arguments of this process; wrong ones end it with a line that says what is wrong, and status 2.
     pub(crate) fn read() -> Self {
@@ -83,12 +96,26 @@ impl Arguments {
             Some(if argument.get_action().takes_values() { Flag::Valued(name) } else { Flag::Switch(name) })
         });
         let flags: Vec<Flag<'_>> = long_flags.chain([Flag::Switch("help"), Flag::Switch("version")]).collect();
-        Self::parse_from(rewrite(std::env::args_os(), &flags))
+        Self::parse_from(rewrite(std::env::args_os(), &flags).into_iter().map(named_whole))
     }
 
     /// The hook to install.
     pub(crate) fn hook_source(&self) -> PathBuf {
         let beside = || std::env::current_exe().ok().map(|program| program.with_file_name("netdevice-hook"));
         self.hook_source.clone().or_else(beside).unwrap_or_else(|| "/netdevice-hook".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_flag_with_one_dash_is_named_whole() {
+        let flags = ["-bogus", "-bogus=x", "--bogus", "-v4", "-v", "-h", "-", "x", "-4x"];
+        let whole = flags.map(|flag| named_whole(flag.into()).into_string().unwrap());
+        assert_eq!(whole, ["--bogus", "--bogus=x", "--bogus", "-v4", "-v", "-h", "-", "x", "-4x"]);
+        let error = Arguments::try_parse_from(["netdevice-agent", &whole[0]]).unwrap_err().to_string();
+        assert!(error.starts_with("error: unexpected argument '--bogus' found\n"), "{error}");
     }
 }

@@ -4,15 +4,22 @@ use std::sync::Arc;
 
 use link::{
     Records,
-    journal::{Entry, Follower, Outcome},
+    journal::{Action, Entry, Follower, Outcome},
 };
+use netdevice::{DeviceId, InterfaceName};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{folder::Folder, metrics::Metrics};
 
 /// Follows the hooks' journal from now on.
-pub(crate) async fn follow(records: Records, metrics: Arc<Metrics>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn follow(
+    records: Records,
+    metrics: Arc<Metrics>,
+    restored: mpsc::UnboundedSender<InterfaceName>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let mut folder = Folder::new(records.folder());
     let mut follower = Follower::new(&records);
     loop {
@@ -23,6 +30,12 @@ pub(crate) async fn follow(records: Records, metrics: Arc<Metrics>, shutdown: Ca
         for entry in follower.next_entries() {
             tell(&entry);
             metrics.count_hook(entry.action, entry.outcome);
+            if (entry.action, entry.outcome) == (Action::Detach, Outcome::Ok)
+                && let Ok(device) = entry.device.parse::<DeviceId>()
+            {
+                // nobody listens only while the agent ends
+                let _ = restored.send(device.to_name());
+            }
         }
     }
 }

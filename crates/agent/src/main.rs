@@ -11,6 +11,7 @@ mod hook_file;
 mod journal;
 mod logging;
 mod metrics;
+mod names;
 mod plugins;
 mod pools;
 mod repair;
@@ -26,7 +27,7 @@ use metrics::Metrics;
 use pools::PoolSource;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -66,16 +67,29 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let (pools_sender, pools) = watch::channel(source.first()?);
     let (view_sender, view) = watch::channel(None);
+    let (ledger_sender, ledgers) = watch::channel(Arc::default());
+    let (restored_sender, restored) = mpsc::unbounded_channel();
     let (hook_sender, hook) = watch::channel(hook_file::State::Missing);
     let snapshots = inventory.subscribe();
     let namespaces_ended = inventory.subscribe_namespaces_ended();
 
     tasks.spawn(source.follow(pools_sender, records.clone(), metrics.clone(), shutdown.clone()));
-    tasks.spawn(views::keep(snapshots, pools, records.clone(), metrics.clone(), view_sender, shutdown.clone()));
+    tasks.spawn(names::keep(restored, inventory.subscribe(), shutdown.clone()));
+    tasks.spawn(views::keep(
+        snapshots,
+        pools,
+        records.clone(),
+        metrics.clone(),
+        view_sender,
+        ledger_sender,
+        shutdown.clone(),
+    ));
     tasks.spawn(hook_file::keep(arguments.hook_source(), arguments.hook_path.clone(), hook_sender, shutdown.clone()));
     tasks.spawn(plugins::keep(arguments.clone(), view, hook.clone(), metrics.clone(), shutdown.clone()));
-    tasks.spawn(repair::keep(namespaces_ended, records.clone(), metrics.clone(), shutdown.clone()));
-    tasks.spawn(journal::follow(records, metrics.clone(), shutdown.clone()));
+    let triggers =
+        repair::Triggers { ledgers, namespaces_ended, pod_resources: arguments.pod_resources_socket.clone() };
+    tasks.spawn(repair::keep(triggers, records.clone(), metrics.clone(), restored_sender.clone(), shutdown.clone()));
+    tasks.spawn(journal::follow(records, metrics.clone(), restored_sender, shutdown.clone()));
     tasks.spawn(admin::serve(arguments.admin_address, metrics, hook, shutdown.clone()));
     let follow = inventory.run(shutdown.clone());
     tasks.spawn(async { follow.await.context("the node's interfaces cannot be followed") });

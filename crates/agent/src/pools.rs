@@ -30,9 +30,7 @@ impl PoolSource {
     pub(crate) fn new(arguments: &Arguments) -> anyhow::Result<Self> {
         match (&arguments.interfaces, &arguments.config) {
             (Some(pattern), None) => {
-                let quoted = pattern.as_str().replace('\'', "''");
-                let resource = netdevice::ResourceName::default();
-                let yaml = format!("pools:\n- resource: {resource}\n  select:\n    names: ['{quoted}']\n");
+                let yaml = Pools::yaml_by_name(pattern);
                 Ok(Self::Flag(Arc::new(Pools::by_name(pattern.clone())), yaml))
             }
             (None, Some(file)) => Ok(Self::File(file.clone())),

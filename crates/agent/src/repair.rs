@@ -3,60 +3,233 @@
 //! Level, not edge: each look compares all records with the kernel, so a look that was missed costs time and nothing
 //! else. What this agent may not do, for want of a capability, the next hook on the node does.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use link::{Homecoming, Records, Repair};
-use netdevice::DeviceId;
-use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+use link::{Diagnosis, Homecoming, Namespace, Records, Repair, RouteSocket};
+use netdevice::{DeviceId, InterfaceName, Ledger, Phase, Record, record::Pod};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{mpsc, watch},
+    task::{JoinSet, spawn_blocking},
+    time::{Interval, MissedTickBehavior, interval_at, sleep},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use crate::{folder::Folder, metrics::Metrics};
+use crate::metrics::Metrics;
 
+/// How long a hook that is due is waited for. It comes within milliseconds, or never.
+const GRACE: Duration = Duration::from_secs(2);
 /// A physical device comes back some 150 ms after its namespace ended.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
-/// Looks at the records when one changed, when a namespace ended, and again while a device is on its way.
+/// What tells that a look is due.
+pub(crate) struct Triggers {
+    /// The records.
+    pub(crate) ledgers: watch::Receiver<Arc<Ledger>>,
+    /// A namespace has ended.
+    pub(crate) namespaces_ended: watch::Receiver<u64>,
+    /// The kubelet's PodResources socket: whose Pod is gone has no right to a device, though a process of it lives on.
+    pub(crate) pod_resources: PathBuf,
+}
+
+/// Looks at the records when one changed, when a container or namespace ended, and again while a device is on its way.
 pub(crate) async fn keep(
-    mut namespaces_ended: watch::Receiver<u64>,
+    triggers: Triggers,
     records: Records,
     metrics: Arc<Metrics>,
+    restored: mpsc::UnboundedSender<InterfaceName>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut folder = Folder::new(records.folder());
+    let Triggers { mut ledgers, mut namespaces_ended, pod_resources } = triggers;
+    let mut kubelet = Kubelet::new(pod_resources, ledgers.clone());
+    let mut patient = Patient { records, wards: BTreeMap::new() };
+    let mut holders: JoinSet<()> = JoinSet::new();
     let mut told = BTreeMap::new();
     let mut retry = FIRST_RETRY;
     loop {
-        let looked = records.clone();
-        let findings = spawn_blocking(move || look(&looked)).await?;
-        let is_open = tell(findings, &mut told, &metrics);
+        let ledger = ledgers.borrow_and_update().clone();
+        let gone = kubelet.gone(&ledger);
+        let holds = !ledger.is_empty();
+        let (looked, round) = spawn_blocking(move || {
+            let round = patient.look(&ledger, &gone);
+            (patient, round)
+        })
+        .await?;
+        patient = looked;
+        for process in round.holders {
+            holders.spawn(end_of(process));
+        }
+        let is_open = tell(round.findings, &mut told, &metrics, &restored);
         retry = if is_open { (retry * 2).min(LAST_RETRY) } else { FIRST_RETRY };
+        let wait = if is_open { Some(retry) } else { round.due };
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = folder.changed() => {}
+            changed = ledgers.changed() => changed?,
+            () = kubelet.ask(), if holds => {}
             changed = namespaces_ended.changed() => changed?,
-            () = sleep(retry), if is_open => {}
+            Some(_) = holders.join_next(), if !holders.is_empty() => {}
+            () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
         }
     }
 }
 
+/// Waits until a process has ended: then its descriptor is readable. An error ends the wait as well.
+async fn end_of(process: OwnedFd) {
+    #[allow(
+        deprecated,
+        reason = "what takes its place is unsafe, for owners that may close early: an OwnedFd does not"
+    )]
+    if let Ok(process) = AsyncFd::with_interest(process, Interest::READABLE) {
+        let _ = process.readable().await;
+    }
+}
+
+/// What is kept of an attachment between two looks.
+#[derive(Debug, Default)]
+struct Ward {
+    /// The attachment, by the cookie of its namespace and its container.
+    of: Option<(u64, String)>,
+    /// Its namespace, so that a virtual device does not die before it could be brought home.
+    sandbox: Option<Namespace>,
+    /// Since when it is not as it should be.
+    ailing: Option<Instant>,
+}
+
+/// The records and what is kept of them.
+struct Patient {
+    records: Records,
+    wards: BTreeMap<DeviceId, Ward>,
+}
+
 type Findings = Vec<(DeviceId, Result<Homecoming, String>)>;
 
-/// Repairs each device that needs it.
-fn look(records: &Records) -> Findings {
-    // a folder that cannot be read is told of where the views are made
-    let Ok((ledger, _)) = records.list() else { return Vec::new() };
-    let repair = |device: DeviceId| match link::repair(records, &device) {
-        Ok(Repair::Done(homecoming)) => Some((device, Ok(homecoming))),
-        Ok(Repair::Busy | Repair::Unneeded) => None,
-        Err(error) => Some((device, Err(error.to_string()))),
-    };
-    ledger.into_keys().filter_map(repair).collect()
+/// What one look found.
+#[derive(Default)]
+struct Round {
+    findings: Findings,
+    /// Processes of containers that are new; each is readable once it has ended.
+    holders: Vec<OwnedFd>,
+    /// When the next look is due.
+    due: Option<Duration>,
+}
+
+impl Patient {
+    /// Looks at all attachments; `gone` are those of Pods that the kubelet no longer knows.
+    fn look(&mut self, ledger: &Ledger, gone: &BTreeSet<DeviceId>) -> Round {
+        let mut round = Round::default();
+        // without a socket there is nothing to compare with; the next look has one
+        let Ok(mut home) = RouteSocket::open() else { return round };
+        self.wards.retain(|device, _| ledger.contains_key(device));
+        for (device, record) in ledger {
+            let ward = self.wards.entry(device.clone()).or_default();
+            let attachment = Some((record.sandbox.cookie, record.holder.container.clone()));
+            if record.phase == Phase::Attached && ward.of != attachment {
+                *ward = Ward { of: attachment, sandbox: keep_open(record), ailing: None };
+                round.holders.extend(holder(record));
+            }
+            let is_gone = gone.contains(device);
+            let diagnosis = link::diagnose(record, &mut home);
+            if diagnosis == Diagnosis::Healthy && !is_gone {
+                ward.ailing = None;
+                continue;
+            }
+            let ailing = ward.ailing.get_or_insert_with(Instant::now).elapsed();
+            if diagnosis != Diagnosis::SandboxEnded && !is_gone && ailing < GRACE {
+                let left = GRACE - ailing;
+                round.due = Some(round.due.map_or(left, |due| due.min(left)));
+                continue;
+            }
+            // another attachment may have begun since
+            let is_due = |now: &Record, home: &mut RouteSocket| {
+                (is_gone && now.holder == record.holder) || link::diagnose(now, home) != Diagnosis::Healthy
+            };
+            match link::repair(&self.records, device, ward.sandbox.as_ref(), is_due) {
+                Ok(Repair::Done(homecoming)) => round.findings.push((device.clone(), Ok(homecoming))),
+                Ok(Repair::Busy | Repair::Unneeded) => {}
+                Err(error) => round.findings.push((device.clone(), Err(error.to_string()))),
+            }
+        }
+        round
+    }
+}
+
+/// How often the kubelet is asked while a device is attached.
+const ASK: Duration = Duration::from_secs(30);
+/// How often in a row the kubelet must not know a Pod before that Pod is gone: after a restart it knows none for a second,
+/// and learns of them one by one.
+const ABSENCES: u32 = 2;
+
+/// What the kubelet says of the Pods that have devices.
+struct Kubelet {
+    socket: PathBuf,
+    ledgers: watch::Receiver<Arc<Ledger>>,
+    ticks: Interval,
+    absences: BTreeMap<DeviceId, u32>,
+}
+
+impl Kubelet {
+    fn new(socket: PathBuf, ledgers: watch::Receiver<Arc<Ledger>>) -> Self {
+        let mut ticks = interval_at(tokio::time::Instant::now() + ASK, ASK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { socket, ledgers, ticks, absences: BTreeMap::new() }
+    }
+
+    /// Waits for the next time and asks. An answer without any Pod counts for nothing, and neither does none.
+    async fn ask(&mut self) {
+        self.ticks.tick().await;
+        let Ok(known) = device_plugin::known_pods(&self.socket).await else { return };
+        if known.is_empty() {
+            return;
+        }
+        let ledger = self.ledgers.borrow().clone();
+        self.absences.retain(|device, _| ledger.contains_key(device));
+        for (device, record) in ledger.iter() {
+            let is_known = |pod: &Pod| known.contains(&(pod.namespace.clone(), pod.name.clone()));
+            if record.holder.pod.as_ref().is_none_or(is_known) {
+                self.absences.remove(device);
+            } else {
+                *self.absences.entry(device.clone()).or_default() += 1;
+            }
+        }
+    }
+
+    /// Devices of Pods that are gone.
+    fn gone(&self, ledger: &Ledger) -> BTreeSet<DeviceId> {
+        let often = self.absences.iter().filter(|(_, absences)| **absences >= ABSENCES);
+        often.map(|(device, _)| device.clone()).filter(|device| ledger.contains_key(device)).collect()
+    }
+}
+
+/// The namespace of a virtual device. Without the capability to enter it the device is as safe as its hooks are.
+fn keep_open(record: &Record) -> Option<Namespace> {
+    link::keep_sandbox(record).unwrap_or_else(|error| {
+        debug!(device = %record.device, "its sandbox cannot be kept open: {error}");
+        None
+    })
+}
+
+/// The process of the holder's container, as something to wait for.
+fn holder(record: &Record) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(record.process?.pid)?;
+    pidfd_open(pid, PidfdFlags::NONBLOCK).ok()
 }
 
 /// Logs what is new, and says whether something is left to do.
-fn tell(findings: Findings, told: &mut BTreeMap<DeviceId, String>, metrics: &Metrics) -> bool {
+fn tell(
+    findings: Findings,
+    told: &mut BTreeMap<DeviceId, String>,
+    metrics: &Metrics,
+    restored: &mpsc::UnboundedSender<InterfaceName>,
+) -> bool {
     let mut open = BTreeMap::new();
     for (device, result) in findings {
         match result {
@@ -65,7 +238,9 @@ fn tell(findings: Findings, told: &mut BTreeMap<DeviceId, String>, metrics: &Met
                 let left_out: Vec<String> = skipped.iter().map(ToString::to_string).collect();
                 match renamed {
                     None => {
-                        info!(%device, "brought home after its sandbox or hook was killed; {}", left_out.join("; "))
+                        // nobody listens only while the agent ends
+                        let _ = restored.send(device.to_name());
+                        info!(%device, "brought home after its sandbox or hook was killed; {}", left_out.join("; "));
                     }
                     Some(name) => {
                         warn!(%device, "brought home as {name}, for its name was taken; {}", left_out.join("; "))

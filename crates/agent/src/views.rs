@@ -1,14 +1,20 @@
 //! Keeps the view up to date: the inventory, the records and the pools go in, what is offered comes out.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use link::{Records, Unreadable};
-use netdevice::{DeviceState, Pools, Projector, Snapshot, View};
-use tokio::sync::watch;
+use netdevice::{DeviceState, Ledger, Pools, Projector, Snapshot, View};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{folder::Folder, metrics::Metrics};
+
+/// How long the kernel's word of a device that came home is waited for. It takes milliseconds, or the device is gone.
+const HOMECOMING: Duration = Duration::from_millis(500);
 
 /// Publishes a view for each change of what it is made from, the first one complete.
 pub(crate) async fn keep(
@@ -17,6 +23,7 @@ pub(crate) async fn keep(
     records: Records,
     metrics: Arc<Metrics>,
     views: watch::Sender<Option<Arc<View>>>,
+    ledgers: watch::Sender<Arc<Ledger>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     if let Err(error) = std::fs::create_dir_all(records.folder()) {
@@ -31,6 +38,12 @@ pub(crate) async fn keep(
     tell_selection(projector.view());
     loop {
         publish(&projector, &views);
+        let ledger_now = &projector.view().ledger;
+        ledgers.send_if_modified(|ledger| {
+            let differs = *ledger != *ledger_now;
+            *ledger = ledger_now.clone();
+            differs
+        });
         metrics.set_view(projector.view());
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -40,7 +53,7 @@ pub(crate) async fn keep(
                 projector.set_snapshot(snapshots.borrow_and_update().clone());
                 // a device that left the host may be on its way into a sandbox: then its record was there first
                 if projector.view().devices().len() < before {
-                    ledger.read_into(&mut projector, &metrics);
+                    ledger.read_with(&mut snapshots, &mut projector, &metrics).await?;
                 }
             }
             changed = pools.changed() => {
@@ -48,9 +61,15 @@ pub(crate) async fn keep(
                 projector.set_pools(pools.borrow_and_update().clone());
                 tell_selection(projector.view());
             }
-            () = folder.changed() => ledger.read_into(&mut projector, &metrics),
+            () = folder.changed() => ledger.read_with(&mut snapshots, &mut projector, &metrics).await?,
         }
     }
+}
+
+/// Whether a device whose record ended is not, or not up, on the host as far as we know.
+fn is_on_its_way(before: &Ledger, now: &View) -> bool {
+    let mut ended = before.keys().filter(|device| !now.ledger.contains_key(*device));
+    ended.any(|device| now.devices().get(device).is_none_or(|device| !device.is_healthy()))
 }
 
 /// Publishes the view; whoever holds the one before keeps it.
@@ -96,6 +115,26 @@ struct LedgerReader {
 }
 
 impl LedgerReader {
+    /// Reads the records together with what the kernel told: a record ends when its device is home, and that the device
+    /// is home may still be on its way to us. Without it the device would be withdrawn for a moment, and a Pod that asks
+    /// in that moment be rejected for good.
+    async fn read_with(
+        &mut self,
+        snapshots: &mut watch::Receiver<Snapshot>,
+        projector: &mut Projector,
+        metrics: &Metrics,
+    ) -> anyhow::Result<()> {
+        let before = projector.view().ledger.clone();
+        self.read_into(projector, metrics);
+        let deadline = Instant::now() + HOMECOMING;
+        while is_on_its_way(&before, projector.view()) {
+            let Ok(changed) = timeout_at(deadline, snapshots.changed()).await else { break };
+            changed?;
+            projector.set_snapshot(snapshots.borrow_and_update().clone());
+        }
+        Ok(())
+    }
+
     fn read_into(&mut self, projector: &mut Projector, metrics: &Metrics) {
         let result = match self.records.list() {
             Ok((ledger, unreadable)) => {
@@ -116,5 +155,104 @@ impl LedgerReader {
             }
             self.told = Some(result);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netdevice::{
+        DeviceId, Holder, InterfaceName, Link, LinkState, Phase, Record,
+        link::flags,
+        record::{RECORD_VERSION, SandboxPlace, Viewpoint},
+    };
+
+    use super::*;
+
+    fn name() -> InterfaceName {
+        InterfaceName::try_from("dummy0").unwrap()
+    }
+
+    fn snapshot(state: u32) -> Snapshot {
+        let link = Link {
+            index: 7,
+            name: name(),
+            altnames: Box::default(),
+            alias: None,
+            kind: None,
+            mac: None,
+            flags: state,
+            mtu: 1500,
+            master: None,
+            parent: None,
+            link_netnsid: None,
+            hardware: None,
+        };
+        let mut snapshot = Snapshot::default();
+        snapshot.insert_link(Arc::new(link));
+        snapshot
+    }
+
+    fn record() -> Record {
+        let device = DeviceId::from(&name());
+        Record {
+            version: RECORD_VERSION,
+            device: device.clone(),
+            resource: Some(netdevice::ResourceName::default()),
+            phase: Phase::Attached,
+            holder: Holder { container: "c0ffee".into(), sandbox: None, pod: None },
+            process: None,
+            sandbox: SandboxPlace {
+                cookie: 7,
+                inode: 7,
+                nsid: None,
+                seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
+                paths: Vec::new(),
+                name: device,
+                ifindex: 7,
+            },
+            home: None,
+            host: LinkState { flags: flags::UP, ..LinkState::new(name(), 7) },
+            since: 0,
+        }
+    }
+
+    /// The kernel's word comes late, and in parts: first a link that is not up yet.
+    #[test]
+    fn a_device_that_comes_home_is_listed_and_healthy_all_the_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("dummy0.json");
+        std::fs::write(&file, record().to_json()).unwrap();
+        let pools = Arc::new(Pools::by_name("dummy".parse().unwrap()));
+        let (sender, mut snapshots) = watch::channel(Snapshot::default());
+        let mut projector = Projector::new();
+        projector.set_pools(pools);
+        projector.set_snapshot(Snapshot::default());
+        let mut ledger = LedgerReader { records: Records::new(folder.path()), told: None };
+        let metrics = Metrics::default();
+        ledger.read_into(&mut projector, &metrics);
+        let device = DeviceId::from(&name());
+        assert!(projector.view().devices()[&device].holder().is_some());
+
+        std::fs::remove_file(&file).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let tell = async {
+                tokio::task::yield_now().await;
+                sender.send_replace(snapshot(0));
+                tokio::task::yield_now().await;
+                sender.send_replace(snapshot(flags::UP));
+            };
+            let read = ledger.read_with(&mut snapshots, &mut projector, &metrics);
+            let (read, ()) = tokio::join!(read, tell);
+            read.unwrap();
+            assert!(projector.view().devices()[&device].is_healthy(), "the reader did not wait for the kernel's word");
+            // one that is gone for good is not waited for long
+            std::fs::write(&file, record().to_json()).unwrap();
+            ledger.read_into(&mut projector, &metrics);
+            projector.set_snapshot(Snapshot::default());
+            std::fs::remove_file(&file).unwrap();
+            ledger.read_with(&mut snapshots, &mut projector, &metrics).await.unwrap();
+            assert!(projector.view().devices().is_empty());
+        });
     }
 }

@@ -32,5 +32,6 @@ mod tick;
 pub use config::{Config, Paths, Timing};
 pub use error::Error;
 pub use plugin::{DevicePlugin, resources};
+pub use recovery::known_pods;
 pub use socket::SOCKET_PREFIX;
 pub use stats::Stats;

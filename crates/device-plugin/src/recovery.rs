@@ -4,7 +4,9 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use netdevice::{DeviceId, ResourceName, View};
-use proto::podresources::{ListPodResourcesRequest, pod_resources_lister_client::PodResourcesListerClient};
+use proto::podresources::{
+    ListPodResourcesRequest, PodResources, pod_resources_lister_client::PodResourcesListerClient,
+};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -106,16 +108,29 @@ impl Recovery {
     }
 }
 
-async fn ask(socket: &Path, resource: &ResourceName) -> Result<Answer, Error> {
-    if FileIdentity::of(socket).is_none() {
-        return Ok(Answer::NoKubelet);
-    }
+async fn list(socket: &Path) -> Result<Vec<PodResources>, Error> {
     let asking = async {
         let mut client = PodResourcesListerClient::new(connect(socket).await?).max_decoding_message_size(MAX_ANSWER);
         client.list(ListPodResourcesRequest {}).await.map_err(|status| Error::PodResourcesFailed(Box::new(status)))
     };
     let too_late = |_| Error::PodResourcesFailed(Box::new(Status::deadline_exceeded("no answer within 10 s")));
-    let pods = timeout(Duration::from_secs(10), asking).await.map_err(too_late)??.into_inner().pod_resources;
+    Ok(timeout(Duration::from_secs(10), asking).await.map_err(too_late)??.into_inner().pod_resources)
+}
+
+/// The Pods that the kubelet knows, by namespace and name. It knows none for a second after its start.
+///
+/// # Errors
+///
+/// When there is no kubelet, or it does not answer.
+pub async fn known_pods(socket: &Path) -> Result<BTreeSet<(String, String)>, Error> {
+    Ok(list(socket).await?.into_iter().map(|pod| (pod.namespace, pod.name)).collect())
+}
+
+async fn ask(socket: &Path, resource: &ResourceName) -> Result<Answer, Error> {
+    if FileIdentity::of(socket).is_none() {
+        return Ok(Answer::NoKubelet);
+    }
+    let pods = list(socket).await?;
     if pods.is_empty() {
         return Ok(Answer::NoPods);
     }

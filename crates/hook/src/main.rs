@@ -92,13 +92,14 @@ impl Hook {
     fn attach_all(&self, devices: &[Device]) -> Result<(), String> {
         let sandbox = self.state.pid().map_err(|error| error.to_string()).and_then(|pid| {
             let path = format!("/proc/{pid}/ns/net");
-            Namespace::open(&path).map_err(|error| format!("cannot open the pod's network namespace {path}: {error}"))
+            let opened = Namespace::open(&path).map(|sandbox| (pid, sandbox));
+            opened.map_err(|error| format!("cannot open the pod's network namespace {path}: {error}"))
         });
         for device in devices {
             let attached = sandbox
                 .as_ref()
                 .map_err(Clone::clone)
-                .and_then(|sandbox| self.attach(device, sandbox).map_err(|error| error.to_string()));
+                .and_then(|(pid, sandbox)| self.attach(device, *pid, sandbox).map_err(|error| error.to_string()));
             if let Err(error) = attached {
                 self.note(device, Outcome::Failed, error.clone());
                 self.give_back();
@@ -108,7 +109,7 @@ impl Hook {
         Ok(())
     }
 
-    fn attach(&self, device: &Device, sandbox: &Namespace) -> Result<(), Error> {
+    fn attach(&self, device: &Device, pid: i32, sandbox: &Namespace) -> Result<(), Error> {
         let attached = link::attach(
             &self.records,
             &AttachRequest {
@@ -117,6 +118,7 @@ impl Hook {
                 sandbox,
                 paths: self.other_paths(),
                 holder: &self.holder,
+                pid,
             },
         )?;
         let outcome = if attached.was_there { Outcome::Nothing } else { Outcome::Ok };

@@ -1,7 +1,7 @@
 //! From the host into a sandbox.
 
 use netdevice::{
-    DeviceId, Holder, LinkState, Phase, Record, ResourceName, SandboxInterfaceName,
+    DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxInterfaceName,
     plan::{Place, Step, aged, plan, wanted_in_sandbox},
     record::{RECORD_VERSION, SandboxPlace},
     state::Route,
@@ -19,7 +19,7 @@ use rustix::{
 use crate::{
     detach::{Homecoming, come_home},
     error::{Error, WithSubject},
-    identity::{Actor, find_inside, find_namespace, namespace_id, viewpoint},
+    identity::{Actor, find_at_home, find_inside, find_namespace, holder_has_ended, namespace_id, process, viewpoint},
     ledger::Records,
     namespace::Namespace,
     neighbourhood::exclusion,
@@ -42,6 +42,8 @@ pub struct AttachRequest<'a> {
     pub paths: Vec<String>,
     /// Whose it becomes.
     pub holder: &'a Holder,
+    /// Pid of the first process of that container.
+    pub pid: i32,
 }
 
 /// How an attachment went.
@@ -73,8 +75,14 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
     let name = SandboxInterfaceName::try_from(request.device.to_name())?;
     let _lock = records.lock(request.device)?;
     if let Some(record) = records.read(request.device)? {
+        // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
+        let went = match record.phase {
+            Phase::Attached => true,
+            Phase::Attaching => find_at_home(&record, &mut home)?.is_none(),
+            Phase::Detaching => false,
+        };
         if record.sandbox.cookie == inside.cookie()
-            && record.phase != Phase::Detaching
+            && went
             && let Some(link) = find_inside(&record, &mut inside)?
         {
             return adopt(records, record, request, &mut inside, &link);
@@ -94,6 +102,7 @@ fn adopt(
 ) -> Result<Attached, Error> {
     let skipped = configure_inside(&record, request, inside, link)?;
     record.holder = request.holder.clone();
+    record.process = process(request.pid);
     record.phase = Phase::Attached;
     records.write(&record)?;
     Ok(Attached { was_there: true, skipped })
@@ -101,7 +110,7 @@ fn adopt(
 
 /// Ends what a record of another attachment says, so that the device is on the host.
 fn settle(records: &Records, record: Record, request: &AttachRequest<'_>, home: &mut RouteSocket) -> Result<(), Error> {
-    if record.phase == Phase::Attached && !record.holder.is_same_pod(request.holder) {
+    if record.phase == Phase::Attached && !record.holder.is_same_pod(request.holder) && !holder_has_ended(&record) {
         // a namespace that ended holds nothing any more
         if let Some((_namespace, mut socket)) = find_namespace(&record, home, Actor::Runtime)?
             && find_inside(&record, &mut socket)?.is_some()
@@ -161,6 +170,7 @@ impl Move<'_> {
             resource: self.request.resource.cloned(),
             phase: Phase::Attaching,
             holder: self.request.holder.clone(),
+            process: process(self.request.pid),
             sandbox: SandboxPlace {
                 cookie: self.inside.cookie(),
                 inode: self.request.sandbox.inode(),
@@ -193,10 +203,21 @@ impl Move<'_> {
                     record.sandbox.ifindex = index + attempt * INDEX_STEP;
                     self.records.write(record)?;
                 }
-                Err(error) => return Err(move_error(error, &record.device)),
+                Err(error) if error.errno == libc::EEXIST => {
+                    return Err(Error::NameTaken(self.taken_name(&record.host)));
+                }
+                Err(error) => return Err(move_error(error)),
             }
         }
         Err(Error::Vanished)
+    }
+
+    /// The name that keeps the device out: its own, or an alternative one.
+    fn taken_name(&mut self, host: &LinkState) -> String {
+        let altnames = host.altnames.iter().filter_map(|name| InterfaceName::new(name.as_bytes()).ok());
+        let mut names = std::iter::once(host.name.clone()).chain(altnames);
+        let taken = names.find(|name| matches!(read_bare(self.inside, Which::Name(name)), Ok(Some(_))));
+        taken.as_ref().unwrap_or(&host.name).to_string()
     }
 
     /// Puts the device back as it was; the error that made this necessary is the one to tell.
@@ -212,9 +233,8 @@ pub(crate) const INDEX_STEP: u32 = 1 << 20;
 /// How many such indexes are tried.
 pub(crate) const INDEX_ATTEMPTS: u32 = 8;
 
-fn move_error(error: KernelError, device: &DeviceId) -> Error {
+fn move_error(error: KernelError) -> Error {
     match error.errno {
-        libc::EEXIST => Error::NameTaken(device.to_name().to_string()),
         libc::ENODEV => Error::NotThere,
         _ => Error::Move(error),
     }

@@ -11,8 +11,9 @@ use rustix::thread::gettid;
 use crate::{
     attach::{INDEX_ATTEMPTS, INDEX_STEP},
     error::{Error, WithSubject},
-    identity::{Actor, find_at_home, find_inside, find_namespace, has_ended},
+    identity::{Actor, fallback_name, find_at_home, find_inside, find_namespace, has_ended, holder_has_ended},
     ledger::Records,
+    namespace::Namespace,
     read::{Which, boot_time, read_bare, read_whole},
     socket::{Change, KernelError, RouteSocket},
     step::{Site, Skipped},
@@ -69,20 +70,81 @@ pub fn detach(records: &Records, request: &DetachRequest<'_>) -> Result<Detached
     come_home(records, record, &mut home, Actor::Runtime).map(Detached::Done)
 }
 
-/// Puts right what an actor that was killed, or a namespace that ended unseen, left behind. Without an actor at work,
-/// only a complete attachment to a living namespace is as it should be.
+/// What a record looks like beside the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Diagnosis {
+    /// A complete attachment of a living container.
+    Healthy,
+    /// Half an attachment or detachment: somebody is at work, or was killed.
+    Unfinished,
+    /// The container that had the device has ended: its hook is on the way, or never comes.
+    HolderEnded,
+    /// The namespace has ended, and a virtual device with it.
+    SandboxEnded,
+}
+
+/// Compares a record with the kernel, asked through a socket in the host's namespace. It needs no privilege; who cannot
+/// see processes or namespaces calls what may be healthy healthy.
+pub fn diagnose(record: &Record, home: &mut RouteSocket) -> Diagnosis {
+    if record.phase != Phase::Attached {
+        Diagnosis::Unfinished
+    } else if has_ended(record, home) {
+        Diagnosis::SandboxEnded
+    } else if holder_has_ended(record) {
+        Diagnosis::HolderEnded
+    } else {
+        Diagnosis::Healthy
+    }
+}
+
+/// Brings a device home that nobody is at work on, if `is_due` says so of its record, which is read under the device's
+/// lock. `sandbox` is the namespace, if the caller has kept it open.
 ///
 /// # Errors
 ///
 /// When the device cannot be reached or moved, for want of a capability perhaps; the record stays.
-pub fn repair(records: &Records, device: &DeviceId) -> Result<Repair, Error> {
+pub fn repair(
+    records: &Records,
+    device: &DeviceId,
+    sandbox: Option<&Namespace>,
+    is_due: impl FnOnce(&Record, &mut RouteSocket) -> bool,
+) -> Result<Repair, Error> {
     let Some(_lock) = records.try_lock(device)? else { return Ok(Repair::Busy) };
     let Some(record) = records.read(device)? else { return Ok(Repair::Unneeded) };
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
-    if record.phase == Phase::Attached && !has_ended(&record, &mut home) {
+    if !is_due(&record, &mut home) {
         return Ok(Repair::Unneeded);
     }
-    come_home(records, record, &mut home, Actor::Agent).map(Repair::Done)
+    come_home(records, record, &mut home, Actor::Agent(sandbox)).map(Repair::Done)
+}
+
+/// Gives a link of the host a name.
+///
+/// # Errors
+///
+/// When the name is taken, or the caller may not.
+pub fn rename_link(index: u32, name: &InterfaceName) -> Result<(), Error> {
+    let mut home = RouteSocket::open().subject("the node's network namespace")?;
+    let bytes = name.as_bytes().to_vec();
+    let renamed = home.change_one(move |batch| {
+        rtnl::link::set(batch, index, 0, 0).string(ifla::IFNAME, &bytes);
+    });
+    let what = || format!("the name {name}");
+    renamed.subject("the kernel's network configuration")?.map_err(|source| Error::Configure { what: what(), source })
+}
+
+/// Opens the namespace of a virtual device's sandbox. While it is open, the device outlives the sandbox: a virtual link
+/// dies with its namespace, a physical one comes back by itself.
+///
+/// # Errors
+///
+/// When the namespace cannot be found from here.
+pub fn keep_sandbox(record: &Record) -> Result<Option<Namespace>, Error> {
+    if record.host.hardware.is_some() {
+        return Ok(None);
+    }
+    let mut home = RouteSocket::open().subject("the node's network namespace")?;
+    Ok(find_namespace(record, &mut home, Actor::Agent(None))?.map(|(namespace, _)| namespace))
 }
 
 /// What [`repair`] found.
@@ -101,16 +163,25 @@ pub(crate) fn come_home(
     records: &Records,
     mut record: Record,
     home: &mut RouteSocket,
-    actor: Actor,
+    actor: Actor<'_>,
 ) -> Result<Homecoming, Error> {
-    if let Some((namespace, mut inside)) = find_namespace(&record, home, actor)? {
+    // Of a move that was cut off, the host is asked first: a link of the sandbox's own may have the index that the device
+    // was to get there, or had.
+    let stayed = match record.phase {
+        Phase::Attached => None,
+        Phase::Attaching | Phase::Detaching => find_at_home(&record, home)?,
+    };
+    if stayed.is_none()
+        && let Some((namespace, mut inside)) = find_namespace(&record, home, actor)?
+    {
         if let Some(link) = find_inside(&record, &mut inside)? {
             strip(&record, &link, &mut inside)?;
             pull(records, &mut record, &link, &mut inside, home)?;
         }
         drop(namespace);
     }
-    let Some(link) = find_at_home(&record, home)? else {
+    let found = if stayed.is_some() { stayed } else { find_at_home(&record, home)? };
+    let Some(link) = found else {
         if record.host.hardware.is_some() {
             return Ok(Homecoming::Away);
         }
@@ -156,7 +227,12 @@ fn pull(
     record.sandbox.name = DeviceId::from(&link.name);
     record.home = Some(HomePlace { name: DeviceId::from(&record.host.name), ifindex: record.host.index });
     for attempt in 1..=INDEX_ATTEMPTS {
-        records.write(record)?;
+        if let Err(error) = records.write(record)
+            // A full disk does not keep a device from its first try: where that leads, the record that is there says too.
+            && attempt > 1
+        {
+            return Err(error);
+        }
         let Some(place) = record.home.as_mut() else { return Err(Error::Vanished) };
         let (index, ifindex, name) = (link.index, place.ifindex, place.name.to_name());
         let moved = inside.change_one(move |batch| {
@@ -177,7 +253,7 @@ fn pull(
             libc::EBUSY => place.ifindex = record.host.index + attempt * INDEX_STEP,
             libc::EEXIST => {
                 if read_bare(home, Which::Name(&place.name.to_name()))?.is_some() {
-                    place.name = fallback_name(record.host.index, attempt);
+                    place.name = DeviceId::from(&fallback_name(record.host.index, attempt));
                 }
                 drop_altnames(link, inside)?;
             }
@@ -185,13 +261,6 @@ fn pull(
         }
     }
     Err(Error::Move(KernelError { errno: libc::EEXIST, text: None }))
-}
-
-/// What a device is called whose name was taken while it was away; names are short enough by their form.
-fn fallback_name(index: u32, attempt: u32) -> DeviceId {
-    let name = if attempt == 1 { format!("nd{index}") } else { format!("nd{index}-{attempt}") };
-    let name = InterfaceName::new(name.as_bytes()).expect("at most 2 + 10 + 2 characters");
-    DeviceId::from(&name)
 }
 
 /// An alternative name that the host has given to another link keeps the whole device out.
@@ -248,7 +317,7 @@ fn rename(record: &Record, present: &mut LinkState, home: &mut RouteSocket) -> R
     if present.name == *old {
         return Ok(None);
     }
-    let fallback = fallback_name(record.host.index, 1).to_name();
+    let fallback = fallback_name(record.host.index, 1);
     let mut names = vec![old.clone()];
     if present.name != fallback {
         names.push(fallback);

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use netdevice::{DeviceId, Holder, exclusion::Exclusion};
+use netdevice::{DeviceId, Holder, exclusion::Exclusion, record::MAX_RECORD};
 
 use crate::socket::KernelError;
 
@@ -83,6 +83,11 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A record that nobody would read again.
+    #[error(
+        "it has too many addresses and routes: its record would have {0} bytes, more than {MAX_RECORD} are not kept"
+    )]
+    RecordTooLarge(usize),
     /// A record that cannot be followed.
     #[error("its record {} cannot be followed ({reason}): see there what the device was, put it right by hand and remove the file", path.display())]
     Unreadable {

@@ -6,12 +6,12 @@ use std::{
         fd::{AsFd, AsRawFd},
         unix::fs::MetadataExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use netdevice::{
-    LinkState, Phase, Record,
-    record::{SandboxPlace, Viewpoint},
+    InterfaceName, LinkState, Phase, Record,
+    record::{Process, SandboxPlace, Viewpoint},
 };
 use rtnl::message::kind;
 
@@ -21,6 +21,24 @@ use crate::{
     read::{Which, read_bare, sysfs_folder},
     socket::RouteSocket,
 };
+
+/// The process with that pid, if there is one.
+pub(crate) fn process(pid: i32) -> Option<Process> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // the second field is the program's name in brackets, and may have anything in it
+    let fields = text.rsplit_once(')')?.1;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    // a zombie has given up its namespaces
+    (!matches!(state, "Z" | "X")).then_some(Process { pid, start_time })
+}
+
+/// Whether the container that holds the device has ended. Who cannot see the container's processes says no.
+pub(crate) fn holder_has_ended(record: &Record) -> bool {
+    let sees_processes = viewpoint().is_ok_and(|here| here.pid_namespace == record.sandbox.seen_from.pid_namespace);
+    sees_processes && record.process.is_some_and(|then| process(then.pid) != Some(then))
+}
 
 /// The id that the host's namespace has for another one, which gets one if it has none; none if the kernel gives none.
 pub(crate) fn namespace_id(home: &mut RouteSocket, namespace: &Namespace) -> Option<i32> {
@@ -48,12 +66,12 @@ pub(crate) fn has_ended(record: &Record, home: &mut RouteSocket) -> bool {
 }
 
 /// Who looks for a namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Actor {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Actor<'a> {
     /// A hook: it sees the mounts that the runtime sees, also when that was restarted in a mount namespace of its own.
     Runtime,
-    /// The agent, in a container perhaps.
-    Agent,
+    /// The agent, in a container perhaps. It may have kept the namespace open.
+    Agent(Option<&'a Namespace>),
 }
 
 /// From where this process looks.
@@ -70,17 +88,22 @@ pub(crate) fn viewpoint() -> io::Result<Viewpoint> {
 pub(crate) fn find_namespace(
     record: &Record,
     home: &mut RouteSocket,
-    actor: Actor,
+    actor: Actor<'_>,
 ) -> Result<Option<(Namespace, RouteSocket)>, Error> {
     if has_ended(record, home) {
         return Ok(None);
     }
     let place = &record.sandbox;
     let mut obstacle = None;
-    for path in candidates(place) {
+    let kept = match actor {
+        Actor::Agent(Some(kept)) => Some(PathBuf::from(format!("/proc/self/fd/{}", kept.as_fd().as_raw_fd()))),
+        _ => None,
+    };
+    for path in kept.into_iter().chain(candidates(place)) {
         match fs::metadata(&path).map(|file| file.ino()) {
             Ok(inode) if inode == place.inode => {}
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            // a process that even the runtime may not look at is none that it started
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && matches!(actor, Actor::Agent(_)) => {
                 obstacle = Some(error);
                 continue;
             }
@@ -95,7 +118,7 @@ pub(crate) fn find_namespace(
     }
     let here = viewpoint().subject("/proc")?;
     let sees_processes = here.pid_namespace == place.seen_from.pid_namespace;
-    let sees_mounts = actor == Actor::Runtime || here.mount_namespace == place.seen_from.mount_namespace;
+    let sees_mounts = matches!(actor, Actor::Runtime) || here.mount_namespace == place.seen_from.mount_namespace;
     match obstacle {
         None if sees_processes && sees_mounts => Ok(None),
         None => Err(Error::OutOfSight(None)),
@@ -103,16 +126,29 @@ pub(crate) fn find_namespace(
     }
 }
 
-/// Everywhere that a namespace can be found: where it was seen, among those with a name, at a process.
+/// Everywhere that a namespace can be found: where it was seen, among those with a name, at a process that is in it, at a
+/// process that keeps it open, which is the agent when nothing else is left.
 fn candidates(place: &SandboxPlace) -> impl Iterator<Item = PathBuf> + '_ {
     let named = || fs::read_dir("/run/netns").into_iter().flatten().flatten().map(|entry| entry.path());
-    let processes = || {
-        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let numbered = all.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
-        numbered.map(|entry| entry.path().join("ns/net"))
-    };
+    let members = || processes().map(|process| process.join("ns/net"));
+    let keepers = || processes().flat_map(|process| descriptors(&process, place.inode));
     let known = place.paths.iter().map(PathBuf::from);
-    known.chain(std::iter::once_with(named).flatten()).chain(std::iter::once_with(processes).flatten())
+    let inside = std::iter::once_with(named).flatten().chain(std::iter::once_with(members).flatten());
+    known.chain(inside).chain(std::iter::once_with(keepers).flatten())
+}
+
+/// The folders of all processes in `/proc`.
+fn processes() -> impl Iterator<Item = PathBuf> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit)).map(|entry| entry.path())
+}
+
+/// Descriptors of a process that are the network namespace of that inode. By the text of the link: to look at what it
+/// leads to can block, where that is a file of a server that is gone.
+fn descriptors(process: &Path, inode: u64) -> impl Iterator<Item = PathBuf> + use<> {
+    let wanted = PathBuf::from(format!("net:[{inode}]"));
+    let all = fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+    all.filter(move |path| fs::read_link(path).is_ok_and(|target| target == wanted))
 }
 
 /// Whether a link can be the device of the record, whatever a container made of its name, address and size.
@@ -139,7 +175,7 @@ pub(crate) fn find_at_home(record: &Record, socket: &mut RouteSocket) -> Result<
     let Some(place) = &record.host.hardware else { return Ok(None) };
     let nets = fs::read_dir(PathBuf::from(&place.path).join("net")).into_iter().flatten().flatten();
     for entry in nets {
-        let Ok(name) = netdevice::InterfaceName::new(entry.file_name().as_encoded_bytes()) else { continue };
+        let Ok(name) = InterfaceName::new(entry.file_name().as_encoded_bytes()) else { continue };
         if let Some(link) = read_bare(socket, Which::Name(&name))?
             && link.name == name
             && is_device(record, &link)
@@ -151,9 +187,17 @@ pub(crate) fn find_at_home(record: &Record, socket: &mut RouteSocket) -> Result<
     Ok(None)
 }
 
-/// Its old name; once it is on its way home, also the one that it is to get there or had inside a moment before.
+/// What a device is called whose name was taken while it was away; names are short enough by their form.
+pub(crate) fn fallback_name(index: u32, attempt: u32) -> InterfaceName {
+    let name = if attempt == 1 { format!("nd{index}") } else { format!("nd{index}-{attempt}") };
+    InterfaceName::new(name.as_bytes()).expect("at most 2 + 10 + 2 characters")
+}
+
+/// Its old name; once it is on its way home, also the one that it is to get there or had inside a moment before, and the
+/// one that it gets when its own is taken.
 fn has_expected_name(record: &Record, link: &LinkState) -> bool {
     let inside = (record.phase == Phase::Detaching).then_some(&record.sandbox.name);
     let home = record.home.as_ref().map(|home| &home.name);
-    link.name == record.host.name || inside.into_iter().chain(home).any(|name| name.to_name() == link.name)
+    let fallback = record.phase == Phase::Detaching && link.name == fallback_name(record.host.index, 1);
+    fallback || link.name == record.host.name || inside.into_iter().chain(home).any(|name| name.to_name() == link.name)
 }

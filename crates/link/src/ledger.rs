@@ -136,10 +136,14 @@ impl Records {
     /// When the disk does not take it; the record that was there stays.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(&record.device);
+        let text = record.to_json();
+        if text.len() > MAX_RECORD {
+            return Err(Error::RecordTooLarge(text.len()));
+        }
         let beside = self.folder.join(format!("{}.new", record.device));
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            file.write_all(&record.to_json())?;
+            file.write_all(&text)?;
             fs::rename(&beside, &path)
         };
         write().map_err(|source| {

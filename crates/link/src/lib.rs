@@ -20,7 +20,9 @@ mod step;
 mod sysctl;
 
 pub use attach::{AttachRequest, Attached, attach};
-pub use detach::{DetachRequest, Detached, Homecoming, Repair, detach, repair};
+pub use detach::{
+    DetachRequest, Detached, Diagnosis, Homecoming, Repair, detach, diagnose, keep_sandbox, rename_link, repair,
+};
 pub use error::Error;
 pub use ledger::{DEFAULT_STATE_DIR, Lock, Records, Unreadable};
 pub use namespace::Namespace;

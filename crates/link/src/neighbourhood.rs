@@ -162,7 +162,8 @@ fn add_default_routes(socket: &mut RouteSocket, snapshot: &mut Snapshot, link: u
         let routes = socket.dump(|batch| rtnl::route::dump(batch, family, link)).subject("the routes around it")?;
         let routes = routes.map_err(|source| Error::Read { what: "the routes around it", source })?;
         for payload in routes.of(kind::NEWROUTE) {
-            for route in rtnl::route::default_routes(payload) {
+            let by_object = rtnl::route::default_route_by_object(payload).map(|route| route.through(link));
+            for route in rtnl::route::default_routes(payload).into_iter().chain(by_object) {
                 snapshot.insert_default_route(route);
             }
         }

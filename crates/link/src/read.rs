@@ -63,7 +63,7 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
     let addresses = dump(socket, "addresses", |batch| rtnl::address::dump(batch, index))?;
     let own = addresses.of(kind::NEWADDR).filter_map(|payload| rtnl::address::parse(payload).ok());
     state.addresses = own.filter(|(link, _)| *link == index).map(|(_, address)| address).collect();
-    // the kernel has taken routes and neighbours from a link that is down
+    // the kernel has taken the routes from a link that is down
     if state.is_up() {
         for family in [IPV4, IPV6] {
             let objects = dump(socket, "routes", |batch| rtnl::route::dump(batch, family, index))?;
@@ -71,12 +71,11 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
             let routes = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
             state.routes.extend(routes.filter(|route: &Route| route.family == family));
         }
-        let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index))?;
-        let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
-        let permanent =
-            |(link, neighbour): &(u32, Neighbour)| *link == index && neighbour.state & NEIGHBOUR_PERMANENT != 0;
-        state.neighbours = all.filter(permanent).map(|(_, neighbour)| neighbour).collect();
     }
+    let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index))?;
+    let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
+    let permanent = |(link, neighbour): &(u32, Neighbour)| *link == index && neighbour.state & NEIGHBOUR_PERMANENT != 0;
+    state.neighbours = all.filter(permanent).map(|(_, neighbour)| neighbour).collect();
     if let Some(master) = state.master {
         let master = read_bare(socket, Which::Index(master))?;
         state.master_name = master.map(|master| DeviceId::from(&master.name));

@@ -3,7 +3,7 @@
 use netdevice::{
     InterfaceName,
     plan::{LinkChange, Place, Step, address_request},
-    state::{Attribute, Route, route_attribute},
+    state::{ROUTE_BY_KERNEL, Route, route_attribute},
 };
 use rtnl::{
     address::Existing as ExistingAddress,
@@ -50,12 +50,18 @@ struct Pending {
     change: Change,
 }
 
-/// An address that is there is there; an alternative name that is there is another link's.
+/// An address that is there is there; an alternative name that is there is another link's, and whatever else answers
+/// `EEXIST` has not been done.
 fn may_be_there(what: &str) -> bool {
-    !what.starts_with(ALTNAME)
+    [ADDRESS, NEIGHBOUR].iter().any(|kind| what.starts_with(kind))
 }
 
 const ALTNAME: &str = "altname";
+const ADDRESS: &str = "address";
+const NEIGHBOUR: &str = "neighbour";
+
+/// `nla_type` without its flags.
+const KIND_MASK: u16 = 0x3fff;
 
 impl Site<'_> {
     /// Carries out all steps. On the host it never stops at an error: what could not be done is told at the end. In a
@@ -109,7 +115,7 @@ impl Site<'_> {
             ),
             Step::Address(address) => {
                 let (first, then) = address_request(&address);
-                let what = format!("address {address}");
+                let what = format!("{ADDRESS} {address}");
                 let again = address.clone();
                 let mut requests = one(
                     what.clone(),
@@ -129,7 +135,7 @@ impl Site<'_> {
             }
             Step::Neighbour(neighbour) => {
                 let to = neighbour.destination().map_or_else(|| "?".into(), |address| address.to_string());
-                one(format!("neighbour {to}"), Box::new(move |batch| rtnl::neighbour::add(batch, index, &neighbour)))
+                one(format!("{NEIGHBOUR} {to}"), Box::new(move |batch| rtnl::neighbour::add(batch, index, &neighbour)))
             }
             Step::Sysctl(_) | Step::Routes(_) => Vec::new(),
         }
@@ -213,37 +219,23 @@ impl Site<'_> {
             }
         }
         loop {
-            let attempts = left.clone();
             let before = left.len();
-            // several requests may stand for one route: each next hop of an IPv6 route is a route of its own
-            let requests: Vec<(usize, Route, ExistingRoute)> = attempts
-                .into_iter()
-                .enumerate()
-                .flat_map(|(at, (_, (routes, existing)))| routes.into_iter().map(move |route| (at, route, existing)))
-                .collect();
-            let owners: Vec<usize> = requests.iter().map(|(at, ..)| *at).collect();
-            let changes = requests.into_iter().map(|(_, route, existing)| -> Change {
+            let changes = left.iter().cloned().map(|(_, (route, existing))| -> Change {
                 Box::new(move |batch| rtnl::route::add(batch, &route, existing))
             });
             let results = self.socket.change(changes.collect()).subject("the kernel's routes")?;
-            let mut failed: Vec<Option<KernelError>> = vec![None; before];
-            for (owner, result) in owners.into_iter().zip(results) {
-                if let Err(error) = result {
-                    failed[owner] = Some(error);
-                }
-            }
             let taken = |error: &KernelError| error.errno == libc::EEXIST;
             let mut again = Vec::new();
             let mut last = Vec::new();
-            for (route, error) in left.into_iter().zip(failed) {
-                match error {
-                    None => {}
-                    Some(error) if taken(&error) && self.place == Place::Host => {}
-                    Some(error) if taken(&error) => {
+            for (route, result) in left.into_iter().zip(results) {
+                match result {
+                    Ok(()) => {}
+                    Err(error) if taken(&error) && self.place == Place::Host => {}
+                    Err(error) if taken(&error) => {
                         let reason = "the pod has a route of its own to that place".to_owned();
                         skipped.push(Skipped { what: format!("route {}", route.0), reason });
                     }
-                    Some(error) => {
+                    Err(error) => {
                         again.push(route);
                         last.push(error);
                     }
@@ -262,7 +254,7 @@ impl Site<'_> {
     }
 
     /// The route as it can be here, or why it cannot.
-    fn fitting(&self, route: &Route) -> Result<(Vec<Route>, ExistingRoute), String> {
+    fn fitting(&self, route: &Route) -> Result<(Route, ExistingRoute), String> {
         if route.attribute(route_attribute::NH_ID).is_some() {
             return Err("it uses a next-hop object, which went away with the device".into());
         }
@@ -274,32 +266,37 @@ impl Site<'_> {
                 return Err("the pod's default route is its own".into());
             }
         }
+        // what the kernel makes of an address is there already; what somebody wrote may stand beside a route of another
+        // link, or of this one, to the same place
+        let existing = if route.protocol == ROUTE_BY_KERNEL || route.family == IPV6 {
+            ExistingRoute::Keep
+        } else {
+            ExistingRoute::Join
+        };
         let Some(paths) = route.attribute(route_attribute::MULTIPATH) else {
-            return Ok((vec![self.on_link(route)], ExistingRoute::Keep));
+            return Ok((self.on_link(route), existing));
         };
         let others = next_hops(&paths.value).any(|hop| hop.link != self.host_index);
         if others && self.place == Place::Sandbox {
             return Err("it has next hops on other links of the node".into());
         }
-        if route.family != IPV6 {
-            return Ok((vec![self.on_link(route)], ExistingRoute::Keep));
+        let mut route = self.on_link(route);
+        if route.family == IPV6 {
+            // IPv6 keeps each next hop as a route of its own: those on other links stayed, ours join them
+            let ours = route
+                .attributes
+                .iter_mut()
+                .filter(|attribute| attribute.kind & KIND_MASK == route_attribute::MULTIPATH);
+            ours.for_each(|paths| paths.value = with_links(&paths.value, |link| (link == self.index).then_some(link)));
+            return Ok((route, ExistingRoute::Join));
         }
-        // IPv6 keeps each next hop as a route of its own: those on other links stayed, ours join them
-        let ours = next_hops(&paths.value).filter(|hop| hop.link == self.host_index);
-        let single = ours.map(|hop| {
-            let mut single = route.clone();
-            single.attributes.retain(|attribute| attribute.kind != route_attribute::MULTIPATH);
-            single.attributes.push(Attribute { kind: route_attribute::OIF, value: self.index.to_ne_bytes().to_vec() });
-            single.attributes.extend(rtnl::attributes(hop.attributes).map(|attribute| attribute.to_owned()));
-            single
-        });
-        Ok((single.collect(), ExistingRoute::Join))
+        Ok((route, existing))
     }
 
     /// The route with this namespace's index of the link.
     fn on_link(&self, route: &Route) -> Route {
         let mut route = route.clone();
-        let here = |index: u32| if index == self.host_index { self.index } else { index };
+        let here = |index: u32| Some(if index == self.host_index { self.index } else { index });
         route.attributes.retain(|attribute| attribute.kind != route_attribute::CACHEINFO);
         for attribute in &mut route.attributes {
             match attribute.kind {

@@ -6,31 +6,29 @@ use anyhow::bail;
 use netdevice::{
     DeviceId, InterfaceName, Link, Phase, Record, Snapshot, View,
     projection::{Explanation, PoolExplanation},
-    record::SandboxPlace,
     selector::{Condition, PHYSICAL},
 };
 
 use crate::{
     arguments,
-    node::{Node, Selection},
-    sandbox,
+    node::{Node, Selection, is_orphan},
 };
 
 /// Explains a device or an interface.
 pub(crate) fn explain(name: &str, arguments: &arguments::Node, out: &mut impl Write) -> anyhow::Result<()> {
     let node = Node::read(arguments)?;
-    out.write_all(text(name, &node, sandbox::is_gone)?.as_bytes())?;
+    out.write_all(text(name, &node, is_orphan)?.as_bytes())?;
     Ok(())
 }
 
-fn text(name: &str, node: &Node, is_gone: impl Fn(&SandboxPlace) -> bool) -> anyhow::Result<String> {
+fn text(name: &str, node: &Node, is_orphan: impl Fn(&Record) -> bool) -> anyhow::Result<String> {
     let view = node.projector.view();
     let link = find(name, &view.snapshot);
     let id = name.parse::<DeviceId>().ok().or_else(|| Some(DeviceId::from(&name.parse::<InterfaceName>().ok()?)));
     if let Some(file) = node.unreadable.iter().find(|file| file.device.is_some() && file.device == id) {
         bail!("{name} has a record that cannot be read: {}: {}", file.path.display(), file.reason);
     }
-    let of_record = id.and_then(|id| view.ledger.get(&id)).map(|record| of_record(record, is_gone(&record.sandbox)));
+    let of_record = id.and_then(|id| view.ledger.get(&id)).map(|record| of_record(record, is_orphan(record)));
     let of_link = link.map(|link| of_link(link, view, &node.selection));
     match (of_record, of_link) {
         (None, None) => bail!("no device or interface {name:?} is on this node"),

@@ -3,16 +3,19 @@
 
 use std::sync::Arc;
 
-use link::Unreadable;
+use ::link::Unreadable;
 use netdevice::{
-    DeviceId, HardwareAddress, InterfaceName, KernelString, Ledger, Link, Pools, Projector, Record, Snapshot,
+    DeviceId, HardwareAddress, Holder, InterfaceName, KernelString, Ledger, Link, LinkState, Phase, Pools, Projector,
+    Record, Snapshot,
     link::{Hardware, flags},
+    record::{Pod, RECORD_VERSION, SandboxPlace, Viewpoint},
     snapshot::{DefaultRoute, Family},
+    state::HardwarePlace,
 };
 
 use crate::node::{Node, Selection};
 
-fn link(index: u32, name: &[u8]) -> Link {
+fn host_link(index: u32, name: &[u8]) -> Link {
     Link {
         index,
         name: InterfaceName::new(name).expect("a name of a test"),
@@ -42,18 +45,18 @@ fn card(driver: &str, address: &str, speed: Option<u32>) -> Option<Arc<Hardware>
 
 fn snapshot() -> Snapshot {
     let links = [
-        Link { flags: flags::UP | flags::LOOPBACK, mac: None, mtu: 65536, ..link(1, b"lo") },
-        Link { hardware: card("igb", "0000:01:00.0", Some(1000)), ..link(2, b"eth0") },
+        Link { flags: flags::UP | flags::LOOPBACK, mac: None, mtu: 65536, ..host_link(1, b"lo") },
+        Link { hardware: card("igb", "0000:01:00.0", Some(1000)), ..host_link(2, b"eth0") },
         Link {
             hardware: card("ice", "0000:3b:00.0", Some(25_000)),
             altnames: [KernelString::new(b"fast-one")].into(),
-            ..link(3, b"eth1")
+            ..host_link(3, b"eth1")
         },
-        Link { hardware: card("ice", "0000:3b:00.1", None), flags: 0, ..link(4, b"eth2") },
-        Link { kind: Some("bridge".into()), ..link(5, b"br0") },
-        Link { kind: Some("veth".into()), master: Some(5), ..link(6, b"eth-port") },
-        Link { kind: Some("dummy".into()), ..link(7, "eth\u{e9}".as_bytes()) },
-        Link { kind: Some("dummy".into()), ..link(8, b"other0") },
+        Link { hardware: card("ice", "0000:3b:00.1", None), flags: 0, ..host_link(4, b"eth2") },
+        Link { kind: Some("bridge".into()), ..host_link(5, b"br0") },
+        Link { kind: Some("veth".into()), master: Some(5), ..host_link(6, b"eth-port") },
+        Link { kind: Some("dummy".into()), ..host_link(7, "eth\u{e9}".as_bytes()) },
+        Link { kind: Some("dummy".into()), ..host_link(8, b"other0") },
     ];
     let mut snapshot = Snapshot::default();
     links.into_iter().for_each(|link| snapshot.insert_link(Arc::new(link)));
@@ -63,20 +66,40 @@ fn snapshot() -> Snapshot {
 }
 
 fn ledger() -> Ledger {
-    let text = r#"{
-        "version": 1, "device": "ens1f0v3", "resource": "example.com/fast", "phase": "attached", "since": 1700000000,
-        "holder": {"container": "0123456789abcdef0123", "sandbox": "fedcba9876543210fedc",
-                   "pod": {"namespace": "default", "name": "web", "uid": "1-2-3"}},
-        "sandbox": {"cookie": 77, "inode": 4026532999,
-                    "seen_from": {"pid_namespace": 1, "mount_namespace": 2}, "paths": ["/proc/1/ns/net"], "name": "net0", "ifindex": 9},
-        "host": {"name": "ens1f0v3", "index": 9, "kind": null, "flags": 4099, "mac": "02:00:00:00:00:09",
-                 "permanent_mac": null, "alias": null, "altnames": [], "mtu": 9000, "txqlen": 1000, "group": 0,
-                 "master": null, "parent": null, "link_netnsid": null, "addresses": [], "routes": [],
-                 "neighbours": [], "ipv4_conf": [], "ipv6_conf": [], "addr_gen_mode": null, "sysctls": {},
-                 "hardware": {"path": "/nonexistent/0000:3b:10.3", "numa_node": 1}, "read_at": 5}
-    }"#;
+    let host = LinkState {
+        flags: flags::UP,
+        mac: "02:00:00:00:00:09".parse().ok(),
+        mtu: 9000,
+        ..LinkState::new("ens1f0v3".try_into().expect("a name of a test"), 9)
+    };
     let device: DeviceId = "ens1f0v3".parse().expect("an id of a test");
-    let record = Record::from_json(&device, text.as_bytes()).expect("a record of a test");
+    let record = Record {
+        version: RECORD_VERSION,
+        device: device.clone(),
+        resource: "example.com/fast".parse().ok(),
+        phase: Phase::Attached,
+        holder: Holder {
+            container: "0123456789abcdef0123".into(),
+            sandbox: Some("fedcba9876543210fedc".into()),
+            pod: Some(Pod { namespace: "default".into(), name: "web".into(), uid: "1-2-3".into() }),
+        },
+        process: None,
+        sandbox: SandboxPlace {
+            cookie: 77,
+            inode: 4026532999,
+            nsid: None,
+            seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
+            paths: Vec::new(),
+            name: "net0".parse().expect("an id of a test"),
+            ifindex: 9,
+        },
+        home: None,
+        host: LinkState {
+            hardware: Some(HardwarePlace { path: "/nonexistent/0000:3b:10.3".into(), numa_node: Some(1) }),
+            ..host
+        },
+        since: 1_700_000_000,
+    };
     Ledger::from([(device, record)])
 }
 

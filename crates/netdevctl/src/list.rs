@@ -7,10 +7,9 @@ use std::{
 
 use crate::{
     arguments::{Form, List},
-    node::Node,
+    node::{Node, is_orphan},
     output::Output,
     row::{Row, Scope, rows},
-    sandbox,
 };
 
 /// Lists the devices once.
@@ -37,7 +36,7 @@ pub(crate) fn remark(node: &Node, form: Form) {
 /// The rows that the command line asks for.
 pub(crate) fn rows_of(node: &Node, list: &List) -> BTreeMap<String, Row> {
     let scope = if list.all || node.selection.pools.is_none() { Scope::All } else { Scope::Devices };
-    rows(node.projector.view(), &node.unreadable, scope, sandbox::is_gone)
+    rows(node.projector.view(), &node.unreadable, scope, is_orphan)
 }
 
 #[cfg(test)]

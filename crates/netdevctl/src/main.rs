@@ -9,7 +9,6 @@ mod list;
 mod node;
 mod output;
 mod row;
-mod sandbox;
 mod table;
 mod watch;
 

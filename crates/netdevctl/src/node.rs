@@ -8,13 +8,19 @@ use std::{
 };
 
 use anyhow::Context;
-use link::{Records, Unreadable};
+use link::{Diagnosis, Records, RouteSocket, Unreadable};
 use netdevice::{
-    Ledger, Pools, Projector, Snapshot,
+    Ledger, Pools, Projector, Record, Snapshot,
     pool::{EFFECTIVE_CONFIGURATION, MAX_CONFIGURATION},
 };
 
 use crate::arguments;
+
+/// Whether the container or the namespace that has a device has ended, as far as can be seen from here.
+pub(crate) fn is_orphan(record: &Record) -> bool {
+    let Ok(mut home) = RouteSocket::open() else { return false };
+    matches!(link::diagnose(record, &mut home), Diagnosis::HolderEnded | Diagnosis::SandboxEnded)
+}
 
 /// The pools, and who says so.
 #[derive(Debug, PartialEq, Eq)]

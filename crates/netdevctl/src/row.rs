@@ -3,11 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use link::Unreadable;
-use netdevice::{
-    Device, DeviceId, DeviceState, Holder, Link, Phase, Record, View,
-    record::{Pod, SandboxPlace},
-    selector::PHYSICAL,
-};
+use netdevice::{Device, DeviceId, DeviceState, Holder, Link, Phase, Record, View, record::Pod, selector::PHYSICAL};
 use serde::Serialize;
 
 /// Where a device is, or why it is nowhere to be had.
@@ -93,13 +89,13 @@ pub(crate) fn rows(
     view: &View,
     unreadable: &[Unreadable],
     scope: Scope,
-    is_gone: impl Fn(&SandboxPlace) -> bool,
+    is_orphan: impl Fn(&Record) -> bool,
 ) -> BTreeMap<String, Row> {
     let mut rows = BTreeMap::new();
     if scope == Scope::All {
         rows.extend(view.snapshot.links().values().map(|link| Row::of_link(link, view)).map(by_device));
     }
-    rows.extend(view.devices().values().filter_map(|device| Row::of_device(device, view, &is_gone)).map(by_device));
+    rows.extend(view.devices().values().filter_map(|device| Row::of_device(device, view, &is_orphan)).map(by_device));
     rows.extend(unreadable.iter().map(Row::of_unreadable).map(by_device));
     rows
 }
@@ -129,13 +125,13 @@ impl Row {
         }
     }
 
-    fn of_device(device: &Device, view: &View, is_gone: impl Fn(&SandboxPlace) -> bool) -> Option<Self> {
+    fn of_device(device: &Device, view: &View, is_orphan: impl Fn(&Record) -> bool) -> Option<Self> {
         let mut row = match &device.state {
             DeviceState::Offered { link, healthy } => {
                 let state = if *healthy { State::Offered } else { State::Unhealthy };
                 Self::on_host(view.snapshot.link(*link)?, state)
             }
-            DeviceState::Held(..) => Self::of_record(view.ledger.get(&device.id)?, is_gone),
+            DeviceState::Held(..) => Self::of_record(view.ledger.get(&device.id)?, is_orphan),
         };
         row.pool = Some(device.resource.to_string());
         Some(row)
@@ -168,11 +164,11 @@ impl Row {
         }
     }
 
-    fn of_record(record: &Record, is_gone: impl Fn(&SandboxPlace) -> bool) -> Self {
+    fn of_record(record: &Record, is_orphan: impl Fn(&Record) -> bool) -> Self {
         let state = match record.phase {
             Phase::Attaching => State::Attaching,
             Phase::Detaching => State::Detaching,
-            Phase::Attached if is_gone(&record.sandbox) => State::Orphaned,
+            Phase::Attached if is_orphan(record) => State::Orphaned,
             Phase::Attached => State::Attached,
         };
         let host = &record.host;

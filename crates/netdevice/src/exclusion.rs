@@ -35,6 +35,8 @@ pub enum Exclusion {
     AboveUplink(InterfaceName),
     /// It is a port of a bridge.
     BridgePort(InterfaceName),
+    /// It is the node's end of a Pod's own network.
+    PodNetwork,
 }
 
 impl fmt::Display for Exclusion {
@@ -49,6 +51,7 @@ impl fmt::Display for Exclusion {
             Self::BelowUplink(uplink) => write!(out, "the node's uplink {uplink} is built on it"),
             Self::AboveUplink(uplink) => write!(out, "it is built on the node's uplink {uplink}"),
             Self::BridgePort(bridge) => write!(out, "it is a port of bridge {bridge}"),
+            Self::PodNetwork => write!(out, "it is the node's end of a pod's own network"),
         }
     }
 }
@@ -97,10 +100,24 @@ impl Exclusions {
         if let Some(kind) = link.kind.as_deref().filter(|kind| IMMOVABLE_KINDS.contains(kind)) {
             return Some(Exclusion::Immovable(kind.into()));
         }
+        if is_pod_network(link) {
+            return Some(Exclusion::PodNetwork);
+        }
         let master = snapshot.link(link.master?)?;
         let is_bridge = master.kind.as_deref().is_some_and(|kind| BRIDGE_KINDS.contains(&kind));
         is_bridge.then(|| Exclusion::BridgePort(master.name.clone()))
     }
+}
+
+/// Whether a CNI plugin made this link for a Pod: the one end of a veth pair whose other end is in another namespace,
+/// named as the common plugins name theirs: `veth` (bridge, ptp, kindnet, Docker), `cali` (Calico), `lxc` (Cilium) or
+/// `eni` (Amazon VPC) and hex digits.
+fn is_pod_network(link: &Link) -> bool {
+    let digits = |prefix: &&str| link.name.as_bytes().strip_prefix(prefix.as_bytes());
+    let is_generated = |digits: &[u8]| digits.len() >= 7 && digits.iter().all(u8::is_ascii_hexdigit);
+    link.kind.as_deref() == Some("veth")
+        && link.link_netnsid.is_some()
+        && ["veth", "cali", "lxc", "eni"].iter().filter_map(digits).any(is_generated)
 }
 
 /// All links that lead away from `start`, however far; `start` is not among them.
@@ -218,6 +235,25 @@ mod tests {
                 "br0: the kernel does not move links of kind bridge",
                 "eth1: it is a port of bridge br0",
                 "blue: the kernel does not move links of kind vrf",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_nodes_end_of_a_pods_own_network_is_excluded_and_no_other_veth() {
+        let veth = |index, name, link_netnsid| Link { kind: Some("veth".into()), link_netnsid, ..link(index, name) };
+        let links = [
+            veth(2, "veth0a1b2c3d", Some(0)),
+            veth(3, "cali0123456789a", Some(1)),
+            veth(4, "vethwire", Some(0)),
+            veth(5, "veth0a1b2c3e", None),
+            veth(6, "dummy0", Some(0)),
+        ];
+        assert_eq!(
+            excluded(&snapshot(links, &[])),
+            [
+                "veth0a1b2c3d: it is the node's end of a pod's own network",
+                "cali0123456789a: it is the node's end of a pod's own network",
             ]
         );
     }

@@ -98,9 +98,9 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
         if !routes.is_empty() {
             steps.push(Step::Routes(routes));
         }
-        let missing = |neighbour: &&Neighbour| !present.neighbours.contains(neighbour);
-        steps.extend(wanted.neighbours.iter().filter(missing).cloned().map(Step::Neighbour));
     }
+    let missing = |neighbour: &&Neighbour| !present.neighbours.contains(neighbour);
+    steps.extend(wanted.neighbours.iter().filter(missing).cloned().map(Step::Neighbour));
     steps
 }
 
@@ -137,25 +137,25 @@ fn sysctls(wanted: &LinkState, present: &LinkState) -> impl Iterator<Item = Sysc
     differing.filter_map(|(key, value)| Sysctl::from_key(key, value))
 }
 
+/// Addresses to add, in an order after which the kernel has them in the order that they had: it puts an IPv4 address
+/// behind those of its scope and an IPv6 address before them (`inet_insert_ifa`, `ipv6_link_dev_addr`).
 fn addresses(wanted: &LinkState, present: &LinkState, place: Place) -> impl Iterator<Item = Address> {
-    let eui64 = wanted.eui64_link_local();
-    wanted
-        .addresses
-        .iter()
-        .filter(move |address| {
-            if address.is_temporary() || present.addresses.iter().any(|there| there.is_same(address)) {
-                return false;
-            }
-            if !address.is_ipv6_link_local() {
-                return true;
-            }
-            // Link-local addresses are the kernel's business. The one that it would make again is put there beforehand, if
-            // it was known to be unique; on the host, so are those that somebody wrote.
-            let again = eui64 == Some(address.local) && address.is_settled();
-            let written = address.protocol != Some(PROTOCOL_KERNEL_LINK_LOCAL);
-            (again && address.protocol == Some(PROTOCOL_KERNEL_LINK_LOCAL)) || (written && place == Place::Host)
-        })
-        .cloned()
+    let missing = move |address: &&Address| {
+        if address.is_temporary() || present.addresses.iter().any(|there| there.is_same(address)) {
+            return false;
+        }
+        // Link-local addresses are the kernel's business. The one that it made is put there beforehand, if it was known
+        // to be unique, also where it would make another one now: of a newer hardware address, or of chance. On the host,
+        // so are those that somebody wrote.
+        match (address.is_ipv6_link_local(), address.protocol) {
+            (false, _) => true,
+            (true, Some(PROTOCOL_KERNEL_LINK_LOCAL)) => address.is_settled(),
+            (true, _) => place == Place::Host,
+        }
+    };
+    let (v4, v6): (Vec<_>, Vec<_>) =
+        wanted.addresses.iter().filter(missing).partition(|address| address.local.is_ipv4());
+    v4.into_iter().chain(v6.into_iter().rev()).cloned()
 }
 
 fn routes(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Route> {

@@ -123,7 +123,8 @@ impl Pools {
         let yaml_error = |error: serde_saphyr::Error| {
             // the first line has reason and place; the lines after it draw the text around the place
             let text = error.to_string();
-            ConfigurationError::Yaml(text.lines().next().unwrap_or_default().to_owned())
+            let first = text.lines().next().unwrap_or_default();
+            ConfigurationError::Yaml(first.strip_prefix("error: ").unwrap_or(first).to_owned())
         };
         let Configuration { pools } = serde_saphyr::from_str(yaml).map_err(yaml_error)?;
         for (at, pool) in pools.iter().enumerate() {
@@ -198,6 +199,7 @@ mod tests {
             let error = Pools::from_yaml(yaml).unwrap_err().to_string();
             assert!(error.contains(part), "{yaml}: {error}");
             assert_eq!(error.lines().count(), 1, "{error}");
+            assert!(!error.starts_with("error"), "{error}");
         }
     }
 

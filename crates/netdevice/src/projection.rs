@@ -223,14 +223,18 @@ impl Projector {
         let before = std::mem::replace(&mut self.view.snapshot, snapshot);
         let now = self.view.snapshot.clone();
         let mut changed: BTreeSet<u32> = BTreeSet::new();
+        let mut uplink_changed = false;
         for item in before.links().diff(now.links()) {
             let (DiffItem::Add(index, _) | DiffItem::Remove(index, _) | DiffItem::Update { new: (index, _), .. }) =
                 item;
             changed.insert(*index);
+            // a link's route may be known before the link is; and links around an uplink are told its name
+            let name = |snapshot: &Snapshot| snapshot.link(*index).map(|link| link.name.clone());
+            uplink_changed |= now.has_default_route(*index) && name(&before) != name(&now);
             // whether a port may be offered depends on its master's kind
             changed.extend(now.lowers(*index));
         }
-        if !before.has_same_routes(&now) || !before.has_same_stacking(&now) {
+        if uplink_changed || !before.has_same_routes(&now) || !before.has_same_stacking(&now) {
             let exclusions = Exclusions::find(&now);
             changed.extend(exclusions.differences(&self.view.exclusions));
             self.view.exclusions = Arc::new(exclusions);

@@ -64,6 +64,15 @@ impl fmt::Display for Holder {
     }
 }
 
+/// A process that no other can be taken for: pids are used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its pid, as the hook saw it.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot (`/proc/<pid>/stat`, field 22).
+    pub start_time: u64,
+}
+
 /// From where an actor sees the processes and mounts that keep a namespace alive: inodes of its own namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Viewpoint {
@@ -129,6 +138,9 @@ pub struct Record {
     pub phase: Phase,
     /// Who has it.
     pub holder: Holder,
+    /// First process of the holder's container. When it has ended, the device is due home, whether a hook comes or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
     /// Where it is.
     pub sandbox: SandboxPlace,
     /// Where it is going, once it is on its way home.

@@ -111,6 +111,11 @@ impl Snapshot {
         &self.default_routes
     }
 
+    /// Whether a default route of any table goes through the link.
+    pub fn has_default_route(&self, link: u32) -> bool {
+        self.default_routes.iter().any(|route| route.link == link)
+    }
+
     /// Whether a routing rule leads to that table. Before any rule was read, every table counts: fail closed.
     pub fn is_reached(&self, family: Family, table: u32) -> bool {
         self.reached_tables.is_empty() || self.reached_tables.contains(&(family, table))

@@ -145,14 +145,15 @@ pub fn next_hops(value: &[u8]) -> impl Iterator<Item = NextHop<'_>> {
     })
 }
 
-/// An `RTA_MULTIPATH` value with the same next hops and other links.
-pub fn with_links(value: &[u8], link: impl Fn(u32) -> u32) -> Vec<u8> {
+/// An `RTA_MULTIPATH` value with the same next hops on other links; without those for which there is none.
+pub fn with_links(value: &[u8], link: impl Fn(u32) -> Option<u32>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(value.len());
     for hop in next_hops(value) {
+        let Some(link) = link(hop.link) else { continue };
         let length = u16::try_from(NEXT_HOP + hop.attributes.len()).expect("it was read from a length of 2 bytes");
         bytes.extend(length.to_ne_bytes());
         bytes.extend([hop.flags & STABLE_HOP_FLAGS, hop.hops]);
-        bytes.extend(link(hop.link).to_ne_bytes());
+        bytes.extend(link.to_ne_bytes());
         bytes.extend(hop.attributes);
         bytes.resize(crate::message::align(bytes.len()), 0);
     }
@@ -178,7 +179,8 @@ pub fn dump(batch: &mut Batch, family: u8, index: u32) {
 pub enum Existing {
     /// Adding this one fails (`EEXIST`).
     Keep,
-    /// This one becomes a next hop beside it (IPv6 only).
+    /// This one stands behind it (IPv4), or becomes a next hop beside it (IPv6). The very same route is refused
+    /// (`EEXIST`).
     Join,
 }
 

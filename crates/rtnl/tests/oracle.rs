@@ -454,7 +454,7 @@ proptest! {
         let links: Vec<u32> = route::next_hops(value).map(|hop| hop.link).collect();
         prop_assert_eq!(links, hops.iter().map(|hop| hop.0).collect::<Vec<_>>());
 
-        *value = route::with_links(value, |link| link.wrapping_add(1));
+        *value = route::with_links(value, |link| Some(link.wrapping_add(1)));
         let mut batch = Batch::new();
         route::add(&mut batch, &read, route::Existing::Keep);
         let Oracle::NewRoute(added) = read_one(batch, kind::NEWROUTE, flags::ACK | flags::CREATE | flags::EXCL) else {
@@ -534,9 +534,9 @@ fn read_all(payload: &[u8]) {
     let _ = address::parse(payload);
     let _ = neighbour::parse(payload);
     let _ = (rule::reached_table(payload), route::default_routes(payload), route::family_of_default(payload));
-    let _ = (route::default_route_by_object(payload), rtnl::nexthop::parse(payload));
+    let _ = (route::default_route_by_object(payload), rtnl::nexthop::parse(payload), rtnl::nsid::parse(payload));
     let _ = route::next_hops(payload).count();
-    let _ = route::with_links(payload, |link| link);
+    let _ = route::with_links(payload, Some);
     if let Ok(route) = route::parse(payload) {
         let _ = (route.to_string(), route.has_gateway(), route.metric());
     }

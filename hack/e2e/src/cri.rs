@@ -117,7 +117,7 @@ impl ContainerSpec {
     /// A busybox that sleeps until it is told to end.
     #[must_use]
     pub fn new(name: &str) -> ContainerSpec {
-        let script = "trap exit TERM; while :; do sleep 1; done";
+        let script = "trap exit TERM; sleep 1000000 & wait";
         ContainerSpec {
             name: name.to_owned(),
             attempt: 0,

@@ -7,20 +7,24 @@
 //! `NETDEVICE_CONTAINERD` (sid, trixie, newest) and `NETDEVICE_RUNTIME` (runc, crun, runc14, runc15) choose what the
 //! node is made of; see `hack/node/node --help`. With `NETDEVICE_KEEP=1` nodes stay up after the test.
 
+mod agent;
 mod command;
 mod cri;
+mod device;
 mod kubernetes;
 mod node;
 mod process;
 mod shared;
 mod wait;
 
+pub use agent::{Agent, Answer, CDI_FILE, HOOK_LOG};
 pub use command::Output;
 pub use cri::{Container, ContainerSpec, Failure, Network, Pod, PodSpec};
+pub use device::{Device, DeviceState};
 pub use node::{Action, Kind, Node};
 pub use process::Process;
 pub use rustix::process::Signal;
-pub use shared::SharedNode;
+pub use shared::{NodeGuard, SharedNode};
 pub use wait::{eventually, wait_for};
 
 /// The image with busybox and all its applets that every node has.

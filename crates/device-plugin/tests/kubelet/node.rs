@@ -248,6 +248,7 @@ fn record(name: &str, pod: &str) -> Record {
         resource: Some(ResourceName::default()),
         phase: Phase::Attached,
         holder,
+        process: None,
         sandbox: SandboxPlace {
             cookie: 7,
             inode: 7,

@@ -1,0 +1,13 @@
+//! The hook in real namespaces: each test makes a host and sandboxes of its own, starts the real program as a runtime
+//! does, and compares the host before and after completely.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // outside #[test] functions too: all of it is a test
+
+mod home;
+mod hostile;
+mod input;
+mod kill;
+mod routes;
+mod sandboxes;
+mod support;
+mod uplink;

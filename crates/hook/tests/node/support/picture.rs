@@ -1,0 +1,148 @@
+//! All that a namespace's network is, as text that can be compared: links, addresses, routes, neighbours, settings.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write,
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// A network namespace at one moment, a fact a line.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Picture(BTreeSet<String>);
+
+impl Picture {
+    /// Of the calling thread's namespace.
+    pub(crate) fn take() -> Self {
+        let mut facts = BTreeSet::new();
+        for link in list("-j -d addr show") {
+            let name = link["ifname"].as_str().unwrap_or("?").to_owned();
+            add(&mut facts, &format!("link {name}"), &without_the_passing(link));
+            settings(&mut facts, &name);
+        }
+        for family in ["-4", "-6"] {
+            for mut route in list(&format!("{family} -j -d route show table all")) {
+                remove(&mut route, &["expires", "cache"]);
+                if let Some(hops) = route.get_mut("nexthops").and_then(Value::as_array_mut) {
+                    hops.sort_by_key(Value::to_string);
+                }
+                let text = format!("route {family} {route}");
+                // the same route twice is two facts
+                let again = (1..).map(|count| format!("{text} #{count}")).find(|fact| !facts.contains(fact));
+                facts.extend(again);
+            }
+        }
+        for neighbour in list("-j neigh show nud permanent") {
+            facts.insert(format!("neighbour {neighbour}"));
+        }
+        Self(facts)
+    }
+
+    /// Of the calling thread's namespace once nothing is on its way any more: no tentative address, no operational state
+    /// to come.
+    pub(crate) fn settled() -> Self {
+        let mut before = Self::take();
+        super::until("the network settles", || {
+            thread::sleep(Duration::from_millis(30));
+            let now = Self::take();
+            let same = now == before && !now.has("tentative");
+            before = now.clone();
+            same
+        });
+        before
+    }
+
+    /// What differs in the calling thread's namespace, also after the time in which operational states follow in the
+    /// background.
+    pub(crate) fn differences_in_the_end(&self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            let now = Self::take();
+            if now == *self || Instant::now() > deadline {
+                return self.differences(&now);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether some fact has these words.
+    pub(crate) fn has(&self, words: &str) -> bool {
+        self.0.iter().any(|fact| fact.contains(words))
+    }
+
+    /// The facts that begin like this.
+    pub(crate) fn facts<'a>(&'a self, start: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().map(String::as_str).filter(move |fact| fact.starts_with(start))
+    }
+
+    /// What is only here and what is only there.
+    pub(crate) fn differences(&self, now: &Self) -> String {
+        let mut text = String::new();
+        for (sign, facts) in [("-", self.0.difference(&now.0)), ("+", now.0.difference(&self.0))] {
+            facts.for_each(|fact| writeln!(text, "{sign} {fact}").unwrap());
+        }
+        text
+    }
+}
+
+fn list(arguments: &str) -> Vec<Value> {
+    let text = super::show(arguments);
+    if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}")) }
+}
+
+fn remove(value: &mut Value, keys: &[&str]) {
+    if let Some(object) = value.as_object_mut() {
+        keys.iter().for_each(|key| drop(object.remove(*key)));
+    }
+}
+
+/// The link without what time or its being down changes by itself.
+fn without_the_passing(mut link: Value) -> Value {
+    let up = link["flags"].as_array().is_some_and(|flags| flags.contains(&"UP".into()));
+    remove(&mut link, &["stats64", "stats"]);
+    if !up {
+        // a link that was moved while it was down has none until it is set up
+        remove(&mut link, &["qdisc"]);
+    }
+    if let Some(names) = link.get_mut("altnames").and_then(Value::as_array_mut) {
+        names.sort_by_key(Value::to_string);
+    }
+    for address in link["addr_info"].as_array_mut().into_iter().flatten() {
+        for key in ["valid_life_time", "preferred_life_time"] {
+            if address[key].as_u64().is_some_and(|seconds| seconds != u64::from(u32::MAX) && seconds != 0) {
+                address[key] = "ends".into();
+            }
+        }
+    }
+    link
+}
+
+/// Adds a fact for each leaf of a value.
+fn add(facts: &mut BTreeSet<String>, path: &str, value: &Value) {
+    match value {
+        // how long a bridge waits just now
+        _ if path.ends_with("_timer") => {}
+        Value::Object(members) => members.iter().for_each(|(key, value)| add(facts, &format!("{path} {key}"), value)),
+        Value::Array(members) if members.iter().any(Value::is_object) => {
+            facts.extend(members.iter().enumerate().map(|(at, value)| format!("{path} {at} {value}")));
+        }
+        leaf => facts.extend([format!("{path} = {leaf}")]),
+    }
+}
+
+fn settings(facts: &mut BTreeSet<String>, link: &str) {
+    for folder in ["ipv4/conf", "ipv4/neigh", "ipv6/conf", "ipv6/neigh"] {
+        let files = fs::read_dir(Path::new("/proc/sys/net").join(folder).join(link));
+        for file in files.into_iter().flatten().flatten() {
+            // a secret that was not set cannot be read
+            if let Ok(text) = fs::read_to_string(file.path()) {
+                let name = file.file_name();
+                facts.insert(format!("sysctl {link} {folder}/{} = {}", name.to_string_lossy(), text.trim()));
+            }
+        }
+    }
+}

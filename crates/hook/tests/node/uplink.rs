@@ -1,0 +1,101 @@
+//! The node's own connectivity is refused at the moment of the move.
+
+use crate::support::on_host;
+
+/// The device is refused with these words, and the host is as it was.
+fn refused(lines: &str, device: &str, words: &str) {
+    on_host(|host| {
+        host.ip("link add eth9 type veth peer name far\nlink set far up addrgenmode none\nlink set eth9 up");
+        host.ip("addr add 10.1.0.5/24 dev eth9\naddr add 2001:db8::5/64 dev eth9");
+        host.ip(lines);
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", device).fails_with(&format!("it is never handed out because {words}"));
+        host.assert_same(&before);
+    });
+}
+
+const V4: &str = "the node's IPv4 default route (table 254) goes through it";
+
+#[test]
+fn the_link_of_the_ipv4_default_route_is_refused() {
+    refused("route add default via 10.1.0.1", "eth9", V4);
+}
+
+#[test]
+fn the_link_of_a_default_route_with_a_high_metric_is_refused() {
+    refused("route add default via 10.1.0.1 metric 4000", "eth9", V4);
+}
+
+#[test]
+fn the_link_of_the_ipv6_default_route_is_refused() {
+    refused("route add default via 2001:db8::1", "eth9", "the node's IPv6 default route (table 254) goes through it");
+}
+
+#[test]
+fn every_link_of_a_multipath_default_route_is_refused() {
+    let lines = "link add eth8 type ifb\nlink set eth8 up\naddr add 10.2.0.5/24 dev eth8
+         route add default nexthop via 10.1.0.1 nexthop via 10.2.0.1";
+    refused(lines, "eth9", V4);
+    refused(lines, "eth8", V4);
+    let lines = "link add eth8 type ifb\nlink set eth8 up\naddr add 2001:db8:2::5/64 dev eth8
+         route add default nexthop via 2001:db8::1 nexthop via 2001:db8:2::1";
+    refused(lines, "eth9", "the node's IPv6 default route");
+    refused(lines, "eth8", "the node's IPv6 default route");
+}
+
+#[test]
+fn the_link_of_a_policy_route_that_a_rule_reaches_is_refused() {
+    let words = "the node's IPv4 default route (table 100) goes through it";
+    refused("route add default via 10.1.0.1 table 100\nrule add from 10.1.0.5 table 100", "eth9", words);
+    let words = "the node's IPv6 default route (table 100) goes through it";
+    refused("route add default via 2001:db8::1 table 100\n-6 rule add from 2001:db8::5 table 100", "eth9", words);
+}
+
+#[test]
+fn what_an_uplink_is_built_on_is_refused() {
+    let lines = "link add mv0 link eth9 type macvlan\nlink set mv0 up\naddr add 10.3.0.5/24 dev mv0
+         route add default via 10.3.0.1";
+    refused(lines, "eth9", "the node's uplink mv0 is built on it");
+}
+
+#[test]
+fn what_is_built_on_an_uplink_is_refused() {
+    let lines = "route add default via 10.1.0.1\nlink add mv0 link eth9 type macvlan\nlink set mv0 up
+         link add mv1 link mv0 type macvlan\nlink set mv1 up";
+    refused(lines, "mv0", "it is built on the node's uplink eth9");
+    refused(lines, "mv1", "it is built on the node's uplink eth9");
+}
+
+#[test]
+fn a_bridge_and_its_ports_are_refused() {
+    let lines = "link add br0 type bridge\nlink set eth9 master br0\nlink set br0 up";
+    refused(lines, "eth9", "it is a port of bridge br0");
+    refused(lines, "br0", "the kernel does not move links of kind bridge");
+    let lines = "link add br0 type bridge\nlink set eth9 master br0\nlink set br0 up
+         addr add 10.3.0.5/24 dev br0\nroute add default via 10.3.0.1";
+    refused(lines, "eth9", "the node's uplink br0 is built on it");
+}
+
+#[test]
+fn the_other_end_of_an_uplink_is_refused() {
+    refused("route add default via 10.1.0.1", "far", "the node's uplink eth9 is built on it");
+}
+
+#[test]
+fn a_default_route_that_no_rule_reaches_and_an_uplinks_sibling_are_no_hindrance() {
+    on_host(|host| {
+        host.ip("link add eth9 type veth peer name far
+             link set far up addrgenmode none\nlink set eth9 up
+             addr add 10.1.0.5/24 dev eth9
+             route add default via 10.1.0.1 table 200
+             link add up0 type ifb\nlink set up0 up\naddr add 10.2.0.5/24 dev up0
+             route add default via 10.2.0.1");
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "eth9").succeeds();
+        assert!(sandbox.show("route show table 200").contains("default via 10.1.0.1"));
+        host.detach("c1", "eth9").succeeds();
+        host.assert_same(&before);
+    });
+}

@@ -1,0 +1,139 @@
+//! Plans on a model of the kernel: carried out, they lead to what was wanted, and then there is nothing left to do.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)] // all of it is a test
+
+mod states;
+
+use netdevice::{
+    LinkState, Phase, Record,
+    plan::{LinkChange, Place, Step, plan},
+    sysctl::{IPV4_MC_FORWARDING, IPV6_CONF, Unit},
+};
+use proptest::prelude::*;
+use states::{any_record, any_state};
+
+/// What the kernel makes of a step.
+fn apply(state: &mut LinkState, step: Step) {
+    match step {
+        Step::Link(change) => apply_link(state, change),
+        Step::AddAltname(name) => {
+            assert!(!state.altnames.contains(&name));
+            state.altnames.push(name);
+        }
+        Step::RemoveAltname(name) => state.altnames.retain(|there| *there != name),
+        Step::Sysctl(setting) => {
+            let index = IPV6_CONF.iter().position(|(file, _)| *file == setting.file && setting.folder == "conf");
+            match index {
+                Some(index) => {
+                    let value: i32 = setting.value.parse().unwrap();
+                    let unit = if IPV6_CONF[index].1 == Unit::Seconds && value > 0 { 1000 } else { 1 };
+                    state.ipv6_conf[index] = value * unit;
+                }
+                None => {
+                    let key = format!("{}/{}/{}", setting.family, setting.folder, setting.file);
+                    state.sysctls.insert(key, setting.value);
+                }
+            }
+        }
+        Step::Flags(flags, mask) => state.flags = state.flags & !mask | flags,
+        Step::Address(address) => {
+            assert!(!state.addresses.iter().any(|there| there.is_same(&address)), "an address twice: {address}");
+            let v4 = state.addresses.iter().filter(|there| there.local.is_ipv4()).count();
+            // behind the last IPv4 address, which is before the first IPv6 address
+            state.addresses.insert(v4, address);
+        }
+        Step::Routes(routes) => state.routes.extend(routes),
+        Step::Neighbour(neighbour) => state.neighbours.push(neighbour),
+    }
+}
+
+fn apply_link(state: &mut LinkState, change: LinkChange) {
+    state.mac = change.mac.or(state.mac.take());
+    state.mtu = change.mtu.unwrap_or(state.mtu);
+    state.txqlen = change.txqlen.unwrap_or(state.txqlen);
+    state.group = change.group.unwrap_or(state.group);
+    if let Some(alias) = change.alias {
+        state.alias = Some(alias).filter(|alias| !alias.as_bytes().is_empty());
+    }
+    if let Some(master) = change.master {
+        state.master = Some(master).filter(|master| *master != 0);
+    }
+    for (index, value) in change.ipv4_conf {
+        state.ipv4_conf[usize::from(index) - 1] = value;
+    }
+}
+
+/// The state of a link that has just come by a move.
+fn after_a_move(state: &LinkState) -> LinkState {
+    let mut moved = state.clone();
+    moved.flags &= !1;
+    (moved.addresses, moved.routes, moved.neighbours) = (Vec::new(), Vec::new(), Vec::new());
+    moved.sysctls.clear();
+    moved
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_state_that_is_there_needs_nothing(state in any_state()) {
+        prop_assert_eq!(plan(&state, &state, Place::Host), vec![]);
+        prop_assert_eq!(plan(&state, &state, Place::Sandbox), vec![]);
+    }
+
+    #[test]
+    fn a_plan_that_was_carried_out_leaves_nothing_to_do(wanted in any_state(), present in any_state()) {
+        for place in [Place::Host, Place::Sandbox] {
+            let mut state = present.clone();
+            plan(&wanted, &present, place).into_iter().for_each(|step| apply(&mut state, step));
+            prop_assert_eq!(plan(&wanted, &state, place), vec![]);
+        }
+    }
+
+    #[test]
+    fn what_a_container_made_of_a_device_is_gone_when_it_is_home(host in any_state(), container in any_state()) {
+        let mut state = after_a_move(&container);
+        plan(&host, &state, Place::Host).into_iter().for_each(|step| apply(&mut state, step));
+        // what no plan is about: the index and name come with the move
+        state.index = host.index;
+        state.name = host.name.clone();
+        state.ipv4_conf[IPV4_MC_FORWARDING] = host.ipv4_conf[IPV4_MC_FORWARDING];
+        for (index, (_, unit)) in IPV6_CONF.iter().enumerate() {
+            if *unit == Unit::Kept {
+                state.ipv6_conf[index] = host.ipv6_conf[index];
+            }
+        }
+        state.altnames.sort_by_key(|name| name.as_bytes().to_vec());
+        let mut wanted = host.clone();
+        wanted.altnames.sort_by_key(|name| name.as_bytes().to_vec());
+        wanted.routes.sort_by_key(|route| (route.has_gateway(), u8::MAX - route.dst_len));
+        prop_assert_eq!(state, wanted);
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written(record in any_record()) {
+        let text = record.to_json();
+        prop_assert_eq!(Record::from_json(&record.device, &text).unwrap(), record);
+    }
+
+    #[test]
+    fn a_record_that_was_cut_off_or_changed_is_refused_or_read(record in any_record(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut text = record.to_json();
+        let at = at.index(text.len());
+        prop_assert!(Record::from_json(&record.device, &text[..at]).is_err());
+        text[at] = byte;
+        if let Ok(read) = Record::from_json(&record.device, &text) {
+            prop_assert_eq!(read.device, record.device);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_record_or_refused(record in any_record(), bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(Record::from_json(&record.device, &bytes).is_err());
+    }
+}
+
+#[test]
+fn phases_are_written_in_words() {
+    assert_eq!(serde_json::to_string(&Phase::Detaching).unwrap(), "\"detaching\"");
+}

@@ -1,0 +1,151 @@
+//! Any state of a link and any record, for property tests.
+#![allow(dead_code)] // each test program uses a part
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netdevice::{
+    DeviceId, HardwareAddress, Holder, InterfaceName, KernelString, LinkState, Phase, Record,
+    record::{HomePlace, Pod, Process, RECORD_VERSION, SandboxPlace, Viewpoint},
+    state::{Address, Attribute, Neighbour, Route, route_attribute},
+};
+use proptest::{collection::vec, option, prelude::*};
+
+pub(crate) fn any_name() -> impl Strategy<Value = InterfaceName> {
+    vec(any::<u8>(), 1..=15).prop_filter_map("a legal name", |bytes| InterfaceName::new(&bytes).ok())
+}
+
+fn any_address() -> impl Strategy<Value = Address> {
+    let local = prop_oneof![
+        any::<[u8; 4]>().prop_map(|bytes| IpAddr::V4(Ipv4Addr::from(bytes))),
+        any::<[u8; 15]>().prop_map(|bytes| {
+            let mut address = [0x20; 16];
+            address[1..].copy_from_slice(&bytes);
+            IpAddr::V6(Ipv6Addr::from(address))
+        }),
+    ];
+    let times = option::of((1..1000u32, 1000..9000u32));
+    (local, 0..=32u8, any::<bool>(), option::of(1..99u32), times).prop_map(
+        |(local, prefix_len, flag, metric, lifetimes)| Address {
+            local,
+            prefix_len,
+            peer: None,
+            broadcast: None,
+            scope: 0,
+            flags: if flag { 0x200 } else { 0x80 },
+            label: None,
+            metric,
+            protocol: None,
+            lifetimes,
+        },
+    )
+}
+
+fn any_route() -> impl Strategy<Value = Route> {
+    let gateway = option::of(any::<[u8; 4]>());
+    (any::<[u8; 4]>(), 1..=32u8, gateway, 1..300u32, 1..99u32).prop_map(|(to, dst_len, gateway, table, metric)| {
+        let mut attributes = vec![
+            Attribute { kind: route_attribute::DST, value: to.to_vec() },
+            Attribute { kind: route_attribute::PRIORITY, value: metric.to_ne_bytes().to_vec() },
+        ];
+        attributes.extend(gateway.map(|value| Attribute { kind: route_attribute::GATEWAY, value: value.to_vec() }));
+        Route { family: 2, dst_len, src_len: 0, tos: 0, table, protocol: 4, scope: 0, kind: 1, flags: 0, attributes }
+    })
+}
+
+fn any_neighbour() -> impl Strategy<Value = Neighbour> {
+    (any::<[u8; 4]>(), any::<[u8; 6]>()).prop_map(|(to, mac)| Neighbour {
+        family: 2,
+        state: 0x80,
+        flags: 0,
+        attributes: vec![Attribute { kind: 1, value: to.to_vec() }, Attribute { kind: 2, value: mac.to_vec() }],
+    })
+}
+
+fn any_text() -> impl Strategy<Value = KernelString> {
+    vec(1..=255u8, 1..20).prop_map(|bytes| KernelString::new(&bytes))
+}
+
+/// Settings in whole seconds, where seconds are written.
+fn any_conf(length: usize) -> impl Strategy<Value = Vec<i32>> {
+    vec((-1..5i32).prop_map(|value| if value > 0 { value * 1000 } else { value }), length..=length)
+}
+
+/// Any state that the kernel could tell, of a link that is up.
+pub(crate) fn any_state() -> impl Strategy<Value = LinkState> {
+    let own = (any_name(), 1..99u32, any::<[u8; 6]>(), option::of(any_text()), vec(any_text(), 0..4), 68..9000u32);
+    let on_it = (vec(any_address(), 0..5), vec(any_route(), 0..5), vec(any_neighbour(), 0..3));
+    let flags = prop::bits::u32::masked(0x80 | 0x100 | 0x200 | 0x1000);
+    (own, on_it, flags, any_conf(33), any_conf(60), 0..5000u32, option::of(1..9u32)).prop_map(
+        |(
+            (name, index, mac, alias, mut altnames, mtu),
+            (mut addresses, routes, neighbours),
+            flags,
+            ipv4_conf,
+            ipv6_conf,
+            txqlen,
+            master,
+        )| {
+            altnames.sort_by_key(|name| name.as_bytes().to_vec());
+            altnames.dedup();
+            // the kernel tells IPv4 addresses first
+            addresses.sort_by_key(|address| address.local.is_ipv6());
+            LinkState {
+                name,
+                index,
+                kind: Some("dummy".into()),
+                flags: flags | 1,
+                mac: HardwareAddress::new(&mac),
+                permanent_mac: None,
+                alias,
+                altnames,
+                mtu,
+                txqlen,
+                group: txqlen % 7,
+                master,
+                master_name: None,
+                parent: None,
+                link_netnsid: None,
+                addresses,
+                routes,
+                neighbours,
+                ipv4_conf,
+                ipv6_conf,
+                addr_gen_mode: Some(0),
+                sysctls: [("ipv4/neigh/gc_stale_time".to_owned(), mtu.to_string())].into(),
+                hardware: None,
+                xdp: false,
+                read_at: 7,
+            }
+        },
+    )
+}
+
+pub(crate) fn any_record() -> impl Strategy<Value = Record> {
+    let phase = prop_oneof![Just(Phase::Attaching), Just(Phase::Attached), Just(Phase::Detaching)];
+    (any_state(), any_name(), phase, any::<u64>(), "\\PC{1,20}", any::<bool>()).prop_map(
+        |(host, inside, phase, cookie, word, kubernetes)| Record {
+            version: RECORD_VERSION,
+            device: DeviceId::from(&host.name),
+            resource: kubernetes.then(Default::default),
+            phase,
+            holder: Holder {
+                container: word.clone(),
+                sandbox: kubernetes.then(|| word.clone()),
+                pod: kubernetes.then(|| Pod { namespace: word.clone(), name: word.clone(), uid: word.clone() }),
+            },
+            process: kubernetes.then_some(Process { pid: 7, start_time: cookie }),
+            sandbox: SandboxPlace {
+                cookie,
+                inode: cookie / 2,
+                nsid: kubernetes.then_some(3),
+                seen_from: Viewpoint { pid_namespace: cookie, mount_namespace: 2 },
+                paths: vec![word],
+                name: DeviceId::from(&inside),
+                ifindex: host.index,
+            },
+            home: (phase == Phase::Detaching).then(|| HomePlace { name: DeviceId::from(&inside), ifindex: 3 }),
+            since: 1,
+            host,
+        },
+    )
+}

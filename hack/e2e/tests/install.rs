@@ -1,0 +1,147 @@
+//! What a user does: `kubectl apply -f install.yaml` with the image that ships, and then Pods.
+
+use std::{fs, ops::Deref, path::PathBuf, process::Command, sync::Once, time::Duration};
+
+use e2e::{BUSYBOX_IMAGE, Kind, Node, SharedNode, eventually, wait_for};
+use serde_json::Value;
+
+static NODE: SharedNode = SharedNode::new("install", Kind::Cluster);
+
+const RESOURCE: &str = "networking.k8s.io/netdevice";
+
+/// A cluster with the agent installed, and one device.
+fn lock() -> impl Deref<Target = Node> {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| run(Command::new(repository("hack/image")).arg(image())));
+    let node = NODE.lock();
+    // a node that was up already has all this
+    if node.get(&["daemonset", "netdevice-agent", "--namespace=kube-system"]).is_null() {
+        run(Command::new(repository("hack/node/node")).args(["import", node.name()]).arg(image()));
+        node.apply(&fs::read_to_string(repository("install.yaml")).expect("it is in the repository"));
+        rolled_out(&node);
+        let link = "ip link add dummy0 type dummy 2>/dev/null || ip link add dummy0 type ifb
+            ip link set dummy0 up; ip address add 192.0.2.10/24 dev dummy0; ip route add 198.51.100.0/24 via 192.0.2.1";
+        node.run(["sh", "-c", link]).text();
+    }
+    wait_for("the Node counts the device", || count(&node), |count| *count == ("1".into(), "1".into()));
+    node
+}
+
+fn repository(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(file)
+}
+
+fn image() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    test.ancestors().nth(3).expect("it is in target/PROFILE/deps").join("netdevice.tar")
+}
+
+fn run(command: &mut Command) {
+    let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn rolled_out(node: &Node) {
+    let args = ["rollout", "status", "--namespace=kube-system", "daemonset/netdevice-agent", "--timeout=60s"];
+    let done = node.kubectl(&args);
+    assert!(done.success(), "{done}\n{}", node.kubectl(&["describe", "pods", "--namespace=kube-system"]));
+}
+
+/// Capacity and allocatable devices of the Node.
+fn count(node: &Node) -> (String, String) {
+    let status = &node.get(&["node", node.name()])["status"];
+    let text = |value: &Value| value[RESOURCE].as_str().unwrap_or_default().to_owned();
+    (text(&status["capacity"]), text(&status["allocatable"]))
+}
+
+fn start_pod(node: &Node, name: &str) -> Value {
+    node.apply(&format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: '{BUSYBOX_IMAGE}'
+    command: [sleep, '1000000']
+    resources: {{limits: {{{RESOURCE}: 1}}}}
+"
+    ));
+    node.wait_until_ready(name)
+}
+
+fn in_pod(node: &Node, pod: &str) -> String {
+    node.kubectl(&["exec", pod, "--", "sh", "-c", "ip address show dev dummy0; ip route"]).text().to_owned()
+}
+
+fn on_node(node: &Node) -> String {
+    node.run(["sh", "-c", "ip -o link show dummy0; ip -o address show dummy0; ip route show dev dummy0"]).stdout
+}
+
+#[test]
+fn a_pod_gets_the_device_of_the_installed_agent_and_gives_it_back() {
+    let node = lock();
+    let before = on_node(&node);
+    start_pod(&node, "one");
+    let inside = in_pod(&node, "one");
+    assert!(inside.contains("192.0.2.10/24") && inside.contains("198.51.100.0/24"), "{inside}");
+    assert!(!node.run(["ip", "link", "show", "dummy0"]).success(), "it is still on the node");
+    assert_eq!(count(&node), ("1".into(), "1".into()), "an attached device is counted");
+    node.delete(&["pod/one"]);
+    wait_for("the device comes home as it was", || on_node(&node), |now| *now == before);
+}
+
+#[test]
+fn a_rolling_update_disturbs_neither_the_pod_nor_the_count() {
+    let node = lock();
+    let before = on_node(&node);
+    let pod = start_pod(&node, "stays");
+    let agents = || node.get(&["pods", "--namespace=kube-system", "--selector=app.kubernetes.io/name=netdevice-agent"]);
+    let names = |list: &Value| -> Vec<String> {
+        let pods = list["items"].as_array().unwrap();
+        pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let old = names(&agents());
+    node.kubectl(&["rollout", "restart", "--namespace=kube-system", "daemonset/netdevice-agent"]).text();
+    rolled_out(&node);
+    wait_for("the old agent is gone", || names(&agents()), |now| now.len() == 1 && *now != old);
+    // the kubelet cuts the new instance off when the old one ends: it must register again by itself
+    wait_for("the device is counted", || count(&node), |count| *count == ("1".into(), "1".into()));
+    let now = node.get(&["pod", "stays"]);
+    assert_eq!(now["status"]["containerStatuses"], pod["status"]["containerStatuses"], "the Pod did not notice");
+    assert!(in_pod(&node, "stays").contains("192.0.2.10/24"));
+    node.delete(&["pod/stays"]);
+    wait_for("the device comes home as it was", || on_node(&node), |now| *now == before);
+}
+
+#[test]
+fn a_device_whose_hook_fails_is_brought_home_by_the_agent_in_its_container() {
+    let node = lock();
+    let before = on_node(&node);
+    start_pod(&node, "no-hook");
+    let hook = "/var/lib/netdevice/netdevice-hook";
+    node.run(["sh", "-ec", "mv $0 $0.away; printf '#!/bin/sh\nexit 1\n' > $0; chmod +x $0", hook]).text();
+    node.delete(&["pod/no-hook"]);
+    // this is what the agent has its capabilities for
+    let home = eventually(Duration::from_secs(30), || (on_node(&node) == before).then_some(()));
+    node.run(["sh", "-ec", "mv -f $0.away $0", hook]).text();
+    let log = node.kubectl(&["logs", "--namespace=kube-system", "daemonset/netdevice-agent"]);
+    assert!(home.is_some() && log.stdout.contains("brought home"), "{log}");
+}
+
+#[test]
+fn pools_from_a_config_map_are_taken_up_without_a_restart() {
+    let node = lock();
+    node.apply(&fs::read_to_string(repository("docs/configmap.yaml")).unwrap());
+    let patch = fs::read_to_string(repository("docs/use-configmap.yaml")).unwrap();
+    let daemon_set = ["daemonset", "netdevice-agent", "--namespace=kube-system"];
+    node.kubectl(&[&["patch"], &daemon_set[..], &["--type=strategic", "--patch", &patch]].concat()).text();
+    rolled_out(&node);
+    wait_for("the device is counted", || count(&node), |count| *count == ("1".into(), "1".into()));
+    // as shipped again, for the other tests
+    node.delete(&[&daemon_set[..], &["--wait"]].concat());
+    node.delete(&["configmap/netdevice-pools", "--namespace=kube-system"]);
+    node.apply(&fs::read_to_string(repository("install.yaml")).expect("it is in the repository"));
+    rolled_out(&node);
+}
