@@ -26,9 +26,7 @@ pub(crate) fn containers(bench: &Context) -> Result<Vec<Row>> {
     let node = Node::start("bench");
     let hook = bench.programs.hook.to_string_lossy();
     node.run(["sh", "-c", &format!("ip link add d0 type ifb && {CONFIGURE}")]).text();
-    let edit = |stage: &str, verb: &str| {
-        json!({"hookName": stage, "path": hook, "args": ["netdevice-hook", verb, format!("{RESOURCE}=d0")]})
-    };
+    let edit = |stage: &str, verb: &str| json!({"hookName": stage, "path": hook, "args": ["netdevice-hook", verb, format!("{RESOURCE}=d0")]});
     let hooks = [edit("createRuntime", "attach"), edit("poststop", "detach")];
     let document = json!({"cdiVersion": "0.5.0", "kind": RESOURCE,
         "devices": [{"name": "d0", "containerEdits": {"hooks": hooks}}]});
@@ -64,7 +62,11 @@ pub(crate) fn containers(bench: &Context) -> Result<Vec<Row>> {
             Row::new(format!("one device more, {handler}"), "ms", &more)
                 .beside("bare attach", &floor)
                 .budget(Budget::Ratio(1.25))
-                .quoted(if handler == "runc" { "original +22.5; two /bin/true +2.5" } else { "original +24.1; two /bin/true +4.0" }),
+                .quoted(if handler == "runc" {
+                    "original +22.5; two /bin/true +2.5"
+                } else {
+                    "original +24.1; two /bin/true +4.0"
+                }),
         );
     }
     Ok(rows)
