@@ -74,9 +74,9 @@ impl Metrics {
     }
 
     pub(crate) fn set_view(&self, view: &View) {
-        let mut devices = BTreeMap::new();
+        let mut counts: BTreeMap<(&ResourceName, &'static str), i64> = BTreeMap::new();
         for pool in view.pools.iter() {
-            STATES.iter().for_each(|name| _ = devices.insert((pool.resource.clone(), *name), 0));
+            STATES.iter().for_each(|name| _ = counts.insert((&pool.resource, *name), 0));
         }
         for device in view.devices().values() {
             let name = match device.state {
@@ -84,8 +84,9 @@ impl Metrics {
                 DeviceState::Offered { healthy: false, .. } => STATES[1],
                 DeviceState::Held(..) => STATES[2],
             };
-            *devices.entry((device.resource.clone(), name)).or_default() += 1;
+            *counts.entry((&device.resource, name)).or_default() += 1;
         }
+        let devices = counts.into_iter().map(|((resource, name), count)| ((resource.clone(), name), count)).collect();
         self.with(|state| (state.devices, state.has_view) = (devices, true));
     }
 

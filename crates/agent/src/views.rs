@@ -76,7 +76,7 @@ fn is_on_its_way(before: &Ledger, now: &View) -> bool {
 fn publish(projector: &Projector, views: &watch::Sender<Option<Arc<View>>>) {
     let before = views.borrow().clone();
     if let Some(before) = &before {
-        for device in projector.view().devices().values() {
+        for device in projector.view().changed_since(before) {
             let was = before.devices().get(&device.id);
             if was.is_none_or(|was| was.state != device.state) {
                 match &device.state {

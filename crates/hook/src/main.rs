@@ -24,6 +24,10 @@ use netdevice::{
     oci::{Config, MAX_STATE, State},
 };
 
+/// musl's own allocator maps and unmaps a page for each few objects, some 60 system calls in a life of milliseconds.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// Longest `config.json` that is looked into.
 const MAX_CONFIG: usize = 16 << 20;
 
@@ -174,7 +178,8 @@ fn read_state() -> Result<State, Box<dyn std::error::Error>> {
 
 /// Reads up to one byte more than the limit, so that what is too long shows.
 fn read_limited(from: io::Result<impl Read>, limit: usize) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
+    // most of what is read has room, so that few calls read it
+    let mut text = Vec::with_capacity(16 << 10);
     from?.take(u64::try_from(limit).unwrap_or(u64::MAX) + 1).read_to_end(&mut text)?;
     Ok(text)
 }

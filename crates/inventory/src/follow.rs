@@ -28,8 +28,8 @@ use crate::{
     state::State,
 };
 
-/// How long notifications gather before they are read: a storm wakes us a thousand times in a second at most.
-const STEP: Duration = Duration::from_millis(1);
+/// How long notifications gather before they are read: a storm wakes us three hundred times in a second at most.
+const STEP: Duration = Duration::from_millis(3);
 
 /// When a list that kept changing while it was written is asked for again.
 const RETRY: Duration = Duration::from_millis(100);

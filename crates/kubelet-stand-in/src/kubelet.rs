@@ -104,6 +104,11 @@ impl Kubelet {
         self.state.borrow().clone()
     }
 
+    /// Follows what it knows.
+    pub fn subscribe(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
     /// Looks at what it knows now.
     pub fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state.borrow())

@@ -2,7 +2,7 @@
 
 use netdevice::{
     DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxInterfaceName,
-    plan::{Place, aged, plan, wanted_in_sandbox},
+    plan::{Place, Step, aged, plan, wanted_in_sandbox},
     record::{RECORD_VERSION, SandboxPlace},
     state::Route,
 };
@@ -64,16 +64,15 @@ pub struct Attached {
 ///
 /// Then the device is on the host as it was, or still with its holder.
 pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached, Error> {
-    let host = Namespace::current().subject("the node's network namespace")?;
-    if request.sandbox.is_same(&host) {
-        return Err(Error::HostNetwork);
-    }
-    let name = SandboxInterfaceName::try_from(request.device.to_name())?;
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
     let mut inside = request
         .sandbox
         .socket()
         .map_err(|source| Error::Namespace { path: request.sandbox.path().to_owned(), source })?;
+    if inside.cookie() == home.cookie() {
+        return Err(Error::HostNetwork);
+    }
+    let name = SandboxInterfaceName::try_from(request.device.to_name())?;
     let _lock = records.lock(request.device)?;
     if let Some(record) = records.read(request.device)? {
         // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
@@ -251,25 +250,30 @@ fn configure_inside(
     let host = aged(&record.host, boot_time());
     // settings that somebody made on the host are told from those that every link has there
     let mut wanted = wanted_in_sandbox(&host, link, sysctl::is_explicit);
-    let work = || {
-        let fresh = !link.is_up();
-        let present =
-            if fresh { link.clone() } else { read_whole(inside, Which::Index(link.index))?.ok_or(Error::Vanished)? };
-        // the sandbox's name and master are its own
-        wanted.name.clone_from(&present.name);
-        let own_routes = if wanted.routes.is_empty() { Vec::new() } else { routes_of_others(inside, link.index)? };
-        let steps = plan(&wanted, &present, Place::Sandbox);
-        let mut site = Site {
-            socket: inside,
-            place: Place::Sandbox,
-            name: &present.name,
-            index: present.index,
-            host_index: record.host.index,
-            own_routes: &own_routes,
-        };
-        site.apply(steps)
+    // the sandbox's name and master are its own
+    wanted.name.clone_from(&link.name);
+    let index = link.index;
+    // files show the namespace of the thread that opens them; all else is the socket's business
+    let work = |inside: &mut RouteSocket, present: &LinkState, steps: Vec<Step>| {
+        let own_routes = if wanted.routes.is_empty() { Vec::new() } else { routes_of_others(inside, index)? };
+        let host_index = record.host.index;
+        Site { socket: inside, place: Place::Sandbox, name: &present.name, index, host_index, own_routes: &own_routes }
+            .apply(steps)
     };
-    let result = request.sandbox.run(work);
+    let is_fresh = !link.is_up();
+    let steps = plan(&wanted, link, Place::Sandbox);
+    if is_fresh && !steps.iter().any(|step| matches!(step, Step::Sysctl(_))) {
+        return work(inside, link, steps);
+    }
+    let within = || {
+        if is_fresh {
+            return work(inside, link, steps);
+        }
+        let present = read_whole(inside, Which::Index(index))?.ok_or(Error::Vanished)?;
+        let steps = plan(&wanted, &present, Place::Sandbox);
+        work(inside, &present, steps)
+    };
+    let result = request.sandbox.run(within);
     result.map_err(|source| Error::Namespace { path: request.sandbox.path().to_owned(), source })?
 }
 

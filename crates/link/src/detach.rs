@@ -6,7 +6,7 @@ use netdevice::{
     record::HomePlace,
 };
 use rtnl::link::attribute as ifla;
-use rustix::fd::{AsFd, AsRawFd};
+use rustix::thread::gettid;
 
 use crate::{
     attach::{INDEX_ATTEMPTS, INDEX_STEP},
@@ -220,8 +220,8 @@ fn pull(
     inside: &mut RouteSocket,
     home: &mut RouteSocket,
 ) -> Result<(), Error> {
-    let host = Namespace::current().subject("the node's network namespace")?;
-    let target = host.as_fd().as_raw_fd().cast_unsigned();
+    // the namespace of this thread: no file to open
+    let target = gettid().as_raw_nonzero().get().cast_unsigned();
     // Where it is going, and what it is called until it is there, is written down: whoever finds it can tell.
     record.phase = Phase::Detaching;
     record.sandbox.name = DeviceId::from(&link.name);
@@ -237,7 +237,7 @@ fn pull(
         let (index, ifindex, name) = (link.index, place.ifindex, place.name.to_name());
         let moved = inside.change_one(move |batch| {
             rtnl::link::set(batch, index, 0, 0)
-                .u32(ifla::NET_NS_FD, target)
+                .u32(ifla::NET_NS_PID, target)
                 .u32(ifla::NEW_IFINDEX, ifindex)
                 .string(ifla::IFNAME, name.as_bytes());
         });

@@ -72,9 +72,10 @@ fn path(records: &Records) -> PathBuf {
 /// When the disk does not take it; a hook has done its work all the same.
 pub fn append(records: &Records, entry: &Entry) -> io::Result<()> {
     let path = path(records);
-    fs::create_dir_all(records.folder())?;
-    if fs::metadata(&path).is_ok_and(|file| file.len() > MAX_SIZE) {
-        fs::rename(&path, path.with_extension("log.1"))?;
+    match fs::metadata(&path) {
+        Ok(file) if file.len() > MAX_SIZE => fs::rename(&path, path.with_extension("log.1"))?,
+        Ok(_) => {}
+        Err(_) => fs::create_dir_all(records.folder())?,
     }
     let mut line = serde_json::to_vec(entry)?;
     line.push(b'\n');

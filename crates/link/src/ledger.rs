@@ -89,8 +89,15 @@ impl Records {
         let folder = self.folder.join("lock");
         let path = folder.join(device.as_str());
         let take = || {
-            fs::create_dir_all(&folder)?;
-            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+            let file = open().or_else(|error| {
+                // the first one on this node
+                if error.kind() != io::ErrorKind::NotFound {
+                    return Err(error);
+                }
+                fs::create_dir_all(&folder)?;
+                open()
+            })?;
             match flock(&file, how) {
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 other => other?,
@@ -191,7 +198,8 @@ impl Records {
 }
 
 fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
+    // most records have room, so that one call reads them
+    let mut text = Vec::with_capacity(16 << 10);
     let limit = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX) + 1;
     File::open(path)?.take(limit).read_to_end(&mut text)?;
     Ok(text)

@@ -19,7 +19,6 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 pub struct Namespace {
     file: File,
     path: PathBuf,
-    device: u64,
     inode: u64,
 }
 
@@ -33,16 +32,7 @@ impl Namespace {
         let path = path.into();
         let file = File::open(&path)?;
         let status = rustix::fs::fstat(&file)?;
-        Ok(Self { file, path, device: status.st_dev, inode: status.st_ino })
-    }
-
-    /// The namespace of the calling thread.
-    ///
-    /// # Errors
-    ///
-    /// When `/proc` is not there.
-    pub fn current() -> io::Result<Self> {
-        Self::open("/proc/thread-self/ns/net")
+        Ok(Self { file, path, inode: status.st_ino })
     }
 
     /// Where it was opened.
@@ -53,11 +43,6 @@ impl Namespace {
     /// Its inode, which another namespace may have after this one's end.
     pub fn inode(&self) -> u64 {
         self.inode
-    }
-
-    /// Whether both are the same namespace: both are open, so inodes cannot have been reused.
-    pub fn is_same(&self, other: &Self) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
     }
 
     /// Runs `work` inside, on a thread that ends afterwards, whatever `work` does.

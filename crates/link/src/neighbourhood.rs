@@ -1,6 +1,6 @@
 //! The rule about the node's own connectivity, asked of the links around one device at the moment of the move.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{collections::BTreeMap, ffi::OsString, fs, sync::Arc};
 
 use netdevice::{
     InterfaceName, Link, LinkState, Snapshot,
@@ -30,11 +30,13 @@ enum Direction {
 /// routes.
 pub(crate) fn exclusion(socket: &mut RouteSocket, device: &LinkState) -> Result<Option<Exclusion>, Error> {
     let mut links = BTreeMap::new();
-    let Some(own) = read(socket, Which::Index(device.index))? else { return Ok(None) };
+    let own = to_link(device);
+    let around_own = stacking(&own);
     for direction in [Direction::Up, Direction::Down] {
         let mut queue = vec![own.clone()];
         while let Some(link) = queue.pop() {
-            for index in next(socket, &link, direction)? {
+            let around = if link.index == own.index { around_own.clone() } else { stacking(&link) };
+            for index in next(socket, &link, direction, around)? {
                 if index != own.index && !links.contains_key(&index) {
                     let Some(found) = read(socket, Which::Index(index))? else { continue };
                     links.insert(index, found.clone());
@@ -68,6 +70,25 @@ pub(crate) fn exclusion(socket: &mut RouteSocket, device: &LinkState) -> Result<
     Ok(Exclusions::find(&snapshot).of(&own, &snapshot))
 }
 
+/// What the rule asks of a link, as it was just read.
+fn to_link(state: &LinkState) -> Link {
+    Link {
+        index: state.index,
+        name: state.name.clone(),
+        altnames: state.altnames.clone().into(),
+        alias: state.alias.clone(),
+        kind: state.kind.clone().map(Into::into),
+        mac: state.mac.clone(),
+        flags: state.flags,
+        mtu: state.mtu,
+        master: state.master,
+        // the state tells what is below in whichever namespace
+        parent: state.parent.filter(|parent| state.link_netnsid.is_none() && *parent != 0 && *parent != state.index),
+        link_netnsid: state.link_netnsid,
+        hardware: None,
+    }
+}
+
 fn read(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<Link>, Error> {
     let answer = socket.get(|batch| match which {
         Which::Name(name) => rtnl::link::get_by_name(batch, name.as_bytes()),
@@ -83,11 +104,26 @@ fn read(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<Link>, Erro
     }
 }
 
+/// `upper_<name>` and `lower_<name>` of a link's folder in sysfs, if sysfs shows the namespace of that link.
+fn stacking(link: &Link) -> Option<Vec<OsString>> {
+    let folder = sysfs_folder(&link.name, link.index)?;
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    Some(names.filter(|name| [UPPER, LOWER].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix))).collect())
+}
+
+const UPPER: &[u8] = b"upper_";
+const LOWER: &[u8] = b"lower_";
+
 /// Links directly above or below. The kernel tells of a link what it is stacked on, and sysfs what is stacked on it.
-fn next(socket: &mut RouteSocket, link: &Link, direction: Direction) -> Result<Vec<u32>, Error> {
+fn next(
+    socket: &mut RouteSocket,
+    link: &Link,
+    direction: Direction,
+    stacking: Option<Vec<OsString>>,
+) -> Result<Vec<u32>, Error> {
     let prefix = match direction {
-        Direction::Up => "upper_",
-        Direction::Down => "lower_",
+        Direction::Up => UPPER,
+        Direction::Down => LOWER,
     };
     // the two ends of a veth pair lead to each other: either way from one is the other
     let mut found: Vec<u32> = match direction {
@@ -96,11 +132,10 @@ fn next(socket: &mut RouteSocket, link: &Link, direction: Direction) -> Result<V
         }
         Direction::Down => link.parent.into_iter().collect(),
     };
-    match sysfs_folder(&link.name, link.index) {
-        Some(folder) => {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let name = entry.file_name();
-                let Some(name) = name.as_encoded_bytes().strip_prefix(prefix.as_bytes()) else { continue };
+    match stacking {
+        Some(names) => {
+            for name in names {
+                let Some(name) = name.as_encoded_bytes().strip_prefix(prefix) else { continue };
                 if let Ok(name) = InterfaceName::new(name)
                     && let Some(other) = read(socket, Which::Name(&name))?
                 {

@@ -80,7 +80,7 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
         let master = read_bare(socket, Which::Index(master))?;
         state.master_name = master.map(|master| DeviceId::from(&master.name));
     }
-    state.sysctls = sysctl::explicit_settings(&state.name);
+    state.sysctls = sysctl::explicit_settings(&state.name, index);
     if state.kind.is_none() {
         state.hardware = hardware(&state);
     }

@@ -1,9 +1,9 @@
 //! A route socket: requests in, answers out, one after the other.
 
-use std::{fmt, io, os::fd::AsRawFd};
+use std::{fmt, io, ops::ControlFlow, os::fd::AsRawFd};
 
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
-use rtnl::{Batch, messages};
+use rtnl::{Batch, Message, messages};
 
 /// One message of a dump is at most 32 KiB; a link with hundreds of virtual functions may have more for itself.
 const RECEIVE: usize = 128 << 10;
@@ -38,6 +38,8 @@ pub struct RouteSocket {
     socket: Socket,
     sent: u32,
     cookie: u64,
+    /// Where answers arrive: of a size for which each allocation would be a mapping of its own.
+    buffer: Vec<u8>,
 }
 
 /// What the kernel sent in answer to a request for objects.
@@ -49,6 +51,17 @@ impl Objects {
         let all = self.0.iter().flat_map(|bytes| messages(bytes)).flatten();
         all.filter(move |message| message.kind == kind).map(|message| message.payload)
     }
+}
+
+/// How far a list was looked through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// To where it was broken off.
+    Enough,
+    /// To its end.
+    Whole,
+    /// Not far enough.
+    Beginning,
 }
 
 impl RouteSocket {
@@ -64,7 +77,7 @@ impl RouteSocket {
         socket.set_cap_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
         let cookie = crate::namespace::cookie(&socket)?;
-        Ok(Self { socket, sent: 0, cookie })
+        Ok(Self { socket, sent: 0, cookie, buffer: Vec::new() })
     }
 
     /// `SO_NETNS_COOKIE` of its namespace.
@@ -83,11 +96,13 @@ impl RouteSocket {
         Ok(offset + 1..offset + 1 + count)
     }
 
-    fn receive(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(RECEIVE);
+    /// What the next datagram has; it stays until the next call.
+    fn receive(&mut self) -> io::Result<&[u8]> {
+        self.buffer.clear();
+        self.buffer.reserve(RECEIVE);
         loop {
-            match self.socket.recv(&mut bytes, 0) {
-                Ok(_) => return Ok(bytes),
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(_) => return Ok(&self.buffer),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -117,7 +132,7 @@ impl RouteSocket {
         let numbers = self.send(batch)?;
         let mut results = Vec::with_capacity(numbers.len());
         while results.len() < numbers.len() {
-            for message in messages(&self.receive()?) {
+            for message in messages(self.receive()?) {
                 let message = message.map_err(io::Error::other)?;
                 if let Some(answer) = message.answer().filter(|_| numbers.contains(&message.sequence)) {
                     let text = answer.text.map(str::to_owned);
@@ -148,7 +163,7 @@ impl RouteSocket {
         let numbers = self.send(batch)?;
         loop {
             let bytes = self.receive()?;
-            let all: Result<Vec<_>, _> = messages(&bytes).collect();
+            let all: Result<Vec<_>, _> = messages(bytes).collect();
             let ours = all.map_err(io::Error::other)?.into_iter().find(|message| numbers.contains(&message.sequence));
             let refusal = match ours {
                 None => continue,
@@ -156,8 +171,33 @@ impl RouteSocket {
             };
             let refusal =
                 refusal.map(|answer| KernelError { errno: answer.errno, text: answer.text.map(str::to_owned) });
-            return Ok(refusal.map_or_else(|| Ok(Objects(vec![bytes])), Err));
+            return Ok(refusal.map_or_else(|| Ok(Objects(vec![bytes.to_vec()])), Err));
         }
+    }
+
+    /// Looks at the beginning of a list, until `look` breaks off or so many datagrams have come. What was not received
+    /// then ends with the socket.
+    pub(crate) fn look_through(
+        mut self,
+        request: impl FnOnce(&mut Batch),
+        datagrams: usize,
+        mut look: impl FnMut(&Message<'_>) -> ControlFlow<()>,
+    ) -> io::Result<Seen> {
+        let mut batch = Batch::new();
+        request(&mut batch);
+        self.send(batch)?;
+        for _ in 0..datagrams {
+            for message in messages(self.receive()?) {
+                let message = message.map_err(io::Error::other)?;
+                match message.answer() {
+                    Some(answer) if answer.errno == 0 => return Ok(Seen::Whole),
+                    Some(_) => return Ok(Seen::Beginning),
+                    None if look(&message).is_break() => return Ok(Seen::Enough),
+                    None => {}
+                }
+            }
+        }
+        Ok(Seen::Beginning)
     }
 
     /// Asks for a list of objects, again if it changed while it was told.
@@ -171,7 +211,7 @@ impl RouteSocket {
             let end = 'dump: loop {
                 let bytes = self.receive()?;
                 let mut end = None;
-                for message in messages(&bytes) {
+                for message in messages(bytes) {
                     let message = message.map_err(io::Error::other)?;
                     if !numbers.contains(&message.sequence) {
                         continue;
@@ -181,7 +221,7 @@ impl RouteSocket {
                         end = Some((answer.errno, answer.text.map(str::to_owned)));
                     }
                 }
-                objects.push(bytes);
+                objects.push(bytes.to_vec());
                 if let Some(end) = end {
                     break 'dump end;
                 }

@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
+    ffi::{CStr, OsStr},
     fs, io,
-    os::unix::ffi::OsStrExt,
+    ops::ControlFlow,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +13,13 @@ use netdevice::{
     InterfaceName,
     sysctl::{IPV6_CONF_UNTOLD, Sysctl},
 };
+use rtnl::neighbour_table::Parameters;
+use rustix::{
+    fs::{Dir, Mode, OFlags, open, openat},
+    io::{Errno, read},
+};
+
+use crate::socket::{RouteSocket, Seen};
 
 const ROOT: &str = "/proc/sys/net";
 
@@ -31,21 +39,94 @@ pub(crate) fn is_explicit(family: &str, file: &str, value: i32) -> bool {
 }
 
 /// The settings of a link that somebody made and only files tell: those that differ from what new links get.
-pub(crate) fn explicit_settings(link: &InterfaceName) -> BTreeMap<String, String> {
+///
+/// Some 60 files of a link that has just come are more work than all else that a hook does besides the move. So the
+/// kernel is asked first whether there is anything to find in most of them; each of the others is opened below a folder
+/// that is open already, read with one call and closed.
+pub(crate) fn explicit_settings(link: &InterfaceName, index: u32) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
-    let mut compare = |family: &str, kind: &str, file: &str| {
-        let Ok(value) = fs::read_to_string(folder(family, kind, link.as_bytes()).join(file)) else { return };
-        // only the first namespace has neigh/default; elsewhere the loopback interface shows what a new link gets
-        let default = fs::read_to_string(folder(family, kind, b"default").join(file))
-            .or_else(|_| fs::read_to_string(folder(family, kind, b"lo").join(file)));
-        if default.is_ok_and(|default| default != value) {
-            settings.insert(format!("{family}/{kind}/{file}"), value.trim().to_owned());
+    let mut compare = |own: &Folder, of_new: &Folder, key: &str, file: &CStr| {
+        let (mut value, mut default) = ([0; MAX_VALUE], [0; MAX_VALUE]);
+        let (Ok(value), Ok(default)) = (own.read(file, &mut value), of_new.read(file, &mut default)) else { return };
+        if value != default
+            && let (Ok(value), Ok(file)) = (str::from_utf8(value), file.to_str())
+        {
+            settings.insert(format!("{key}/{file}"), value.trim().to_owned());
         }
     };
-    IPV6_CONF_UNTOLD.iter().for_each(|file| compare("ipv6", "conf", file));
+    if let Ok((own, of_new)) = Folder::pair("ipv6", "conf", link) {
+        IPV6_CONF_UNTOLD.iter().for_each(|file| compare(&own, &of_new, "ipv6/conf", file));
+    }
+    if has_neighbour_settings_of_new_links(index) {
+        return settings;
+    }
     for family in ["ipv4", "ipv6"] {
-        let files = fs::read_dir(folder(family, "neigh", link.as_bytes())).into_iter().flatten().flatten();
-        files.for_each(|file| compare(family, "neigh", &file.file_name().to_string_lossy()));
+        let Ok((own, of_new)) = Folder::pair(family, "neigh", link) else { continue };
+        let key = format!("{family}/neigh");
+        for file in Dir::read_from(&own.0).into_iter().flatten().flatten() {
+            let name = file.file_name();
+            if !name.to_bytes().starts_with(b".") && !TOLD_FINER.contains(&name) {
+                compare(&own, &of_new, &key, name);
+            }
+        }
     }
     settings
+}
+
+/// Datagrams of the list of all links' neighbour settings that are received before the files are read instead. Each has
+/// up to 32 KiB, with a hundred links, and takes as long as six files.
+const NEIGHBOUR_DATAGRAMS: usize = 4;
+
+/// Whether the kernel says that the link resolves neighbours just as a new one. "No" may mean that there are many links
+/// and this one was not come to.
+fn has_neighbour_settings_of_new_links(index: u32) -> bool {
+    let Ok(socket) = RouteSocket::open() else { return false };
+    let mut of_new: Vec<Parameters> = Vec::new();
+    let mut found = 0;
+    let mut differs = false;
+    let seen = socket.look_through(rtnl::neighbour_table::dump, NEIGHBOUR_DATAGRAMS, |message| {
+        match rtnl::neighbour_table::parse(message.payload) {
+            Some(parameters) if parameters.link.is_none() => of_new.push(parameters),
+            Some(own) if own.link == Some(index) => {
+                found += 1;
+                let new = of_new.iter().find(|new| new.family == own.family);
+                differs |= new.is_none_or(|new| new.settings != own.settings);
+            }
+            _ => {}
+        }
+        if differs || found == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    // a link may be in one table only, or in none
+    !differs && matches!(seen, Ok(Seen::Enough | Seen::Whole))
+}
+
+/// Files of a neighbour table's settings whose value another file tells in a finer unit: the same field of the kernel
+/// (`neigh_sysctl_table` in `net/core/neighbour.c`).
+const TOLD_FINER: [&CStr; 3] = [c"base_reachable_time", c"retrans_time", c"unres_qlen"];
+
+/// Longest value of a setting: a number.
+const MAX_VALUE: usize = 64;
+
+/// An open folder of settings.
+struct Folder(OwnedFd);
+
+impl Folder {
+    fn open(family: &str, kind: &str, link: &[u8]) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        open(folder(family, kind, link), flags, Mode::empty()).map(Self)
+    }
+
+    /// That of a link, and that of links to come: only the first namespace has `neigh/default`, elsewhere the loopback
+    /// interface shows what a new link gets.
+    fn pair(family: &str, kind: &str, link: &InterfaceName) -> Result<(Self, Self), Errno> {
+        let of_new = Self::open(family, kind, b"default").or_else(|_| Self::open(family, kind, b"lo"))?;
+        Ok((Self::open(family, kind, link.as_bytes())?, of_new))
+    }
+
+    /// Reads a file of one short line with one call.
+    fn read<'a>(&self, file: &CStr, value: &'a mut [u8; MAX_VALUE]) -> Result<&'a [u8], Errno> {
+        let file = openat(&self.0, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let length = read(&file, &mut value[..])?;
+        Ok(&value[..length])
+    }
 }

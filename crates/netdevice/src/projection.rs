@@ -117,6 +117,14 @@ impl View {
         &self.devices
     }
 
+    /// Devices that are new or otherwise than in a view before. The cost grows with what differs.
+    pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Arc<Device>> {
+        before.devices.diff(&self.devices).filter_map(|item| match item {
+            DiffItem::Add(_, device) | DiffItem::Update { new: (_, device), .. } => Some(device),
+            DiffItem::Remove(..) => None,
+        })
+    }
+
     /// The devices of one pool, by id.
     pub fn devices_of<'a>(&'a self, resource: &'a ResourceName) -> impl Iterator<Item = &'a Arc<Device>> {
         self.devices.values().filter(move |device| device.resource == *resource)

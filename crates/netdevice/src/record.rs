@@ -183,11 +183,16 @@ impl Record {
         if text.len() > MAX_RECORD {
             return Err(RecordError::TooLarge(text.len()));
         }
-        let Version { version } = serde_json::from_slice(text)?;
+        let read: Result<Self, _> = serde_json::from_slice(text);
+        let version = match &read {
+            Ok(record) => record.version,
+            // a newer one may have another form
+            Err(_) => serde_json::from_slice(text).map_or(0, |Version { version }| version),
+        };
         if version > RECORD_VERSION {
             return Err(RecordError::Newer(version));
         }
-        let record: Self = serde_json::from_slice(text)?;
+        let record = read?;
         if record.device == *device { Ok(record) } else { Err(RecordError::OtherDevice(record.device)) }
     }
 

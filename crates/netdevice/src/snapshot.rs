@@ -49,6 +49,15 @@ pub struct Snapshot {
 impl Snapshot {
     /// Adds a link, or replaces the one with its index.
     pub fn insert_link(&mut self, link: Arc<Link>) {
+        let is_where_it_was = |known: &Link| {
+            (&known.name, known.master, known.parent) == (&link.name, link.master, link.parent)
+                && self.by_name.get(&link.name) == Some(&link.index)
+        };
+        // most changes are of flags: each map that stays as it is spares copies of what snapshots share
+        if self.link(link.index).is_some_and(|known| is_where_it_was(known)) {
+            self.links.insert(link.index, link);
+            return;
+        }
         self.remove_link(link.index);
         // a rename that overtook us: the name belongs to the newer link
         self.by_name.insert(link.name.clone(), link.index);

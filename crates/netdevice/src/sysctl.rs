@@ -1,5 +1,7 @@
 //! Names of the per-link settings that the kernel tells as a list of numbers.
 
+use std::ffi::CStr;
+
 /// A setting of a link below `/proc/sys/net`: `ipv6/conf/<link>/accept_ra` or `ipv4/neigh/<link>/gc_stale_time`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sysctl {
@@ -131,7 +133,7 @@ pub const IPV6_CONF: [(&str, Unit); 60] = [
 ];
 
 /// Files below `/proc/sys/net/ipv6/conf/<link>` that `IFLA_INET6_CONF` does not tell.
-pub const IPV6_CONF_UNTOLD: [&str; 3] = ["regen_min_advance", "ra_honor_pio_life", "ra_honor_pio_pflag"];
+pub const IPV6_CONF_UNTOLD: [&CStr; 3] = [c"regen_min_advance", c"ra_honor_pio_life", c"ra_honor_pio_pflag"];
 
 impl Sysctl {
     /// Reads the key of a record, `ipv4/neigh/gc_stale_time`: a file of one of three folders. A key that leads

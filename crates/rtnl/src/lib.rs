@@ -10,6 +10,7 @@ pub mod attribute;
 pub mod link;
 pub mod message;
 pub mod neighbour;
+pub mod neighbour_table;
 pub mod nexthop;
 pub mod nsid;
 pub mod request;

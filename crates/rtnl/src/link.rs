@@ -19,6 +19,7 @@ pub mod attribute {
     pub const WIRELESS: u16 = 11;
     pub const TXQLEN: u16 = 13;
     pub const LINKINFO: u16 = 18;
+    pub const NET_NS_PID: u16 = 19;
     pub const IFALIAS: u16 = 20;
     pub const AF_SPEC: u16 = 26;
     pub const GROUP: u16 = 27;

@@ -36,6 +36,10 @@ pub mod kind {
     pub const DELRULE: u16 = 33;
     /// Asks for routing rules.
     pub const GETRULE: u16 = 34;
+    /// Settings of a neighbour table, or of a link in it.
+    pub const NEWNEIGHTBL: u16 = 64;
+    /// Asks for settings of neighbour tables.
+    pub const GETNEIGHTBL: u16 = 66;
     /// A namespace has an id here.
     pub const NEWNSID: u16 = 88;
     /// A namespace with an id here is gone.

@@ -1,0 +1,139 @@
+//! An agent beside a stand-in of the kubelet, in folders of its own.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use kubelet_stand_in::{Kubelet, State};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::{process::cpu_of, sections::Context};
+
+/// What the agent offers unless it is told otherwise.
+pub(crate) const RESOURCE: &str = "networking.k8s.io/netdevice";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder with a stand-in of the kubelet.
+pub(crate) struct Node {
+    pub(crate) kubelet: Kubelet,
+    folder: TempDir,
+}
+
+/// A running agent.
+pub(crate) struct Agent(Child);
+
+impl Node {
+    pub(crate) fn new() -> Result<Self> {
+        // in memory, as /run is
+        let folder = tempfile::Builder::new().prefix("netdevice-bench-").tempdir_in("/dev/shm")?;
+        let kubelet = Kubelet::start(&folder.path().join("device-plugins"))?;
+        Ok(Self { kubelet, folder })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts an agent that offers the links whose names match.
+    pub(crate) fn start_agent(&self, bench: &Context, pattern: &str) -> Result<Agent> {
+        let mut command = Command::new(&bench.programs.agent);
+        command.arg(format!("-interfaces={pattern}")).arg("-admin-address=127.0.0.1:0");
+        for (flag, path) in [
+            ("-device-plugin-dir", "device-plugins"),
+            ("-pod-resources-socket", "pod-resources.sock"),
+            ("-cdi-dir", "cdi"),
+            ("-state-dir", "records"),
+            ("-hook-path", "hook/netdevice-hook"),
+        ] {
+            command.arg(flag).arg(self.path().join(path));
+        }
+        command.arg("-hook-source").arg(&bench.programs.hook);
+        let log = fs::File::options().create(true).append(true).open(self.path().join("agent.log"))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Ok(Agent(command.spawn().context("start the agent")?))
+    }
+
+    /// Waits until the kubelet knows something, and says when it did.
+    pub(crate) async fn until(&self, what: &str, is_so: impl FnMut(&State) -> bool) -> Result<Instant> {
+        let mut state = self.kubelet.subscribe();
+        let found = timeout(PATIENCE, state.wait_for(is_so)).await;
+        let now = Instant::now();
+        let log = || fs::read_to_string(self.path().join("agent.log")).unwrap_or_default();
+        ensure!(found.is_ok(), "not so within a minute: {what}; the agent said:\n{}", log());
+        Ok(now)
+    }
+
+    /// Waits until so many devices are listed.
+    pub(crate) async fn until_listed(&self, count: usize) -> Result<Instant> {
+        self.until(&format!("{count} devices are listed"), |state| listed(state) == Some(count)).await
+    }
+}
+
+/// How many devices the last list has.
+pub(crate) fn listed(state: &State) -> Option<usize> {
+    state.resources.get(RESOURCE).filter(|resource| !resource.lists.is_empty()).map(|known| known.devices().len())
+}
+
+/// Health of a device in the last list.
+pub(crate) fn health<'a>(state: &'a State, id: &str) -> Option<&'a str> {
+    let devices = state.resources.get(RESOURCE)?.devices();
+    devices.iter().find(|device| device.id == id).map(|device| device.health.as_str())
+}
+
+impl Agent {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        cpu_of(self.pid())
+    }
+
+    /// RSS, PSS and anonymous memory in MB.
+    pub(crate) fn memory(&self) -> Result<[f64; 3]> {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
+        let mut sizes: BTreeMap<&str, f64> = BTreeMap::new();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            if let (Some(name), Some(Ok(kb))) = (words.next(), words.next().map(str::parse::<f64>)) {
+                sizes.insert(name, kb / 1024.0);
+            }
+        }
+        let size = |name: &str| sizes.get(name).copied().with_context(|| format!("no {name} in smaps_rollup"));
+        Ok([size("Rss:")?, size("Pss:")?, size("Anonymous:")?])
+    }
+
+    /// How often each of its threads went to sleep by itself: each time somebody woke it up.
+    pub(crate) fn sleeps(&self) -> Result<BTreeMap<String, u64>> {
+        let mut sleeps = BTreeMap::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))?.flatten() {
+            let Ok(status) = fs::read_to_string(task.path().join("status")) else { continue };
+            let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let count = count.and_then(|count| count.trim().parse().ok()).unwrap_or(0);
+            sleeps.insert(task.file_name().to_string_lossy().into_owned(), count);
+        }
+        Ok(sleeps)
+    }
+
+    /// Ends it as a kubelet does.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // after an error; one that was stopped is gone already
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
