@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Log level, as in klog: 0 is for operators, 2 tells each change, 4 each step
+    /// Log level, as in klog: 0 is for operators, 2 tells each change, 5 each step
     #[arg(long = "v", short = 'v', value_name = "N", default_value_t = 0)]
     pub(crate) verbosity: u8,
 

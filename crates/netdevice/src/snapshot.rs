@@ -36,10 +36,11 @@ pub struct DefaultRoute {
 pub struct Snapshot {
     links: OrdMap<u32, Arc<Link>>,
     by_name: OrdMap<InterfaceName, u32>,
-    /// `(lower, upper)`: a port and its master, a parent and what is stacked on it.
-    uppers: OrdSet<(u32, u32)>,
-    /// The same pairs the other way round.
-    lowers: OrdSet<(u32, u32)>,
+    /// `(lower, upper, teller)`: a port and its master, a parent and what is stacked on it. A pair goes with the link that
+    /// told of it, and the other one may tell of it too.
+    uppers: OrdSet<(u32, u32, u32)>,
+    /// The same the other way round.
+    lowers: OrdSet<(u32, u32, u32)>,
     default_routes: OrdSet<DefaultRoute>,
     /// Tables that a routing rule leads to.
     reached_tables: OrdSet<(Family, u32)>,
@@ -61,8 +62,8 @@ impl Snapshot {
         // a rename that overtook us: the name belongs to the newer link
         self.by_name.insert(link.name.clone(), link.index);
         for (lower, upper) in lowers_and_uppers(&link) {
-            self.uppers.insert((lower, upper));
-            self.lowers.insert((upper, lower));
+            self.uppers.insert((lower, upper, link.index));
+            self.lowers.insert((upper, lower, link.index));
         }
         self.links.insert(link.index, link);
     }
@@ -74,8 +75,8 @@ impl Snapshot {
             self.by_name.remove(&link.name);
         }
         for (lower, upper) in lowers_and_uppers(&link) {
-            self.uppers.remove(&(lower, upper));
-            self.lowers.remove(&(upper, lower));
+            self.uppers.remove(&(lower, upper, index));
+            self.lowers.remove(&(upper, lower, index));
         }
         Some(link)
     }
@@ -132,12 +133,12 @@ impl Snapshot {
 
     /// Links directly above: the master, and what is stacked on the link.
     pub fn uppers(&self, index: u32) -> impl Iterator<Item = u32> + '_ {
-        self.uppers.range((index, 0)..=(index, u32::MAX)).map(|(_, upper)| *upper)
+        self.uppers.range((index, 0, 0)..=(index, u32::MAX, u32::MAX)).map(|(_, upper, _)| *upper)
     }
 
     /// Links directly below: what the link is stacked on, and the ports of a master.
     pub fn lowers(&self, index: u32) -> impl Iterator<Item = u32> + '_ {
-        self.lowers.range((index, 0)..=(index, u32::MAX)).map(|(_, lower)| *lower)
+        self.lowers.range((index, 0, 0)..=(index, u32::MAX, u32::MAX)).map(|(_, lower, _)| *lower)
     }
 
     /// Whether only links differ, so that exclusions need no new look at routes.
