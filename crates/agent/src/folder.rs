@@ -80,7 +80,7 @@ async fn heard(watch: Option<&Watch>) {
     let Some(watch) = watch else { return std::future::pending().await };
     let Ok(mut ready) = watch.events.readable().await else { return std::future::pending().await };
     // that something changed is enough: whoever hears it compares what is there with what was
-    while !matches!(read(&watch.events, &mut [0; 4096]), Err(Errno::AGAIN) | Ok(0)) {}
+    while matches!(read(&watch.events, &mut [0; 4096]), Ok(1..) | Err(Errno::INTR)) {}
     ready.clear_ready();
 }
 
