@@ -76,7 +76,8 @@ pub(crate) async fn keep(
 /// Puts the hook in place whole, unless it is there already: a runtime starts the old one or the new one.
 fn install(hook: &mut (impl Read + Seek), target: &Path) -> io::Result<bool> {
     let is_executable = fs::metadata(target).is_ok_and(|file| file.permissions().mode() & 0o111 == 0o111);
-    if is_executable && fs::File::open(target).and_then(|mut there| have_same_content(hook, &mut there)).unwrap_or(false)
+    if is_executable
+        && fs::File::open(target).and_then(|mut there| have_same_content(hook, &mut there)).unwrap_or(false)
     {
         return Ok(false);
     }
