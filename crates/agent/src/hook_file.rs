@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read, Seek},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -45,9 +45,13 @@ pub(crate) async fn keep(
     let mut retry = FIRST_RETRY;
     let mut told = None;
     let checks = Ticks::every(CHECK)?;
+    let mut seen = None;
     loop {
-        let wait = match install(&mut hook, &target) {
+        // a file that is as it was when we looked into it needs no second look
+        let is_as_seen = seen.is_some() && seen == identity(&target);
+        let wait = match if is_as_seen { Ok(false) } else { install(&mut hook, &target) } {
             Ok(installed) => {
+                seen = identity(&target);
                 if installed {
                     info!(file = %target.display(), "the hook is installed");
                 }
@@ -71,6 +75,14 @@ pub(crate) async fn keep(
             () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
         }
     }
+}
+
+/// What shows that a file is another one, or was changed: device, inode, size, mode and times.
+fn identity(file: &Path) -> Option<[i64; 8]> {
+    let file = fs::metadata(file).ok()?;
+    let (device, inode) = (file.dev().cast_signed(), file.ino().cast_signed());
+    let (size, mode) = (file.size().cast_signed(), i64::from(file.mode()));
+    Some([device, inode, size, mode, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
 }
 
 /// Puts the hook in place whole, unless it is there already: a runtime starts the old one or the new one.

@@ -158,8 +158,7 @@ fn write_file(path: &Path, document: &cdi::Document<'_>) -> io::Result<()> {
 }
 
 fn write_document(mut out: impl Write, document: &cdi::Document<'_>) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut out, document)?;
-    out.write_all(b"\n")
+    document.for_each_piece(|piece| out.write_all(piece.as_bytes()))
 }
 
 /// Whether the file has that document and nothing else.

@@ -31,6 +31,11 @@ use crate::{
 /// How long notifications gather before they are read: a storm wakes us three hundred times in a second at most.
 const STEP: Duration = Duration::from_millis(3);
 
+/// A refresh takes at most one part in so many of the time: on a node of 10,000 links it takes 60 ms.
+const REFRESH_SHARE: u32 = 5_000;
+/// But it comes, at least every so many times [`Config::refresh`].
+const RAREST_REFRESH: u32 = 10;
+
 /// By how much snapshots come at longer intervals when it does not get quiet: what follows each of them is work too, for
 /// us and for the kubelet.
 const LONGEST_BOUND: u32 = 8;
@@ -50,7 +55,7 @@ pub struct Config {
     /// or so long after the first notification, whatever still comes; up to eight times as long while it never gets
     /// quiet between two snapshots.
     pub bound: Duration,
-    /// How often links are listed again for what the kernel does not tell: alias and alternative names of a link that
+    /// How often at most links are listed again for what the kernel does not tell: alias and alternative names of a link that
     /// is down, and what sysfs says.
     pub refresh: Duration,
 }
@@ -167,11 +172,17 @@ impl Inventory {
                 Woken::ByEvents if self.gather(stop)? == Gathered::ToStop => return Ok(()),
                 Woken::ByEvents | Woken::ByTime => {}
             }
-            if Instant::now() >= refresh_at {
+            let began = Instant::now();
+            let is_refresh = began >= refresh_at;
+            if is_refresh {
                 self.state.refresh();
-                refresh_at = Instant::now() + self.config.refresh;
             }
             self.settle()?;
+            if is_refresh {
+                let refresh = self.config.refresh;
+                let pause = (began.elapsed() * REFRESH_SHARE).clamp(refresh, refresh * RAREST_REFRESH);
+                refresh_at = Instant::now() + pause;
+            }
         }
     }
 
