@@ -152,6 +152,13 @@ fn is_virtual_function(record: &Record) -> bool {
     record.host.hardware.as_ref().is_some_and(|place| Path::new(&place.path).join("physfn").exists())
 }
 
+/// Whether the physical device of a record was taken out of the machine, or switched off as a virtual function.
+pub(crate) fn is_unplugged(record: &Record) -> bool {
+    let Some(place) = &record.host.hardware else { return false };
+    // without sysfs nobody can say
+    Path::new("/sys/devices").exists() && !Path::new(&place.path).exists()
+}
+
 /// The device inside its sandbox, by the index that it was given there.
 pub(crate) fn find_inside(record: &Record, socket: &mut RouteSocket) -> Result<Option<LinkState>, Error> {
     let found = read_bare(socket, Which::Index(record.sandbox.ifindex))?;
