@@ -1,13 +1,15 @@
 //! Keeps the hook on the host, where the container runtime starts it.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read, Seek},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Context;
+use device_plugin::Ticks;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -32,7 +34,8 @@ pub(crate) async fn keep(
     state: watch::Sender<State>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let hook = fs::read(&source).with_context(|| {
+    // open, and not in memory: it is as large as all else that the agent keeps
+    let mut hook = fs::File::open(&source).with_context(|| {
         format!(
             "cannot read the hook {}: it belongs beside netdevice-agent, or name it with -hook-source",
             source.display()
@@ -41,15 +44,16 @@ pub(crate) async fn keep(
     let target = PathBuf::from(target);
     let mut retry = FIRST_RETRY;
     let mut told = None;
+    let checks = Ticks::every(CHECK)?;
     loop {
-        let wait = match install(&hook, &target) {
+        let wait = match install(&mut hook, &target) {
             Ok(installed) => {
                 if installed {
                     info!(file = %target.display(), "the hook is installed");
                 }
                 (retry, told) = (FIRST_RETRY, None);
                 state.send_replace(State::Installed);
-                CHECK
+                None
             }
             Err(error) => {
                 let error = error.to_string();
@@ -58,30 +62,33 @@ pub(crate) async fn keep(
                     told = Some(error);
                 }
                 retry = (retry * 2).min(CHECK);
-                retry
+                Some(retry)
             }
         };
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = sleep(wait) => {}
+            () = checks.next() => {}
+            () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
         }
     }
 }
 
 /// Puts the hook in place whole, unless it is there already: a runtime starts the old one or the new one.
-fn install(hook: &[u8], target: &Path) -> io::Result<bool> {
-    let is_there = fs::metadata(target).is_ok_and(|file| file.permissions().mode() & 0o111 == 0o111)
-        && fs::read(target).is_ok_and(|there| there == hook);
-    if is_there {
+fn install(hook: &mut (impl Read + Seek), target: &Path) -> io::Result<bool> {
+    let is_executable = fs::metadata(target).is_ok_and(|file| file.permissions().mode() & 0o111 == 0o111);
+    if is_executable
+        && fs::File::open(target).and_then(|mut there| have_same_content(hook, &mut there)).unwrap_or(false)
+    {
         return Ok(false);
     }
     let folder = target.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder)?;
     let beside = folder.join(format!(".netdevice-hook.{}", std::process::id()));
-    let write = || {
+    let mut write = || {
         // a file that is being executed cannot be written, and one that is being written cannot be executed
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(&beside)?;
-        io::Write::write_all(&mut file, hook)?;
+        hook.rewind()?;
+        io::copy(hook, &mut file)?;
         file.set_permissions(fs::Permissions::from_mode(0o755))?;
         file.sync_all()?;
         drop(file);
@@ -91,18 +98,35 @@ fn install(hook: &[u8], target: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
+fn have_same_content(one: &mut (impl Read + Seek), other: &mut impl Read) -> io::Result<bool> {
+    const PIECE: u64 = 16 << 10;
+    one.rewind()?;
+    let (mut piece, mut there) = (Vec::new(), Vec::new());
+    loop {
+        piece.clear();
+        there.clear();
+        one.by_ref().take(PIECE).read_to_end(&mut piece)?;
+        other.by_ref().take(PIECE).read_to_end(&mut there)?;
+        if piece != there || piece.is_empty() {
+            return Ok(piece == there);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     #[test]
     fn the_hook_is_replaced_whole_and_only_when_it_differs() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("bin/netdevice-hook");
-        assert!(install(b"one", &target).unwrap());
-        assert!(!install(b"one", &target).unwrap());
+        assert!(install(&mut Cursor::new("one"), &target).unwrap());
+        assert!(!install(&mut Cursor::new("one"), &target).unwrap());
         let running = fs::File::open(&target).unwrap();
-        assert!(install(b"another", &target).unwrap());
+        assert!(install(&mut Cursor::new("another"), &target).unwrap());
         assert_eq!(io::read_to_string(running).unwrap(), "one", "who runs the old one keeps it");
         assert_eq!(fs::read(&target).unwrap(), b"another");
         assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o755);
@@ -114,6 +138,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("netdevice-hook");
         fs::write(&target, b"one").unwrap();
-        assert!(install(b"one", &target).unwrap());
+        assert!(install(&mut Cursor::new("one"), &target).unwrap());
     }
 }

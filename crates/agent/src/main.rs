@@ -34,10 +34,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-/// musl's own allocator takes a third of the time in a storm of links, and maps pages for each large buffer.
-#[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
-
 /// How long tasks may take to end once they are told to.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 

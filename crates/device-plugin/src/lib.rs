@@ -35,3 +35,4 @@ pub use plugin::{DevicePlugin, resources};
 pub use recovery::known_pods;
 pub use socket::SOCKET_PREFIX;
 pub use stats::Stats;
+pub use tick::Ticks;

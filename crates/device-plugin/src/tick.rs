@@ -16,11 +16,15 @@ use tokio::io::unix::AsyncFd;
 
 /// A periodic timer.
 #[derive(Debug)]
-pub(crate) struct Ticks(AsyncFd<OwnedFd>);
+pub struct Ticks(AsyncFd<OwnedFd>);
 
 impl Ticks {
     /// Starts; the first tick comes within one period.
-    pub(crate) fn every(period: Duration) -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// When the process has no file descriptor left.
+    pub fn every(period: Duration) -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         // all zero would stop the timer
         let period = period.max(Duration::from_millis(1));
@@ -39,7 +43,7 @@ impl Ticks {
     }
 
     /// Waits for the next tick; those that were missed count as one.
-    pub(crate) async fn next(&self) {
+    pub async fn next(&self) {
         // a timer that cannot be waited for would only be one that never ticks: events go on
         let Ok(mut ready) = self.0.readable().await else { return std::future::pending().await };
         // the number of ticks, which nobody asks for

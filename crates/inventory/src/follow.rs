@@ -31,6 +31,10 @@ use crate::{
 /// How long notifications gather before they are read: a storm wakes us three hundred times in a second at most.
 const STEP: Duration = Duration::from_millis(3);
 
+/// By how much snapshots come at longer intervals when it does not get quiet: what follows each of them is work too, for
+/// us and for the kubelet.
+const LONGEST_BOUND: u32 = 8;
+
 /// When a list that kept changing while it was written is asked for again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -43,7 +47,8 @@ pub struct Config {
     pub receive_buffer: usize,
     /// A snapshot is published when nothing came for so long,
     pub quiet: Duration,
-    /// or so long after the first notification, whatever still comes.
+    /// or so long after the first notification, whatever still comes; up to eight times as long while it never gets
+    /// quiet between two snapshots.
     pub bound: Duration,
     /// How often links are listed again for what the kernel does not tell: alias and alternative names of a link that
     /// is down, and what sysfs says.
@@ -85,6 +90,8 @@ pub struct Inventory {
     snapshots: watch::Sender<Snapshot>,
     namespaces_ended: watch::Sender<u64>,
     a_namespace_ended: bool,
+    /// How often [`Config::bound`] the next snapshot may take.
+    patience: u32,
     stats: Arc<Stats>,
 }
 
@@ -104,6 +111,7 @@ impl Inventory {
             snapshots: watch::Sender::default(),
             namespaces_ended: watch::Sender::default(),
             a_namespace_ended: false,
+            patience: 1,
             stats: Arc::default(),
         };
         inventory.settle()?;
@@ -169,12 +177,17 @@ impl Inventory {
 
     /// Applies notifications until it is quiet, or for as long as may be.
     fn gather(&mut self, stop: &OwnedFd) -> Result<Gathered, Error> {
-        let bound = Instant::now() + self.config.bound;
+        let bound = Instant::now() + self.config.bound * self.patience;
         self.receive(bound)?;
         let mut quiet = Instant::now() + self.config.quiet;
         loop {
             let now = Instant::now();
-            if now >= bound || now >= quiet {
+            if now >= quiet {
+                self.patience = 1;
+                return Ok(Gathered::All);
+            }
+            if now >= bound {
+                self.patience = (self.patience * 2).min(LONGEST_BOUND);
                 return Ok(Gathered::All);
             }
             if wait(stop, None, (now + STEP).min(bound))? == Woken::ToStop {

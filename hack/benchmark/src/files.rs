@@ -4,13 +4,16 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use netdevice::{Pools, Projector};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     hook::Device,
-    kernel::ip,
+    kernel::{Kernel, ip},
     node::is_there,
     row::{Budget, Row},
     sections::Context,
@@ -53,7 +56,57 @@ pub(crate) fn instructions(bench: &Context) -> Result<Vec<Row>> {
         let count = count(&device.bare(bench, verb), None)?;
         rows.push(Row::one(format!("instructions of the bare program, {verb}"), "thousand", count));
     }
+    let kernel = Kernel::open()?;
+    kernel.add_ifbs((0..LINKS).map(|number| format!("d{number}")))?;
+    let updates = |updates: usize| -> Result<f64> {
+        let mut command = Command::new(std::env::current_exe()?);
+        for (flag, path) in [
+            ("--hook", &bench.programs.hook),
+            ("--bare-move", &bench.programs.bare_move),
+            ("--agent", &bench.programs.agent),
+            ("--netdevctl", &bench.programs.netdevctl),
+        ] {
+            command.arg(flag).arg(path);
+        }
+        count(command.args(["updates", &updates.to_string()]), None)
+    };
+    let one = ((updates(120)? - updates(20)?) / 100.0).round();
+    rows.push(Row::one("instructions of one update of inventory and view, 1,000 links", "thousand", one));
     Ok(rows)
+}
+
+const LINKS: usize = 1_000;
+
+/// Sets a link up and down, and waits each time for the view in which it is so.
+pub(crate) fn follow_updates(count: usize) -> Result<()> {
+    let kernel = Kernel::open()?;
+    let pattern: netdevice::selector::Pattern = "^d".parse()?;
+    crate::node::run(async {
+        let inventory = inventory::Inventory::open(inventory::Config::default())?;
+        let mut snapshots = inventory.subscribe();
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(inventory.run(shutdown.clone()));
+        let mut projector = Projector::new();
+        projector.set_pools(Arc::new(Pools::by_name(pattern)));
+        let id: netdevice::DeviceId = "d0".parse()?;
+        for number in 0..count {
+            let is_up = number % 2 == 0;
+            if is_up {
+                kernel.set_up("d0")?
+            } else {
+                kernel.set_down("d0")?
+            }
+            loop {
+                projector.set_snapshot(snapshots.borrow_and_update().clone());
+                if projector.view().devices().get(&id).is_some_and(|device| device.is_healthy() == is_up) {
+                    break;
+                }
+                snapshots.changed().await?;
+            }
+        }
+        shutdown.cancel();
+        Ok(running.await??)
+    })
 }
 
 /// Runs a command under callgrind, with the same input.

@@ -125,8 +125,10 @@ impl Device {
 fn config(namespace: &str) -> serde_json::Value {
     let capabilities: Vec<String> = (0..14).map(|number| format!("CAP_SOMETHING_{number}")).collect();
     let mounts: Vec<_> = (0..12)
-        .map(|number| json!({"destination": format!("/somewhere/{number}"), "type": "tmpfs", "source": "tmpfs",
-            "options": ["nosuid", "noexec", "nodev", "mode=755", "size=65536k"]}))
+        .map(|number| {
+            json!({"destination": format!("/somewhere/{number}"), "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "noexec", "nodev", "mode=755", "size=65536k"]})
+        })
         .collect();
     let paths: Vec<String> = (0..12).map(|number| format!("/proc/hidden/{number}")).collect();
     json!({
@@ -173,7 +175,8 @@ pub(crate) fn moves(bench: &Bench) -> Result<Vec<Row>> {
                 } else {
                     (timed(&mut device.bare(bench, "attach"))?, timed(&mut device.bare(bench, "detach"))?)
                 };
-                let put = |pair: &mut Pair, value: f64| if turn == 0 { &mut pair.hook } else { &mut pair.bare }.push(value);
+                let put =
+                    |pair: &mut Pair, value: f64| if turn == 0 { &mut pair.hook } else { &mut pair.bare }.push(value);
                 put(&mut attach, ms(there.wall));
                 put(&mut detach, ms(back.wall));
                 put(&mut attach_cpu, ms(there.cpu));
@@ -247,7 +250,7 @@ fn at_once(bench: &Bench, devices: &[Device], folder: &TempDir, verb: &str) -> R
         devices.iter().map(|device| device.hook(bench, folder, verb)).collect::<Result<_>>()?;
     let began = std::time::Instant::now();
     let started: Vec<_> = commands.iter_mut().map(start).collect::<Result<_>>()?;
-    started.into_iter().map(|hook| hook.wait().map(drop)).collect::<Result<()>>()?;
+    started.into_iter().try_for_each(|hook| hook.wait().map(drop))?;
     Ok(ms(began.elapsed()))
 }
 

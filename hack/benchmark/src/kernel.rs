@@ -15,9 +15,8 @@ use rtnl::{
     messages,
 };
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind,
-    netlink::SocketAddrNetlink,
-    recv, send, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink::SocketAddrNetlink, recv, send,
+    socket_with, sockopt,
 };
 
 /// `struct ifinfomsg`.

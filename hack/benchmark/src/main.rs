@@ -55,6 +55,8 @@ struct Arguments {
 enum Inner {
     /// One section, here
     Section { name: String },
+    /// Follows so many changes of the link d0, here, to have their instructions counted
+    Updates { count: usize },
 }
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
     let context = Context { programs: arguments.programs.clone(), quick: arguments.quick };
     let done = match &arguments.inner {
         Some(Inner::Section { name }) => run_section(&context, name).map(|()| true),
+        Some(Inner::Updates { count }) => files::follow_updates(*count).map(|()| true),
         None => run_all(&arguments),
     };
     match done {
@@ -91,7 +94,10 @@ fn run_section(context: &Context, name: &str) -> Result<()> {
 /// Says whether every section ran.
 fn run_all(arguments: &Arguments) -> Result<bool> {
     if let Some(name) = arguments.only.iter().find(|name| SECTIONS.iter().all(|section| section.name != **name)) {
-        bail!("no section {name}: there are {}", SECTIONS.iter().map(|section| section.name).collect::<Vec<_>>().join(", "));
+        bail!(
+            "no section {name}: there are {}",
+            SECTIONS.iter().map(|section| section.name).collect::<Vec<_>>().join(", ")
+        );
     }
     let is_wanted = |section: &&Section| match arguments.only.as_slice() {
         [] => !(arguments.quick && section.is_slow),

@@ -196,7 +196,9 @@ async fn events(bench: &Context, node: &Node, agent: &Agent, links: usize, devic
     let mut rows: Vec<Row> = times
         .iter()
         .zip(EVENTS)
-        .map(|(times, (_, name))| Row::new(title(&format!("link {name}").replace("link default", "default")), "ms", times))
+        .map(|(times, (_, name))| {
+            Row::new(title(&format!("link {name}").replace("link default", "default")), "ms", times)
+        })
         .collect();
     rows.push(Row::new(title("all these events"), "ms", &all).budget(Budget::P99(20.0)).quoted(match links {
         10 => "original 2,000, SDP never, DRANET 700",

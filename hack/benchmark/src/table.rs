@@ -2,13 +2,23 @@
 
 use crate::row::Row;
 
-const TITLES: [&str; 11] =
-    ["measure", "unit", "runs", "min", "median", "p99", "floor", "ratio", "budget", "", "peers (quoted, not measured here)"];
+const TITLES: [&str; 11] = [
+    "measure",
+    "unit",
+    "runs",
+    "min",
+    "median",
+    "p99",
+    "floor",
+    "ratio",
+    "budget",
+    "",
+    "peers (quoted, not measured here)",
+];
 
 /// Formats rows under a title line, columns aligned.
 pub(crate) fn format(rows: &[Row]) -> String {
-    let lines: Vec<[String; 11]> =
-        std::iter::once(TITLES.map(str::to_owned)).chain(rows.iter().map(cells)).collect();
+    let lines: Vec<[String; 11]> = std::iter::once(TITLES.map(str::to_owned)).chain(rows.iter().map(cells)).collect();
     let mut widths = [0; 11];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
