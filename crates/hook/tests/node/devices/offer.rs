@@ -47,8 +47,8 @@ fn selectors_of_hardware_take_what_they_say() {
         assert_eq!(selected(host, "pciIds: ['8086:*'], kinds: [physical]").len(), 5);
         assert_eq!(selected(host, "pciAddresses: ['0000:02:00.0']"), ["eth2"]);
         assert_eq!(selected(host, "virtualFunctions: [eth0]"), both);
-        assert_eq!(selected(host, "virtualFunctions: ['eth0#1']"), [second.clone()]);
-        assert_eq!(selected(host, &format!("virtualFunctions: ['{IGB}#0']")), [first.clone()]);
+        assert_eq!(selected(host, "virtualFunctions: ['eth0#1']"), std::slice::from_ref(&second));
+        assert_eq!(selected(host, &format!("virtualFunctions: ['{IGB}#0']")), std::slice::from_ref(&first));
         assert_eq!(selected(host, "numaNodes: [1]").len(), 3);
         assert!(selected(host, "numaNodes: [0]").is_empty());
     });
