@@ -392,7 +392,7 @@ fn the_reason_why_a_device_is_not_handed_out_is_one_line_of_the_pods_description
     wait_for("the hook's words", words, |(described, journal)| {
         let has_failed = |line: &str| line.contains("Failed") && line.contains("Error:");
         let is_told = |line: &str| has_failed(line) && (is_crun || line.contains(reason));
-        described.lines().any(is_told) && (!is_crun || journal.contains(reason))
+        described.lines().any(is_told) && (!is_crun || journal.contains(reason.trim_start_matches("device reason0: ")))
     });
     node.delete(&["pod/hostnet"]);
     device.wait_until_free();
