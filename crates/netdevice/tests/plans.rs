@@ -141,7 +141,7 @@ fn phases_are_written_in_words() {
 
 #[test]
 fn local_routes_come_with_their_addresses_in_a_vrf_too() {
-    let link = |routes| LinkState { routes, ..LinkState::new("eth0".try_into().unwrap(), 2) };
+    let link = |routes| LinkState { flags: 1, routes, ..LinkState::new("eth0".try_into().unwrap(), 2) };
     let route = |kind, protocol| Route {
         family: 10,
         dst_len: 128,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::machine::{
-    Agent, IGB, VF0, VF1, interface_of, make_functions, netdevctl, on_machine, switch_functions_off, sysfs,
+    Agent, IGB, VF0, VF1, interface_of, make_functions, netdevctl, on_machine, switch_functions, sysfs,
 };
 use crate::{home::assert_has, support::Host};
 
@@ -112,15 +112,10 @@ fn the_kubelet_hears_of_numa_nodes_also_of_devices_that_are_away() {
 #[ignore = "it needs the guest of hack/vm-test"]
 fn functions_that_are_switched_on_and_off_come_and_go_at_the_kubelet() {
     on_machine(|host| {
-        host.ip("link set eth0 up");
         let mut agent = Agent::start(host, FUNCTIONS, "example.com/card", 2);
         for count in [3, 0, 7, 0] {
-            if count == 0 {
-                switch_functions_off(host)
-            } else {
-                host.write(sysfs(IGB, "sriov_numvfs"), &count.to_string())
-            }
-            agent.wait_for(host, "example.com/vf", count);
+            switch_functions(host, count);
+            agent.wait_for(host, "example.com/vf", count as usize);
         }
     });
 }
