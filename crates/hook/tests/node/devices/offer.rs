@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::machine::{
-    Agent, IGB, VF0, VF1, interface_of, make_functions, netdevctl, on_machine, switch_functions, sysfs,
-};
+use super::machine::{Agent, IGB, VF0, VF1, interface_of, make_functions, netdevctl, on_machine, switch_functions};
 use crate::{home::assert_has, support::Host};
 
 /// Names of the devices that a selector takes.
@@ -39,7 +37,7 @@ fn selectors_of_hardware_take_what_they_say() {
     on_machine(|host| {
         make_functions(host, 2);
         let (first, second) = (interface_of(VF0), interface_of(VF1));
-        let both = vec![first.clone(), second.clone()];
+        let both = [first, second];
         assert_eq!(selected(host, "drivers: [igbvf]"), both);
         assert_eq!(selected(host, "drivers: [e1000e]"), ["eth1", "eth2"]);
         assert_eq!(selected(host, "pciIds: ['8086:10ca']"), both);
@@ -47,8 +45,8 @@ fn selectors_of_hardware_take_what_they_say() {
         assert_eq!(selected(host, "pciIds: ['8086:*'], kinds: [physical]").len(), 5);
         assert_eq!(selected(host, "pciAddresses: ['0000:02:00.0']"), ["eth2"]);
         assert_eq!(selected(host, "virtualFunctions: [eth0]"), both);
-        assert_eq!(selected(host, "virtualFunctions: ['eth0#1']"), [second.clone()]);
-        assert_eq!(selected(host, &format!("virtualFunctions: ['{IGB}#0']")), [first.clone()]);
+        assert_eq!(selected(host, "virtualFunctions: ['eth0#1']"), both[1..]);
+        assert_eq!(selected(host, &format!("virtualFunctions: ['{IGB}#0']")), both[..1]);
         assert_eq!(selected(host, "numaNodes: [1]").len(), 3);
         assert!(selected(host, "numaNodes: [0]").is_empty());
     });
