@@ -29,7 +29,7 @@ pub(crate) fn on_machine(test: impl FnOnce(&Host)) {
 
 /// Whatever an earlier test left: virtual links go, and a driver that is bound again makes a new interface.
 fn start_afresh(host: &Host) {
-    switch_functions_off(host);
+    let _ = fs::write(sysfs(IGB, "sriov_numvfs"), "0");
     for (address, driver) in CARDS {
         // it may be unbound already
         let _ = fs::write(format!("/sys/bus/pci/drivers/{driver}/unbind"), address);
@@ -69,19 +69,18 @@ pub(crate) fn interface_of(address: &str) -> String {
 
 /// Makes virtual functions. Their physical function is up: otherwise the driver gives them random addresses.
 pub(crate) fn make_functions(host: &Host, count: u32) {
-    host.ip("link set eth0 up");
-    wait_for_carrier("eth0");
-    host.write(sysfs(IGB, "sriov_numvfs"), &count.to_string());
+    switch_functions(host, count);
     [VF0, VF1].iter().take(count as usize).for_each(|address| drop(interface_of(address)));
 }
 
-/// Takes the virtual functions away. Their physical function is down: igb breaks the kernel when a function still talks to
-/// it meanwhile (`igb_restore_vf_multicasts` finds no `vf_data`).
-pub(crate) fn switch_functions_off(host: &Host) {
-    if let Some(name) = name_of(IGB) {
-        host.ip(&format!("link set {name} down"));
+/// Switches so many virtual functions on, or all off. igb breaks the kernel when a multicast group is joined meanwhile
+/// (`igb_restore_vf_multicasts` finds no `vf_data`), as IPv6 does in the background for a link-local address: there is none.
+pub(crate) fn switch_functions(host: &Host, count: u32) {
+    if count > 0 {
+        host.ip("link set eth0 addrgenmode none\nlink set eth0 up");
+        wait_for_carrier("eth0");
     }
-    let _ = fs::write(sysfs(IGB, "sriov_numvfs"), "0");
+    host.write(sysfs(IGB, "sriov_numvfs"), &count.to_string());
 }
 
 pub(crate) fn wait_for_carrier(name: &str) {

@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::machine::{
-    Agent, IGB, VF0, VF1, interface_of, make_functions, netdevctl, on_machine, switch_functions_off, sysfs,
-};
+use super::machine::{Agent, IGB, VF0, VF1, interface_of, make_functions, netdevctl, on_machine, switch_functions};
 use crate::{home::assert_has, support::Host};
 
 /// Names of the devices that a selector takes.
@@ -39,7 +37,7 @@ fn selectors_of_hardware_take_what_they_say() {
     on_machine(|host| {
         make_functions(host, 2);
         let (first, second) = (interface_of(VF0), interface_of(VF1));
-        let both = vec![first.clone(), second.clone()];
+        let both = [first, second];
         assert_eq!(selected(host, "drivers: [igbvf]"), both);
         assert_eq!(selected(host, "drivers: [e1000e]"), ["eth1", "eth2"]);
         assert_eq!(selected(host, "pciIds: ['8086:10ca']"), both);
@@ -47,8 +45,8 @@ fn selectors_of_hardware_take_what_they_say() {
         assert_eq!(selected(host, "pciIds: ['8086:*'], kinds: [physical]").len(), 5);
         assert_eq!(selected(host, "pciAddresses: ['0000:02:00.0']"), ["eth2"]);
         assert_eq!(selected(host, "virtualFunctions: [eth0]"), both);
-        assert_eq!(selected(host, "virtualFunctions: ['eth0#1']"), std::slice::from_ref(&second));
-        assert_eq!(selected(host, &format!("virtualFunctions: ['{IGB}#0']")), std::slice::from_ref(&first));
+        assert_eq!(selected(host, "virtualFunctions: ['eth0#1']"), both[1..]);
+        assert_eq!(selected(host, &format!("virtualFunctions: ['{IGB}#0']")), both[..1]);
         assert_eq!(selected(host, "numaNodes: [1]").len(), 3);
         assert!(selected(host, "numaNodes: [0]").is_empty());
     });
@@ -112,15 +110,10 @@ fn the_kubelet_hears_of_numa_nodes_also_of_devices_that_are_away() {
 #[ignore = "it needs the guest of hack/vm-test"]
 fn functions_that_are_switched_on_and_off_come_and_go_at_the_kubelet() {
     on_machine(|host| {
-        host.ip("link set eth0 up");
         let mut agent = Agent::start(host, FUNCTIONS, "example.com/card", 2);
         for count in [3, 0, 7, 0] {
-            if count == 0 {
-                switch_functions_off(host)
-            } else {
-                host.write(sysfs(IGB, "sriov_numvfs"), &count.to_string())
-            }
-            agent.wait_for(host, "example.com/vf", count);
+            switch_functions(host, count);
+            agent.wait_for(host, "example.com/vf", count as usize);
         }
     });
 }

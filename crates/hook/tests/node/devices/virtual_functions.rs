@@ -5,7 +5,7 @@ use std::fs;
 
 use super::{
     machine::{
-        Agent, IGB, Shape, VF0, VF1, interface_of, make_functions, name_of, on_machine, switch_functions_off, sysfs,
+        Agent, IGB, Shape, VF0, VF1, interface_of, make_functions, name_of, on_machine, switch_functions, sysfs,
     },
     moves::{POOL, RESOURCE},
 };
@@ -102,7 +102,7 @@ fn one_whose_driver_let_go_is_awaited_and_comes_home_once_it_is_bound_again() {
 fn one_that_was_switched_off_while_away_is_lost_and_its_record_ends() {
     on_machine(|host| {
         let sandbox = one_away(host);
-        switch_functions_off(host);
+        switch_functions(host, 0);
         assert!(!sandbox.has_link("dev0"));
         host.detach("c1", "dev0").succeeds();
         assert_has(&host.journal(), &["\"outcome\":\"lost\""]);
@@ -118,7 +118,7 @@ fn the_agent_ends_the_record_of_one_that_was_switched_off_while_away() {
         let mut agent = Agent::start(host, POOL, RESOURCE, 1);
         let sandbox = host.sandbox("web");
         host.attach(&sandbox, "c1", "dev0").succeeds();
-        switch_functions_off(host);
+        switch_functions(host, 0);
         drop(sandbox);
         until("the record ends", || host.records().is_empty());
         agent.wait_for(host, RESOURCE, 0);
@@ -130,7 +130,7 @@ fn the_agent_ends_the_record_of_one_that_was_switched_off_while_away() {
 fn one_that_was_switched_off_and_on_while_away_can_be_attached_again() {
     on_machine(|host| {
         let sandbox = one_away(host);
-        switch_functions_off(host);
+        switch_functions(host, 0);
         drop(sandbox);
         make_functions(host, 1);
         let name = interface_of(VF0);
