@@ -249,7 +249,7 @@ fn tell(
             }
             Ok(Homecoming::Lost) => {
                 metrics.count_repair("lost");
-                warn!(%device, "the virtual link was deleted with its sandbox, before a hook could bring it home");
+                warn!(%device, "it is gone: a virtual link that was deleted with its sandbox before a hook could bring it home, or a device that was unplugged or switched off");
             }
             Ok(Homecoming::Away) => _ = open.insert(device, "it is not on the node yet".to_owned()),
             Err(error) => _ = open.insert(device, error),

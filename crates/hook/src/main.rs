@@ -201,7 +201,9 @@ fn report(detached: Detached) -> (Outcome, String) {
             let renamed = format!("its name was taken on the node: it is {name} now");
             (Outcome::Ok, if skipped.is_empty() { renamed } else { format!("{renamed}; {}", join(&skipped)) })
         }
-        Detached::Done(Homecoming::Lost) => (Outcome::Lost, "the virtual link was deleted while it was away".into()),
+        Detached::Done(Homecoming::Lost) => {
+            (Outcome::Lost, "it is gone: it was deleted, unplugged or switched off while it was away".into())
+        }
         Detached::Done(Homecoming::Away) => {
             (Outcome::Failed, "the device is not on the node yet: it is looked for again".into())
         }

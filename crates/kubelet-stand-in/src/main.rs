@@ -53,7 +53,11 @@ async fn obey(kubelet: &Kubelet, line: &str) -> Result<Value> {
         }
         ["list"] => {
             let resources = kubelet.state().resources.into_iter().map(|(name, known)| {
-                let device = |device: &proto::deviceplugin::Device| json!({ "id": device.id, "health": device.health });
+                let device = |device: &proto::deviceplugin::Device| {
+                    let topology = device.topology.iter().flat_map(|topology| &topology.nodes);
+                    let nodes: Vec<i64> = topology.map(|node| node.id).collect();
+                    json!({ "id": device.id, "health": device.health, "numaNodes": nodes })
+                };
                 (name, known.devices().iter().map(device).collect())
             });
             Ok(Value::Object(resources.collect()))

@@ -11,7 +11,9 @@ use rustix::thread::gettid;
 use crate::{
     attach::{INDEX_ATTEMPTS, INDEX_STEP},
     error::{Error, WithSubject},
-    identity::{Actor, fallback_name, find_at_home, find_inside, find_namespace, has_ended, holder_has_ended},
+    identity::{
+        Actor, fallback_name, find_at_home, find_inside, find_namespace, has_ended, holder_has_ended, is_unplugged,
+    },
     ledger::Records,
     namespace::Namespace,
     read::{Which, boot_time, read_bare, read_whole},
@@ -49,7 +51,7 @@ pub enum Homecoming {
         /// What of its old state could not be put back.
         skipped: Vec<Skipped>,
     },
-    /// It is a virtual link that was deleted, by the container or with its namespace.
+    /// It is gone: a virtual link that was deleted, by the container or with its namespace, or a device that was unplugged.
     Lost,
     /// It is a physical device that is not in reach just now; its record stays.
     Away,
@@ -182,7 +184,7 @@ pub(crate) fn come_home(
     }
     let found = if stayed.is_some() { stayed } else { find_at_home(&record, home)? };
     let Some(link) = found else {
-        if record.host.hardware.is_some() {
+        if record.host.hardware.is_some() && !is_unplugged(&record) {
             return Ok(Homecoming::Away);
         }
         records.remove(&record.device)?;

@@ -153,7 +153,23 @@ fn descriptors(process: &Path, inode: u64) -> impl Iterator<Item = PathBuf> + us
 
 /// Whether a link can be the device of the record, whatever a container made of its name, address and size.
 pub(crate) fn is_device(record: &Record, link: &LinkState) -> bool {
-    link.kind == record.host.kind && link.permanent_mac == record.host.permanent_mac
+    let same_function =
+        is_virtual_function(record) && link.parent_device.is_some() && link.parent_device == record.host.parent_device;
+    link.kind == record.host.kind && (same_function || link.permanent_mac == record.host.permanent_mac)
+}
+
+/// Whether the device is a virtual function (SR-IOV). It has its address from its physical function; igbvf takes for the
+/// permanent one whatever was set last (`igbvf_reset`), and a driver that is bound again may get another one. But there is
+/// one interface to a function, and a container cannot change which it is.
+fn is_virtual_function(record: &Record) -> bool {
+    record.host.hardware.as_ref().is_some_and(|place| Path::new(&place.path).join("physfn").exists())
+}
+
+/// Whether the physical device of a record was taken out of the machine, or switched off as a virtual function.
+pub(crate) fn is_unplugged(record: &Record) -> bool {
+    let Some(place) = &record.host.hardware else { return false };
+    // without sysfs nobody can say
+    Path::new("/sys/devices").exists() && !Path::new(&place.path).exists()
 }
 
 /// The device inside its sandbox, by the index that it was given there.

@@ -9,7 +9,7 @@ use crate::{
     link::flags,
     state::{
         Address, LinkState, Neighbour, PROTOCOL_KERNEL_LINK_LOCAL, ROUTE_BY_ADVERTISEMENT, ROUTE_BY_KERNEL,
-        ROUTE_CLONED, Route, TABLE_LOCAL, address_flags,
+        ROUTE_CLONED, ROUTE_UNICAST, Route, TABLE_LOCAL, address_flags,
     },
     sysctl::{self, IPV4_MC_FORWARDING, IPV6_DISABLE, Sysctl},
 };
@@ -164,7 +164,8 @@ fn routes(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Route> {
         let there = present.routes.iter().any(|there| there.has_same_target(route) && there.metric() == route.metric());
         match place {
             _ if there || route.flags & ROUTE_CLONED != 0 => false,
-            Place::Host => !(by_kernel && route.table == TABLE_LOCAL),
+            // local routes and the like, which a VRF has in its own table, come with the addresses
+            Place::Host => !(by_kernel && (route.table == TABLE_LOCAL || route.kind != ROUTE_UNICAST)),
             // what the kernel makes of addresses and advertisements, it makes there too
             Place::Sandbox => !by_kernel && route.protocol != ROUTE_BY_ADVERTISEMENT,
         }

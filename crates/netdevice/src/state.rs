@@ -30,6 +30,9 @@ pub struct LinkState {
     pub mac: Option<HardwareAddress>,
     /// `IFLA_PERM_ADDRESS`: what the hardware has, which nobody can set.
     pub permanent_mac: Option<HardwareAddress>,
+    /// `IFLA_PARENT_DEV_NAME`: what the driver made it for, the last part of its place in sysfs; in every namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_device: Option<String>,
     /// `IFLA_IFALIAS`.
     pub alias: Option<KernelString>,
     /// `IFLA_ALT_IFNAME`.
@@ -92,6 +95,7 @@ impl LinkState {
             flags: 0,
             mac: None,
             permanent_mac: None,
+            parent_device: None,
             alias: None,
             altnames: Vec::new(),
             mtu: 0,

@@ -7,6 +7,7 @@ mod states;
 use netdevice::{
     LinkState, Phase, Record,
     plan::{LinkChange, Place, Step, plan},
+    state::Route,
     sysctl::{IPV4_MC_FORWARDING, IPV6_CONF, Unit},
 };
 use proptest::prelude::*;
@@ -136,4 +137,24 @@ proptest! {
 #[test]
 fn phases_are_written_in_words() {
     assert_eq!(serde_json::to_string(&Phase::Detaching).unwrap(), "\"detaching\"");
+}
+
+#[test]
+fn local_routes_come_with_their_addresses_in_a_vrf_too() {
+    let link = |routes| LinkState { flags: 1, routes, ..LinkState::new("eth0".try_into().unwrap(), 2) };
+    let route = |kind, protocol| Route {
+        family: 10,
+        dst_len: 128,
+        src_len: 0,
+        tos: 0,
+        table: 70,
+        protocol,
+        scope: 0,
+        kind,
+        flags: 0,
+        attributes: Vec::new(),
+    };
+    let (local, own) = (route(2, 2), route(2, 4));
+    let steps = plan(&link(vec![local, own.clone()]), &link(Vec::new()), Place::Host);
+    assert_eq!(steps, [Step::Routes(vec![own])]);
 }

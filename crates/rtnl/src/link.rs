@@ -32,6 +32,7 @@ pub mod attribute {
     pub const PROP_LIST: u16 = 52;
     pub const ALT_IFNAME: u16 = 53;
     pub const PERM_ADDRESS: u16 = 54;
+    pub const PARENT_DEV_NAME: u16 = 56;
     /// Inside `LINKINFO`.
     pub const INFO_KIND: u16 = 1;
     /// Inside `AF_SPEC`: the address family.
@@ -144,6 +145,9 @@ impl<'a> LinkMessage<'a> {
         for attribute in self.attributes() {
             match attribute.kind {
                 attribute::PERM_ADDRESS => state.permanent_mac = HardwareAddress::new(attribute.value),
+                attribute::PARENT_DEV_NAME => {
+                    state.parent_device = Some(String::from_utf8_lossy(attribute.string()).into_owned());
+                }
                 attribute::TXQLEN => state.txqlen = attribute.u32().unwrap_or(0),
                 attribute::GROUP => state.group = attribute.u32().unwrap_or(0),
                 attribute::LINK => state.parent = attribute.u32(),

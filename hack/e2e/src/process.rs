@@ -38,10 +38,15 @@ impl Process {
     #[must_use]
     #[track_caller]
     pub fn pid(&self) -> i32 {
-        // the child is the program that entered the node; its only child is the program itself
+        // The child is the script, and then what enters the node for it; only then its only child is the program itself.
         let wrapper = self.child.id();
         let children = format!("/proc/{wrapper}/task/{wrapper}/children");
-        let read = || fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok();
+        let has_entered =
+            || fs::read_to_string(format!("/proc/{wrapper}/comm")).is_ok_and(|comm| comm.trim() == "nsenter");
+        let read = || {
+            let first = || fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok();
+            has_entered().then(first).flatten()
+        };
         wait_for(&format!("{} is started", self.command), read, Option::is_some).expect("waited for it")
     }
 

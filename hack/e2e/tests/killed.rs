@@ -162,7 +162,9 @@ fn a_virtual_device_that_died_with_its_namespace_is_told_of_and_its_record_ends(
     let other_end = || node.has_link("lost0-p");
     wait_for("the kernel deletes the pair", other_end, |there| !there);
     let agent = node.agent(&["-interfaces", "^lost0$"]);
-    agent.wait_for_output("the virtual link was deleted with its sandbox, before a hook could bring it home");
+    agent.wait_for_output(
+        "it is gone: a virtual link that was deleted with its sandbox before a hook could bring it home",
+    );
     wait_for("its record ends", || node.path("/run/netdevice/lost0.json").exists(), |there| !there);
     wait_for("it is counted", || agent.metric(r#"netdevice_repairs_total{result="lost"}"#), |count| *count == Some(1));
     // one of the same name is a new device

@@ -379,13 +379,20 @@ fn the_reason_why_a_device_is_not_handed_out_is_one_line_of_the_pods_description
     thief.stop().unwrap();
     thief.remove().unwrap();
     device.wait_until_free();
-    // and a hook's words
+    // and a hook's words, where the runtime repeats them: crun keeps them to itself, and the journal has them
     node.apply(&pod_with("hostnet", SLEEP, "  hostNetwork: true"));
     let reason =
         "device reason0: the pod uses the node's own network (hostNetwork), to which the device belongs already";
-    let describe = || node.kubectl(&["describe", "pod", "hostnet"]).stdout;
-    wait_for("the hook's words", describe, |said| {
-        said.lines().any(|line| line.contains("Failed") && line.contains("Error:") && line.contains(reason))
+    let is_crun = std::env::var("NETDEVICE_RUNTIME").is_ok_and(|runtime| runtime == "crun");
+    let words = || {
+        let described = node.kubectl(&["describe", "pod", "hostnet"]).stdout;
+        let journal = std::fs::read_to_string(node.path("/run/netdevice/hook.log")).unwrap_or_default();
+        (described, journal)
+    };
+    wait_for("the hook's words", words, |(described, journal)| {
+        let has_failed = |line: &str| line.contains("Failed") && line.contains("Error:");
+        let is_told = |line: &str| has_failed(line) && (is_crun || line.contains(reason));
+        described.lines().any(is_told) && (!is_crun || journal.contains(reason.trim_start_matches("device reason0: ")))
     });
     node.delete(&["pod/hostnet"]);
     device.wait_until_free();

@@ -96,6 +96,7 @@ pub(crate) fn any_state() -> impl Strategy<Value = LinkState> {
                 flags: flags | 1,
                 mac: HardwareAddress::new(&mac),
                 permanent_mac: None,
+                parent_device: None,
                 alias,
                 altnames,
                 mtu,

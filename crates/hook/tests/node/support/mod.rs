@@ -36,6 +36,19 @@ pub(crate) fn on_host(test: impl FnOnce(&Host) + Send) {
 }
 
 impl Host {
+    /// This machine's own network, which must be a throw-away guest's.
+    pub(crate) fn of_the_guest() -> Self {
+        assert!(is_guest(), "these tests change the whole machine: hack/vm-test runs them in a guest");
+        let host = Self { folder: tempfile::tempdir().unwrap() };
+        host.write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
+        host
+    }
+
+    /// A folder for the test.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn new() -> Self {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
         let none = None::<&str>;
@@ -93,11 +106,11 @@ impl Host {
         assert_eq!(self.records(), Vec::<String>::new(), "no record is left");
     }
 
-    /// Names of the files in the state folder but the journal.
+    /// Names of the files in the state folder but the journal and the agent's configuration.
     pub(crate) fn records(&self) -> Vec<String> {
         let entries = fs::read_dir(self.state_dir()).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| !matches!(name.as_str(), "hook.log" | "lock")).collect()
+        names.filter(|name| !matches!(name.as_str(), "hook.log" | "lock" | "config.yaml")).collect()
     }
 
     pub(crate) fn journal(&self) -> String {
@@ -283,12 +296,22 @@ fn has_link(name: &str) -> bool {
     String::from_utf8_lossy(&links).lines().any(|line| line.trim_start().split(':').next() == Some(name))
 }
 
+/// Whether this is the guest of `hack/vm-test`.
+fn is_guest() -> bool {
+    std::env::var_os("NETDEVICE_GUEST").is_some()
+}
+
+/// How long something may take; an emulated machine is slow.
+pub(crate) fn patience() -> Duration {
+    Duration::from_secs(if is_guest() { 30 } else { 5 })
+}
+
 /// Waits for a condition, for 5 seconds at most.
 #[track_caller]
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + patience();
     while !condition() {
-        assert!(Instant::now() < deadline, "waited 5 seconds: {what}");
+        assert!(Instant::now() < deadline, "waited {} seconds: {what}", patience().as_secs());
         thread::sleep(Duration::from_millis(3));
     }
 }

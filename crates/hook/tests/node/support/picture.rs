@@ -59,7 +59,7 @@ impl Picture {
     /// What differs in the calling thread's namespace, also after the time in which operational states follow in the
     /// background.
     pub(crate) fn differences_in_the_end(&self) -> String {
-        let deadline = Instant::now() + Duration::from_secs(3);
+        let deadline = Instant::now() + super::patience() * 2 / 3;
         loop {
             let now = Self::take();
             if now == *self || Instant::now() > deadline {
@@ -103,7 +103,8 @@ fn remove(value: &mut Value, keys: &[&str]) {
 /// The link without what time or its being down changes by itself.
 fn without_the_passing(mut link: Value) -> Value {
     let up = link["flags"].as_array().is_some_and(|flags| flags.contains(&"UP".into()));
-    remove(&mut link, &["stats64", "stats"]);
+    // of the permanent address a driver says what it likes, and nobody can set it
+    remove(&mut link, &["stats64", "stats", "permaddr"]);
     if !up {
         // a link that was moved while it was down has none until it is set up
         remove(&mut link, &["qdisc"]);

@@ -1,0 +1,166 @@
+//! Devices that others are made of: ports of a bond and of a VRF, the parent of a VLAN.
+
+use super::machine::{Shape, netdevctl, on_machine, wait_for_carrier};
+use crate::{
+    home::assert_has,
+    support::{Host, Sandbox},
+};
+
+const POOL: &str = "pools: [{resource: example.com/dev, select: {names: ['^(eth|dev|bond|vrf)']}}]";
+
+/// Attaches, looks inside, detaches, compares.
+fn there_and_back(host: &Host, device: &str, inside: impl FnOnce(&Sandbox)) {
+    let before = host.settled();
+    let sandbox = host.sandbox("web");
+    host.attach(&sandbox, "c1", device).succeeds();
+    assert!(sandbox.has_link(device));
+    inside(&sandbox);
+    host.detach("c1", device).succeeds();
+    host.assert_same(&before);
+}
+
+/// `eth2` and a dummy in a bond that has an address. The dummy has the bond's hardware address from the start: a port's own
+/// one, which the bond keeps for it, is not restored.
+fn bond(host: &Host) {
+    host.ip("link add bond0 type bond mode active-backup miimon 100
+         link add dev0 address 52:54:00:00:00:03 type dummy
+         link set eth2 down
+         link set eth2 master bond0
+         link set dev0 master bond0
+         link set bond0 up
+         link set bond0 type bond primary eth2
+         addr add 10.7.0.5/24 dev bond0");
+    wait_for_carrier("eth2");
+    wait_for_carrier("bond0");
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn a_port_of_a_bond_is_offered_and_comes_back_into_it() {
+    on_machine(|host| {
+        bond(host);
+        assert_has(&netdevctl(host, POOL, &["explain", "dev0"]), &["dev0: offered as example.com/dev"]);
+        assert_has(&netdevctl(host, POOL, &["explain", "bond0"]), &["the kernel does not move links of kind bond"]);
+        there_and_back(host, "dev0", |sandbox| {
+            assert!(!sandbox.show("-d link show dev0").contains("master"));
+        });
+    });
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn a_card_in_a_bond_comes_back_into_it() {
+    on_machine(|host| {
+        bond(host);
+        there_and_back(host, "eth2", |_| {});
+    });
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn a_card_in_a_bond_comes_back_into_it_when_its_namespace_dies() {
+    on_machine(|host| {
+        bond(host);
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "eth2").succeeds();
+        sandbox.ip("link set eth2 down\nlink set eth2 name evil0");
+        drop(sandbox);
+        crate::support::until("the kernel brings it back", || host.has_link("evil0"));
+        host.detach("c1", "eth2").succeeds();
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn a_bond_that_is_gone_is_left_out_and_said() {
+    on_machine(|host| {
+        bond(host);
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "eth2").succeeds();
+        host.ip("link delete bond0");
+        host.detach("c1", "eth2").succeeds();
+        assert!(host.has_link("eth2"));
+        assert_has(&host.journal(), &["master bond0", "it is gone"]);
+        assert_eq!(host.records(), Vec::<String>::new());
+    });
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn the_ports_of_a_bond_with_the_default_route_are_refused() {
+    on_machine(|host| {
+        bond(host);
+        host.ip("route add default via 10.7.0.1");
+        for device in ["eth2", "dev0"] {
+            assert_has(
+                &netdevctl(host, POOL, &["explain", device]),
+                &["not offered", "the node's uplink bond0 is built on it"],
+            );
+            let before = host.settled();
+            let sandbox = host.sandbox("web");
+            host.attach(&sandbox, "c1", device).fails_with("the node's uplink bond0 is built on it");
+            host.assert_same(&before);
+        }
+    });
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn the_parent_of_a_vlan_with_the_default_route_is_refused_and_so_is_the_vlan() {
+    on_machine(|host| {
+        assert!(Shape::Vlan.make(host));
+        host.ip("route add default via 10.1.0.1");
+        for (device, words) in
+            [("eth1", "the node's uplink dev0 is built on it"), ("dev0", "default route (table 254)")]
+        {
+            assert_has(&netdevctl(host, POOL, &["explain", device]), &["not offered", words]);
+            host.attach(&host.sandbox("web"), "c1", device).fails_with(words);
+        }
+    });
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn the_parent_of_a_vlan_goes_and_comes_home_with_the_vlan_on_it() {
+    on_machine(|host| {
+        host.ip("link set eth1 up");
+        wait_for_carrier("eth1");
+        host.ip("link add dev0 link eth1 type vlan id 7\nlink set dev0 up");
+        wait_for_carrier("dev0");
+        there_and_back(host, "eth1", |_| {});
+    });
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn a_vlan_keeps_its_number_and_works_on_its_parent_in_the_pod() {
+    on_machine(|host| {
+        assert!(Shape::Vlan.make(host));
+        there_and_back(host, "dev0", |sandbox| {
+            assert_has(&sandbox.show("-d link show dev0"), &["vlan protocol 802.1Q id 7"])
+        });
+    });
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn a_port_of_a_vrf_comes_back_into_it_with_its_routes() {
+    on_machine(|host| {
+        host.ip("link add vrf0 type vrf table 70
+             link set vrf0 up
+             link set eth1 master vrf0
+             link set eth1 up");
+        wait_for_carrier("eth1");
+        host.ip("addr add 10.1.0.5/24 dev eth1
+             addr add 2001:db8::5/64 dev eth1
+             route add 10.50.0.0/16 via 10.1.0.1 vrf vrf0
+             route add 2001:db8:9::/48 via 2001:db8::1 vrf vrf0");
+        assert_has(&netdevctl(host, POOL, &["explain", "vrf0"]), &["the kernel does not move links of kind vrf"]);
+        there_and_back(host, "eth1", |sandbox| {
+            let shown = sandbox.show("addr show eth1");
+            assert_has(&shown, &["10.1.0.5/24", "2001:db8::5/64"]);
+        });
+    });
+}
