@@ -36,7 +36,7 @@ pub(crate) fn containers(bench: &Context) -> Result<Vec<Row>> {
         let (mut with, mut without, mut more) = (Samples::default(), Samples::default(), Samples::default());
         let failed = |failure: e2e::Failure| anyhow!("{handler}: {failure}");
         let pod = node.run_pod(PodSpec::new(&format!("bench-{handler}")).handler(handler)).map_err(failed)?;
-        for round in 0..bench.runs(25, 5) {
+        for round in 0..bench.runs(60, 5) {
             let mut times = [0.0; 2];
             for turn in [round % 2, 1 - round % 2] {
                 let attempt = u32::try_from(2 * round + turn)?;
