@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use e2e::{
-    Action, Agent, ContainerSpec, Device, Kind, Node, NodeGuard, PodSpec, SharedNode, Signal, eventually, wait_for,
-};
+use e2e::{Action, Agent, Device, Kind, Node, NodeGuard, SharedNode, Signal, eventually, wait_for};
 use serde_json::Value;
 
 static NODE: SharedNode = SharedNode::new("kubelet", Kind::Cluster);
@@ -364,20 +362,19 @@ fn the_reason_why_a_device_is_not_handed_out_is_one_line_of_the_pods_description
     let node = lock();
     let device = node.add_device("reason0");
     let agent = offering(&node, &["reason0"]);
-    // somebody takes it past the kubelet
-    let thief = node.run_pod(PodSpec::new("thief")).unwrap();
-    thief.start(&ContainerSpec::new("c").cdi_device("networking.k8s.io/netdevice=reason0")).unwrap();
+    // Somebody takes it past the kubelet: not a Pod, for the kubelet ends those that it does not know.
+    let by_name = ["ctr", "run", "--detach", "--device", "networking.k8s.io/netdevice=reason0"];
+    node.run(by_name.iter().chain(&[e2e::BUSYBOX_IMAGE, "thief", "sleep", "1000000"])).text();
     node.apply(&pod("late", SLEEP));
     node.wait_for_phase("late", "Failed");
     let said = node.kubectl(&["describe", "pod", "late"]);
-    let reason = "device reason0: it is held by pod default/thief (sandbox ";
+    let reason = "device reason0: it is held by container thief: ";
     assert!(
         said.text().lines().any(|line| line.contains("UnexpectedAdmissionError") && line.contains(reason)),
         "{said}"
     );
     node.delete(&["pod/late"]);
-    thief.stop().unwrap();
-    thief.remove().unwrap();
+    node.sh("ctr tasks delete --force thief; ctr containers delete thief");
     device.wait_until_free();
     // and a hook's words, where the runtime repeats them: crun keeps them to itself, and the journal has them
     node.apply(&pod_with("hostnet", SLEEP, "  hostNetwork: true"));
