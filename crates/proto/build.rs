@@ -3,7 +3,7 @@
 use std::{error::Error, path::Path};
 
 /// One file per API, each a package of its own.
-const FILES: [&str; 2] = ["deviceplugin.proto", "podresources.proto"];
+const FILES: [&str; 4] = ["deviceplugin.proto", "nri.proto", "podresources.proto", "ttrpc.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");

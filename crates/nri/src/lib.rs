@@ -1,0 +1,33 @@
+//! A plugin of the Node Resource Interface (NRI), as far as it is protocol: what it does with Pods is a [`Plugin`]'s.
+//!
+//! ```text
+//! runtime ◄─ unix socket ─► trunk ─► mux ─┬─ connection 1 ─► ttrpc, server ─► service ─► Plugin
+//!                                         └─ connection 2 ─► ttrpc, client ─► RegisterPlugin
+//! ```
+//!
+//! What always holds: a request is answered before the runtime stops waiting, for a runtime that stops waiting goes on
+//! as if the plugin had agreed. Work that was begun is never dropped half way, whatever becomes of the connection.
+//! Reading never waits for a handler. All memory that the other side can make us use has a limit.
+//!
+//! There is no ttrpc crate underneath: ttrpc-rust drops a handler at its deadline and answers unknown methods with
+//! NOT_FOUND, which fails every Pod of the node; none writes frames that the runtime's reader survives.
+
+mod config;
+mod connector;
+mod deadline;
+mod error;
+mod identity;
+mod mux;
+mod plugin;
+mod pod;
+mod pre_launched;
+mod state;
+mod ttrpc;
+
+pub use config::{Config, DEFAULT_SOCKET};
+pub use connector::Connector;
+pub use error::Error;
+pub use identity::{PluginIndex, PluginName};
+pub use plugin::{Plugin, Refusal, Runtime};
+pub use pod::{Container, PodSandbox};
+pub use state::State;
