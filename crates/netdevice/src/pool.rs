@@ -1,5 +1,7 @@
 //! Pools: a resource name, a selector, and when a device of the pool is healthy. And the configuration that names them.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use crate::{
@@ -32,6 +34,54 @@ impl HealthRule {
     }
 }
 
+/// Which Pods may take devices of a pool by an annotation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "AnnotationsForm")]
+pub enum Annotations {
+    /// None.
+    #[default]
+    Refused,
+    /// Every Pod.
+    Allowed,
+    /// Those of these Kubernetes namespaces.
+    Namespaces(BTreeSet<String>),
+}
+
+/// As it is written: `true`, `false`, or `{namespaces: [a, b]}`.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "`annotations` is true, false or {namespaces: [...]}")]
+enum AnnotationsForm {
+    All(bool),
+    Some(AnnotationNamespaces),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnnotationNamespaces {
+    namespaces: BTreeSet<String>,
+}
+
+impl From<AnnotationsForm> for Annotations {
+    fn from(form: AnnotationsForm) -> Self {
+        match form {
+            AnnotationsForm::All(true) => Self::Allowed,
+            AnnotationsForm::All(false) => Self::Refused,
+            AnnotationsForm::Some(some) => Self::Namespaces(some.namespaces),
+        }
+    }
+}
+
+impl Annotations {
+    /// Whether a Pod of that Kubernetes namespace may take a device.
+    pub fn allow(&self, namespace: &str) -> bool {
+        match self {
+            Self::Refused => false,
+            Self::Allowed => true,
+            Self::Namespaces(namespaces) => namespaces.contains(namespace),
+        }
+    }
+}
+
 /// Devices that are offered under one resource name.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +96,9 @@ pub struct Pool {
     /// When a device is healthy.
     #[serde(default)]
     pub health: HealthRule,
+    /// Which Pods may take its devices by an annotation, beside those that ask for the resource.
+    #[serde(default)]
+    pub annotations: Annotations,
 }
 
 impl Pool {
@@ -100,7 +153,15 @@ impl Pools {
             select: Selector::by_name(pattern),
             except: Selector::default(),
             health: HealthRule::default(),
+            annotations: Annotations::default(),
         }])
+    }
+
+    /// The same pools, with devices that every Pod may take by an annotation.
+    #[must_use]
+    pub fn with_annotations(mut self) -> Self {
+        self.0.iter_mut().for_each(|pool| pool.annotations = Annotations::Allowed);
+        self
     }
 
     /// The configuration that says the same as `-interfaces PATTERN`: what [`Pools::by_name`] gives, as YAML.
@@ -176,6 +237,24 @@ mod tests {
         .unwrap();
         let names: Vec<_> = pools.iter().map(|pool| (pool.resource.as_str(), pool.health)).collect();
         assert_eq!(names, [("example.com/fast", HealthRule::Carrier), ("networking.k8s.io/netdevice", HealthRule::Up)]);
+    }
+
+    #[test]
+    fn annotations_are_for_nobody_everybody_or_some_namespaces() {
+        let pool = |more: &str| format!("pools:\n- {{resource: a.b/cc, select: {{names: [a]}}{more}}}");
+        let allowed = |more: &str| {
+            let pools = Pools::from_yaml(&pool(more)).unwrap();
+            ["default", "team-a"].map(|namespace| pools.iter().all(|pool| pool.annotations.allow(namespace)))
+        };
+        assert_eq!(allowed(""), [false, false]);
+        assert_eq!(allowed(", annotations: false"), [false, false]);
+        assert_eq!(allowed(", annotations: true"), [true, true]);
+        assert_eq!(allowed(", annotations: {namespaces: [team-a, b]}"), [false, true]);
+        assert_eq!(allowed(", annotations: {namespaces: []}"), [false, false]);
+        for wrong in ["yes please", "{namespace: [a]}", "[a]", "{namespaces: a}"] {
+            let error = Pools::from_yaml(&pool(&format!(", annotations: {wrong}"))).unwrap_err().to_string();
+            assert!(error.contains("`annotations` is true, false or {namespaces: [...]}"), "{wrong}: {error}");
+        }
     }
 
     #[test]
