@@ -210,6 +210,7 @@ mod tests {
                 name: device,
                 ifindex: 7,
             },
+            configuration: None,
             home: None,
             host: LinkState { flags: flags::UP, ..LinkState::new(name(), 7) },
             since: 0,

@@ -118,7 +118,8 @@ impl Hook {
                 sandbox,
                 paths: self.other_paths(),
                 holder: &self.holder,
-                pid,
+                pid: Some(pid),
+                configuration: None,
             },
         )?;
         let outcome = if attached.was_there { Outcome::Nothing } else { Outcome::Ok };

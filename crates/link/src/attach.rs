@@ -1,7 +1,8 @@
 //! From the host into a sandbox.
 
 use netdevice::{
-    DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxInterfaceName,
+    DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxConfiguration,
+    SandboxInterfaceName,
     plan::{Place, Step, aged, plan, wanted_in_sandbox},
     record::{RECORD_VERSION, SandboxPlace},
     state::Route,
@@ -42,8 +43,10 @@ pub struct AttachRequest<'a> {
     pub paths: Vec<String>,
     /// Whose it becomes.
     pub holder: &'a Holder,
-    /// Pid of the first process of that container.
-    pub pid: i32,
+    /// Pid of the first process of that container; none of a sandbox, whose own end is what counts.
+    pub pid: Option<i32>,
+    /// How it shall be there; none makes it what it is on the host.
+    pub configuration: Option<&'a SandboxConfiguration>,
 }
 
 /// How an attachment went.
@@ -102,7 +105,7 @@ fn adopt(
 ) -> Result<Attached, Error> {
     let skipped = configure_inside(&record, request, inside, link)?;
     record.holder = request.holder.clone();
-    record.process = process(request.pid);
+    record.process = request.pid.and_then(process);
     record.phase = Phase::Attached;
     records.write(&record)?;
     Ok(Attached { was_there: true, skipped })
@@ -170,7 +173,7 @@ impl Move<'_> {
             resource: self.request.resource.cloned(),
             phase: Phase::Attaching,
             holder: self.request.holder.clone(),
-            process: process(self.request.pid),
+            process: self.request.pid.and_then(process),
             sandbox: SandboxPlace {
                 cookie: self.inside.cookie(),
                 inode: self.request.sandbox.inode(),
@@ -180,6 +183,7 @@ impl Move<'_> {
                 name: DeviceId::from(self.name.as_interface_name()),
                 ifindex: host.index,
             },
+            configuration: self.request.configuration.cloned(),
             home: None,
             host,
             since: u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0),

@@ -93,6 +93,7 @@ fn ledger() -> Ledger {
             name: "net0".parse().expect("an id of a test"),
             ifindex: 9,
         },
+        configuration: None,
         home: None,
         host: LinkState {
             hardware: Some(HardwarePlace { path: "/nonexistent/0000:3b:10.3".into(), numa_node: Some(1) }),

@@ -3,8 +3,11 @@
 //! Values in, values out: no clock, no file, no socket, no async. The crates around this one read
 //! the kernel, the disk and the kubelet into these types, ask them what to do, and do it.
 
+#[cfg(feature = "selection")]
+pub mod annotation;
 pub mod bytes;
 pub mod cdi;
+pub mod configuration;
 pub mod exclusion;
 pub mod go_flags;
 pub mod id;
@@ -25,7 +28,10 @@ pub mod snapshot;
 pub mod state;
 pub mod sysctl;
 
+#[cfg(feature = "selection")]
+pub use annotation::{DeviceRequest, PoolName, Wanted};
 pub use bytes::{HardwareAddress, KernelString};
+pub use configuration::SandboxConfiguration;
 pub use id::{DeviceId, DeviceIdError};
 pub use link::Link;
 pub use name::{InterfaceName, InterfaceNameError, SandboxInterfaceName};

@@ -2,6 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::id::DeviceId;
+
 /// Longest interface name in bytes: `IFNAMSIZ` less its final NUL (`include/uapi/linux/if.h`).
 pub const MAX_NAME_LEN: usize = 15;
 
@@ -110,7 +114,7 @@ impl TryFrom<&str> for InterfaceName {
     }
 }
 
-/// A name that an interface may be given inside a sandbox: an [`InterfaceName`] that is no template and collides with
+/// A name that an interface may be given inside a sandbox, in JSON written like a device id: an [`InterfaceName`] that is no template and collides with
 /// nothing that each namespace has (`all` and `default` in `/proc/sys/net/ipv4/conf`, the link `lo`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SandboxInterfaceName(InterfaceName);
@@ -133,6 +137,19 @@ impl TryFrom<InterfaceName> for SandboxInterfaceName {
             _ => return Ok(Self(name)),
         };
         Err(InterfaceNameError::Reserved(name.to_string(), reason))
+    }
+}
+
+impl Serialize for SandboxInterfaceName {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(DeviceId::from(&self.0).as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for SandboxInterfaceName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let id: DeviceId = String::deserialize(from)?.parse().map_err(D::Error::custom)?;
+        Self::try_from(id.to_name()).map_err(D::Error::custom)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{id::DeviceId, resource::ResourceName, state::LinkState};
+use crate::{configuration::SandboxConfiguration, id::DeviceId, resource::ResourceName, state::LinkState};
 
 /// Version of the record's form. A newer one is not read: it may mean something that we would get wrong.
 pub const RECORD_VERSION: u32 = 1;
@@ -29,7 +29,8 @@ pub struct Pod {
 /// Who has the device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Container whose start attached the device, and whose end detaches it.
+    /// Container whose start attached the device, and whose end detaches it. The sandbox's own id where the device is the
+    /// sandbox's.
     pub container: String,
     /// Id of the Pod's sandbox; none without Kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,6 +41,11 @@ pub struct Holder {
 }
 
 impl Holder {
+    /// Whether the sandbox itself has the device, from before its first container to after its last one.
+    pub fn is_sandbox(&self) -> bool {
+        self.sandbox.as_ref() == Some(&self.container)
+    }
+
     /// Whether both are of one Pod, so that one may take over from the other.
     pub fn is_same_pod(&self, other: &Self) -> bool {
         match (&self.pod, &other.pod) {
@@ -143,6 +149,9 @@ pub struct Record {
     pub process: Option<Process>,
     /// Where it is.
     pub sandbox: SandboxPlace,
+    /// How the Pod asked for it to be there; none where it goes as it is on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<SandboxConfiguration>,
     /// Where it is going, once it is on its way home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<HomePlace>,

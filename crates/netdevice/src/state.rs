@@ -308,8 +308,14 @@ pub const ROUTE_BY_ADVERTISEMENT: u8 = 9;
 pub const ROUTE_ONLINK: u32 = 4;
 /// `RTM_F_CLONED`: an entry of a cache, no route.
 pub const ROUTE_CLONED: u32 = 0x200;
+/// `RT_TABLE_MAIN`.
+pub const TABLE_MAIN: u32 = 254;
 /// `RT_TABLE_LOCAL`.
 pub const TABLE_LOCAL: u32 = 255;
+/// `RT_SCOPE_UNIVERSE`: everywhere.
+pub const SCOPE_UNIVERSE: u8 = 0;
+/// `RT_SCOPE_LINK`: what the link leads to without a gateway.
+pub const SCOPE_LINK: u8 = 253;
 
 impl Route {
     /// The attribute of that kind.

@@ -258,6 +258,7 @@ fn record(name: &str, pod: &str) -> Record {
             name: device,
             ifindex: 2,
         },
+        configuration: None,
         home: None,
         host: LinkState { flags: flags::UP, ..LinkState::new(name, 7) },
         since: 0,

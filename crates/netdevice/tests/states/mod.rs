@@ -4,7 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netdevice::{
-    DeviceId, HardwareAddress, Holder, InterfaceName, KernelString, LinkState, Phase, Record,
+    DeviceId, HardwareAddress, Holder, InterfaceName, KernelString, LinkState, Phase, Record, SandboxConfiguration,
+    SandboxInterfaceName,
+    configuration::{IpPrefix, SandboxRoute},
     record::{HomePlace, Pod, Process, RECORD_VERSION, SandboxPlace, Viewpoint},
     state::{Address, Attribute, Neighbour, Route, route_attribute},
 };
@@ -121,10 +123,45 @@ pub(crate) fn any_state() -> impl Strategy<Value = LinkState> {
     )
 }
 
+fn any_ip() -> impl Strategy<Value = IpAddr> {
+    any_address().prop_map(|address| address.local)
+}
+
+fn any_prefix() -> impl Strategy<Value = IpPrefix> {
+    (any_ip(), 0..=128u8).prop_map(|(address, len)| IpPrefix::new(address, len).unwrap_or(IpPrefix::host(address)))
+}
+
+fn any_sandbox_name() -> impl Strategy<Value = SandboxInterfaceName> {
+    any_name().prop_filter_map("a name for a sandbox", |name| SandboxInterfaceName::try_from(name).ok())
+}
+
+/// Any configuration that the types allow, also one that no annotation can ask for.
+pub(crate) fn any_configuration() -> impl Strategy<Value = SandboxConfiguration> {
+    let route = (any_prefix(), option::of(any_ip()), option::of(any::<u32>()));
+    let route = route.prop_map(|(to, via, metric)| SandboxRoute { to, via, metric });
+    let mac = any::<[u8; 6]>().prop_filter_map("6 bytes", |bytes| HardwareAddress::new(&bytes));
+    (
+        option::of(any_sandbox_name()),
+        vec(any_prefix(), 0..4),
+        vec(route, 0..4),
+        option::of(68..65536u32),
+        option::of(mac),
+        any::<bool>(),
+    )
+        .prop_map(|(name, addresses, routes, mtu, mac, inherit)| SandboxConfiguration {
+            name,
+            addresses,
+            routes,
+            mtu,
+            mac,
+            inherit,
+        })
+}
+
 pub(crate) fn any_record() -> impl Strategy<Value = Record> {
     let phase = prop_oneof![Just(Phase::Attaching), Just(Phase::Attached), Just(Phase::Detaching)];
-    (any_state(), any_name(), phase, any::<u64>(), "\\PC{1,20}", any::<bool>()).prop_map(
-        |(host, inside, phase, cookie, word, kubernetes)| Record {
+    (any_state(), any_name(), phase, any::<u64>(), "\\PC{1,20}", any::<bool>(), option::of(any_configuration()))
+        .prop_map(|(host, inside, phase, cookie, word, kubernetes, configuration)| Record {
             version: RECORD_VERSION,
             device: DeviceId::from(&host.name),
             resource: kubernetes.then(Default::default),
@@ -144,9 +181,9 @@ pub(crate) fn any_record() -> impl Strategy<Value = Record> {
                 name: DeviceId::from(&inside),
                 ifindex: host.index,
             },
+            configuration: configuration.filter(|_| kubernetes),
             home: (phase == Phase::Detaching).then(|| HomePlace { name: DeviceId::from(&inside), ifindex: 3 }),
             since: 1,
             host,
-        },
-    )
+        })
 }

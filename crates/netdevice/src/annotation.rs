@@ -1,0 +1,265 @@
+//! The annotation of a Pod that asks for devices: which one counts, and what it says.
+//!
+//! Its text is the Pod author's. No error repeats it: a field is named by its place in the list, and of the text itself no
+//! more is shown than the name of a field that does not exist.
+
+mod entry;
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use crate::{
+    configuration::SandboxConfiguration,
+    name::InterfaceName,
+    pool::{Pool, Pools},
+};
+
+/// The annotations that are looked for, first one first: what the network-device-injector of containerd/nri reads, in its
+/// order, and then the plural form that only its README has.
+pub const KEYS: [&str; 6] = [
+    "netdevice.noderesource.dev/pod",
+    "netdevices.nri.containerd.io/pod",
+    "netdevice.noderesource.dev",
+    "netdevices.nri.containerd.io",
+    "netdevices.noderesource.dev/pod",
+    "netdevices.noderesource.dev",
+];
+
+/// Longest annotation in bytes.
+pub const MAX_ANNOTATION: usize = 64 << 10;
+
+/// Most devices of one Pod.
+pub const MAX_DEVICES: usize = 64;
+
+/// The annotation that counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selected<'a> {
+    /// Its key, one of [`KEYS`].
+    pub key: &'static str,
+    /// Its text.
+    pub value: &'a str,
+    /// Keys of others that are there too and do not count.
+    pub others: Vec<&'static str>,
+}
+
+/// Finds the annotation that counts; `annotation` gives the text that a Pod has under a key.
+pub fn select<'a>(annotation: impl Fn(&str) -> Option<&'a str>) -> Option<Selected<'a>> {
+    let mut there = KEYS.into_iter().filter_map(|key| Some((key, annotation(key)?)));
+    let (key, value) = there.next()?;
+    Some(Selected { key, value, others: there.map(|(key, _)| key).collect() })
+}
+
+/// A device that a Pod asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRequest {
+    /// Which one.
+    pub device: Wanted,
+    /// How it shall be in the sandbox.
+    pub configuration: SandboxConfiguration,
+}
+
+/// How a Pod names a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// By its name on the host.
+    Name(InterfaceName),
+    /// As any one of a pool.
+    Pool(PoolName),
+}
+
+/// A pool as a Pod names it: the whole resource name, or what is behind its slash.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolName(Box<str>);
+
+/// Why a name leads to no pool.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PoolNameError {
+    /// Not of the form of a resource name or of the part behind its slash.
+    #[error("it is no name of a pool")]
+    Form,
+    /// The configuration has no such pool.
+    #[error("no pool of this node is called {0}")]
+    Unknown(PoolName),
+    /// The configuration has several.
+    #[error("several pools of this node are called {0}: write the whole resource name")]
+    Ambiguous(PoolName),
+}
+
+/// Longest name of a resource: a DNS subdomain, a slash and a class.
+const MAX_POOL_NAME: usize = 253 + 1 + 63;
+
+impl PoolName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The one pool of that name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or more than one.
+    pub fn find<'a>(&self, pools: &'a Pools) -> Result<&'a Pool, PoolNameError> {
+        let is_named = |pool: &&Pool| *self.0 == *pool.resource.as_str() || *self.0 == *pool.resource.class();
+        let mut named = pools.iter().filter(is_named);
+        let pool = named.next().ok_or_else(|| PoolNameError::Unknown(self.clone()))?;
+        if named.next().is_some() { Err(PoolNameError::Ambiguous(self.clone())) } else { Ok(pool) }
+    }
+}
+
+impl FromStr for PoolName {
+    type Err = PoolNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./".contains(&byte);
+        let is_name = (1..=MAX_POOL_NAME).contains(&text.len()) && text.bytes().all(letter);
+        if is_name { Ok(Self(text.into())) } else { Err(PoolNameError::Form) }
+    }
+}
+
+impl fmt::Display for PoolName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// Why an annotation is refused. One line, and none of the annotation's text but the beginning of an unknown field's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnnotationError {
+    /// More text than any Pod needs.
+    #[error("it has {0} bytes: more than {MAX_ANNOTATION} are not read")]
+    TooLong(usize),
+    /// Neither YAML nor JSON.
+    #[error("it is no YAML: look at line {line}, column {column}")]
+    Yaml {
+        /// Counted from 1.
+        line: u64,
+        /// Counted from 1.
+        column: u64,
+    },
+    /// YAML of another form.
+    #[error("it is no list: write a list of devices, each with its name")]
+    NoList,
+    /// More devices than a Pod may have.
+    #[error("it asks for {0} devices: more than {MAX_DEVICES} are not given to a pod")]
+    TooMany(usize),
+    /// A device of the list.
+    #[error("device {number} of the list: {problem}")]
+    Device {
+        /// Counted from 1.
+        number: usize,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+}
+
+/// What is wrong with one device of the list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Not fields and values.
+    #[error("it is no mapping: write its fields, as in name: eth1")]
+    NoMapping,
+    /// A field that we do not know.
+    #[error("the field {0:?} is unknown")]
+    Unknown(Shown),
+    /// Neither `name` nor `pool`.
+    #[error("name or pool is missing")]
+    NoName,
+    /// `name` and `pool`.
+    #[error("it has both name and pool: write one of them")]
+    NameAndPool,
+    /// A field whose value cannot be.
+    #[error("{field}: {rule}")]
+    Field {
+        /// Which one.
+        field: &'static str,
+        /// The rule that the value breaks.
+        rule: String,
+    },
+    /// One of the routes.
+    #[error("route {number}: {problem}")]
+    Route {
+        /// Counted from 1.
+        number: usize,
+        /// What is wrong with it.
+        problem: Box<Problem>,
+    },
+    /// Two entries of one device.
+    #[error("its name is that of device {0}, and one device comes once")]
+    SameDevice(usize),
+    /// Two devices that would have one name inside.
+    #[error("in the pod it would be called like device {0}: give one of them another new_name")]
+    SameName(usize),
+}
+
+/// The name of an unknown field, as far as it is plain and short.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Shown(String);
+
+/// Most characters of an unknown field that are shown.
+const MAX_SHOWN: usize = 24;
+
+impl Shown {
+    fn new(field: &str) -> Self {
+        let printable = |letter: &char| letter.is_ascii_graphic() && !matches!(letter, '"' | '\\');
+        Self(field.chars().filter(printable).take(MAX_SHOWN).collect())
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, out)
+    }
+}
+
+/// Reads the text of an annotation: YAML or JSON, a list of devices. No text, `null` and an empty list ask for none.
+///
+/// # Errors
+///
+/// The first rule that the text breaks, and where.
+pub fn parse(text: &str) -> Result<Vec<DeviceRequest>, AnnotationError> {
+    if text.len() > MAX_ANNOTATION {
+        return Err(AnnotationError::TooLong(text.len()));
+    }
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| {
+        let (line, column) = error.location().map_or((1, 1), |place| (place.line(), place.column()));
+        AnnotationError::Yaml { line, column }
+    })?;
+    let list = match value {
+        serde_json::Value::Null => return Ok(Vec::new()),
+        serde_json::Value::Array(list) => list,
+        _ => return Err(AnnotationError::NoList),
+    };
+    if list.len() > MAX_DEVICES {
+        return Err(AnnotationError::TooMany(list.len()));
+    }
+    let mut devices = Vec::with_capacity(list.len());
+    for (at, value) in list.into_iter().enumerate() {
+        let device = entry::device(value).map_err(|problem| AnnotationError::Device { number: at + 1, problem })?;
+        devices.push(device);
+    }
+    check_names(&devices)?;
+    Ok(devices)
+}
+
+/// No device comes twice, and no two have one name inside.
+fn check_names(devices: &[DeviceRequest]) -> Result<(), AnnotationError> {
+    let (mut on_host, mut inside) = (BTreeMap::new(), BTreeMap::new());
+    for (number, request) in (1..).zip(devices) {
+        let refuse = |problem| Err(AnnotationError::Device { number, problem });
+        let host = match &request.device {
+            Wanted::Name(name) => Some(name),
+            Wanted::Pool(_) => None,
+        };
+        if let Some(first) = host.and_then(|name| on_host.insert(name, number)) {
+            return refuse(Problem::SameDevice(first));
+        }
+        let new_name = request.configuration.name.as_ref().map(|name| name.as_interface_name());
+        if let Some(first) = new_name.or(host).and_then(|name| inside.insert(name, number)) {
+            return refuse(Problem::SameName(first));
+        }
+    }
+    Ok(())
+}

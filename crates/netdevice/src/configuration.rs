@@ -1,0 +1,215 @@
+//! What a Pod asks of a device in its sandbox: another name, addresses, routes, MTU, hardware address.
+//!
+//! The record of an attachment keeps it, so that a repeated attachment and a repair make the same of the device.
+
+use std::{
+    fmt,
+    net::{AddrParseError, IpAddr},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::{
+    bytes::HardwareAddress,
+    name::{InterfaceName, SandboxInterfaceName},
+    state::{
+        Address, Attribute, ROUTE_UNICAST, Route, SCOPE_LINK, SCOPE_UNIVERSE, TABLE_MAIN, address_flags,
+        route_attribute,
+    },
+};
+
+/// How a device shall be in a sandbox. By default it keeps its name, MTU and hardware address, is up, and has no address.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxConfiguration {
+    /// Its name inside; none keeps the one that it has on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<SandboxInterfaceName>,
+    /// Addresses, each with its prefix length.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpPrefix>,
+    /// Routes through the device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<SandboxRoute>,
+    /// MTU in bytes; none keeps the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Hardware address; none keeps the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<HardwareAddress>,
+    /// Whether what the device has on the host goes along: addresses, routes, neighbours, alias, alternative names, queue
+    /// length and settings. What is asked for here is added, or takes the place of the same thing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inherit: bool,
+}
+
+/// An IP address and how many of its bits are the network's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IpPrefix {
+    address: IpAddr,
+    len: u8,
+}
+
+/// A text or a pair that is no [`IpPrefix`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IpPrefixError {
+    /// The part before the slash.
+    #[error("it is no IP address")]
+    Address(#[from] AddrParseError),
+    /// The part behind the slash.
+    #[error("the prefix length is none of 0 to {0}")]
+    Length(u8),
+}
+
+/// Bits of an address of that family.
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+impl IpPrefix {
+    /// Puts both together.
+    ///
+    /// # Errors
+    ///
+    /// When the address has fewer bits.
+    pub fn new(address: IpAddr, len: u8) -> Result<Self, IpPrefixError> {
+        let most = bits(address);
+        if len <= most { Ok(Self { address, len }) } else { Err(IpPrefixError::Length(most)) }
+    }
+
+    /// The address alone, with all its bits.
+    pub fn host(address: IpAddr) -> Self {
+        Self { address, len: bits(address) }
+    }
+
+    /// The address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The prefix length.
+    pub fn prefix_len(&self) -> u8 {
+        self.len
+    }
+
+    /// Whether the prefix holds every address.
+    pub fn is_everything(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether no bit is set behind the prefix, as a route's destination must be.
+    pub fn is_network(&self) -> bool {
+        let rest = u32::from(bits(self.address) - self.len);
+        match self.address {
+            IpAddr::V4(address) => rest == 0 || address.to_bits().trailing_zeros() >= rest,
+            IpAddr::V6(address) => rest == 0 || address.to_bits().trailing_zeros() >= rest,
+        }
+    }
+}
+
+impl fmt::Display for IpPrefix {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.address, self.len)
+    }
+}
+
+impl FromStr for IpPrefix {
+    type Err = IpPrefixError;
+
+    /// Reads `10.0.0.2/24`; without a prefix length all bits count.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some((address, len)) = text.split_once('/') else { return Ok(Self::host(text.parse()?)) };
+        let address: IpAddr = address.parse()?;
+        let plain = (1..=3).contains(&len.len()) && len.bytes().all(|byte| byte.is_ascii_digit());
+        let len = len.parse().ok().filter(|_| plain).ok_or(IpPrefixError::Length(bits(address)))?;
+        Self::new(address, len)
+    }
+}
+
+impl Serialize for IpPrefix {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for IpPrefix {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A route through the device, in the main table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SandboxRoute {
+    /// Where it leads; never everywhere.
+    pub to: IpPrefix,
+    /// The gateway, of the same family; none where the destination is on the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
+    /// Metric; none is the kernel's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<u32>,
+}
+
+/// `RTPROT_STATIC`: a person wrote it.
+const BY_ADMINISTRATOR: u8 = 4;
+/// `IP6_RT_PRIO_USER`: the metric that the kernel gives an IPv6 route without one (`include/net/ip6_route.h`).
+const DEFAULT_IPV6_METRIC: u32 = 1024;
+
+impl SandboxRoute {
+    /// The route as the kernel keeps it, through the link of that index.
+    pub(crate) fn through(&self, link: u32) -> Route {
+        let is_ipv4 = self.to.address.is_ipv4();
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let attribute = |kind, value| Attribute { kind, value };
+        let mut attributes = vec![
+            attribute(route_attribute::DST, octets(self.to.address)),
+            attribute(route_attribute::OIF, link.to_ne_bytes().to_vec()),
+        ];
+        attributes.extend(self.via.map(|via| attribute(route_attribute::GATEWAY, octets(via))));
+        // an IPv6 route of metric 0 is one of the default metric
+        let default = if is_ipv4 { 0 } else { DEFAULT_IPV6_METRIC };
+        let metric = self.metric.filter(|metric| *metric != 0).unwrap_or(default);
+        if metric != 0 {
+            attributes.push(attribute(route_attribute::PRIORITY, metric.to_ne_bytes().to_vec()));
+        }
+        Route {
+            family: if is_ipv4 { 2 } else { 10 },
+            dst_len: self.to.len,
+            src_len: 0,
+            tos: 0,
+            table: TABLE_MAIN,
+            protocol: BY_ADMINISTRATOR,
+            scope: if is_ipv4 && self.via.is_none() { SCOPE_LINK } else { SCOPE_UNIVERSE },
+            kind: ROUTE_UNICAST,
+            flags: 0,
+            attributes,
+        }
+    }
+}
+
+impl SandboxConfiguration {
+    /// What the device is called inside.
+    pub fn name_inside<'a>(&'a self, host: &'a InterfaceName) -> &'a InterfaceName {
+        self.name.as_ref().map_or(host, SandboxInterfaceName::as_interface_name)
+    }
+
+    /// The addresses as the kernel keeps them: permanent, and known to be unique, for the Pod's author says so.
+    pub(crate) fn kernel_addresses(&self) -> impl Iterator<Item = Address> + '_ {
+        self.addresses.iter().map(|prefix| Address {
+            local: prefix.address,
+            prefix_len: prefix.len,
+            peer: None,
+            broadcast: None,
+            scope: SCOPE_UNIVERSE,
+            flags: address_flags::PERMANENT,
+            label: None,
+            metric: None,
+            protocol: None,
+            lifetimes: None,
+        })
+    }
+}
