@@ -7,6 +7,8 @@
 pub mod annotation;
 pub mod bytes;
 pub mod cdi;
+#[cfg(feature = "selection")]
+pub mod choice;
 pub mod configuration;
 pub mod exclusion;
 pub mod go_flags;

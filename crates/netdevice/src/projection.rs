@@ -49,11 +49,12 @@ pub enum DeviceState {
 }
 
 impl Device {
-    /// Whether the kubelet may count on it. A held device is healthy: a kubelet that restarts would reject its Pod.
+    /// Whether the kubelet may count on it. A device that it gave to a container is healthy: a kubelet that restarts would
+    /// reject its Pod. One that a Pod took by an annotation is not: the kubelet has nobody to take it from.
     pub fn is_healthy(&self) -> bool {
-        match self.state {
-            DeviceState::Offered { healthy, .. } => healthy,
-            DeviceState::Held(..) => true,
+        match &self.state {
+            DeviceState::Offered { healthy, .. } => *healthy,
+            DeviceState::Held(holder, _) => !holder.is_sandbox(),
         }
     }
 
@@ -255,6 +256,8 @@ impl Projector {
         self.view.pools = pools;
         let all = self.view.snapshot.links().keys().copied().collect();
         self.project(all);
+        let ledger = self.view.ledger.clone();
+        ledger.keys().for_each(|id| self.publish(id));
     }
 
     /// Takes the records as they are now.
@@ -302,7 +305,10 @@ impl Projector {
             self.by_id.remove(id);
         }
         let offered = || self.candidates.get(self.by_id.get(id)?.last()?).cloned();
-        let device = self.view.ledger.get(id).map(|record| self.held(record)).or_else(offered);
+        let device = match self.view.ledger.get(id) {
+            Some(record) => self.held(record),
+            None => offered(),
+        };
         match device {
             None => drop(self.view.devices.remove(id)),
             Some(device) if self.view.devices.get(id).is_some_and(|known| **known == device) => {}
@@ -310,13 +316,18 @@ impl Projector {
         }
     }
 
-    fn held(&self, record: &Record) -> Device {
+    /// A device with a record; none if somebody's annotation took it from a pool that is not ours.
+    fn held(&self, record: &Record) -> Option<Device> {
         let known = || self.view.devices.get(&record.device).map(|device| device.resource.clone());
-        Device {
+        let resource = record.resource.clone().or_else(known).unwrap_or_default();
+        if record.holder.is_sandbox() && self.view.pools.named(&resource).is_none() {
+            return None;
+        }
+        Some(Device {
             id: record.device.clone(),
-            resource: record.resource.clone().or_else(known).unwrap_or_default(),
+            resource,
             state: DeviceState::Held(record.holder.clone(), record.phase),
             numa_node: record.host.hardware.as_ref().and_then(|hardware| hardware.numa_node),
-        }
+        })
     }
 }

@@ -1,0 +1,371 @@
+//! Chooses the devices that a Pod asks for in an annotation: from which pools it may have them, and why not the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    annotation::{DeviceRequest, PoolNameError, Wanted},
+    id::DeviceId,
+    name::InterfaceName,
+    pool::{Annotations, Pool},
+    projection::{Device, DeviceState, Refusal, View},
+    record::{Holder, Pod, Record},
+    resource::ResourceName,
+};
+
+/// Devices that the kubelet has given to a Pod as a resource, with that Pod.
+pub type Allocated = BTreeMap<DeviceId, String>;
+
+/// What a sandbox asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// Whose the devices become.
+    pub holder: &'a Holder,
+    /// The Pod of that sandbox.
+    pub pod: &'a Pod,
+    /// The devices of its annotation.
+    pub requests: &'a [DeviceRequest],
+    /// What it cannot have, whatever the pools say.
+    pub allocated: &'a Allocated,
+}
+
+/// A device for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Which one.
+    pub device: DeviceId,
+    /// The pool that it comes from.
+    pub resource: ResourceName,
+}
+
+/// Why a Pod does not get what its annotation asks for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChoiceError {
+    /// The device cannot be handed out to anybody.
+    #[error("device {0}: {1}")]
+    Refused(DeviceId, Refusal),
+    /// No pool selects it.
+    #[error("device {0}: no pool of the node selects it: choose another device")]
+    NotSelected(DeviceId),
+    /// The pool is not for annotations at all.
+    #[error("device {0}: its pool {1} gives nothing to annotations: ask for the resource, or choose another device")]
+    NotForAnnotations(DeviceId, ResourceName),
+    /// The pool is for annotations of other namespaces.
+    #[error("device {0}: its pool {1} gives nothing to annotations in the namespace {2}: choose another device")]
+    OtherNamespace(DeviceId, ResourceName, String),
+    /// The kubelet gave it to a Pod that asked for the resource.
+    #[error("device {0}: the kubelet gave it to pod {1}: delete that pod or choose another device")]
+    Allocated(DeviceId, String),
+    /// No pool of that name.
+    #[error("pool: {0}")]
+    Pool(#[from] PoolNameError),
+    /// As [`NotForAnnotations`](Self::NotForAnnotations), for any device of the pool.
+    #[error("the pool {0} gives nothing to annotations: ask for the resource, or choose another pool")]
+    PoolNotForAnnotations(ResourceName),
+    /// As [`OtherNamespace`](Self::OtherNamespace), for any device of the pool.
+    #[error("the pool {0} gives nothing to annotations in the namespace {1}: choose another pool")]
+    PoolOtherNamespace(ResourceName, String),
+    /// All devices of the pool are with other Pods, or none is healthy.
+    #[error("no device of the pool {0} is free: delete a pod that has one or choose another pool")]
+    NoneFree(ResourceName),
+}
+
+impl ChoiceError {
+    /// Whether a device is meant that is not on the node at all: it may be on its way.
+    pub fn is_not_there(&self) -> bool {
+        matches!(self, Self::Refused(_, Refusal::NotThere))
+    }
+}
+
+/// Chooses a device for each request, in the requests' order. What the Pod has already it keeps.
+///
+/// # Errors
+///
+/// The first request that cannot be met. Devices that are named come before those that may be any of a pool.
+pub fn choose(view: &View, claim: &Claim<'_>) -> Result<Vec<Choice>, ChoiceError> {
+    let mut chosen = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    let by_name = |request: &DeviceRequest| matches!(request.device, Wanted::Name(_));
+    let (named, of_pools): (Vec<_>, Vec<_>) =
+        claim.requests.iter().enumerate().partition(|(_, request)| by_name(request));
+    for (at, request) in named.into_iter().chain(of_pools) {
+        let choice = match &request.device {
+            Wanted::Name(name) => claim.named(view, name)?,
+            Wanted::Pool(pool) => claim.any_of(view, pool.find(&view.pools)?, request, &taken)?,
+        };
+        taken.insert(choice.device.clone());
+        chosen.insert(at, choice);
+    }
+    Ok(chosen.into_values().collect())
+}
+
+impl Claim<'_> {
+    /// Whether the Pod has the device by an annotation: in this sandbox, or in one that ended and has not given it back.
+    fn has(&self, record: &Record) -> bool {
+        record.configuration.is_some() && record.holder.is_same_pod(self.holder)
+    }
+
+    fn named(&self, view: &View, name: &InterfaceName) -> Result<Choice, ChoiceError> {
+        let id = DeviceId::from(name);
+        let Some(device) = view.devices().get(&id) else { return Err(not_offered(view, name, id)) };
+        let choice = Choice { device: id.clone(), resource: device.resource.clone() };
+        if view.ledger.get(&id).is_some_and(|record| self.has(record)) {
+            return Ok(choice);
+        }
+        let annotations = view.pools.named(&device.resource).map(|pool| &pool.annotations);
+        match annotations {
+            None => return Err(ChoiceError::NotSelected(id)),
+            Some(Annotations::Refused) => return Err(ChoiceError::NotForAnnotations(id, choice.resource)),
+            Some(annotations) if !annotations.allow(&self.pod.namespace) => {
+                return Err(ChoiceError::OtherNamespace(id, choice.resource, self.pod.namespace.clone()));
+            }
+            Some(_) => {}
+        }
+        if let DeviceState::Held(holder, _) = &device.state {
+            return Err(ChoiceError::Refused(id, Refusal::Held(holder.clone())));
+        }
+        match self.allocated.get(&id) {
+            Some(pod) => Err(ChoiceError::Allocated(id, pod.clone())),
+            None => Ok(choice),
+        }
+    }
+
+    fn any_of(
+        &self,
+        view: &View,
+        pool: &Pool,
+        request: &DeviceRequest,
+        taken: &BTreeSet<DeviceId>,
+    ) -> Result<Choice, ChoiceError> {
+        match &pool.annotations {
+            Annotations::Refused => return Err(ChoiceError::PoolNotForAnnotations(pool.resource.clone())),
+            annotations if !annotations.allow(&self.pod.namespace) => {
+                return Err(ChoiceError::PoolOtherNamespace(pool.resource.clone(), self.pod.namespace.clone()));
+            }
+            _ => {}
+        }
+        let free = view.devices_of(&pool.resource).filter(|device| !taken.contains(&device.id));
+        let ranked = free.filter_map(|device| Some((self.rank(view, device, request)?, device)));
+        let best = ranked.min_by_key(|(rank, _)| *rank).map(|(_, device)| device.id.clone());
+        let device = best.ok_or_else(|| ChoiceError::NoneFree(pool.resource.clone()))?;
+        Ok(Choice { device, resource: pool.resource.clone() })
+    }
+
+    /// How well a device suits, the lowest best; none where the Pod cannot have it.
+    fn rank(&self, view: &View, device: &Device, request: &DeviceRequest) -> Option<Rank> {
+        match &device.state {
+            DeviceState::Held(..) => {
+                let record = view.ledger.get(&device.id).filter(|record| self.has(record))?;
+                let is_same = record.configuration.as_ref() == Some(&request.configuration);
+                Some(if is_same { Rank::Had } else { Rank::HadOtherwise })
+            }
+            DeviceState::Offered { .. } if self.allocated.contains_key(&device.id) => None,
+            DeviceState::Offered { healthy: true, .. } => Some(Rank::Healthy),
+            // one that nobody has set up yet is set up in the sandbox
+            DeviceState::Offered { link, .. } => {
+                view.snapshot.link(*link).filter(|link| !link.is_up()).map(|_| Rank::Down)
+            }
+        }
+    }
+}
+
+/// What is preferred for a request that takes any device of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// The Pod has it for this very request.
+    Had,
+    Healthy,
+    Down,
+    /// The Pod has it for another request, of a sandbox that ended.
+    HadOtherwise,
+}
+
+/// Why a device is not offered to anybody.
+fn not_offered(view: &View, name: &InterfaceName, id: DeviceId) -> ChoiceError {
+    let Some(link) = view.snapshot.link_named(name) else { return ChoiceError::Refused(id, Refusal::NotThere) };
+    match view.explain(link).exclusion {
+        Some(exclusion) => ChoiceError::Refused(id, Refusal::Excluded(exclusion)),
+        None => ChoiceError::NotSelected(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        SandboxConfiguration, Snapshot,
+        annotation::parse,
+        link::{Link, flags},
+        pool::Pools,
+        projection::Projector,
+        record::{Ledger, Phase, RECORD_VERSION, SandboxPlace, Viewpoint},
+        snapshot::{DefaultRoute, Family},
+        state::LinkState,
+    };
+
+    const POOLS: &str = "pools:
+- {resource: example.com/fast, select: {names: [^fast]}, annotations: true}
+- {resource: example.com/team, select: {names: [^team]}, annotations: {namespaces: [a]}}
+- {resource: example.com/kubelet, select: {names: [^kubelet]}}
+- {resource: example.com/carrier, select: {names: [^carrier]}, health: carrier, annotations: true}
+";
+
+    fn pod(namespace: &str, name: &str) -> Pod {
+        Pod { namespace: namespace.into(), name: name.into(), uid: format!("uid-{name}") }
+    }
+
+    fn holder(pod: &Pod, sandbox: &str) -> Holder {
+        Holder { container: sandbox.into(), sandbox: Some(sandbox.into()), pod: Some(pod.clone()) }
+    }
+
+    fn record(name: &str, resource: &str, holder: Holder) -> (DeviceId, Record) {
+        let name: InterfaceName = name.try_into().unwrap();
+        let device = DeviceId::from(&name);
+        let record = Record {
+            version: RECORD_VERSION,
+            device: device.clone(),
+            resource: Some(resource.parse().unwrap()),
+            phase: Phase::Attached,
+            configuration: holder.is_sandbox().then(SandboxConfiguration::default),
+            holder,
+            process: None,
+            sandbox: SandboxPlace {
+                cookie: 7,
+                inode: 7,
+                nsid: None,
+                seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
+                paths: Vec::new(),
+                name: device.clone(),
+                ifindex: 7,
+            },
+            home: None,
+            host: LinkState::new(name, 7),
+            since: 0,
+        };
+        (device, record)
+    }
+
+    /// Links that are up, or down where the name ends in `-down`; the pools; what Pods have.
+    fn view(links: &[&str], records: Vec<(DeviceId, Record)>) -> View {
+        let mut snapshot = Snapshot::default();
+        for (index, name) in (1..).zip(links) {
+            snapshot.insert_link(Arc::new(Link {
+                index,
+                name: (*name).try_into().unwrap(),
+                altnames: Box::default(),
+                alias: None,
+                kind: Some("dummy".into()),
+                mac: None,
+                flags: if name.ends_with("-down") { 0 } else { flags::UP },
+                mtu: 1500,
+                master: None,
+                parent: None,
+                link_netnsid: None,
+                hardware: None,
+            }));
+            if name.ends_with("-uplink") {
+                snapshot.insert_default_route(DefaultRoute { family: Family::V4, table: 254, metric: 0, link: index });
+            }
+        }
+        let mut projector = Projector::new();
+        projector.set_pools(Arc::new(Pools::from_yaml(POOLS).unwrap()));
+        projector.set_ledger(Arc::new(records.into_iter().collect::<Ledger>()));
+        projector.set_snapshot(snapshot);
+        projector.view().clone()
+    }
+
+    fn ask(view: &View, namespace: &str, annotation: &str) -> Result<Vec<String>, String> {
+        let pod = pod(namespace, "me");
+        let allocated = Allocated::from([("fast-given".parse().unwrap(), "b/other".into())]);
+        let requests = parse(annotation).unwrap();
+        let claim = Claim { holder: &holder(&pod, "new"), pod: &pod, requests: &requests, allocated: &allocated };
+        let choices = choose(view, &claim).map_err(|error| error.to_string())?;
+        Ok(choices.iter().map(|choice| choice.device.to_string()).collect())
+    }
+
+    #[test]
+    fn the_administrators_selection_decides() {
+        let links = ["fast-uplink", "fast0", "fast-given", "team0", "kubelet0", "other0", "lo", "fast-down"];
+        let view = view(&links, vec![record("fast1", "example.com/fast", holder(&pod("b", "you"), "abc"))]);
+        let table = [
+            ("default", "[{name: fast0}]", Ok(vec!["fast0"])),
+            ("default", "[{name: fast-down}]", Ok(vec!["fast-down"])),
+            ("a", "[{name: team0}, {name: fast0}]", Ok(vec!["team0", "fast0"])),
+            (
+                "default",
+                "[{name: team0}]",
+                Err("device team0: its pool example.com/team gives nothing to annotations in the namespace default: \
+                     choose another device"),
+            ),
+            (
+                "a",
+                "[{name: kubelet0}]",
+                Err(
+                    "device kubelet0: its pool example.com/kubelet gives nothing to annotations: ask for the resource, \
+                     or choose another device",
+                ),
+            ),
+            ("a", "[{name: other0}]", Err("device other0: no pool of the node selects it: choose another device")),
+            (
+                "a",
+                "[{name: fast-given}]",
+                Err("device fast-given: the kubelet gave it to pod b/other: delete that pod or \
+                     choose another device"),
+            ),
+            (
+                "a",
+                "[{name: fast1}]",
+                Err("device fast1: it is held by pod b/you (sandbox abc): delete that pod or choose \
+                     another device"),
+            ),
+            ("a", "[{name: none0}]", Err("device none0: no such interface is on the node: choose another device")),
+            ("a", "[{pool: slow}]", Err("pool: no pool of this node is called slow")),
+            (
+                "a",
+                "[{pool: kubelet}]",
+                Err(
+                    "the pool example.com/kubelet gives nothing to annotations: ask for the resource, or choose another \
+                     pool",
+                ),
+            ),
+        ];
+        for (namespace, annotation, expected) in table {
+            let expected = expected.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+            assert_eq!(ask(&view, namespace, annotation), expected.map_err(str::to_owned), "{annotation}");
+        }
+        let refused = ask(&view, "a", "[{name: fast-uplink}]").unwrap_err();
+        assert!(refused.contains("it is never handed out because"), "{refused}");
+    }
+
+    #[test]
+    fn any_device_of_a_pool_is_a_healthy_one_that_nobody_has_and_no_request_names() {
+        let view = view(&["fast-down", "fast-given", "fast1", "fast2"], Vec::new());
+        let ask = |annotation| ask(&view, "a", annotation);
+        assert_eq!(ask("[{pool: fast}]").unwrap(), ["fast1"]);
+        assert_eq!(ask("[{pool: example.com/fast}, {name: fast1}]").unwrap(), ["fast2", "fast1"]);
+        assert_eq!(ask("[{pool: fast}, {pool: fast}, {pool: fast}]").unwrap(), ["fast1", "fast2", "fast-down"]);
+        assert_eq!(
+            ask("[{pool: fast}, {pool: fast}, {pool: fast}, {pool: fast}]").unwrap_err(),
+            "no device of the pool example.com/fast is free: delete a pod that has one or choose another pool"
+        );
+    }
+
+    #[test]
+    fn a_link_without_carrier_is_not_any_device_of_a_pool_that_wants_one() {
+        let view = view(&["carrier0"], Vec::new());
+        assert!(ask(&view, "a", "[{pool: carrier}]").unwrap_err().starts_with("no device of the pool"));
+    }
+
+    #[test]
+    fn what_a_pod_has_already_it_keeps() {
+        let mine = |name, sandbox| record(name, "example.com/fast", holder(&pod("a", "me"), sandbox));
+        let view = view(&["fast1"], vec![mine("fast2", "new"), mine("fast3", "old")]);
+        let ask = |annotation| ask(&view, "a", annotation);
+        assert_eq!(ask("[{name: fast3}]").unwrap(), ["fast3"]);
+        assert_eq!(ask("[{pool: fast}]").unwrap(), ["fast2"]);
+        assert_eq!(ask("[{pool: fast}, {name: fast2}]").unwrap(), ["fast3", "fast2"]);
+        assert_eq!(ask("[{pool: fast, mtu: 1400}]").unwrap(), ["fast1"]);
+        assert!(!view.devices().values().any(|device| device.id.to_string() != "fast1" && device.is_healthy()));
+    }
+}
