@@ -8,7 +8,7 @@ use crate::{
     name::InterfaceName,
     pool::{Annotations, Pool},
     projection::{Device, DeviceState, Refusal, View},
-    record::{Holder, Pod, Record},
+    record::{Holder, Ledger, Pod, Record},
     resource::ResourceName,
 };
 
@@ -26,6 +26,8 @@ pub struct Claim<'a> {
     pub requests: &'a [DeviceRequest],
     /// What it cannot have, whatever the pools say.
     pub allocated: &'a Allocated,
+    /// The records as they are now: a view is a moment behind them.
+    pub ledger: &'a Ledger,
 }
 
 /// A device for a request.
@@ -106,13 +108,13 @@ impl Claim<'_> {
 
     fn named(&self, view: &View, name: &InterfaceName) -> Result<Choice, ChoiceError> {
         let id = DeviceId::from(name);
+        let held = self.ledger.get(&id);
+        if let Some(record) = held.filter(|record| self.has(record)) {
+            return Ok(Choice { device: id, resource: record.resource.clone().unwrap_or_default() });
+        }
         let Some(device) = view.devices().get(&id) else { return Err(not_offered(view, name, id)) };
         let choice = Choice { device: id.clone(), resource: device.resource.clone() };
-        if view.ledger.get(&id).is_some_and(|record| self.has(record)) {
-            return Ok(choice);
-        }
-        let annotations = view.pools.named(&device.resource).map(|pool| &pool.annotations);
-        match annotations {
+        match view.pools.named(&device.resource).map(|pool| &pool.annotations) {
             None => return Err(ChoiceError::NotSelected(id)),
             Some(Annotations::Refused) => return Err(ChoiceError::NotForAnnotations(id, choice.resource)),
             Some(annotations) if !annotations.allow(&self.pod.namespace) => {
@@ -120,8 +122,8 @@ impl Claim<'_> {
             }
             Some(_) => {}
         }
-        if let DeviceState::Held(holder, _) = &device.state {
-            return Err(ChoiceError::Refused(id, Refusal::Held(holder.clone())));
+        if let Some(record) = held {
+            return Err(ChoiceError::Refused(id, Refusal::Held(record.holder.clone())));
         }
         match self.allocated.get(&id) {
             Some(pod) => Err(ChoiceError::Allocated(id, pod.clone())),
@@ -143,28 +145,31 @@ impl Claim<'_> {
             }
             _ => {}
         }
-        let free = view.devices_of(&pool.resource).filter(|device| !taken.contains(&device.id));
-        let ranked = free.filter_map(|device| Some((self.rank(view, device, request)?, device)));
-        let best = ranked.min_by_key(|(rank, _)| *rank).map(|(_, device)| device.id.clone());
-        let device = best.ok_or_else(|| ChoiceError::NoneFree(pool.resource.clone()))?;
-        Ok(Choice { device, resource: pool.resource.clone() })
+        let had = self.ledger.values().filter(|record| record.resource.as_ref() == Some(&pool.resource));
+        let had = had.filter(|record| self.has(record)).map(|record| {
+            let is_same = record.configuration.as_ref() == Some(&request.configuration);
+            (if is_same { Rank::Had } else { Rank::HadOtherwise }, &record.device)
+        });
+        let free = view.devices_of(&pool.resource).filter(|device| self.is_free(&device.id));
+        let free = free.filter_map(|device| Some((rank(view, device)?, &device.id)));
+        let best = had.chain(free).filter(|(_, device)| !taken.contains(*device)).min();
+        let (_, device) = best.ok_or_else(|| ChoiceError::NoneFree(pool.resource.clone()))?;
+        Ok(Choice { device: device.clone(), resource: pool.resource.clone() })
     }
 
-    /// How well a device suits, the lowest best; none where the Pod cannot have it.
-    fn rank(&self, view: &View, device: &Device, request: &DeviceRequest) -> Option<Rank> {
-        match &device.state {
-            DeviceState::Held(..) => {
-                let record = view.ledger.get(&device.id).filter(|record| self.has(record))?;
-                let is_same = record.configuration.as_ref() == Some(&request.configuration);
-                Some(if is_same { Rank::Had } else { Rank::HadOtherwise })
-            }
-            DeviceState::Offered { .. } if self.allocated.contains_key(&device.id) => None,
-            DeviceState::Offered { healthy: true, .. } => Some(Rank::Healthy),
-            // one that nobody has set up yet is set up in the sandbox
-            DeviceState::Offered { link, .. } => {
-                view.snapshot.link(*link).filter(|link| !link.is_up()).map(|_| Rank::Down)
-            }
-        }
+    fn is_free(&self, device: &DeviceId) -> bool {
+        !self.ledger.contains_key(device) && !self.allocated.contains_key(device)
+    }
+}
+
+/// How well a device that nobody has suits, the lowest best; none where it does not.
+fn rank(view: &View, device: &Device) -> Option<Rank> {
+    match &device.state {
+        DeviceState::Offered { healthy: true, .. } => Some(Rank::Healthy),
+        // one that nobody has set up yet is set up in the sandbox
+        DeviceState::Offered { link, .. } => view.snapshot.link(*link).filter(|link| !link.is_up()).map(|_| Rank::Down),
+        // its record has just ended
+        DeviceState::Held(..) => Some(Rank::JustBack),
     }
 }
 
@@ -175,6 +180,8 @@ enum Rank {
     Had,
     Healthy,
     Down,
+    /// Somebody had it until a moment ago.
+    JustBack,
     /// The Pod has it for another request, of a sandbox that ended.
     HadOtherwise,
 }
@@ -279,7 +286,13 @@ mod tests {
         let pod = pod(namespace, "me");
         let allocated = Allocated::from([("fast-given".parse().unwrap(), "b/other".into())]);
         let requests = parse(annotation).unwrap();
-        let claim = Claim { holder: &holder(&pod, "new"), pod: &pod, requests: &requests, allocated: &allocated };
+        let claim = Claim {
+            holder: &holder(&pod, "new"),
+            pod: &pod,
+            requests: &requests,
+            allocated: &allocated,
+            ledger: &view.ledger,
+        };
         let choices = choose(view, &claim).map_err(|error| error.to_string())?;
         Ok(choices.iter().map(|choice| choice.device.to_string()).collect())
     }
