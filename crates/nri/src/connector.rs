@@ -1,11 +1,22 @@
 //! Keeps a plugin connected to its runtime.
 
-use std::sync::Arc;
+use std::{os::unix::net, path::Path, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio::{net::UnixStream, sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, error::Error, plugin::Plugin, state::State};
+use crate::{
+    backoff::Backoff,
+    config::{Config, Way},
+    error::Error,
+    plugin::Plugin,
+    session::{End, Sessions},
+    state::State,
+    synchronize::Synchronizer,
+};
+
+/// A connection that lasts as long is none of a series of failures.
+const STABLE: Duration = Duration::from_secs(10);
 
 /// A plugin and its way to the runtime.
 #[derive(Debug)]
@@ -29,15 +40,90 @@ impl<P: Plugin> Connector<P> {
     /// Connects, registers and serves until `shutdown`, again and again for a plugin that connects by itself. A plugin
     /// that the runtime started ends when the runtime closes the connection.
     ///
-    /// Returns when all handlers that were begun are done.
+    /// What was asked before `shutdown` is answered. Returns when all handlers that were begun are done; one that
+    /// never ends keeps it from returning, and only there may the future be dropped.
     ///
     /// # Errors
     ///
     /// For a plugin that the runtime started: why the connection ended, unless the runtime closed it.
+    /// [`Error::TaskFailed`] when [`Plugin::synchronize`] panicked.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { config, plugin, state } = self;
-        let _ = (config, plugin, state);
-        shutdown.cancelled().await;
+        let Self { config: Config { name, index, way }, plugin, state } = self;
+        let stop = shutdown.child_token();
+        // whatever ends this function, the synchronizer ends too
+        let _guard = stop.clone().drop_guard();
+        let (synchronizer, handlers) = (Arc::new(Synchronizer::default()), TaskTracker::new());
+        let synchronizing = handlers.spawn({
+            let (synchronizer, plugin, stop) = (synchronizer.clone(), plugin.clone(), stop.clone());
+            async move { synchronizer.run(&*plugin, stop).await }
+        });
+        let sessions = Sessions { name, index, plugin, state, synchronizer, handlers: handlers.clone(), shutdown };
+        let serving = async {
+            match way {
+                Way::External(socket) => sessions.external(&socket).await,
+                Way::PreLaunched(socket) => sessions.pre_launched(socket).await,
+            }
+        };
+        let result = tokio::select! {
+            result = serving => result,
+            Err(broken) = synchronizing => Err(Error::from(broken)),
+        };
+        stop.cancel();
+        handlers.close();
+        handlers.wait().await;
+        result
+    }
+}
+
+impl<P: Plugin> Sessions<P> {
+    async fn external(&self, path: &Path) -> Result<(), Error> {
+        let mut backoff = Backoff::default();
+        let mut told = None;
+        while !self.shutdown.is_cancelled() {
+            let began = Instant::now();
+            let end = match UnixStream::connect(path).await {
+                Ok(socket) => self.run(socket).await,
+                Err(source) => End::Failed(Error::ConnectFailed { path: path.to_owned(), source }),
+            };
+            if began.elapsed() >= STABLE {
+                backoff.reset();
+                told = None;
+            }
+            if let Some(reason) = self.tell_end(end) {
+                // once per change, not once per attempt
+                if told.as_ref() != Some(&reason) {
+                    tracing::warn!(socket = %path.display(), "{reason}");
+                    told = Some(reason);
+                }
+                self.pause(backoff.next()).await;
+            }
+        }
         Ok(())
+    }
+
+    async fn pre_launched(&self, socket: net::UnixStream) -> Result<(), Error> {
+        let adopted = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
+        let end = match adopted {
+            Ok(socket) => self.run(socket).await,
+            Err(source) => End::Failed(Error::ReadFailed(source)),
+        };
+        match end {
+            End::Failed(error @ Error::Closed) => {
+                self.tell_end(End::Failed(error));
+                Ok(())
+            }
+            End::Failed(error) => Err(error),
+            End::Stopped => Ok(()),
+        }
+    }
+
+    /// Tells the state, and what there is to log.
+    fn tell_end(&self, end: End) -> Option<String> {
+        let reason = match end {
+            End::Stopped => return None,
+            End::Failed(error) => error.chain(),
+        };
+        self.state.send_replace(State::Disconnected(reason.as_str().into()));
+        Some(reason)
     }
 }

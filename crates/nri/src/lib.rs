@@ -12,6 +12,8 @@
 //! There is no ttrpc crate underneath: ttrpc-rust drops a handler at its deadline and answers unknown methods with
 //! NOT_FOUND, which fails every Pod of the node; none writes frames that the runtime's reader survives.
 
+mod backoff;
+mod caller;
 mod config;
 mod connector;
 mod deadline;
@@ -21,7 +23,15 @@ mod mux;
 mod plugin;
 mod pod;
 mod pre_launched;
+mod progress;
+mod request;
+mod service;
+mod session;
+#[cfg(feature = "stand-in")]
+pub mod stand_in;
 mod state;
+mod synchronize;
+mod trunk;
 mod ttrpc;
 
 pub use config::{Config, DEFAULT_SOCKET};

@@ -46,11 +46,26 @@ pub(crate) fn encode(connection: Connection, message: &[u8]) -> Vec<u8> {
     let frames = message.len().div_ceil(LONGEST_WRITTEN);
     let mut bytes = Vec::with_capacity(message.len() + frames * HEADER);
     for payload in message.chunks(LONGEST_WRITTEN) {
-        bytes.extend(connection.id().to_be_bytes());
-        bytes.extend((payload.len() as u32).to_be_bytes());
-        bytes.extend(payload);
+        push(connection, payload, &mut bytes);
     }
     bytes
+}
+
+/// One message as a runtime writes it: the beginning in a frame, all the rest in another.
+#[cfg(feature = "stand-in")]
+pub(crate) fn encode_as_runtime(connection: Connection, message: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (beginning, rest) = message.split_at(message.len().min(LONGEST_WRITTEN));
+    for payload in [beginning, rest].into_iter().filter(|payload| !payload.is_empty()) {
+        push(connection, payload, &mut bytes);
+    }
+    bytes
+}
+
+fn push(connection: Connection, payload: &[u8], bytes: &mut Vec<u8>) {
+    bytes.extend(connection.id().to_be_bytes());
+    bytes.extend((payload.len() as u32).to_be_bytes());
+    bytes.extend(payload);
 }
 
 /// Takes the socket's bytes apart. Keeps nothing of payloads: they are handed on as they come.

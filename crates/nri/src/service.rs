@@ -1,0 +1,228 @@
+//! The Plugin service: takes requests, has a handler work on each, and answers in time.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use prost::Message as _;
+use proto::{nri, ttrpc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+    time::timeout_at,
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    deadline,
+    mux::Connection,
+    plugin::{Plugin, Refusal, Runtime},
+    progress::Progress,
+    request::{Event, Request, parse},
+    synchronize::{Parts, Synchronizer},
+    trunk::Outbox,
+    ttrpc::{Body, Code, Kind, Message, encode_response, status},
+};
+
+/// RunPodSandbox, StopPodSandbox, RemovePodSandbox, CreateContainer: a bit for each. All known to every runtime; one
+/// that it does not know would end the connection.
+const EVENTS: i32 = 1 | 1 << 1 | 1 << 2 | 1 << 3;
+
+/// A request that is lost or late must fail: a Pod that asked for a device never runs without it. And one late answer
+/// is no reason to lose the plugin.
+const FAILURE_POLICY: nri::FailurePolicy = nri::FailurePolicy { fail_request: true, keep_connected: true };
+
+/// How many KiB of requests may be worked on at once.
+const MEMORY: usize = 64 << 10;
+
+type Answer = Result<Vec<u8>, ttrpc::Status>;
+
+/// Serves one connection.
+#[derive(Debug)]
+pub(crate) struct Service<P> {
+    plugin: Arc<P>,
+    outbox: Outbox,
+    progress: Arc<Progress>,
+    synchronizer: Arc<Synchronizer>,
+    parts: Parts,
+    request_timeout: Duration,
+    memory: Arc<Semaphore>,
+    /// Handlers; they outlive the connection.
+    handlers: TaskTracker,
+    /// Answers that are not written yet.
+    answers: TaskTracker,
+}
+
+impl<P: Plugin> Service<P> {
+    pub(crate) fn new(
+        plugin: Arc<P>,
+        outbox: Outbox,
+        progress: Arc<Progress>,
+        synchronizer: Arc<Synchronizer>,
+        handlers: TaskTracker,
+    ) -> Self {
+        Self {
+            plugin,
+            outbox,
+            progress,
+            synchronizer,
+            parts: Parts::default(),
+            request_timeout: deadline::DEFAULT_REQUEST_TIMEOUT,
+            memory: Arc::new(Semaphore::new(MEMORY)),
+            handlers,
+            answers: TaskTracker::new(),
+        }
+    }
+
+    /// Tells when nothing is left to answer, once it is closed.
+    pub(crate) fn answers(&self) -> TaskTracker {
+        self.answers.clone()
+    }
+
+    /// Takes a message that came on the connection. Never waits.
+    pub(crate) fn take(&mut self, message: Message) {
+        let arrival = tokio::time::Instant::now().into_std();
+        if message.kind != Kind::Request {
+            return tracing::debug!(kind = ?message.kind, "a message that is no request");
+        }
+        match self.admit(message.body) {
+            Ok((request, permit)) => self.serve(message.stream, &request, permit, arrival),
+            Err(status) => self.answer(message.stream, Err(status)),
+        }
+    }
+
+    fn admit(&self, body: Body) -> Result<(ttrpc::Request, OwnedSemaphorePermit), ttrpc::Status> {
+        let data = match body {
+            Body::Whole(data) => data,
+            Body::TooLong(length) => {
+                return Err(status(Code::ResourceExhausted, format!("a request of {length} bytes is too long")));
+            }
+        };
+        let kibibytes = (data.len() / 1024 + 1) as u32;
+        let permit = self.memory.clone().try_acquire_many_owned(kibibytes);
+        let permit = permit.map_err(|_| status(Code::ResourceExhausted, "too many requests are worked on"))?;
+        let request = <ttrpc::Request as prost::Message>::decode(&data[..]);
+        let request = request.map_err(|error| status(Code::InvalidArgument, format!("no request: {error}")))?;
+        if request.service != nri::PLUGIN_SERVICE {
+            return Err(status(Code::Unimplemented, format!("unknown service {:.64}", request.service)));
+        }
+        Ok((request, permit))
+    }
+
+    fn serve(&mut self, stream: u32, request: &ttrpc::Request, permit: OwnedSemaphorePermit, arrival: Instant) {
+        match parse(&request.method, &request.payload) {
+            Ok(Request::Configure(request)) => {
+                let answer = self.configure(request);
+                self.answer(stream, Ok(answer.encode_to_vec()));
+            }
+            Ok(Request::Synchronize(part)) => {
+                let answer = self.synchronize(part, request.payload.len());
+                self.answer(stream, answer.map(|answer| answer.encode_to_vec()));
+            }
+            Ok(Request::Event(event)) => {
+                let patience = self.patience(request.timeout_nano);
+                self.handle(stream, event, permit, arrival, patience);
+            }
+            Ok(Request::Agreed) => self.answer(stream, Ok(Vec::new())),
+            Err(status) => self.answer(stream, Err(status)),
+        }
+    }
+
+    /// How long the runtime waits for the answer of a request: what it said of all, or less if it says so of this one.
+    fn patience(&self, timeout_nano: i64) -> Duration {
+        let own = u64::try_from(timeout_nano).ok().filter(|nanos| *nanos != 0).map(Duration::from_nanos);
+        own.map_or(self.request_timeout, |own| own.min(self.request_timeout))
+    }
+
+    fn configure(&mut self, request: nri::ConfigureRequest) -> nri::ConfigureResponse {
+        let stated = u64::try_from(request.request_timeout).ok().filter(|millis| *millis != 0);
+        self.request_timeout = stated.map_or(deadline::DEFAULT_REQUEST_TIMEOUT, Duration::from_millis);
+        self.parts = Parts::default();
+        let runtime = Runtime {
+            name: request.runtime_name,
+            version: request.runtime_version,
+            nri_version: request.nri_version,
+            config: request.config,
+            request_timeout: self.request_timeout,
+        };
+        self.plugin.configure(runtime.clone());
+        self.progress.configured(runtime);
+        nri::ConfigureResponse { events: EVENTS, failure_policy: Some(FAILURE_POLICY) }
+    }
+
+    /// Collects; the answer to a part is that more is wanted, or the runtime would end the connection.
+    fn synchronize(
+        &mut self,
+        part: nri::SynchronizeRequest,
+        bytes: usize,
+    ) -> Result<nri::SynchronizeResponse, ttrpc::Status> {
+        let more = part.more;
+        if let Some(whole) = self.parts.add(part, bytes)? {
+            self.synchronizer.hand_over(whole);
+            self.progress.synchronized();
+        }
+        Ok(nri::SynchronizeResponse { more })
+    }
+
+    fn answer(&self, stream: u32, answer: Answer) {
+        self.answers.spawn(send(self.outbox.clone(), stream, answer));
+    }
+
+    /// Starts the handler and somebody who waits for it.
+    fn handle(&self, stream: u32, event: Event, permit: OwnedSemaphorePermit, arrival: Instant, patience: Duration) {
+        let (name, plugin, handlers) = (event.name(), self.plugin.clone(), self.handlers.clone());
+        let handler = handlers.spawn(async move {
+            // gone when the handler is done, not when it is answered for
+            let _permit = permit;
+            handle(&*plugin, event, arrival + deadline::budget(patience)).await
+        });
+        let outbox = self.outbox.clone();
+        self.answers.spawn(async move {
+            let mut handler = handler;
+            match timeout_at((arrival + deadline::limit(patience)).into(), &mut handler).await {
+                Ok(done) => send(outbox, stream, answer_of(name, done)).await,
+                Err(_) => {
+                    tracing::warn!(request = name, "the handler is late: the runtime gets an error");
+                    handlers.spawn(tell_late(name, handler));
+                    let late = format!("{name} was not done in time: try again");
+                    send(outbox, stream, Err(status(Code::DeadlineExceeded, late))).await;
+                }
+            }
+        });
+    }
+}
+
+async fn handle<P: Plugin>(plugin: &P, event: Event, deadline: Instant) -> Result<(), Refusal> {
+    match event {
+        Event::RunPodSandbox(pod) => plugin.run_pod_sandbox(pod, deadline).await,
+        Event::StopPodSandbox(pod) => plugin.stop_pod_sandbox(pod, deadline).await,
+        Event::RemovePodSandbox(pod) => plugin.remove_pod_sandbox(pod, deadline).await,
+        Event::CreateContainer(pod, container) => plugin.create_container(pod, container, deadline).await,
+    }
+}
+
+type Done = Result<Result<(), Refusal>, tokio::task::JoinError>;
+
+fn answer_of(name: &str, done: Done) -> Answer {
+    match done {
+        Ok(Ok(())) => Ok(Vec::new()),
+        Ok(Err(refusal)) => Err(status(Code::Unknown, refusal.as_str())),
+        Err(broken) => {
+            tracing::error!(request = name, "the handler broke: {broken}");
+            Err(status(Code::Internal, format!("{name}: the handler broke: see the log of the plugin")))
+        }
+    }
+}
+
+/// Nobody waits for what it says any more.
+async fn tell_late(name: &'static str, handler: JoinHandle<Result<(), Refusal>>) {
+    let outcome = answer_of(name, handler.await).map_err(|status| status.message);
+    tracing::warn!(request = name, error = outcome.err(), "the late handler is done");
+}
+
+async fn send(outbox: Outbox, stream: u32, answer: Answer) {
+    if outbox.send(Connection::Plugin, || encode_response(stream, answer)).await.is_err() {
+        tracing::debug!(stream, "the connection ended before an answer was written");
+    }
+}
