@@ -1,8 +1,12 @@
 //! Arguments. Every path has a flag, and none is needed on a node with the usual ones.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{
+    ffi::{OsStr, OsString},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
-use clap::{ArgGroup, CommandFactory, Parser, ValueEnum};
+use clap::{ArgGroup, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use netdevice::{
     go_flags::{Flag, rewrite},
     selector::Pattern,
@@ -58,7 +62,85 @@ pub(crate) struct Arguments {
     /// The hook to install [default: netdevice-hook beside this program]
     #[arg(long, value_name = "FILE")]
     pub(crate) hook_source: Option<PathBuf>,
+
+    /// Give interfaces to Pods by their annotation netdevices.nri.containerd.io, too, as a plugin of the runtime (NRI)
+    #[arg(long)]
+    pub(crate) nri: bool,
+
+    /// The runtime's NRI socket
+    #[arg(long, value_name = "SOCKET", default_value = nri::DEFAULT_SOCKET)]
+    pub(crate) nri_socket: PathBuf,
+
+    /// Index of the NRI plugin, two digits: the runtime calls its plugins in this order
+    #[arg(long, value_name = "NN", default_value = DEFAULT_INDEX)]
+    idx: String,
+
+    /// Name of the NRI plugin
+    #[arg(long, value_name = "NAME", default_value = "netdevice")]
+    name: String,
+
+    #[arg(skip)]
+    pub(crate) program: Program,
 }
+
+/// What this process is, by the name that it was called.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// `netdevice-agent`: everything.
+    #[default]
+    Agent,
+    /// `network-device-injector`: devices by annotation, and nothing else.
+    Injector,
+}
+
+/// What the injector is called.
+const INJECTOR: &str = "network-device-injector";
+
+impl Program {
+    /// The program of that name. A runtime that starts its plugins itself has them as `NN-NAME`, with their index in front.
+    fn of(name: &OsStr) -> (Self, Option<&str>) {
+        let name = Path::new(name).file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let (index, rest) = match name.split_once('-') {
+            Some((index, rest)) if index.len() == 2 && index.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (Some(index), rest)
+            }
+            _ => (None, name),
+        };
+        if rest == INJECTOR { (Self::Injector, index) } else { (Self::Agent, None) }
+    }
+
+    /// What it is called in the log.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "netdevice-agent",
+            Self::Injector => INJECTOR,
+        }
+    }
+
+    /// The command line of the program.
+    fn command(self, index: Option<&str>) -> Command {
+        let command = Arguments::command();
+        if self == Self::Agent {
+            return command;
+        }
+        let of_the_agent = ["nri", "device_plugin_dir", "cdi_dir", "hook_path", "hook_source"];
+        let command = of_the_agent.into_iter().fold(command, |command, id| command.mut_arg(id, |arg| arg.hide(true)));
+        command
+            .name(INJECTOR)
+            .bin_name(INJECTOR)
+            .about("Gives network interfaces of this node to Pods by their annotation netdevices.nri.containerd.io")
+            .mut_group("selection", |group| group.required(false))
+            .mut_arg("interfaces", |arg| arg.help("Give only interfaces whose name matches this regular expression (unanchored)"))
+            .mut_arg("config", |arg| {
+                arg.help("Give the interfaces of the pools of this YAML file that have `annotations`; read again when it changes")
+            })
+            .mut_arg("name", |arg| arg.default_value(INJECTOR))
+            .mut_arg("idx", |arg| arg.default_value(index.map_or_else(|| DEFAULT_INDEX.to_owned(), str::to_owned)))
+            .mut_arg("admin_address", |arg| arg.default_value("127.0.0.1:9781"))
+    }
+}
+
+const DEFAULT_INDEX: &str = "10";
 
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -90,13 +172,39 @@ fn named_whole(argument: OsString) -> OsString {
 impl Arguments {
     /// The arguments of this process; wrong ones end it with a line that says what is wrong, and status 2.
     pub(crate) fn read() -> Self {
-        let command = Self::command();
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        Self::parse(arguments).unwrap_or_else(|error| error.exit())
+    }
+
+    fn parse(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+        let called = arguments.first().cloned().unwrap_or_default();
+        let (program, index) = Program::of(&called);
+        let mut command = program.command(index);
         let long_flags = command.get_arguments().filter_map(|argument| {
             let name = argument.get_long().filter(|name| name.len() > 1)?;
             Some(if argument.get_action().takes_values() { Flag::Valued(name) } else { Flag::Switch(name) })
         });
         let flags: Vec<Flag<'_>> = long_flags.chain([Flag::Switch("help"), Flag::Switch("version")]).collect();
-        Self::parse_from(rewrite(std::env::args_os(), &flags).into_iter().map(named_whole))
+        let rewritten: Vec<OsString> = rewrite(arguments, &flags).into_iter().map(named_whole).collect();
+        let matches = command.try_get_matches_from_mut(rewritten)?;
+        let read = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        Ok(Self { program, nri: read.nri || program == Program::Injector, ..read })
+    }
+
+    /// The plugin of the runtime, if one is wanted: connected already when the runtime started this process.
+    pub(crate) fn plugin(&self) -> Result<Option<nri::Config>, nri::Error> {
+        if !self.nri {
+            return Ok(None);
+        }
+        if let Some(started) = nri::Config::pre_launched(|name| std::env::var_os(name))? {
+            return Ok(Some(started));
+        }
+        nri::Config::external(&self.name, &self.idx, self.nri_socket.clone()).map(Some)
+    }
+
+    /// Where the log goes of a process that the runtime started: it has no standard error.
+    pub(crate) fn log_file(&self) -> Option<PathBuf> {
+        (self.nri && std::env::var_os("NRI_PLUGIN_SOCKET").is_some()).then(|| self.state_dir.join("injector.log"))
     }
 
     /// The hook to install.
@@ -115,7 +223,26 @@ mod tests {
         let flags = ["-bogus", "-bogus=x", "--bogus", "-v4", "-v", "-h", "-", "x", "-4x"];
         let whole = flags.map(|flag| named_whole(flag.into()).into_string().unwrap());
         assert_eq!(whole, ["--bogus", "--bogus=x", "--bogus", "-v4", "-v", "-h", "-", "x", "-4x"]);
-        let error = Arguments::try_parse_from(["netdevice-agent", &whole[0]]).unwrap_err().to_string();
+        let error = parse(&["netdevice-agent", "-bogus"]).unwrap_err().to_string();
         assert!(error.starts_with("error: unexpected argument '--bogus' found\n"), "{error}");
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Arguments, clap::Error> {
+        Arguments::parse(arguments.iter().map(OsString::from).collect())
+    }
+
+    #[test]
+    fn the_injector_is_known_by_the_name_that_it_is_called() {
+        let read = parse(&["/opt/network-device-injector", "-idx", "07", "-interfaces", "dummy"]).unwrap();
+        assert_eq!((read.program, read.nri, read.idx.as_str()), (Program::Injector, true, "07"));
+        assert_eq!((read.name.as_str(), read.admin_address.port()), ("network-device-injector", 9781));
+        let started = parse(&["/opt/nri/plugins/42-network-device-injector"]).unwrap();
+        assert_eq!((started.program, started.idx.as_str()), (Program::Injector, "42"));
+        for name in ["netdevice-agent", "network-device-injector2", "4-network-device-injector"] {
+            let read = parse(&[name, "-interfaces", "x"]).unwrap();
+            assert_eq!((read.program, read.nri), (Program::Agent, false), "{name}");
+        }
+        assert!(parse(&["netdevice-agent", "-nri"]).is_err(), "the agent is told what to offer");
+        assert!(parse(&["netdevice-agent", "-nri", "-interfaces=x"]).unwrap().nri);
     }
 }

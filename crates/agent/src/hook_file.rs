@@ -21,6 +21,8 @@ pub(crate) enum State {
     Missing,
     /// Our hook.
     Installed,
+    /// This process offers nothing that a hook would move.
+    Unneeded,
 }
 
 /// How often the file is looked at: somebody may remove it.

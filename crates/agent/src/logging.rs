@@ -1,8 +1,17 @@
-//! The log on standard error, as text or JSON, with klog's `-v N`.
+//! The log on standard error, as text or JSON, with klog's `-v N`. A process that the runtime started has no standard
+//! error: its log is a file beside the records.
 
-use std::io::{self, IsTerminal};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, IsTerminal},
+    path::Path,
+    sync::Mutex,
+};
 
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{self, writer::BoxMakeWriter},
+};
 
 use crate::arguments::{Arguments, LogFormat};
 
@@ -16,10 +25,26 @@ pub(crate) fn start(arguments: &Arguments) {
     // libraries tell their own steps only when everything is asked for
     let libraries = if arguments.verbosity > 6 { "debug" } else { "warn" };
     let ours =
-        ["netdevice_agent", "device_plugin", "inventory", "link"].map(|name| format!("{name}={level}")).join(",");
-    let log = fmt().with_env_filter(EnvFilter::new(format!("{libraries},{ours}"))).with_writer(io::stderr);
+        ["netdevice_agent", "device_plugin", "inventory", "link", "nri"].map(|name| format!("{name}={level}")).join(",");
+    let log = fmt().with_env_filter(EnvFilter::new(format!("{libraries},{ours}"))).with_writer(writer(arguments));
     match arguments.log_format {
         LogFormat::Json => log.json().flatten_event(true).init(),
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).with_target(false).init(),
     }
+}
+
+/// From this size on, in bytes, a new log file is begun; the one before is kept as `.1`.
+const MAX_FILE: u64 = 1 << 20;
+
+fn writer(arguments: &Arguments) -> BoxMakeWriter {
+    let file = arguments.log_file().and_then(|path| open(&path).ok());
+    file.map_or_else(|| BoxMakeWriter::new(io::stderr), |file| BoxMakeWriter::new(Mutex::new(file)))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    if fs::metadata(path).is_ok_and(|file| file.len() >= MAX_FILE) {
+        fs::rename(path, path.with_added_extension("1"))?;
+    }
+    OpenOptions::new().append(true).create(true).open(path)
 }

@@ -1,13 +1,15 @@
 //! netdevice-agent: offers the node's network devices to Pods.
 //!
 //! Reads like a table of contents: the inventory follows the kernel, the views say what is offered, a plugin for each
-//! pool tells the kubelet, the installer keeps the hook on the host, and the admin endpoint shows all of it. Every task
-//! is started here and ends here; the first that ends unasked ends the process.
+//! pool tells the kubelet, the injector gives devices by annotation, the installer keeps the hook on the host, and the
+//! admin endpoint shows all of it. Every task is started here and ends here; the first that ends unasked ends the process.
+//! Called `network-device-injector`, it does the part of the injector alone.
 
 mod admin;
 mod arguments;
 mod folder;
 mod hook_file;
+mod injector;
 mod journal;
 mod logging;
 mod metrics;
@@ -20,7 +22,8 @@ mod views;
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use arguments::Arguments;
+use arguments::{Arguments, Program};
+use injector::Injector;
 use inventory::Inventory;
 use link::Records;
 use metrics::Metrics;
@@ -53,7 +56,10 @@ fn main() -> ExitCode {
 type Tasks = JoinSet<anyhow::Result<()>>;
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    info!(version = env!("CARGO_PKG_VERSION"), "netdevice-agent starts");
+    // a socket that the runtime gave us comes before any other file is opened
+    let plugin = arguments.plugin().context("cannot be a plugin of the runtime")?;
+    let name = arguments.program.name();
+    info!(version = env!("CARGO_PKG_VERSION"), "{name} starts");
     let shutdown = CancellationToken::new();
     let mut tasks: Tasks = JoinSet::new();
     // before anything that takes its time: a signal then ends it, and not the default action
@@ -61,7 +67,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let records = Records::new(&arguments.state_dir);
     let metrics = Arc::new(Metrics::default());
-    let source = PoolSource::new(&arguments)?;
+    let (texts_sender, texts) = watch::channel(None);
+    let source = PoolSource::new(&arguments, texts)?;
     let inventory = Inventory::open(inventory::Config::default()).context("cannot read the node's interfaces")?;
     metrics.set_inventory(inventory.stats());
 
@@ -73,7 +80,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let snapshots = inventory.subscribe();
     let namespaces_ended = inventory.subscribe_namespaces_ended();
 
-    tasks.spawn(source.follow(pools_sender, records.clone(), metrics.clone(), shutdown.clone()));
+    // what an injector selects is none of netdevctl's business: that shows what the agent offers
+    let effective = (arguments.program == Program::Agent).then(|| records.clone());
+    tasks.spawn(source.follow(pools_sender, effective, metrics.clone(), shutdown.clone()));
     tasks.spawn(names::keep(restored, inventory.subscribe(), shutdown.clone()));
     tasks.spawn(views::keep(
         snapshots,
@@ -84,12 +93,29 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         ledger_sender,
         shutdown.clone(),
     ));
-    tasks.spawn(hook_file::keep(arguments.hook_source(), arguments.hook_path.clone(), hook_sender, shutdown.clone()));
-    tasks.spawn(plugins::keep(arguments.clone(), view, hook.clone(), metrics.clone(), shutdown.clone()));
-    let triggers =
-        repair::Triggers { ledgers, namespaces_ended, pod_resources: arguments.pod_resources_socket.clone() };
+    let pod_resources = arguments.pod_resources_socket.clone();
+    let triggers = repair::Triggers { ledgers, namespaces_ended, pod_resources: pod_resources.clone() };
     tasks.spawn(repair::keep(triggers, records.clone(), metrics.clone(), restored_sender.clone(), shutdown.clone()));
-    tasks.spawn(journal::follow(records, metrics.clone(), restored_sender, shutdown.clone()));
+    if let Some(plugin) = plugin {
+        let injector = Injector::new(injector::Config {
+            records: records.clone(),
+            views: view.clone(),
+            pod_resources,
+            metrics: metrics.clone(),
+            restored: restored_sender.clone(),
+            texts: texts_sender,
+        });
+        tasks.spawn(inject(plugin, injector, metrics.clone(), shutdown.clone()));
+    }
+    match arguments.program {
+        Program::Agent => {
+            let (source, path) = (arguments.hook_source(), arguments.hook_path.clone());
+            tasks.spawn(hook_file::keep(source, path, hook_sender, shutdown.clone()));
+            tasks.spawn(plugins::keep(arguments.clone(), view, hook.clone(), metrics.clone(), shutdown.clone()));
+            tasks.spawn(journal::follow(records, metrics.clone(), restored_sender, shutdown.clone()));
+        }
+        Program::Injector => _ = hook_sender.send_replace(hook_file::State::Unneeded),
+    }
     tasks.spawn(admin::serve(arguments.admin_address, metrics, hook, shutdown.clone()));
     let follow = inventory.run(shutdown.clone());
     tasks.spawn(async { follow.await.context("the node's interfaces cannot be followed") });
@@ -100,8 +126,22 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if drained.is_err() {
         info!("some tasks did not end in time");
     }
-    info!("netdevice-agent ends");
+    info!("{name} ends");
     result
+}
+
+/// Serves the runtime. A process that the runtime started ends with the runtime.
+async fn inject(
+    plugin: nri::Config,
+    injector: Injector,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let connector = nri::Connector::new(plugin, Arc::new(injector));
+    metrics.set_runtime(connector.state());
+    connector.run(shutdown.clone()).await.context("the runtime's plugin")?;
+    shutdown.cancel();
+    Ok(())
 }
 
 /// Waits until a task ends: because of a signal, which is well, or by itself, which is not.

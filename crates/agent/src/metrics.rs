@@ -12,6 +12,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::Registry,
 };
+use tokio::sync::watch;
 
 /// Everything that is counted.
 #[derive(Debug, Default)]
@@ -25,6 +26,9 @@ struct State {
     hooks: BTreeMap<(&'static str, &'static str), u64>,
     reloads: BTreeMap<&'static str, u64>,
     repairs: BTreeMap<&'static str, u64>,
+    runtime: Option<watch::Receiver<nri::State>>,
+    injections: BTreeMap<&'static str, u64>,
+    releases: BTreeMap<&'static str, u64>,
     records: usize,
     unreadable_records: usize,
     has_view: bool,
@@ -102,6 +106,24 @@ impl Metrics {
         self.with(|state| *state.repairs.entry(result).or_default() += 1);
     }
 
+    /// Counts the injector from here on.
+    pub(crate) fn set_runtime(&self, state: watch::Receiver<nri::State>) {
+        self.with(|it| it.runtime = Some(state));
+    }
+
+    pub(crate) fn count_injected(&self, devices: usize) {
+        let devices = u64::try_from(devices).unwrap_or(u64::MAX);
+        self.with(|state| *state.injections.entry(RESULTS[0]).or_default() += devices);
+    }
+
+    pub(crate) fn count_injection_failure(&self) {
+        self.with(|state| *state.injections.entry(RESULTS[2]).or_default() += 1);
+    }
+
+    pub(crate) fn count_release(&self, result: &'static str) {
+        self.with(|state| *state.releases.entry(result).or_default() += 1);
+    }
+
     pub(crate) fn count_hook(&self, action: Action, outcome: Outcome) {
         let action = match action {
             Action::Attach => "attach",
@@ -125,7 +147,12 @@ impl Metrics {
                 let why = stats.last_error().map_or_else(String::new, |error| format!(": {error}"));
                 format!("{resource} is not registered with the kubelet{why}")
             });
-            view.into_iter().chain(plugins).collect()
+            let runtime = state.runtime.as_ref().and_then(|runtime| match &*runtime.borrow() {
+                nri::State::Active(_) => None,
+                nri::State::Starting | nri::State::Registering => Some("not connected to the runtime yet".to_owned()),
+                nri::State::Disconnected(why) => Some(format!("not connected to the runtime: {why}")),
+            });
+            view.into_iter().chain(plugins).chain(runtime).collect()
         })
     }
 
@@ -195,6 +222,17 @@ impl State {
         registry.register("config_reloads", "Changes of the configuration file, by result", reloads);
         let repairs = by_result(&self.repairs, &["ok", "failed", "lost"]);
         registry.register("repairs", "Devices that the agent brought home after a hook or sandbox was killed", repairs);
+
+        if let Some(runtime) = &self.runtime {
+            let connected = Gauge::<i64>::default();
+            connected.set(i64::from(runtime.borrow().runtime().is_some()));
+            registry.register("nri_connected", "Whether the runtime tells the injector of its sandboxes", connected);
+            let injections = by_result(&self.injections, &[RESULTS[0], RESULTS[2]]);
+            let help = "Devices that annotations put into Pods, and Pods that were refused, by result";
+            registry.register("injections", help, injections);
+            let releases = by_result(&self.releases, &RESULTS);
+            registry.register("releases", "Devices of ended sandboxes that were brought home, by result", releases);
+        }
 
         if let Some(stats) = &self.inventory {
             for (name, help, value) in [

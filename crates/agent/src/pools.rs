@@ -16,7 +16,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{arguments::Arguments, folder::Folder, metrics::Metrics};
+use crate::{
+    arguments::{Arguments, Program},
+    folder::Folder,
+    metrics::Metrics,
+};
 
 /// Where the pools come from.
 pub(crate) enum PoolSource {
@@ -24,16 +28,23 @@ pub(crate) enum PoolSource {
     Flag(Arc<Pools>, String),
     /// `-config`.
     File(PathBuf),
+    /// The text that the runtime has for its plugin: the injector's, where no flag selects anything.
+    Runtime(watch::Receiver<Option<String>>),
 }
 
 impl PoolSource {
-    pub(crate) fn new(arguments: &Arguments) -> anyhow::Result<Self> {
+    pub(crate) fn new(arguments: &Arguments, texts: watch::Receiver<Option<String>>) -> anyhow::Result<Self> {
         match (&arguments.interfaces, &arguments.config) {
             (Some(pattern), None) => {
-                let yaml = Pools::yaml_by_name(pattern);
-                Ok(Self::Flag(Arc::new(Pools::by_name(pattern.clone())), yaml))
+                let (mut pools, mut yaml) = (Pools::by_name(pattern.clone()), Pools::yaml_by_name(pattern));
+                if arguments.nri {
+                    pools = pools.with_annotations();
+                    yaml.push_str("  annotations: true\n");
+                }
+                Ok(Self::Flag(Arc::new(pools), yaml))
             }
             (None, Some(file)) => Ok(Self::File(file.clone())),
+            (None, None) if arguments.program == Program::Injector => Ok(Self::Runtime(texts)),
             _ => bail!("either -interfaces or -config is needed"),
         }
     }
@@ -43,6 +54,7 @@ impl PoolSource {
     pub(crate) fn first(&self) -> anyhow::Result<Arc<Pools>> {
         match self {
             Self::Flag(pools, _) => Ok(pools.clone()),
+            Self::Runtime(_) => Ok(Arc::default()),
             Self::File(path) => match read(path) {
                 Ok(text) => {
                     let pools = Pools::from_yaml(&text).with_context(|| format!("configuration {}", path.display()))?;
@@ -57,20 +69,22 @@ impl PoolSource {
         }
     }
 
-    /// Publishes other pools whenever the file names some. A wrong text is told, and the pools stay.
+    /// Publishes other pools whenever the file names some. A wrong text is told, and the pools stay. What is in force is
+    /// left beside the `effective` records.
     pub(crate) async fn follow(
         self,
         pools: watch::Sender<Arc<Pools>>,
-        records: Records,
+        effective: Option<Records>,
         metrics: Arc<Metrics>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let path = match self {
             Self::Flag(_, yaml) => {
-                leave_effective(&records, &yaml);
+                leave_effective(effective.as_ref(), &yaml);
                 shutdown.cancelled().await;
                 return Ok(());
             }
+            Self::Runtime(texts) => return follow_runtime(texts, &pools, &shutdown).await,
             Self::File(path) => path,
         };
         // a ConfigMap is changed by exchanging a symbolic link in the folder
@@ -80,7 +94,7 @@ impl PoolSource {
         loop {
             let text = read(&path).map_err(|error| error.to_string());
             if known.as_ref() != Some(&text) {
-                reload(&path, &text, &pools, &records, &metrics, known.is_none());
+                reload(&path, &text, &pools, effective.as_ref(), &metrics, known.is_none());
                 known = Some(text);
             }
             tokio::select! {
@@ -91,18 +105,41 @@ impl PoolSource {
     }
 }
 
+/// Takes the pools from the runtime's text, each time that it has one.
+async fn follow_runtime(
+    mut texts: watch::Receiver<Option<String>>,
+    pools: &watch::Sender<Arc<Pools>>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    warn!("no interface is selected: every pod that asks for one is refused, until -interfaces, -config or the runtime's configuration of this plugin selects some");
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            changed = texts.changed() => changed?,
+        }
+        let text = texts.borrow_and_update().clone().unwrap_or_default();
+        match Pools::from_yaml(&text) {
+            Ok(new) => {
+                info!(pools = new.iter().count(), "the runtime's configuration of this plugin is in force");
+                pools.send_replace(Arc::new(new));
+            }
+            Err(error) => warn!("the runtime's configuration of this plugin is not taken: {error}"),
+        }
+    }
+}
+
 fn reload(
     path: &Path,
     text: &Result<String, String>,
     pools: &watch::Sender<Arc<Pools>>,
-    records: &Records,
+    effective: Option<&Records>,
     metrics: &Metrics,
     is_first: bool,
 ) {
     let read = text.as_ref().map_err(Clone::clone);
     match read.and_then(|text| Ok((text, Pools::from_yaml(text).map_err(|error| error.to_string())?))) {
         Ok((text, new)) => {
-            leave_effective(records, text);
+            leave_effective(effective, text);
             let changed = pools.send_if_modified(|pools| {
                 let differs = **pools != new;
                 *pools = Arc::new(new);
@@ -132,7 +169,8 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// Tells netdevctl what is offered; it does without, asked with flags of its own.
-fn leave_effective(records: &Records, yaml: &str) {
+fn leave_effective(records: Option<&Records>, yaml: &str) {
+    let Some(records) = records else { return };
     let path = records.folder().join(EFFECTIVE_CONFIGURATION);
     let beside = records.folder().join(format!("{EFFECTIVE_CONFIGURATION}.new"));
     let write = || {

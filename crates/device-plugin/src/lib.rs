@@ -32,7 +32,7 @@ mod tick;
 pub use config::{Config, Paths, Timing};
 pub use error::Error;
 pub use plugin::{DevicePlugin, resources};
-pub use recovery::known_pods;
+pub use recovery::{allocated, known_pods};
 pub use socket::SOCKET_PREFIX;
 pub use stats::Stats;
 pub use tick::Ticks;

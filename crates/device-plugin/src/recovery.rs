@@ -1,7 +1,9 @@
 //! Asks the kubelet which Pods have which devices: at start, to know what an earlier instance handed out, and later
 //! only when a device that was handed out is nowhere to be seen, to know when it may be forgotten.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path, sync::Arc, time::Duration};
 
 use netdevice::{DeviceId, ResourceName, View};
 use proto::podresources::{
@@ -124,6 +126,25 @@ async fn list(socket: &Path) -> Result<Vec<PodResources>, Error> {
 /// When there is no kubelet, or it does not answer.
 pub async fn known_pods(socket: &Path) -> Result<BTreeSet<(String, String)>, Error> {
     Ok(list(socket).await?.into_iter().map(|pod| (pod.namespace, pod.name)).collect())
+}
+
+/// The devices of some resources that the kubelet has given to Pods, each with its Pod; none without a kubelet.
+///
+/// # Errors
+///
+/// When there is a kubelet and it does not answer.
+pub async fn allocated(socket: &Path, resources: &BTreeSet<ResourceName>) -> Result<BTreeMap<DeviceId, String>, Error> {
+    if FileIdentity::of(socket).is_none() {
+        return Ok(BTreeMap::new());
+    }
+    let mut allocated = BTreeMap::new();
+    for PodResources { namespace, name, containers } in list(socket).await? {
+        let devices = containers.into_iter().flat_map(|container| container.devices);
+        let ours = devices.filter(|devices| resources.iter().any(|ours| ours.as_str() == devices.resource_name));
+        let ids = ours.flat_map(|devices| devices.device_ids).filter_map(|id| id.parse().ok());
+        allocated.extend(ids.map(|id: DeviceId| (id, format!("{namespace}/{name}"))));
+    }
+    Ok(allocated)
 }
 
 async fn ask(socket: &Path, resource: &ResourceName) -> Result<Answer, Error> {
