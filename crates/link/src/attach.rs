@@ -3,31 +3,25 @@
 use netdevice::{
     DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxConfiguration,
     SandboxInterfaceName,
-    plan::{Place, Step, aged, plan, wanted_in_sandbox},
     record::{RECORD_VERSION, SandboxPlace},
-    state::Route,
 };
-use rtnl::{
-    link::attribute as ifla,
-    message::kind,
-    route::{IPV4, IPV6},
-};
+use rtnl::link::attribute as ifla;
 use rustix::{
     fd::{AsFd, AsRawFd},
     time::{ClockId, clock_gettime},
 };
 
 use crate::{
+    configure::configure_inside,
     detach::{Homecoming, come_home},
     error::{Error, WithSubject},
     identity::{Actor, find_at_home, find_inside, find_namespace, holder_has_ended, namespace_id, process, viewpoint},
     ledger::Records,
     namespace::Namespace,
     neighbourhood::exclusion,
-    read::{Which, boot_time, read_bare, read_whole},
-    socket::{KernelError, RouteSocket},
-    step::{Site, Skipped},
-    sysctl,
+    read::{Which, read_bare, read_whole},
+    socket::{Change, KernelError, RouteSocket},
+    step::Skipped,
 };
 
 /// A device for a sandbox.
@@ -52,7 +46,7 @@ pub struct AttachRequest<'a> {
 /// How an attachment went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
-    /// Whether the device was in the sandbox already.
+    /// Whether the device was in the sandbox already, complete as far as its record says.
     pub was_there: bool,
     /// What of the device cannot be in the sandbox.
     pub skipped: Vec<Skipped>,
@@ -75,7 +69,11 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
     if inside.cookie() == home.cookie() {
         return Err(Error::HostNetwork);
     }
-    let name = SandboxInterfaceName::try_from(request.device.to_name())?;
+    let host_name = request.device.to_name();
+    let name = match request.configuration.and_then(|configuration| configuration.name.clone()) {
+        Some(name) => name,
+        None => SandboxInterfaceName::try_from(host_name.clone())?,
+    };
     let _lock = records.lock(request.device)?;
     if let Some(record) = records.read(request.device)? {
         // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
@@ -84,7 +82,10 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
             Phase::Attaching => find_at_home(&record, &mut home)?.is_none(),
             Phase::Detaching => false,
         };
+        // asked for in another way than it is there, it goes home and comes again; who says nothing takes it as it is
+        let is_as_asked = request.configuration.is_none_or(|asked| record.configuration.as_ref() == Some(asked));
         if record.sandbox.cookie == inside.cookie()
+            && is_as_asked
             && went
             && let Some(link) = find_inside(&record, &mut inside)?
         {
@@ -92,7 +93,7 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
         }
         settle(records, record, request, &mut home)?;
     }
-    Move { records, request, name: &name, home: &mut home, inside: &mut inside }.run()
+    Move { records, request, host_name: &host_name, name: &name, home: &mut home, inside: &mut inside }.run()
 }
 
 /// The device is in this very sandbox: another container of the Pod starts, or an attempt was cut off.
@@ -103,12 +104,16 @@ fn adopt(
     inside: &mut RouteSocket,
     link: &LinkState,
 ) -> Result<Attached, Error> {
-    let skipped = configure_inside(&record, request, inside, link)?;
-    record.holder = request.holder.clone();
-    record.process = request.pid.and_then(process);
+    let skipped = configure_inside(&record, request.sandbox, inside, link)?;
+    let was_there = record.phase == Phase::Attached;
+    // what the sandbox has, it has longer than any of its containers
+    if !record.holder.is_sandbox() {
+        record.holder = request.holder.clone();
+        record.process = request.pid.and_then(process);
+    }
     record.phase = Phase::Attached;
     records.write(&record)?;
-    Ok(Attached { was_there: true, skipped })
+    Ok(Attached { was_there, skipped })
 }
 
 /// Ends what a record of another attachment says, so that the device is on the host.
@@ -131,6 +136,8 @@ fn settle(records: &Records, record: Record, request: &AttachRequest<'_>, home: 
 struct Move<'a> {
     records: &'a Records,
     request: &'a AttachRequest<'a>,
+    host_name: &'a InterfaceName,
+    /// Its name inside.
     name: &'a SandboxInterfaceName,
     home: &'a mut RouteSocket,
     inside: &'a mut RouteSocket,
@@ -138,9 +145,14 @@ struct Move<'a> {
 
 impl Move<'_> {
     fn run(mut self) -> Result<Attached, Error> {
-        let state = read_whole(self.home, Which::Name(self.name.as_interface_name()))?.ok_or(Error::NotThere)?;
+        let state = read_whole(self.home, Which::Name(self.host_name))?.ok_or(Error::NotThere)?;
         if let Some(exclusion) = exclusion(self.home, &state)? {
             return Err(Error::Excluded(exclusion));
+        }
+        if let Some(new_name) = self.new_name()
+            && read_bare(self.inside, Which::Name(&new_name))?.is_some()
+        {
+            return Err(Error::NameTaken(new_name.to_string()));
         }
         let mut record = self.record(state)?;
         self.records.write(&record)?;
@@ -152,7 +164,7 @@ impl Move<'_> {
             Ok(None) => return Err(self.undo(record, Error::Vanished)),
             Err(error) => return Err(self.undo(record, error)),
         };
-        let skipped = match configure_inside(&record, self.request, self.inside, &link) {
+        let skipped = match configure_inside(&record, self.request.sandbox, self.inside, &link) {
             Ok(skipped) => skipped,
             Err(error) => return Err(self.undo(record, error)),
         };
@@ -190,18 +202,35 @@ impl Move<'_> {
         })
     }
 
+    /// The name that it gets inside, if it is another one than on the host.
+    fn new_name(&self) -> Option<InterfaceName> {
+        Some(self.name.as_interface_name()).filter(|name| *name != self.host_name).cloned()
+    }
+
     /// Moves the link. Its index inside is chosen and written down before: a container cannot change it, so the device
     /// is found again whatever it is called.
     fn move_inside(&mut self, record: &mut Record) -> Result<(), Error> {
         let target = self.request.sandbox.as_fd().as_raw_fd().cast_unsigned();
         for attempt in 1.. {
             let (index, wanted) = (record.host.index, record.sandbox.ifindex);
-            // No name: it keeps its own, and then a taken name is refused before anything moves (net/core/dev.c,
-            // __dev_change_net_namespace).
-            let moved = self.home.change_one(move |batch| {
-                rtnl::link::set(batch, index, 0, 0).u32(ifla::NET_NS_FD, target).u32(ifla::NEW_IFINDEX, wanted);
-            });
-            match moved.subject("the kernel's network configuration")? {
+            let new_name = self.new_name().map(|name| name.as_bytes().to_vec());
+            let mut changes: Vec<Change> = Vec::new();
+            if let Some(name) = new_name.clone().filter(|name| has_altname(&record.host, name)) {
+                // what is its alternative name cannot become its name
+                changes.push(Box::new(move |batch| rtnl::link::remove_altname(batch, index, &name)));
+            }
+            // Without a name it keeps its own, and then a taken name is refused before anything moves (net/core/dev.c,
+            // __dev_change_net_namespace). A new name is given after the move: it was free a moment ago, and where it is
+            // not, the device comes home again.
+            changes.push(Box::new(move |batch| {
+                let mut request = rtnl::link::set(batch, index, 0, 0);
+                request.u32(ifla::NET_NS_FD, target).u32(ifla::NEW_IFINDEX, wanted);
+                if let Some(name) = &new_name {
+                    request.string(ifla::IFNAME, name);
+                }
+            }));
+            let moved = self.home.change(changes).subject("the kernel's network configuration")?;
+            match moved.into_iter().next_back().unwrap_or(Ok(())) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.errno == libc::EBUSY && attempt <= INDEX_ATTEMPTS => {
                     record.sandbox.ifindex = index + attempt * INDEX_STEP;
@@ -219,9 +248,15 @@ impl Move<'_> {
     /// The name that keeps the device out: its own, or an alternative one.
     fn taken_name(&mut self, host: &LinkState) -> String {
         let altnames = host.altnames.iter().filter_map(|name| InterfaceName::new(name.as_bytes()).ok());
-        let mut names = std::iter::once(host.name.clone()).chain(altnames);
-        let taken = names.find(|name| matches!(read_bare(self.inside, Which::Name(name)), Ok(Some(_))));
-        taken.as_ref().unwrap_or(&host.name).to_string()
+        let name = self.name.as_interface_name();
+        let mut names = std::iter::once(name.clone()).chain(altnames);
+        // it may have moved, and then it has these names itself
+        let is_other = |link: &LinkState| link.kind != host.kind || link.permanent_mac != host.permanent_mac;
+        let taken = names.find(|name| {
+            let found = read_bare(self.inside, Which::Name(name));
+            found.is_ok_and(|found| found.is_some_and(|link| link.name != host.name || is_other(&link)))
+        });
+        taken.as_ref().unwrap_or(name).to_string()
     }
 
     /// Puts the device back as it was; the error that made this necessary is the one to tell.
@@ -237,60 +272,13 @@ pub(crate) const INDEX_STEP: u32 = 1 << 20;
 /// How many such indexes are tried.
 pub(crate) const INDEX_ATTEMPTS: u32 = 8;
 
+fn has_altname(host: &LinkState, name: &[u8]) -> bool {
+    host.altnames.iter().any(|altname| altname.as_bytes() == name)
+}
+
 fn move_error(error: KernelError) -> Error {
     match error.errno {
         libc::ENODEV => Error::NotThere,
         _ => Error::Move(error),
     }
-}
-
-/// Gives the device in the sandbox what it had on the host.
-fn configure_inside(
-    record: &Record,
-    request: &AttachRequest<'_>,
-    inside: &mut RouteSocket,
-    link: &LinkState,
-) -> Result<Vec<Skipped>, Error> {
-    let host = aged(&record.host, boot_time());
-    // settings that somebody made on the host are told from those that every link has there
-    let mut wanted = wanted_in_sandbox(&host, link, sysctl::is_explicit);
-    // the sandbox's name and master are its own
-    wanted.name.clone_from(&link.name);
-    let index = link.index;
-    // files show the namespace of the thread that opens them; all else is the socket's business
-    let work = |inside: &mut RouteSocket, present: &LinkState, steps: Vec<Step>| {
-        let own_routes = if wanted.routes.is_empty() { Vec::new() } else { routes_of_others(inside, index)? };
-        let host_index = record.host.index;
-        Site { socket: inside, place: Place::Sandbox, name: &present.name, index, host_index, own_routes: &own_routes }
-            .apply(steps)
-    };
-    let is_fresh = !link.is_up();
-    let steps = plan(&wanted, link, Place::Sandbox);
-    if is_fresh && !steps.iter().any(|step| matches!(step, Step::Sysctl(_))) {
-        return work(inside, link, steps);
-    }
-    let within = || {
-        if is_fresh {
-            return work(inside, link, steps);
-        }
-        let present = read_whole(inside, Which::Index(index))?.ok_or(Error::Vanished)?;
-        let steps = plan(&wanted, &present, Place::Sandbox);
-        work(inside, &present, steps)
-    };
-    let result = request.sandbox.run(within);
-    result.map_err(|source| Error::Namespace { path: request.sandbox.path().to_owned(), source })?
-}
-
-/// Routes of a namespace that do not go through the link.
-fn routes_of_others(socket: &mut RouteSocket, link: u32) -> Result<Vec<Route>, Error> {
-    let mut routes = Vec::new();
-    for family in [IPV4, IPV6] {
-        let objects = socket.dump(|batch| rtnl::route::dump(batch, family, 0)).subject("the pod's routes")?;
-        let objects = objects.map_err(|source| Error::Read { what: "the pod's routes", source })?;
-        let all = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
-        let through =
-            |route: &Route| route.attribute(netdevice::state::route_attribute::OIF).and_then(|oif| oif.as_u32());
-        routes.extend(all.filter(|route| route.family == family && through(route) != Some(link)));
-    }
-    Ok(routes)
 }

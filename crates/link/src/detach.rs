@@ -72,6 +72,27 @@ pub fn detach(records: &Records, request: &DetachRequest<'_>) -> Result<Detached
     come_home(records, record, &mut home, Actor::Runtime).map(Detached::Done)
 }
 
+/// Brings the device of an ended sandbox home. `kept` is the sandbox's namespace, if the caller has kept it open: its
+/// paths may be gone by now.
+///
+/// # Errors
+///
+/// Those of [`detach`].
+pub fn detach_from_sandbox(
+    records: &Records,
+    device: &DeviceId,
+    sandbox: &str,
+    kept: Option<&Namespace>,
+) -> Result<Detached, Error> {
+    let _lock = records.lock(device)?;
+    let Some(record) = records.read(device)? else { return Ok(Detached::NotAttached) };
+    if !record.holder.is_in_sandbox(sandbox) {
+        return Ok(Detached::TakenOver);
+    }
+    let mut home = RouteSocket::open().subject("the node's network namespace")?;
+    come_home(records, record, &mut home, Actor::Agent(kept)).map(Detached::Done)
+}
+
 /// What a record looks like beside the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Diagnosis {
@@ -79,7 +100,7 @@ pub enum Diagnosis {
     Healthy,
     /// Half an attachment or detachment: somebody is at work, or was killed.
     Unfinished,
-    /// The container that had the device has ended: its hook is on the way, or never comes.
+    /// The container or sandbox that had the device has ended: its hook or event is on the way, or never comes.
     HolderEnded,
     /// The namespace has ended, and a virtual device with it.
     SandboxEnded,

@@ -40,6 +40,20 @@ pub enum Error {
         /// The kernel's answer.
         source: KernelError,
     },
+    /// Something that the Pod asked for.
+    #[error("cannot give it {what}, which the pod asks for: {reason}")]
+    NotApplied {
+        /// What was asked for.
+        what: String,
+        /// Why it is not there.
+        reason: String,
+    },
+    /// Two devices of one Pod.
+    #[error("the pod asks for two devices that would both be called {0}: give one of them another name")]
+    SameName(String),
+    /// The caller's deadline.
+    #[error("the time that the runtime gives for it is over")]
+    Late,
     /// A file below `/proc/sys/net`.
     #[error("cannot write {what} of it: {source}")]
     Sysctl {

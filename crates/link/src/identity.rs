@@ -34,10 +34,24 @@ pub(crate) fn process(pid: i32) -> Option<Process> {
     (!matches!(state, "Z" | "X")).then_some(Process { pid, start_time })
 }
 
-/// Whether the container that holds the device has ended. Who cannot see the container's processes says no.
+/// Whether the container or sandbox that holds the device has ended. Who cannot see its processes or mounts says no.
 pub(crate) fn holder_has_ended(record: &Record) -> bool {
-    let sees_processes = viewpoint().is_ok_and(|here| here.pid_namespace == record.sandbox.seen_from.pid_namespace);
-    sees_processes && record.process.is_some_and(|then| process(then.pid) != Some(then))
+    let Ok(here) = viewpoint() else { return false };
+    match record.process {
+        Some(then) => here.pid_namespace == record.sandbox.seen_from.pid_namespace && process(then.pid) != Some(then),
+        None => record.holder.is_sandbox() && is_unmounted(&record.sandbox, here),
+    }
+}
+
+/// Whether the runtime has taken away the mounts by which it kept a sandbox's namespace. Somebody may hold it open still:
+/// the agent, for a virtual device.
+fn is_unmounted(place: &SandboxPlace, here: Viewpoint) -> bool {
+    let mut mounts = place.paths.iter().filter(|path| !path.starts_with("/proc/")).peekable();
+    let is_gone = |path: &String| match fs::metadata(path) {
+        Ok(file) => file.ino() != place.inode,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    here.mount_namespace == place.seen_from.mount_namespace && mounts.peek().is_some() && mounts.all(is_gone)
 }
 
 /// The id that the host's namespace has for another one, which gets one if it has none; none if the kernel gives none.

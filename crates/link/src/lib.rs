@@ -7,6 +7,7 @@
 //! Synchronous throughout: a hook is a process that lives for one move.
 
 mod attach;
+mod configure;
 mod detach;
 mod error;
 mod identity;
@@ -15,17 +16,20 @@ mod ledger;
 mod namespace;
 mod neighbourhood;
 mod read;
+mod sandbox;
 mod socket;
 mod step;
 mod sysctl;
 
 pub use attach::{AttachRequest, Attached, attach};
 pub use detach::{
-    DetachRequest, Detached, Diagnosis, Homecoming, Repair, detach, diagnose, keep_sandbox, rename_link, repair,
+    DetachRequest, Detached, Diagnosis, Homecoming, Repair, detach, detach_from_sandbox, diagnose, keep_sandbox,
+    rename_link, repair,
 };
 pub use error::Error;
 pub use ledger::{DEFAULT_STATE_DIR, Lock, Records, Unreadable};
 pub use namespace::Namespace;
 pub use read::read_link;
+pub use sandbox::{AttachAllError, attach_all, detach_all};
 pub use socket::{KernelError, RouteSocket};
 pub use step::Skipped;

@@ -54,6 +54,26 @@ pub fn read_link(socket: &mut RouteSocket, name: &InterfaceName) -> Result<Optio
 
 /// The complete state of a link. The calling thread must be in the socket's namespace.
 pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<LinkState>, Error> {
+    let Some(mut state) = read_addressed(socket, which)? else { return Ok(None) };
+    let index = state.index;
+    let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index))?;
+    let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
+    let permanent = |(link, neighbour): &(u32, Neighbour)| *link == index && neighbour.state & NEIGHBOUR_PERMANENT != 0;
+    state.neighbours = all.filter(permanent).map(|(_, neighbour)| neighbour).collect();
+    if let Some(master) = state.master {
+        let master = read_bare(socket, Which::Index(master))?;
+        state.master_name = master.map(|master| DeviceId::from(&master.name));
+    }
+    state.sysctls = sysctl::explicit_settings(&state.name, index);
+    if state.kind.is_none() {
+        state.hardware = hardware(&state);
+    }
+    state.read_at = boot_time();
+    Ok(Some(state))
+}
+
+/// The link with its addresses and routes.
+pub(crate) fn read_addressed(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<LinkState>, Error> {
     let Some(mut state) = read_bare(socket, which)? else { return Ok(None) };
     // by an alternative name the kernel finds the link too; it is not the one that was asked for
     if matches!(which, Which::Name(name) if *name != state.name) {
@@ -72,19 +92,6 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
             state.routes.extend(routes.filter(|route: &Route| route.family == family));
         }
     }
-    let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index))?;
-    let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
-    let permanent = |(link, neighbour): &(u32, Neighbour)| *link == index && neighbour.state & NEIGHBOUR_PERMANENT != 0;
-    state.neighbours = all.filter(permanent).map(|(_, neighbour)| neighbour).collect();
-    if let Some(master) = state.master {
-        let master = read_bare(socket, Which::Index(master))?;
-        state.master_name = master.map(|master| DeviceId::from(&master.name));
-    }
-    state.sysctls = sysctl::explicit_settings(&state.name, index);
-    if state.kind.is_none() {
-        state.hardware = hardware(&state);
-    }
-    state.read_at = boot_time();
     Ok(Some(state))
 }
 

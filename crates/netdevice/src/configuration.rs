@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// Smallest MTU of IPv6 (RFC 8200, section 5); the kernel takes IPv6 from a link below it.
+pub const MIN_IPV6_MTU: u32 = 1280;
+
 /// How a device shall be in a sandbox. By default it keeps its name, MTU and hardware address, is up, and has no address.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxConfiguration {

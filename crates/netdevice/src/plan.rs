@@ -6,10 +6,11 @@
 
 use crate::{
     bytes::{HardwareAddress, KernelString},
+    configuration::{MIN_IPV6_MTU, SandboxConfiguration},
     link::flags,
     state::{
-        Address, LinkState, Neighbour, PROTOCOL_KERNEL_LINK_LOCAL, ROUTE_BY_ADVERTISEMENT, ROUTE_BY_KERNEL,
-        ROUTE_CLONED, ROUTE_UNICAST, Route, TABLE_LOCAL, address_flags,
+        Address, Attribute, LinkState, Neighbour, PROTOCOL_KERNEL_LINK_LOCAL, ROUTE_BY_ADVERTISEMENT, ROUTE_BY_KERNEL,
+        ROUTE_CLONED, ROUTE_UNICAST, Route, TABLE_LOCAL, address_flags, route_attribute::GATEWAY,
     },
     sysctl::{self, IPV4_MC_FORWARDING, IPV6_DISABLE, Sysctl},
 };
@@ -82,10 +83,9 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
     steps.extend(ipv6_conf(wanted, present).map(Step::Sysctl));
     steps.extend(sysctls(wanted, present).map(Step::Sysctl));
 
-    let (early, late): (Vec<_>, Vec<_>) = addresses(wanted, present, place).partition(|address| {
-        // a link-local address of the kernel's own making: it would make the same one when the link comes up, and try it
-        // out for a second
-        address.protocol == Some(PROTOCOL_KERNEL_LINK_LOCAL)
+    let (early, late): (Vec<_>, Vec<_>) = addresses(wanted, present).partition(|address| {
+        // the kernel would make the same one when the link comes up, and try it out for a second
+        is_link_local_of_the_kernel(address)
     });
     steps.extend(early.into_iter().map(Step::Address));
     let mask = (wanted.flags ^ present.flags) & (SETTABLE_FLAGS | flags::UP);
@@ -139,23 +139,23 @@ fn sysctls(wanted: &LinkState, present: &LinkState) -> impl Iterator<Item = Sysc
 
 /// Addresses to add, in an order after which the kernel has them in the order that they had: it puts an IPv4 address
 /// behind those of its scope and an IPv6 address before them (`inet_insert_ifa`, `ipv6_link_dev_addr`).
-fn addresses(wanted: &LinkState, present: &LinkState, place: Place) -> impl Iterator<Item = Address> {
-    let missing = move |address: &&Address| {
+fn addresses(wanted: &LinkState, present: &LinkState) -> impl Iterator<Item = Address> {
+    let missing = |address: &&Address| {
         if address.is_temporary() || present.addresses.iter().any(|there| there.is_same(address)) {
             return false;
         }
         // Link-local addresses are the kernel's business. The one that it made is put there beforehand, if it was known
-        // to be unique, also where it would make another one now: of a newer hardware address, or of chance. On the host,
-        // so are those that somebody wrote.
-        match (address.is_ipv6_link_local(), address.protocol) {
-            (false, _) => true,
-            (true, Some(PROTOCOL_KERNEL_LINK_LOCAL)) => address.is_settled(),
-            (true, _) => place == Place::Host,
-        }
+        // to be unique, also where it would make another one now: of a newer hardware address, or of chance.
+        !is_link_local_of_the_kernel(address) || address.is_settled()
     };
     let (v4, v6): (Vec<_>, Vec<_>) =
         wanted.addresses.iter().filter(missing).partition(|address| address.local.is_ipv4());
     v4.into_iter().chain(v6.into_iter().rev()).cloned()
+}
+
+/// Whether the kernel made the address itself, and would again.
+fn is_link_local_of_the_kernel(address: &Address) -> bool {
+    address.is_ipv6_link_local() && address.protocol == Some(PROTOCOL_KERNEL_LINK_LOCAL)
 }
 
 fn routes(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Route> {
@@ -187,6 +187,8 @@ pub fn wanted_in_sandbox(
     is_explicit: impl Fn(&str, &str, i32) -> bool,
 ) -> LinkState {
     let mut wanted = host.clone();
+    // a link-local address that somebody wrote is the host's
+    wanted.addresses.retain(|address| !address.is_ipv6_link_local() || is_link_local_of_the_kernel(address));
     wanted.flags |= flags::UP;
     wanted.flags &= !(flags::PROMISC | flags::ALLMULTI);
     wanted.flags |= present.flags & (flags::PROMISC | flags::ALLMULTI);
@@ -210,6 +212,90 @@ pub fn wanted_in_sandbox(
         }
     }
     wanted
+}
+
+/// What a device shall be in a sandbox for which a Pod asked how it shall be; otherwise as [`wanted_in_sandbox`].
+pub fn wanted_as_configured(
+    configuration: &SandboxConfiguration,
+    host: &LinkState,
+    present: &LinkState,
+    is_explicit: impl Fn(&str, &str, i32) -> bool,
+) -> LinkState {
+    let inherited =
+        if configuration.inherit { wanted_in_sandbox(host, present, is_explicit) } else { bare(host, present) };
+    let mut wanted = inherited;
+    wanted.mtu = configuration.mtu.unwrap_or(host.mtu);
+    if let Some(mac) = configuration.mac.as_ref().filter(|mac| host.mac.as_ref() != Some(mac)) {
+        let old = wanted.eui64_link_local();
+        wanted.mac = Some(mac.clone());
+        let new = wanted.eui64_link_local();
+        // it follows the hardware address
+        for address in wanted.addresses.iter_mut().filter(|address| is_link_local_of_the_kernel(address)) {
+            if Some(address.local) == old {
+                address.local = new.unwrap_or(address.local);
+            }
+        }
+    }
+    // the kernel takes IPv6 from a link that is too small for it, and its own address with it
+    wanted.addresses.retain(|address| wanted.mtu >= MIN_IPV6_MTU || !is_link_local_of_the_kernel(address));
+    let new_name = configuration.name.as_ref().map(|name| name.as_interface_name().as_bytes());
+    wanted.altnames.retain(|altname| Some(altname.as_bytes()) != new_name);
+    for address in configuration.kernel_addresses() {
+        wanted.addresses.retain(|there| there.local != address.local);
+        wanted.addresses.push(address);
+    }
+    for route in configuration.routes.iter().map(|route| route.through(host.index)) {
+        wanted.routes.retain(|there| !(there.has_same_target(&route) && there.metric() == route.metric()));
+        wanted.routes.push(route);
+    }
+    // a device that has IPv6 addresses needs IPv6, also where new links of the sandbox have none
+    if configuration.addresses.iter().any(|prefix| prefix.address().is_ipv6())
+        && let Some(disable) = wanted.ipv6_conf.get_mut(IPV6_DISABLE)
+    {
+        *disable = 0;
+    }
+    wanted
+}
+
+/// The device itself: of what it has on the host no more than its hardware address, its MTU, and the link-local address
+/// that the kernel makes of the one.
+fn bare(host: &LinkState, present: &LinkState) -> LinkState {
+    let is_off = present.ipv6_conf.get(IPV6_DISABLE) == Some(&1);
+    let made = host.addresses.iter().filter(|address| {
+        is_link_local_of_the_kernel(address) && Some(address.local) == host.eui64_link_local() && !is_off
+    });
+    LinkState {
+        flags: present.flags | flags::UP,
+        mac: host.mac.clone(),
+        alias: None,
+        altnames: Vec::new(),
+        addresses: made.cloned().collect(),
+        routes: Vec::new(),
+        neighbours: Vec::new(),
+        ..present.clone()
+    }
+}
+
+/// What a configuration asks for and the link does not have, in words; none if it has all of it.
+pub fn missing(configuration: &SandboxConfiguration, present: &LinkState) -> Option<String> {
+    let has = |address: &Address| {
+        let is_same = |there: &&Address| there.local == address.local && there.prefix_len == address.prefix_len;
+        present.addresses.iter().filter(is_same).any(Address::is_settled)
+    };
+    let leads = |route: &Route| {
+        let gateway = |route: &Route| route.attribute(GATEWAY).and_then(Attribute::as_address);
+        present.routes.iter().any(|there| {
+            there.has_same_target(route) && there.metric() == route.metric() && gateway(there) == gateway(route)
+        })
+    };
+    let flag = (!present.is_up()).then(|| "flags".to_owned());
+    let mtu = configuration.mtu.filter(|mtu| *mtu != present.mtu).map(|mtu| format!("mtu {mtu}"));
+    let mac = configuration.mac.as_ref().filter(|mac| present.mac.as_ref() != Some(mac));
+    let mac = mac.map(|mac| format!("hardware address {mac}"));
+    let address = || configuration.kernel_addresses().find(|address| !has(address)).map(|it| format!("address {it}"));
+    let mut routes = configuration.routes.iter().map(|route| route.through(present.index));
+    let route = || routes.find(|route| !leads(route)).map(|route| format!("route {route}"));
+    flag.or(mtu).or(mac).or_else(address).or_else(route)
 }
 
 /// The state with what time took from lifetimes since it was read; what ran out is gone. `now` is in seconds of

@@ -46,6 +46,11 @@ impl Holder {
         self.sandbox.as_ref() == Some(&self.container)
     }
 
+    /// Whether the device is in the sandbox with that id, for itself or for one of its containers.
+    pub fn is_in_sandbox(&self, sandbox: &str) -> bool {
+        self.container == sandbox || self.sandbox.as_deref() == Some(sandbox)
+    }
+
     /// Whether both are of one Pod, so that one may take over from the other.
     pub fn is_same_pod(&self, other: &Self) -> bool {
         match (&self.pod, &other.pod) {
@@ -145,6 +150,7 @@ pub struct Record {
     /// Who has it.
     pub holder: Holder,
     /// First process of the holder's container. When it has ended, the device is due home, whether a hook comes or not.
+    /// None of a sandbox: there its namespace's end counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
     /// Where it is.

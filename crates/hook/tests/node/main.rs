@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // outside #[test] functions too: all of it is a test
 
+mod configured;
 mod devices;
 mod home;
 mod hostile;
 mod input;
 mod kill;
+mod kill_configured;
 mod routes;
 mod sandboxes;
 mod support;

@@ -7,14 +7,12 @@ use serde_json::{Map, Value};
 use super::{DeviceRequest, Problem, Shown, Wanted};
 use crate::{
     bytes::HardwareAddress,
-    configuration::{IpPrefix, IpPrefixError, SandboxConfiguration, SandboxRoute},
+    configuration::{IpPrefix, IpPrefixError, MIN_IPV6_MTU, SandboxConfiguration, SandboxRoute},
     name::{InterfaceName, InterfaceNameError, MAX_NAME_LEN, SandboxInterfaceName},
 };
 
 /// Smallest MTU of IPv4 (RFC 791: every node takes 68 bytes).
 const MIN_MTU: u32 = 68;
-/// Smallest MTU of IPv6 (RFC 8200, section 5); the kernel takes IPv6 from a link below it.
-const MIN_IPV6_MTU: u32 = 1280;
 /// Largest MTU: the length field of IPv4.
 const MAX_MTU: u32 = 65535;
 

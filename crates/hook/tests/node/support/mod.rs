@@ -1,5 +1,6 @@
 //! A host and its sandboxes, made of namespaces for one test, and the hook as a runtime starts it.
 
+pub(crate) mod inject;
 pub(crate) mod picture;
 pub(crate) mod trace;
 
@@ -198,6 +199,10 @@ impl Sandbox {
         });
         let path = PathBuf::from(format!("/proc/{}/ns/net", process.id()));
         Self { pod: pod.to_owned(), id: format!("sandbox-{}", process.id()), process, path }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     pub(crate) fn pid(&self) -> u32 {

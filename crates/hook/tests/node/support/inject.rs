@@ -1,0 +1,144 @@
+//! Devices for a whole sandbox, as a plugin of the runtime asks for them: by the namespace's path, without a container or
+//! process, each with a configuration.
+
+use std::{
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use link::{AttachRequest, Attached, Detached, Homecoming, Namespace, Records};
+use netdevice::{DeviceId, Holder, SandboxConfiguration, record::Pod};
+use serde_json::{Value, json};
+
+use super::{Ending, Host, Sandbox, finish};
+
+/// Who asks for which devices: a mapping of device to configuration, as the record keeps it.
+pub(crate) struct Order {
+    state_dir: PathBuf,
+    pub(crate) path: PathBuf,
+    holder: Holder,
+    devices: Vec<(DeviceId, SandboxConfiguration)>,
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Order {
+    /// What a sandbox asks for.
+    pub(crate) fn new(host: &Host, sandbox: &Sandbox, devices: &Value) -> Self {
+        Self::from_json(&host.state_dir(), &sandbox.path, &sandbox.pod, &sandbox.id, devices)
+    }
+
+    fn from_json(state_dir: &Path, path: &Path, pod: &str, id: &str, devices: &Value) -> Self {
+        let device = |entry: &Value| {
+            (entry[0].as_str().unwrap().parse().unwrap(), serde_json::from_value(entry[1].clone()).unwrap())
+        };
+        let pod = Pod { namespace: "default".into(), name: pod.into(), uid: format!("uid-{pod}") };
+        Self {
+            state_dir: state_dir.to_owned(),
+            path: path.to_owned(),
+            holder: Holder { container: id.into(), sandbox: Some(id.into()), pod: Some(pod) },
+            devices: devices.as_array().unwrap().iter().map(device).collect(),
+            deadline: None,
+        }
+    }
+
+    /// Attaches all or none.
+    pub(crate) fn attach(&self) -> Result<Vec<Attached>, String> {
+        let sandbox = Namespace::open(&self.path).map_err(|error| error.to_string())?;
+        let request = |(device, configuration)| AttachRequest {
+            device,
+            resource: None,
+            sandbox: &sandbox,
+            paths: Vec::new(),
+            holder: &self.holder,
+            pid: None,
+            configuration: Some(configuration),
+        };
+        let requests: Vec<_> =
+            self.devices.iter().map(|(device, configuration)| request((device, configuration))).collect();
+        let result = link::attach_all(&Records::new(&self.state_dir), &requests, self.deadline);
+        result.map_err(|error| {
+            assert!(error.stranded.is_empty(), "{error}: {:?}", error.stranded);
+            error.to_string()
+        })
+    }
+
+    /// Brings home whatever the sandbox has, and tells what each device came to.
+    pub(crate) fn detach(&self) -> Vec<(DeviceId, Result<Detached, String>)> {
+        let records = Records::new(&self.state_dir);
+        let all = link::detach_all(&records, &self.holder.container, None).unwrap();
+        all.map(|(device, result)| (device, result.map_err(|error| error.to_string()))).collect()
+    }
+
+    /// Attaches, and it works.
+    #[track_caller]
+    pub(crate) fn arrives(&self) -> Vec<Attached> {
+        self.attach().unwrap()
+    }
+
+    /// Attaches, and it fails with these words.
+    #[track_caller]
+    pub(crate) fn fails_with(&self, words: &str) {
+        let error = self.attach().unwrap_err();
+        assert!(error.contains(words) && error.len() < 1000 && !error.contains('\n'), "{error:?} has no {words:?}");
+    }
+
+    /// Detaches, and each device is complete at home.
+    #[track_caller]
+    pub(crate) fn comes_home(&self) {
+        for (device, result) in self.detach() {
+            let home = Detached::Done(Homecoming::Home { renamed: None, skipped: Vec::new() });
+            assert_eq!(result.as_ref(), Ok(&home), "{device}");
+        }
+    }
+
+    /// The same in a program of its own, which waits for its input ([`Order::input`]).
+    pub(crate) fn start() -> Child {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([
+            "support::inject::the_program_that_other_tests_start",
+            "--exact",
+            "--test-threads=1",
+            "--nocapture",
+        ]);
+        command.env(PROGRAM, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    /// What the program is to do: `attach` or `detach`.
+    pub(crate) fn input(&self, verb: &str) -> String {
+        let devices: Vec<_> = self.devices.iter().map(|(id, asked)| json!([id.to_string(), asked])).collect();
+        let pod = &self.holder.pod.as_ref().unwrap().name;
+        let order = json!({"verb": verb, "state_dir": self.state_dir, "path": self.path, "pod": pod,
+            "id": self.holder.container, "devices": devices});
+        order.to_string()
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn run(&self, verb: &str) -> Ending {
+        finish(Self::start(), &self.input(verb))
+    }
+}
+
+const PROGRAM: &str = "NETDEVICE_TEST_PROGRAM";
+
+/// Not a test: this program once more, as one that attaches or detaches what its input says.
+#[test]
+fn the_program_that_other_tests_start() {
+    if std::env::var_os(PROGRAM).is_none() {
+        return;
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).unwrap();
+    let order: Value = serde_json::from_str(&text).unwrap();
+    let word = |key: &str| order[key].as_str().unwrap();
+    let (state_dir, path) = (Path::new(word("state_dir")), Path::new(word("path")));
+    let devices = Order::from_json(state_dir, path, word("pod"), word("id"), &order["devices"]);
+    let lines: Vec<String> = match word("verb") {
+        "attach" => devices.attach().err().into_iter().collect(),
+        _ => devices.detach().into_iter().filter_map(|(_, result)| result.err()).collect(),
+    };
+    let _ = std::io::stderr().write_all(lines.join("\n").as_bytes());
+    std::process::exit(i32::from(!lines.is_empty()));
+}

@@ -1,0 +1,101 @@
+//! What a device is given in its sandbox, once it is there.
+
+use netdevice::{
+    LinkState, Record, SandboxConfiguration,
+    plan::{Place, Step, aged, missing, plan, wanted_as_configured, wanted_in_sandbox},
+    state::Route,
+};
+use rtnl::{
+    message::kind,
+    route::{IPV4, IPV6},
+};
+
+use crate::{
+    error::{Error, WithSubject},
+    namespace::Namespace,
+    read::{Which, boot_time, read_addressed, read_whole},
+    socket::RouteSocket,
+    step::{Site, Skipped},
+    sysctl,
+};
+
+/// Gives the device in the sandbox what it had on the host, or what the Pod asked for.
+pub(crate) fn configure_inside(
+    record: &Record,
+    sandbox: &Namespace,
+    inside: &mut RouteSocket,
+    link: &LinkState,
+) -> Result<Vec<Skipped>, Error> {
+    let host = aged(&record.host, boot_time());
+    // settings that somebody made on the host are told from those that every link has there
+    let mut wanted = match &record.configuration {
+        None => wanted_in_sandbox(&host, link, sysctl::is_explicit),
+        Some(configuration) => wanted_as_configured(configuration, &host, link, sysctl::is_explicit),
+    };
+    // the sandbox's name and master are its own
+    wanted.name.clone_from(&link.name);
+    let index = link.index;
+    // files show the namespace of the thread that opens them; all else is the socket's business
+    let work = |inside: &mut RouteSocket, present: &LinkState, steps: Vec<Step>| {
+        let own_routes = if wanted.routes.is_empty() { Vec::new() } else { routes_of_others(inside, index)? };
+        let host_index = record.host.index;
+        let mut site = Site {
+            socket: inside,
+            place: Place::Sandbox,
+            name: &present.name,
+            index,
+            host_index,
+            own_routes: &own_routes,
+        };
+        site.apply(steps)
+    };
+    let work = |inside: &mut RouteSocket, present: &LinkState, steps: Vec<Step>| {
+        let skipped = work(inside, present, steps)?;
+        match &record.configuration {
+            None => Ok(skipped),
+            Some(configuration) => verify(configuration, inside, index, skipped),
+        }
+    };
+    let is_fresh = !link.is_up();
+    let steps = plan(&wanted, link, Place::Sandbox);
+    if is_fresh && !steps.iter().any(|step| matches!(step, Step::Sysctl(_))) {
+        return work(inside, link, steps);
+    }
+    let within = || {
+        if is_fresh {
+            return work(inside, link, steps);
+        }
+        let present = read_whole(inside, Which::Index(index))?.ok_or(Error::Vanished)?;
+        let steps = plan(&wanted, &present, Place::Sandbox);
+        work(inside, &present, steps)
+    };
+    let result = sandbox.run(within);
+    result.map_err(|source| Error::Namespace { path: sandbox.path().to_owned(), source })?
+}
+
+/// What a Pod asked for is there, or the device goes home. What it brought from the host may have been left out.
+fn verify(
+    configuration: &SandboxConfiguration,
+    inside: &mut RouteSocket,
+    index: u32,
+    skipped: Vec<Skipped>,
+) -> Result<Vec<Skipped>, Error> {
+    let present = read_addressed(inside, Which::Index(index))?.ok_or(Error::Vanished)?;
+    let Some(what) = missing(configuration, &present) else { return Ok(skipped) };
+    let reason = skipped.into_iter().find(|skipped| skipped.what == what).map(|skipped| skipped.reason);
+    Err(Error::NotApplied { what, reason: reason.unwrap_or_else(|| "the kernel took it and does not have it".into()) })
+}
+
+/// Routes of a namespace that do not go through the link.
+fn routes_of_others(socket: &mut RouteSocket, link: u32) -> Result<Vec<Route>, Error> {
+    let mut routes = Vec::new();
+    for family in [IPV4, IPV6] {
+        let objects = socket.dump(|batch| rtnl::route::dump(batch, family, 0)).subject("the pod's routes")?;
+        let objects = objects.map_err(|source| Error::Read { what: "the pod's routes", source })?;
+        let all = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
+        let through =
+            |route: &Route| route.attribute(netdevice::state::route_attribute::OIF).and_then(|oif| oif.as_u32());
+        routes.extend(all.filter(|route| route.family == family && through(route) != Some(link)));
+    }
+    Ok(routes)
+}

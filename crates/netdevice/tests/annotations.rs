@@ -1,0 +1,335 @@
+//! Annotations: tables of what is read and what is refused, and any text at all.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)] // all of it is a test
+
+mod states;
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use netdevice::{
+    DeviceRequest, HardwareAddress, InterfaceName, Pools, SandboxConfiguration, SandboxInterfaceName, Wanted,
+    annotation::{KEYS, MAX_ANNOTATION, PoolNameError, parse, select},
+    configuration::{IpPrefix, SandboxRoute},
+};
+use proptest::prelude::*;
+
+fn name(text: &str) -> InterfaceName {
+    text.parse().unwrap()
+}
+
+fn wanted(device: &str, configuration: SandboxConfiguration) -> DeviceRequest {
+    DeviceRequest { device: Wanted::Name(name(device)), configuration }
+}
+
+fn inside(text: &str) -> Option<SandboxInterfaceName> {
+    Some(SandboxInterfaceName::try_from(name(text)).unwrap())
+}
+
+#[track_caller]
+fn refusal(text: &str) -> String {
+    let error = match parse(text) {
+        Ok(devices) => panic!("{text}: {devices:?}"),
+        Err(error) => error.to_string(),
+    };
+    assert!(error.len() < 1000 && !error.contains('\n'), "{error}");
+    error
+}
+
+#[test]
+fn the_form_of_the_network_device_injector_is_read() {
+    let devices = parse(
+        "- name: enp2s2f0\n  new_name: eth1\n  address: 192.168.2.2\n  prefix: 24\n  mtu: 1500\n- name: enp2s2f1\n",
+    );
+    let first = SandboxConfiguration {
+        name: inside("eth1"),
+        addresses: vec!["192.168.2.2/24".parse().unwrap()],
+        mtu: Some(1500),
+        ..SandboxConfiguration::default()
+    };
+    assert_eq!(devices.unwrap(), [wanted("enp2s2f0", first), wanted("enp2s2f1", SandboxConfiguration::default())]);
+}
+
+#[test]
+fn our_own_fields_are_read() {
+    let devices = parse(
+        "[{pool: fast, inherit: true, mac: '02:00:00:00:00:0A', addresses: [10.0.0.2/24, '2001:db8::2/64'],
+           routes: [{to: 10.1.0.0/16, via: 10.0.0.1}, {to: '2001:db8:1::/48', metric: 7}, {to: 10.2.0.1}]}]",
+    );
+    let route = |to: &str, via: Option<&str>, metric| SandboxRoute {
+        to: to.parse().unwrap(),
+        via: via.map(|via| via.parse().unwrap()),
+        metric,
+    };
+    let configuration = SandboxConfiguration {
+        name: None,
+        addresses: vec!["10.0.0.2/24".parse().unwrap(), "2001:db8::2/64".parse().unwrap()],
+        routes: vec![
+            route("10.1.0.0/16", Some("10.0.0.1"), None),
+            route("2001:db8:1::/48", None, Some(7)),
+            route("10.2.0.1/32", None, None),
+        ],
+        mtu: None,
+        mac: HardwareAddress::new(&[2, 0, 0, 0, 0, 10]),
+        inherit: true,
+    };
+    assert_eq!(devices.unwrap(), [DeviceRequest { device: Wanted::Pool("fast".parse().unwrap()), configuration }]);
+}
+
+#[test]
+fn an_address_without_a_prefix_is_the_address_alone() {
+    for (text, prefix) in [("address: 10.0.0.2", "10.0.0.2/32"), ("address: '2001:db8::2'", "2001:db8::2/128")] {
+        let devices = parse(&format!("- name: a\n  {text}")).unwrap();
+        assert_eq!(devices[0].configuration.addresses, [prefix.parse::<IpPrefix>().unwrap()]);
+    }
+}
+
+#[test]
+fn json_is_read_too() {
+    let devices = parse(r#"[{"name": "eth1", "mtu": 9000}, {"name": "eth2", "new_name": null}]"#).unwrap();
+    let mtu = SandboxConfiguration { mtu: Some(9000), ..SandboxConfiguration::default() };
+    assert_eq!(devices, [wanted("eth1", mtu), wanted("eth2", SandboxConfiguration::default())]);
+}
+
+#[test]
+fn no_text_null_and_an_empty_list_ask_for_nothing() {
+    for text in ["", " \n", "null", "~", "[]", "# later", "---\n", "---\n[]\n"] {
+        assert_eq!(parse(text).unwrap(), [], "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named_by_its_place() {
+    let table = [
+        ("- name: [", "it is no YAML: look at line 1"),
+        ("- name: a\n\t- b", "it is no YAML: look at line 1"),
+        ("- name: a\n  name: b", "it is no YAML: look at line 2"),
+        ("- name: a\n---\n- name: b", "it is no YAML"),
+        ("eth1", "it is no list"),
+        ("name: eth1", "it is no list"),
+        ("7", "it is no list"),
+        ("- eth1", "device 1 of the list: it is no mapping"),
+        ("- name: a\n-", "device 2 of the list: it is no mapping"),
+        ("- {}", "device 1 of the list: name or pool is missing"),
+        ("- new_name: eth1", "device 1 of the list: name or pool is missing"),
+        ("- name: a\n- name:", "device 2 of the list: name or pool is missing"),
+        ("- {name: a, pool: b}", "device 1 of the list: it has both name and pool"),
+        ("- {name: a, newname: b}", "device 1 of the list: the field \"newname\" is unknown"),
+        ("- {Name: a}", "device 1 of the list: the field \"Name\" is unknown"),
+        ("- name: 7", "device 1 of the list: name: text is expected"),
+        ("- {name: a, new_name: [b]}", "device 1 of the list: new_name: text is expected"),
+        ("- {name: a, mtu: big}", "mtu: a number from 68 to 65535 is expected"),
+        ("- {name: a, mtu: '1500'}", "mtu: a number from 68 to 65535 is expected"),
+        ("- {name: a, mtu: 1500.5}", "mtu: a number"),
+        ("- {name: a, mtu: 0}", "mtu: a number from 68"),
+        ("- {name: a, mtu: 67}", "mtu: a number from 68"),
+        ("- {name: a, mtu: -1}", "mtu: a number from 68"),
+        ("- {name: a, mtu: 65536}", "mtu: a number from 68"),
+        ("- {name: a, mtu: 99999999999999999999}", "mtu: a number from 68"),
+        ("- {name: a, mtu: 1279, address: '2001:db8::1'}", "mtu: a number from 1280 to 65535"),
+        ("- {name: a, address: 10}", "address: text is expected"),
+        ("- {name: a, address: 10.0.0}", "address: an IPv4 or IPv6 address is expected"),
+        ("- {name: a, address: 10.0.0.1/24}", "address: an IPv4 or IPv6 address is expected"),
+        ("- {name: a, address: 0.0.0.0}", "address: no interface of a pod"),
+        ("- {name: a, address: 224.0.0.1}", "address: no interface of a pod"),
+        ("- {name: a, address: 127.0.0.1}", "address: no interface of a pod"),
+        ("- {name: a, address: 255.255.255.255}", "address: no interface of a pod"),
+        ("- {name: a, address: '::1'}", "address: no interface of a pod"),
+        ("- {name: a, address: 'ff02::1'}", "address: no interface of a pod"),
+        ("- {name: a, prefix: 24}", "prefix: there is no address that it belongs to"),
+        ("- {name: a, address: 10.0.0.1, prefix: 0}", "prefix: a number from 1"),
+        ("- {name: a, address: 10.0.0.1, prefix: 33}", "prefix: a number from 1 to 32 is expected"),
+        ("- {name: a, address: '2001:db8::1', prefix: 129}", "prefix: a number from 1 to 128 is expected"),
+        ("- {name: a, address: 10.0.0.1, prefix: 256}", "prefix: a number"),
+        ("- {name: a, addresses: 10.0.0.1/24}", "addresses: a list is expected"),
+        ("- {name: a, addresses: [7]}", "addresses: a list of texts"),
+        ("- {name: a, addresses: [10.0.0.1/33]}", "addresses: the prefix length is none of 0 to 32"),
+        ("- {name: a, addresses: [10.0.0.1/+8]}", "addresses: the prefix length is none of 0 to 32"),
+        ("- {name: a, addresses: [10.0.0.1/0]}", "addresses: the prefix length is 0"),
+        ("- {name: a, addresses: [10.0.0.1/]}", "addresses: the prefix length is none"),
+        ("- {name: a, address: 10.0.0.1, addresses: [10.0.0.1/8]}", "addresses: the same address comes twice"),
+        ("- {name: a, routes: {}}", "routes: a list is expected"),
+        ("- {name: a, routes: [10.0.0.0/8]}", "route 1: it is no mapping"),
+        ("- {name: a, routes: [{via: 10.0.0.1}]}", "route 1: to: it is missing"),
+        ("- {name: a, routes: [{to: 10.0.0.0/8, dev: b}]}", "route 1: the field \"dev\" is unknown"),
+        ("- {name: a, routes: [{to: 0.0.0.0/0}]}", "route 1: to: the pod's default route is never replaced"),
+        ("- {name: a, routes: [{to: '::/0'}]}", "route 1: to: the pod's default route is never replaced"),
+        ("- {name: a, routes: [{to: default}]}", "route 1: to: an IPv4 or IPv6 address"),
+        ("- {name: a, routes: [{to: 10.0.0.1/8}]}", "route 1: to: a network is expected"),
+        ("- {name: a, routes: [{to: 224.0.0.0/4}]}", "route 1: to: a network is expected"),
+        ("- {name: a, routes: [{to: 10.0.0.0/8, via: '2001:db8::1'}]}", "route 1: via: the gateway is of another"),
+        ("- {name: a, routes: [{to: 10.0.0.0/8, via: 0.0.0.0}]}", "route 1: via: no gateway"),
+        ("- {name: a, routes: [{to: 10.0.0.0/8, metric: -1}]}", "route 1: metric: a number"),
+        ("- {name: a, routes: [{to: 10.0.0.0/8}, {to: 10.0.0.0/8}]}", "route 2: to: the same route comes twice"),
+        ("- {name: a, mac: '02:00:00:00:00'}", "mac: six pairs"),
+        ("- {name: a, mac: '00:00:00:00:00:00'}", "mac: all zeros"),
+        ("- {name: a, mac: '01:00:00:00:00:01'}", "mac: it is a multicast address"),
+        ("- {name: a, inherit: 1}", "inherit: true or false"),
+        ("- {pool: ''}", "pool: it is no name of a pool"),
+        ("- {pool: 'a b'}", "pool: it is no name of a pool"),
+        ("- name: a\n- name: a", "device 2 of the list: its name is that of device 1"),
+        ("- {name: a, new_name: x}\n- {name: b, new_name: x}".trim(), "device 2 of the list: in the pod it would be"),
+        ("- name: a\n- {name: b, new_name: a}", "device 2 of the list: in the pod it would be called like device 1"),
+        ("- {name: b, new_name: a}\n- name: a", "device 2 of the list: in the pod it would be called like device 1"),
+        ("- {pool: b, new_name: a}\n- {name: a}", "device 2 of the list: in the pod it would be called like device 1"),
+    ];
+    for (text, words) in table {
+        let error = refusal(text);
+        assert!(error.contains(words), "{text}: {error}");
+    }
+}
+
+#[test]
+fn names_that_the_kernel_or_we_refuse_are_refused_in_both_places() {
+    let table = [
+        ("''", "it is empty"),
+        ("'1234567890123456'", "it has 16 bytes, and 15 are possible"),
+        ("a/b", "byte 0x2f"),
+        ("'a:b'", "byte 0x3a"),
+        ("'a b'", "byte 0x20"),
+        ("\"a\\tb\"", "byte 0x09"),
+        ("\"a\\0b\"", "byte 0x00"),
+        ("x%d", "% as a template"),
+        ("all", "the name cannot be given"),
+        ("default", "the name cannot be given"),
+        ("lo", "it is the loopback interface"),
+        (".", "dots alone"),
+        ("..", "dots alone"),
+    ];
+    for (name, words) in table {
+        for text in [format!("- name: {name}"), format!("- name: a\n  new_name: {name}")] {
+            let error = refusal(&text);
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+}
+
+#[test]
+fn two_devices_may_swap_names_and_come_from_one_pool() {
+    assert!(parse("- {name: a, new_name: b}\n- {name: b, new_name: a}").is_ok());
+    assert!(parse("- pool: fast\n- pool: fast").is_ok());
+}
+
+#[test]
+fn what_is_too_much_is_refused() {
+    assert!(refusal(&" ".repeat(MAX_ANNOTATION + 1)).contains("more than 65536"));
+    let devices = |count: usize| (0..count).map(|at| format!("- name: d{at}\n")).collect::<String>();
+    assert_eq!(parse(&devices(64)).unwrap().len(), 64);
+    assert!(refusal(&devices(65)).contains("65 devices: more than 64"));
+    let long = format!("- name: a # {}\n", "x".repeat(10_000));
+    assert_eq!(parse(&long).unwrap().len(), 1);
+    refusal(&"[".repeat(10_000));
+    // a few lines that would become thousands of millions of values
+    let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for pair in ('a'..='k').collect::<Vec<_>>().windows(2) {
+        writeln!(bomb, "{1}: &{1} [*{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}]", pair[0], pair[1]).unwrap();
+    }
+    refusal(&bomb);
+}
+
+#[test]
+fn an_unknown_field_is_shown_in_part_and_nothing_else_is() {
+    let secret = "hunter2-hunter2-hunter2-hunter2-hunter2";
+    let error = refusal(&format!("- name: a\n  '{secret}': b"));
+    assert!(error.contains("hunter2-hunter2-hunter2-") && !error.contains(secret), "{error}");
+    for text in
+        [format!("- {secret}"), format!("- name: {secret}"), format!("- name: a\n  mac: {secret}"), secret.into()]
+    {
+        assert!(!refusal(&text).contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn the_order_of_annotations_is_fixed_and_the_others_are_told() {
+    let all: BTreeMap<&str, &str> = KEYS.into_iter().map(|key| (key, key)).collect();
+    let order: Vec<_> = KEYS.into_iter().enumerate().collect();
+    for (at, key) in order {
+        let some: BTreeMap<_, _> = all.iter().filter(|(there, _)| KEYS[at..].contains(there)).collect();
+        let selected = select(|key| some.get(&key).map(|value| **value)).unwrap();
+        assert_eq!((selected.key, selected.value, selected.others), (key, key, KEYS[at + 1..].to_vec()));
+    }
+    assert_eq!(select(|_| None), None);
+}
+
+#[test]
+fn a_pool_is_named_in_whole_or_by_its_last_part() {
+    let pools = Pools::from_yaml(
+        "pools:\n- {resource: a.com/fast, select: {names: [a]}}\n- {resource: b.com/slow, select: {names: [b]}}\n\
+         - {resource: c.com/slow, select: {names: [c]}}",
+    )
+    .unwrap();
+    let find = |name: &str| {
+        let found = name.parse::<netdevice::PoolName>().unwrap().find(&pools).map(|pool| pool.resource.to_string());
+        found.map_err(|error| matches!(error, PoolNameError::Ambiguous(_)))
+    };
+    assert_eq!(find("fast"), Ok("a.com/fast".into()));
+    assert_eq!(find("c.com/slow"), Ok("c.com/slow".into()));
+    assert_eq!(find("slow"), Err(true));
+    assert_eq!(find("a.com"), Err(false));
+}
+
+/// The text of an annotation that asks for these devices.
+fn print(devices: &[DeviceRequest]) -> String {
+    let mut text = String::new();
+    for DeviceRequest { device, configuration } in devices {
+        let (field, value) = match device {
+            Wanted::Name(name) => ("name", name.to_string()),
+            Wanted::Pool(pool) => ("pool", pool.to_string()),
+        };
+        let quoted = |value: &str| serde_json::Value::from(value).to_string();
+        writeln!(text, "- {field}: {}", quoted(&value)).unwrap();
+        if let Some(name) = &configuration.name {
+            writeln!(text, "  new_name: {}", quoted(&name.to_string())).unwrap();
+        }
+        let addresses: Vec<_> = configuration.addresses.iter().map(|address| quoted(&address.to_string())).collect();
+        writeln!(text, "  addresses: [{}]", addresses.join(", ")).unwrap();
+        for (at, route) in configuration.routes.iter().enumerate() {
+            let head = if at == 0 { "  routes:\n" } else { "" };
+            writeln!(text, "{head}  - to: {}", quoted(&route.to.to_string())).unwrap();
+            route.via.iter().for_each(|via| writeln!(text, "    via: {}", quoted(&via.to_string())).unwrap());
+            route.metric.iter().for_each(|metric| writeln!(text, "    metric: {metric}").unwrap());
+        }
+        configuration.mtu.iter().for_each(|mtu| writeln!(text, "  mtu: {mtu}").unwrap());
+        configuration.mac.iter().for_each(|mac| writeln!(text, "  mac: '{mac}'").unwrap());
+        writeln!(text, "  inherit: {}", configuration.inherit).unwrap();
+    }
+    text
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused_in_few_words_of_our_own(text in "\\PC*|(- )?[a-z\\[\\]{}:,'\"&*!|>#@%\n ._/0-9-]{0,200}") {
+        if let Err(error) = parse(&text) {
+            let error = error.to_string();
+            prop_assert!(error.len() < 1000 && !error.contains('\n'));
+            let shows = text.as_bytes().windows(30).any(|part| error.as_bytes().windows(30).any(|shown| shown == part));
+            prop_assert!(!shows, "{error:?} repeats the annotation");
+        }
+    }
+
+    #[test]
+    fn any_field_and_value_is_read_or_refused_in_few_words_of_our_own(field in "name|new_name|address|prefix|addresses|mtu|mac|routes|inherit|pool|[a-z_\"\\\\]{1,60}", value in "\\PC{0,80}") {
+        let quoted = serde_json::Value::from(value.clone()).to_string();
+        for text in [format!("- name: a\n  {}: {quoted}", serde_json::Value::from(field)), format!("- name: {quoted}")] {
+            if let Err(error) = parse(&text) {
+                let error = error.to_string();
+                prop_assert!(error.len() < 1000 && !error.contains('\n'));
+                let shows = |text: &str| text.as_bytes().windows(30).any(|part| error.as_bytes().windows(30).any(|shown| shown == part));
+                prop_assert!(!shows(&text) && !shows(&value), "{error:?} repeats the annotation");
+            }
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_can_be_asked_for_is_read_as_it_is_printed(mut configuration in states::any_configuration()) {
+        let is_text = |name: &SandboxInterfaceName| name.as_interface_name().to_str().is_some_and(|name| !name.contains(char::is_control));
+        configuration.name = configuration.name.filter(is_text);
+        configuration.mac = HardwareAddress::new(&[2, 0, 0, 0, 0, 1]).filter(|_| configuration.mac.is_some());
+        configuration.addresses = vec!["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()];
+        configuration.routes.truncate(1);
+        configuration.routes.iter_mut().for_each(|route| (route.to, route.via) = (IpPrefix::host(route.to.address()), None));
+        configuration.routes.retain(|route| !route.to.address().is_multicast());
+        configuration.mtu = configuration.mtu.filter(|mtu| *mtu >= 1280);
+        let devices = [wanted("dev0", configuration)];
+        prop_assert_eq!(parse(&print(&devices)).unwrap(), devices);
+    }
+}
