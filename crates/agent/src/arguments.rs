@@ -71,9 +71,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SOCKET", default_value = nri::DEFAULT_SOCKET)]
     pub(crate) nri_socket: PathBuf,
 
-    /// Index of the NRI plugin, two digits: the runtime calls its plugins in this order
-    #[arg(long, value_name = "NN", default_value = DEFAULT_INDEX)]
-    idx: String,
+    /// Index of the NRI plugin, two digits: the runtime calls its plugins in this order [default: 10]
+    #[arg(long, value_name = "NN")]
+    idx: Option<String>,
 
     /// Name of the NRI plugin
     #[arg(long, value_name = "NAME", default_value = "netdevice")]
@@ -93,6 +93,8 @@ pub(crate) enum Program {
     Injector,
 }
 
+/// Where the injector stands among the runtime's plugins, if nobody says.
+const DEFAULT_INDEX: &str = "10";
 /// What the injector is called.
 const INJECTOR: &str = "network-device-injector";
 
@@ -118,7 +120,7 @@ impl Program {
     }
 
     /// The command line of the program.
-    fn command(self, index: Option<&str>) -> Command {
+    fn command(self) -> Command {
         let command = Arguments::command();
         if self == Self::Agent {
             return command;
@@ -135,12 +137,9 @@ impl Program {
                 arg.help("Give the interfaces of the pools of this YAML file that have `annotations`; read again when it changes")
             })
             .mut_arg("name", |arg| arg.default_value(INJECTOR))
-            .mut_arg("idx", |arg| arg.default_value(index.map_or_else(|| DEFAULT_INDEX.to_owned(), str::to_owned)))
             .mut_arg("admin_address", |arg| arg.default_value("127.0.0.1:9781"))
     }
 }
-
-const DEFAULT_INDEX: &str = "10";
 
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -179,7 +178,7 @@ impl Arguments {
     fn parse(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
         let called = arguments.first().cloned().unwrap_or_default();
         let (program, index) = Program::of(&called);
-        let mut command = program.command(index);
+        let mut command = program.command();
         let long_flags = command.get_arguments().filter_map(|argument| {
             let name = argument.get_long().filter(|name| name.len() > 1)?;
             Some(if argument.get_action().takes_values() { Flag::Valued(name) } else { Flag::Switch(name) })
@@ -188,7 +187,8 @@ impl Arguments {
         let rewritten: Vec<OsString> = rewrite(arguments, &flags).into_iter().map(named_whole).collect();
         let matches = command.try_get_matches_from_mut(rewritten)?;
         let read = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-        Ok(Self { program, nri: read.nri || program == Program::Injector, ..read })
+        let idx = read.idx.or_else(|| index.map(str::to_owned));
+        Ok(Self { program, nri: read.nri || program == Program::Injector, idx, ..read })
     }
 
     /// The plugin of the runtime, if one is wanted: connected already when the runtime started this process.
@@ -199,7 +199,8 @@ impl Arguments {
         if let Some(started) = nri::Config::pre_launched(|name| std::env::var_os(name))? {
             return Ok(Some(started));
         }
-        nri::Config::external(&self.name, &self.idx, self.nri_socket.clone()).map(Some)
+        let index = self.idx.as_deref().unwrap_or(DEFAULT_INDEX);
+        nri::Config::external(&self.name, index, self.nri_socket.clone()).map(Some)
     }
 
     /// Where the log goes of a process that the runtime started: it has no standard error.
@@ -234,10 +235,10 @@ mod tests {
     #[test]
     fn the_injector_is_known_by_the_name_that_it_is_called() {
         let read = parse(&["/opt/network-device-injector", "-idx", "07", "-interfaces", "dummy"]).unwrap();
-        assert_eq!((read.program, read.nri, read.idx.as_str()), (Program::Injector, true, "07"));
+        assert_eq!((read.program, read.nri, read.idx.as_deref()), (Program::Injector, true, Some("07")));
         assert_eq!((read.name.as_str(), read.admin_address.port()), ("network-device-injector", 9781));
         let started = parse(&["/opt/nri/plugins/42-network-device-injector"]).unwrap();
-        assert_eq!((started.program, started.idx.as_str()), (Program::Injector, "42"));
+        assert_eq!((started.program, started.idx.as_deref()), (Program::Injector, Some("42")));
         for name in ["netdevice-agent", "network-device-injector2", "4-network-device-injector"] {
             let read = parse(&[name, "-interfaces", "x"]).unwrap();
             assert_eq!((read.program, read.nri), (Program::Agent, false), "{name}");

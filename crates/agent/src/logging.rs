@@ -8,10 +8,7 @@ use std::{
     sync::Mutex,
 };
 
-use tracing_subscriber::{
-    EnvFilter,
-    fmt::{self, writer::BoxMakeWriter},
-};
+use tracing_subscriber::{EnvFilter, fmt, fmt::writer::BoxMakeWriter};
 
 use crate::arguments::{Arguments, LogFormat};
 
@@ -24,8 +21,9 @@ pub(crate) fn start(arguments: &Arguments) {
     };
     // libraries tell their own steps only when everything is asked for
     let libraries = if arguments.verbosity > 6 { "debug" } else { "warn" };
-    let ours =
-        ["netdevice_agent", "device_plugin", "inventory", "link", "nri"].map(|name| format!("{name}={level}")).join(",");
+    let ours = ["netdevice_agent", "device_plugin", "inventory", "link", "nri"]
+        .map(|name| format!("{name}={level}"))
+        .join(",");
     let log = fmt().with_env_filter(EnvFilter::new(format!("{libraries},{ours}"))).with_writer(writer(arguments));
     match arguments.log_format {
         LogFormat::Json => log.json().flatten_event(true).init(),

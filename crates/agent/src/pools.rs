@@ -111,7 +111,9 @@ async fn follow_runtime(
     pools: &watch::Sender<Arc<Pools>>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    warn!("no interface is selected: every pod that asks for one is refused, until -interfaces, -config or the runtime's configuration of this plugin selects some");
+    warn!(
+        "no interface is selected: every pod that asks for one is refused, until -interfaces, -config or the runtime's configuration of this plugin selects some"
+    );
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),

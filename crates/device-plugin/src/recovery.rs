@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path, sync::Arc, time::Duration};
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use netdevice::{DeviceId, ResourceName, View};
 use proto::podresources::{

@@ -104,11 +104,10 @@ impl Injector {
 
     /// The devices that the kubelet gave to Pods.
     async fn allocated(&self, deadline: Instant) -> Result<Allocated, Refusal> {
-        let resources = self.config.views.borrow().as_ref().map(|view| {
-            view.pools.iter().map(|pool| pool.resource.clone()).collect()
-        });
+        let pools = self.config.views.borrow().as_ref().map(|view| view.pools.clone()).unwrap_or_default();
+        let resources = pools.iter().map(|pool| pool.resource.clone()).collect();
         let deadline = deadline.min(Instant::now() + KUBELET);
-        let asking = device_plugin::allocated(&self.config.pod_resources, &resources.unwrap_or_default());
+        let asking = device_plugin::allocated(&self.config.pod_resources, &resources);
         let unknown = "the kubelet does not say which devices it gave to pods";
         match timeout_at(deadline.into(), asking).await {
             Ok(Ok(allocated)) => Ok(allocated),
@@ -166,7 +165,11 @@ impl Injector {
 impl Plugin for Injector {
     fn configure(&self, runtime: Runtime) {
         let stage = Stage::of(&runtime.name, &runtime.version);
-        info!(runtime = runtime.name, version = runtime.version, "connected: a pod that cannot have its devices is refused at its {stage}");
+        info!(
+            runtime = runtime.name,
+            version = runtime.version,
+            "connected: a pod that cannot have its devices is refused at its {stage}"
+        );
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
         if !runtime.config.trim().is_empty() {
             self.config.texts.send_replace(Some(runtime.config));

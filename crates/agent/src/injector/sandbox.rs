@@ -65,7 +65,8 @@ impl Site {
         let (holder, pod) = holder(&order.sandbox);
         let choices = self.choose(order, &holder, &pod)?;
         let pid = order.sandbox.pid.and_then(|pid| i32::try_from(pid).ok());
-        let request = |(choice, request): (&'_ Choice, &'_ DeviceRequest)| (choice.clone(), request.configuration.clone());
+        let request =
+            |(choice, request): (&'_ Choice, &'_ DeviceRequest)| (choice.clone(), request.configuration.clone());
         let parts: Vec<_> = choices.iter().zip(&order.requests).map(request).collect();
         let requests: Vec<AttachRequest<'_>> = parts
             .iter()
