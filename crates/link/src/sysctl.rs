@@ -23,13 +23,29 @@ use crate::socket::{RouteSocket, Seen};
 
 const ROOT: &str = "/proc/sys/net";
 
+/// Where a container has the node's `/proc/sys`: its own is read-only.
+const ROOT_OF_NODE: &str = "/host/proc/sys/net";
+
 fn folder(family: &str, folder: &str, link: &[u8]) -> PathBuf {
-    Path::new(ROOT).join(family).join(folder).join(OsStr::from_bytes(link))
+    folder_below(ROOT, family, folder, link)
+}
+
+fn folder_below(root: &str, family: &str, folder: &str, link: &[u8]) -> PathBuf {
+    Path::new(root).join(family).join(folder).join(OsStr::from_bytes(link))
 }
 
 /// Writes one setting of a link.
 pub(crate) fn write(link: &InterfaceName, setting: &Sysctl) -> io::Result<()> {
-    fs::write(folder(setting.family, setting.folder, link.as_bytes()).join(&setting.file), &setting.value)
+    let write_below = |root| {
+        let folder = folder_below(root, setting.family, setting.folder, link.as_bytes());
+        fs::write(folder.join(&setting.file), &setting.value)
+    };
+    match write_below(ROOT) {
+        // whichever mount it is seen through, the files are those of the thread's own network namespace
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => write_below(ROOT_OF_NODE)
+            .map_err(|of_node| if of_node.kind() == io::ErrorKind::NotFound { error } else { of_node }),
+        written => written,
+    }
 }
 
 /// Whether the value of a link's setting is another one than new links get.

@@ -1,6 +1,9 @@
 //! netdevice-agent on a node.
 
+use std::io::ErrorKind;
 use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use rustix::process::Signal;
@@ -20,7 +23,11 @@ pub const HOOK_LOG: &str = "/run/netdevice/hook.log";
 pub struct Agent<'n> {
     node: &'n Node,
     process: Process,
+    admin_port: u16,
 }
+
+/// What the part of the agent that gives devices by annotation is called where it runs alone.
+pub const INJECTOR: &str = "network-device-injector";
 
 /// What the admin endpoint answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +42,17 @@ impl Node {
     /// Starts the agent.
     pub fn agent(&self, args: &[&str]) -> Agent<'_> {
         let program = crate::program("netdevice-agent");
+        self.start_agent(&program, 9780, args)
+    }
+
+    /// Starts the agent as the injector of devices by annotation, and nothing else.
+    pub fn injector(&self, args: &[&str]) -> Agent<'_> {
+        self.start_agent(&injector_program(), 9781, args)
+    }
+
+    fn start_agent(&self, program: &Path, admin_port: u16, args: &[&str]) -> Agent<'_> {
         let program = program.to_string_lossy();
-        Agent { node: self, process: self.spawn([&*program].iter().chain(args)) }
+        Agent { node: self, process: self.spawn([&*program].iter().chain(args)), admin_port }
     }
 
     /// A GET of the node's own address.
@@ -50,11 +66,36 @@ impl Node {
     }
 }
 
+/// The injector: the agent under another name.
+///
+/// # Panics
+/// When the agent is not built, or cannot be linked to.
+#[must_use]
+#[track_caller]
+pub fn injector_program() -> PathBuf {
+    let agent = crate::program("netdevice-agent");
+    let injector = agent.with_file_name(INJECTOR);
+    match symlink("netdevice-agent", &injector) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("{}: {error}", injector.display()),
+        _ => injector,
+    }
+}
+
 impl Agent<'_> {
     /// Asks the admin endpoint at its default address.
     #[must_use]
     pub fn get(&self, path: &str) -> Answer {
-        self.node.http(9780, path)
+        self.node.http(self.admin_port, path)
+    }
+
+    /// Waits until the runtime tells it of sandboxes.
+    ///
+    /// # Panics
+    /// When it does not within 30 seconds, with the agent's log.
+    #[track_caller]
+    pub fn wait_until_connected(&self) {
+        let connected = || (self.metric("netdevice_nri_connected"), self.process.output());
+        wait_for("the runtime takes the plugin", connected, |(connected, _)| *connected == Some(1));
     }
 
     /// The value of a metric by its line's beginning, such as `netdevice_devices{resource="a.b/c",state="healthy"}`.

@@ -17,7 +17,7 @@ mod process;
 mod shared;
 mod wait;
 
-pub use agent::{Agent, Answer, CDI_FILE, HOOK_LOG};
+pub use agent::{Agent, Answer, CDI_FILE, HOOK_LOG, INJECTOR, injector_program};
 pub use command::Output;
 pub use cri::{Container, ContainerSpec, Failure, Network, Pod, PodSpec};
 pub use device::{Device, DeviceState};
