@@ -81,8 +81,9 @@ async fn a_refusal_of_ten_kilobytes_fails_the_pod_with_a_short_line() {
 #[tokio::test]
 #[ignore = "needs Go: hack/test nri-adaptation"]
 async fn a_late_handler_fails_the_pod_and_the_plugin_stays() {
-    for (version, patience) in VERSIONS.into_iter().flat_map(|version| [(version, "2s"), (version, "500ms")]) {
-        let (_socket, mut adaptation, mut rig) = started(version, &["-request-timeout", patience]).await;
+    for version in VERSIONS {
+        // patient enough for a busy machine: how the deadline follows it is tested beside the stand-in
+        let (_socket, mut adaptation, mut rig) = started(version, &["-request-timeout", "4s"]).await;
         let late = adaptation.order(&format!(r#"{{"do": "run", "id": "a", "annotations": {{"{HOLD}": ""}}}}"#)).await;
         assert!(late.error.contains("was not done in time"), "{version}: {late:?}");
         let method = if version == VERSIONS[2] { "RunPodSandbox" } else { "StateChange" };

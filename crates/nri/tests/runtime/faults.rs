@@ -33,7 +33,7 @@ fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
     [&id.to_be_bytes()[..], &(payload.len() as u32).to_be_bytes(), payload].concat()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_frame_that_is_too_long_ends_the_connection() {
     let (_socket, listener, mut rig, peer) = started().await;
     peer.send_raw([1u32.to_be_bytes(), u32::MAX.to_be_bytes()].concat()).await;
@@ -42,7 +42,7 @@ async fn a_frame_that_is_too_long_ends_the_connection() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn half_a_frame_and_the_end_lead_to_a_new_connection() {
     let (_socket, listener, mut rig, peer) = started().await;
     peer.send_raw([0, 0, 0, 1, 0, 0, 16, 0, 1, 2, 3].to_vec()).await;
@@ -51,7 +51,7 @@ async fn half_a_frame_and_the_end_lead_to_a_new_connection() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn frames_of_no_connection_and_empty_frames_are_nothing() {
     let (_socket, _listener, rig, peer) = started().await;
     peer.send_raw([frame(0, b"reserved"), frame(3, b"unknown"), frame(1, b""), frame(2, b"")].concat()).await;
@@ -59,7 +59,7 @@ async fn frames_of_no_connection_and_empty_frames_are_nothing() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_message_that_is_too_long_is_skipped() {
     let (_socket, _listener, rig, peer) = started().await;
     let length = (4 << 20) + 1;
@@ -72,7 +72,7 @@ async fn a_message_that_is_too_long_is_skipped() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn messages_without_sense_are_survived() {
     let (_socket, _listener, rig, peer) = started().await;
     let no_request = [&4u32.to_be_bytes()[..], &[0, 0, 0x7f, 1, 1, 0], &[255; 4]].concat();
@@ -85,7 +85,7 @@ async fn messages_without_sense_are_survived() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn three_hundred_requests_at_once_are_answered() {
     let (_socket, _listener, mut rig, peer) = started().await;
     let peer = std::sync::Arc::new(peer);
@@ -101,7 +101,7 @@ async fn three_hundred_requests_at_once_are_answered() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn three_hundred_frames_of_one_request_are_one_request() {
     let (_socket, _listener, mut rig, peer) = started().await;
     let payload = vec![b' '; 290];
@@ -113,7 +113,7 @@ async fn three_hundred_frames_of_one_request_are_one_request() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_runtime_that_is_killed_in_mid_request_drops_no_handler() {
     let (_socket, listener, mut rig, peer) = started().await;
     let held = pod("a", &[(HOLD, "")]);
@@ -140,7 +140,7 @@ fn request(stream: u32, method: &str) -> Vec<u8> {
     message(1, stream, 1, &request.encode_to_vec())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_runtime_that_reads_no_answer_is_read_on_both_connections() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let config = Config::connected("netdevice", "10", ours.into_std().unwrap()).unwrap();
@@ -158,7 +158,7 @@ async fn a_runtime_that_reads_no_answer_is_read_on_both_connections() {
     rig.end().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_plugin_that_stops_closes_the_connection() {
     let (_socket, _listener, rig, peer) = started().await;
     rig.stop().await;

@@ -13,7 +13,7 @@ use crate::{
     rig::{Rig, Socket, accept, pod, within},
 };
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_plugin_says_who_it_is_and_what_it_wants() {
     let (mut rig, mut peer) = Rig::connected();
     let registration = within(peer.registration()).await.unwrap();
@@ -27,7 +27,7 @@ async fn a_plugin_says_who_it_is_and_what_it_wants() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn configure_is_answered_before_the_registration_is() {
     let (mut rig, mut peer) = Rig::connected();
     let registration = within(peer.registration()).await.unwrap();
@@ -41,7 +41,7 @@ async fn configure_is_answered_before_the_registration_is() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_plugin_is_active_once_it_is_synchronized() {
     let (mut rig, mut peer) = Rig::connected();
     let registration = within(peer.registration()).await.unwrap();
@@ -53,7 +53,7 @@ async fn a_plugin_is_active_once_it_is_synchronized() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_plugin_that_the_runtime_started_ends_with_it() {
     let (mut rig, mut peer) = Rig::connected();
     peer.start(runtime(), &[], &[]).await.unwrap();
@@ -62,7 +62,7 @@ async fn a_plugin_that_the_runtime_started_ends_with_it() {
     rig.end().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_plugin_that_connects_by_itself_waits_for_the_runtime() {
     let socket = Socket::new();
     let mut rig = Rig::external(&socket.path());
@@ -74,7 +74,7 @@ async fn a_plugin_that_connects_by_itself_waits_for_the_runtime() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_runtime_that_was_started_anew_is_met_with_everything_anew() {
     let socket = Socket::new();
     let (mut rig, first) = (Rig::external(&socket.path()), socket.listen());
@@ -93,7 +93,7 @@ async fn a_runtime_that_was_started_anew_is_met_with_everything_anew() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refused_registration_closes_the_connection_and_is_told() {
     let socket = Socket::new();
     let (mut rig, listener) = (Rig::external(&socket.path()), socket.listen());

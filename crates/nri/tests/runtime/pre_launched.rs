@@ -23,7 +23,7 @@ fn environment(socket: Option<i32>) -> impl Fn(&str) -> Option<OsString> {
 }
 
 /// One test for all: the environment holds for a process, and its socket can be taken over once.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_socket_of_the_environment_is_taken_over_once() {
     assert!(Config::pre_launched(environment(None)).unwrap().is_none(), "nobody started us");
     for number in ["", "x", "-1", "1", "99999999999"] {

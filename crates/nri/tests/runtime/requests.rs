@@ -42,7 +42,7 @@ fn code_of(result: Result<(), Failure>) -> i32 {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn old_and_new_runtimes_reach_the_same_handlers() {
     for runtime in [old_runtime(), runtime()] {
         let (mut rig, peer) = started(runtime).await;
@@ -59,7 +59,7 @@ async fn old_and_new_runtimes_reach_the_same_handlers() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_method_that_does_not_concern_us_is_agreed_to() {
     let (rig, peer) = started(runtime()).await;
     for method in OTHERS {
@@ -68,7 +68,7 @@ async fn every_method_that_does_not_concern_us_is_agreed_to() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_method_or_a_service_of_another_time_is_unimplemented() {
     let (rig, peer) = started(runtime()).await;
     let unimplemented = 12;
@@ -79,7 +79,7 @@ async fn a_method_or_a_service_of_another_time_is_unimplemented() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refusal_of_ten_kilobytes_arrives_as_one_short_line() {
     for runtime in [old_runtime(), runtime()] {
         let (rig, peer) = started(runtime).await;
@@ -95,7 +95,7 @@ async fn a_refusal_of_ten_kilobytes_arrives_as_one_short_line() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn annotations_of_ten_kilobytes_arrive_whole() {
     let (mut rig, peer) = started(runtime()).await;
     let large = pod("a", &[("netdevices.nri.containerd.io", &"x".repeat(10_000))]);
@@ -104,7 +104,7 @@ async fn annotations_of_ten_kilobytes_arrive_whole() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn requests_at_once_do_not_wait_for_each_other() {
     let (mut rig, peer) = started(runtime()).await;
     let (held, free) = (pod("a", &[(HOLD, "")]), pod("b", &[]));
@@ -119,7 +119,7 @@ async fn requests_at_once_do_not_wait_for_each_other() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_handler_that_is_late_is_answered_for_and_not_dropped() {
     for runtime in [old_runtime(), runtime()] {
         let (mut rig, peer) = started(runtime).await;
@@ -147,7 +147,7 @@ async fn the_deadline_follows_what_the_runtime_allows() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_handler_that_panics_fails_its_request_only() {
     let (rig, peer) = started(runtime()).await;
     let internal = 13;
@@ -156,7 +156,7 @@ async fn a_handler_that_panics_fails_its_request_only() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_asked_before_the_shutdown_is_answered() {
     let (mut rig, peer) = started(runtime()).await;
     let held = pod("a", &[(HOLD, "")]);

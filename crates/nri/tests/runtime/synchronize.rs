@@ -22,7 +22,7 @@ fn hold(rig: &Rig) {
     rig.plugin.synchronizing.forget_permits(usize::MAX);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_message_of_nearly_4_mib_is_one_part() {
     let (mut rig, mut peer) = Rig::connected();
     peer.configure(runtime()).await.unwrap();
@@ -33,7 +33,7 @@ async fn a_message_of_nearly_4_mib_is_one_part() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn more_than_4_mib_come_in_parts_and_are_handed_over_once() {
     for runtime in [old_runtime(), runtime()] {
         let (mut rig, mut peer) = Rig::connected();
@@ -47,7 +47,7 @@ async fn more_than_4_mib_come_in_parts_and_are_handed_over_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn it_is_answered_while_handlers_and_the_plugin_itself_still_work() {
     let (mut rig, mut peer) = Rig::connected();
     hold(&rig);
@@ -68,7 +68,7 @@ async fn it_is_answered_while_handlers_and_the_plugin_itself_still_work() {
     rig.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn it_never_runs_twice_at_once_and_only_the_newest_waits() {
     let socket = Socket::new();
     let (mut rig, listener) = (Rig::external(&socket.path()), socket.listen());
