@@ -38,6 +38,15 @@ const MEMORY: usize = 64 << 10;
 
 type Answer = Result<Vec<u8>, ttrpc::Status>;
 
+/// A request that is not answered yet.
+#[derive(Debug)]
+struct Call {
+    stream: u32,
+    arrival: Instant,
+    /// Its part of [`MEMORY`], until its handler is done and its answer is written.
+    permit: Arc<OwnedSemaphorePermit>,
+}
+
 /// Serves one connection.
 #[derive(Debug)]
 pub(crate) struct Service<P> {
@@ -83,49 +92,44 @@ impl<P: Plugin> Service<P> {
     /// Takes a message that came on the connection. Never waits.
     pub(crate) fn take(&mut self, message: Message) {
         let arrival = tokio::time::Instant::now().into_std();
-        if message.kind != Kind::Request {
-            return tracing::debug!(kind = ?message.kind, "a message that is no request");
+        let Message { stream, kind, body } = message;
+        if kind != Kind::Request {
+            return tracing::debug!(?kind, "a message that is no request");
         }
-        match self.admit(message.body) {
-            Ok((request, permit)) => self.serve(message.stream, &request, permit, arrival),
-            Err(status) => self.answer(message.stream, Err(status)),
-        }
-    }
-
-    fn admit(&self, body: Body) -> Result<(ttrpc::Request, OwnedSemaphorePermit), ttrpc::Status> {
-        let data = match body {
-            Body::Whole(data) => data,
-            Body::TooLong(length) => {
-                return Err(status(Code::ResourceExhausted, format!("a request of {length} bytes is too long")));
-            }
+        let kibibytes = match &body {
+            Body::Whole(data) => data.len() / 1024 + 1,
+            Body::TooLong(_) => 1,
         };
-        let kibibytes = (data.len() / 1024 + 1) as u32;
-        let permit = self.memory.clone().try_acquire_many_owned(kibibytes);
-        let permit = permit.map_err(|_| status(Code::ResourceExhausted, "too many requests are worked on"))?;
-        let request = <ttrpc::Request as prost::Message>::decode(&data[..]);
-        let request = request.map_err(|error| status(Code::InvalidArgument, format!("no request: {error}")))?;
-        if request.service != nri::PLUGIN_SERVICE {
-            return Err(status(Code::Unimplemented, format!("unknown service {:.64}", request.service)));
+        let Ok(permit) = self.memory.clone().try_acquire_many_owned(kibibytes as u32) else {
+            return self.turn_away(stream);
+        };
+        let call = Call { stream, arrival, permit: Arc::new(permit) };
+        match read(body) {
+            Ok(request) => self.serve(call, &request),
+            Err(status) => self.answer(call, Err(status)),
         }
-        Ok((request, permit))
     }
 
-    fn serve(&mut self, stream: u32, request: &ttrpc::Request, permit: OwnedSemaphorePermit, arrival: Instant) {
+    /// Says no without keeping anything: not even this, when the runtime reads no answers.
+    fn turn_away(&self, stream: u32) {
+        let answer = Err(status(Code::ResourceExhausted, "too many requests are worked on: try again"));
+        let is_told = self.outbox.try_send(Connection::Plugin, &encode_response(stream, answer));
+        tracing::warn!(is_told, "too many requests are worked on");
+    }
+
+    fn serve(&mut self, call: Call, request: &ttrpc::Request) {
         match parse(&request.method, &request.payload) {
             Ok(Request::Configure(request)) => {
                 let answer = self.configure(request);
-                self.answer(stream, Ok(answer.encode_to_vec()));
+                self.answer(call, Ok(answer.encode_to_vec()));
             }
             Ok(Request::Synchronize(part)) => {
                 let answer = self.synchronize(part, request.payload.len());
-                self.answer(stream, answer.map(|answer| answer.encode_to_vec()));
+                self.answer(call, answer.map(|answer| answer.encode_to_vec()));
             }
-            Ok(Request::Event(event)) => {
-                let patience = self.patience(request.timeout_nano);
-                self.handle(stream, event, permit, arrival, patience);
-            }
-            Ok(Request::Agreed) => self.answer(stream, Ok(Vec::new())),
-            Err(status) => self.answer(stream, Err(status)),
+            Ok(Request::Event(event)) => self.handle(call, event, self.patience(request.timeout_nano)),
+            Ok(Request::Agreed) => self.answer(call, Ok(Vec::new())),
+            Err(status) => self.answer(call, Err(status)),
         }
     }
 
@@ -165,32 +169,48 @@ impl<P: Plugin> Service<P> {
         Ok(nri::SynchronizeResponse { more })
     }
 
-    fn answer(&self, stream: u32, answer: Answer) {
-        self.answers.spawn(send(self.outbox.clone(), stream, answer));
+    fn answer(&self, call: Call, answer: Answer) {
+        self.answers.spawn(send(self.outbox.clone(), call, answer));
     }
 
     /// Starts the handler and somebody who waits for it.
-    fn handle(&self, stream: u32, event: Event, permit: OwnedSemaphorePermit, arrival: Instant, patience: Duration) {
+    fn handle(&self, call: Call, event: Event, patience: Duration) {
         let (name, plugin, handlers) = (event.name(), self.plugin.clone(), self.handlers.clone());
-        let handler = handlers.spawn(async move {
-            // gone when the handler is done, not when it is answered for
+        let (deadline, limit) = (call.arrival + deadline::budget(patience), call.arrival + deadline::limit(patience));
+        let permit = call.permit.clone();
+        let mut handler = handlers.spawn(async move {
+            // until it is done, not only until it is answered for
             let _permit = permit;
-            handle(&*plugin, event, arrival + deadline::budget(patience)).await
+            handle(&*plugin, event, deadline).await
         });
         let outbox = self.outbox.clone();
         self.answers.spawn(async move {
-            let mut handler = handler;
-            match timeout_at((arrival + deadline::limit(patience)).into(), &mut handler).await {
-                Ok(done) => send(outbox, stream, answer_of(name, done)).await,
+            let answer = match timeout_at(limit.into(), &mut handler).await {
+                Ok(done) => answer_of(name, done),
                 Err(_) => {
                     tracing::warn!(request = name, "the handler is late: the runtime gets an error");
                     handlers.spawn(tell_late(name, handler));
-                    let late = format!("{name} was not done in time: try again");
-                    send(outbox, stream, Err(status(Code::DeadlineExceeded, late))).await;
+                    Err(status(Code::DeadlineExceeded, format!("{name} was not done in time: try again")))
                 }
-            }
+            };
+            send(outbox, call, answer).await;
         });
     }
+}
+
+fn read(body: Body) -> Result<ttrpc::Request, ttrpc::Status> {
+    let data = match body {
+        Body::Whole(data) => data,
+        Body::TooLong(length) => {
+            return Err(status(Code::ResourceExhausted, format!("a request of {length} bytes is too long")));
+        }
+    };
+    let request = ttrpc::Request::decode(&data[..]);
+    let request = request.map_err(|error| status(Code::InvalidArgument, format!("no request: {error}")))?;
+    if request.service != nri::PLUGIN_SERVICE {
+        return Err(status(Code::Unimplemented, format!("unknown service {:.64}", request.service)));
+    }
+    Ok(request)
 }
 
 async fn handle<P: Plugin>(plugin: &P, event: Event, deadline: Instant) -> Result<(), Refusal> {
@@ -221,8 +241,8 @@ async fn tell_late(name: &'static str, handler: JoinHandle<Result<(), Refusal>>)
     tracing::warn!(request = name, error = outcome.err(), "the late handler is done");
 }
 
-async fn send(outbox: Outbox, stream: u32, answer: Answer) {
-    if outbox.send(Connection::Plugin, || encode_response(stream, answer)).await.is_err() {
-        tracing::debug!(stream, "the connection ended before an answer was written");
+async fn send(outbox: Outbox, call: Call, answer: Answer) {
+    if outbox.send(Connection::Plugin, || encode_response(call.stream, answer)).await.is_err() {
+        tracing::debug!(call.stream, "the connection ended before an answer was written");
     }
 }

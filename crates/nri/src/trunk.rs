@@ -95,6 +95,12 @@ impl Outbox {
         is_written.await.map_err(|_| Ended)
     }
 
+    /// Sends if there is room at once; tells whether there was.
+    pub(crate) fn try_send(&self, connection: Connection, message: &[u8]) -> bool {
+        let outgoing = Outgoing { frames: (self.encode)(connection, message), written: oneshot::channel().0 };
+        self.queue.try_send(outgoing).is_ok()
+    }
+
     /// Sends bytes that need not be frames.
     #[cfg(feature = "stand-in")]
     pub(crate) async fn send_raw(&self, bytes: Vec<u8>) -> Result<(), Ended> {
