@@ -152,7 +152,7 @@ impl Move<'_> {
         if let Some(new_name) = self.new_name()
             && read_bare(self.inside, Which::Name(&new_name))?.is_some()
         {
-            return Err(Error::NameTaken(new_name.to_string()));
+            return Err(Error::NewNameTaken(new_name));
         }
         let mut record = self.record(state)?;
         self.records.write(&record)?;
@@ -237,7 +237,7 @@ impl Move<'_> {
                     self.records.write(record)?;
                 }
                 Err(error) if error.errno == libc::EEXIST => {
-                    return Err(Error::NameTaken(self.taken_name(&record.host)));
+                    return Err(self.taken_name(&record.host));
                 }
                 Err(error) => return Err(move_error(error)),
             }
@@ -245,18 +245,21 @@ impl Move<'_> {
         Err(Error::Vanished)
     }
 
-    /// The name that keeps the device out: its own, or an alternative one.
-    fn taken_name(&mut self, host: &LinkState) -> String {
+    /// The name that keeps the device out: the one that it was to get, or an alternative one.
+    fn taken_name(&mut self, host: &LinkState) -> Error {
+        let own = self.name.as_interface_name().clone();
         let altnames = host.altnames.iter().filter_map(|name| InterfaceName::new(name.as_bytes()).ok());
-        let name = self.name.as_interface_name();
-        let mut names = std::iter::once(name.clone()).chain(altnames);
-        // it may have moved, and then it has these names itself
-        let is_other = |link: &LinkState| link.kind != host.kind || link.permanent_mac != host.permanent_mac;
+        // after a rename that came too late it is inside itself, under the name that it has on the host
+        let is_other = |link: &LinkState| link.name != host.name;
+        let mut names = std::iter::once(own.clone()).chain(altnames);
         let taken = names.find(|name| {
             let found = read_bare(self.inside, Which::Name(name));
-            found.is_ok_and(|found| found.is_some_and(|link| link.name != host.name || is_other(&link)))
+            found.is_ok_and(|found| found.as_ref().is_some_and(is_other))
         });
-        taken.as_ref().unwrap_or(name).to_string()
+        match taken.unwrap_or(own) {
+            name if Some(&name) == self.new_name().as_ref() => Error::NewNameTaken(name),
+            name => Error::NameTaken(name.to_string()),
+        }
     }
 
     /// Puts the device back as it was; the error that made this necessary is the one to tell.

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use netdevice::{DeviceId, Holder, exclusion::Exclusion, record::MAX_RECORD};
+use netdevice::{DeviceId, Holder, InterfaceName, exclusion::Exclusion, record::MAX_RECORD};
 
 use crate::socket::KernelError;
 
@@ -26,6 +26,9 @@ pub enum Error {
     /// The sandbox has a link of that name, or with that alternative name.
     #[error("the name {0} is taken in the pod's network namespace: rename the device on the node")]
     NameTaken(String),
+    /// The sandbox has a link of the name that the Pod asks for, or with that alternative name.
+    #[error("the name {0} is taken in the pod's network namespace: ask for another new_name")]
+    NewNameTaken(InterfaceName),
     /// The name cannot be given inside.
     #[error(transparent)]
     Name(#[from] netdevice::InterfaceNameError),

@@ -296,6 +296,8 @@ fn print(devices: &[DeviceRequest]) -> String {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn any_text_is_read_or_refused_in_few_words_of_our_own(text in "\\PC*|(- )?[a-z\\[\\]{}:,'\"&*!|>#@%\n ._/0-9-]{0,200}") {
         if let Err(error) = parse(&text) {

@@ -6,12 +6,12 @@ mod states;
 
 use netdevice::{
     LinkState, Phase, Record,
-    plan::{LinkChange, Place, Step, plan},
+    plan::{LinkChange, Place, Step, missing, plan, wanted_as_configured},
     state::Route,
     sysctl::{IPV4_MC_FORWARDING, IPV6_CONF, Unit},
 };
 use proptest::prelude::*;
-use states::{any_record, any_state};
+use states::{any_configuration, any_record, any_state};
 
 /// What the kernel makes of a step.
 fn apply(state: &mut LinkState, step: Step) {
@@ -109,6 +109,22 @@ proptest! {
         wanted.altnames.sort_by_key(|name| name.as_bytes().to_vec());
         wanted.routes.sort_by_key(|route| (route.has_gateway(), u8::MAX - route.dst_len));
         prop_assert_eq!(state, wanted);
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_is_there_when_the_plan_was_carried_out(
+        configuration in any_configuration(), host in any_state(), sandbox in any_state()
+    ) {
+        let link = LinkState { ipv4_conf: sandbox.ipv4_conf, ipv6_conf: sandbox.ipv6_conf, ..after_a_move(&host) };
+        let wanted = wanted_as_configured(&configuration, &host, &link, |_, _, _| true);
+        let mut state = link;
+        plan(&wanted, &state, Place::Sandbox).into_iter().for_each(|step| apply(&mut state, step));
+        prop_assert_eq!(missing(&configuration, &state), None);
+        prop_assert_eq!(plan(&wanted, &state, Place::Sandbox), vec![]);
+        if !configuration.inherit {
+            prop_assert!(state.alias.is_none() && state.altnames.is_empty() && state.neighbours.is_empty());
+            prop_assert!(state.routes.len() <= configuration.routes.len());
+        }
     }
 
     #[test]

@@ -237,6 +237,22 @@ fn what_cannot_be_given_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn its_own_name_may_be_taken_in_the_sandbox_and_its_new_one_on_the_node() {
+    on_host(|host| {
+        wired(host, HOST);
+        host.ip("link add eth1 type ifb");
+        let sandbox = host.sandbox("web");
+        sandbox.ip("link add dev0 type ifb");
+        let (before, own) = (host.settled(), sandbox.settled());
+        let order = order(host, &sandbox, "dev0", &asked());
+        order.arrives();
+        order.comes_home();
+        host.assert_same(&before);
+        sandbox.assert_same(&own);
+    });
+}
+
+#[test]
 fn a_taken_name_is_refused_before_anything_is_written_or_moved() {
     on_host(|host| {
         wired(host, "");

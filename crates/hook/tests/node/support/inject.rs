@@ -103,7 +103,15 @@ impl Order {
             "--nocapture",
         ]);
         command.env(PROGRAM, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().unwrap()
+        let mut child = command.spawn().unwrap();
+        // by then it has all its threads
+        let mut text = Vec::new();
+        while !text.ends_with(READY) {
+            let mut byte = [0];
+            child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+            text.extend(byte);
+        }
+        child
     }
 
     /// What the program is to do: `attach` or `detach`.
@@ -122,6 +130,8 @@ impl Order {
 }
 
 const PROGRAM: &str = "NETDEVICE_TEST_PROGRAM";
+/// What it says when it waits for its input.
+const READY: &[u8] = b"waits for its input";
 
 /// Not a test: this program once more, as one that attaches or detaches what its input says.
 #[test]
@@ -129,6 +139,8 @@ fn the_program_that_other_tests_start() {
     if std::env::var_os(PROGRAM).is_none() {
         return;
     }
+    std::io::stdout().write_all(READY).unwrap();
+    std::io::stdout().flush().unwrap();
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).unwrap();
     let order: Value = serde_json::from_str(&text).unwrap();

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{IoSlice, IoSliceMut, Read, Write},
     process::Child,
 };
@@ -78,10 +79,13 @@ impl Tracer {
     fn run(&mut self, state: &str) -> Option<i32> {
         let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_EXITKILL;
         // it waits for its input: nothing has been changed yet
-        ptrace::seize(self.pid, options).unwrap();
-        ptrace::interrupt(self.pid).unwrap();
-        waitpid(self.pid, Some(WaitPidFlag::__WALL)).unwrap();
-        ptrace::syscall(self.pid, None).unwrap();
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap() {
+            let thread = Pid::from_raw(task.unwrap().file_name().to_str().unwrap().parse().unwrap());
+            ptrace::seize(thread, options).unwrap();
+            ptrace::interrupt(thread).unwrap();
+            waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+            ptrace::syscall(thread, None).unwrap();
+        }
         self.child.stdin.take().unwrap().write_all(state.as_bytes()).unwrap();
         let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         loop {
