@@ -42,7 +42,7 @@ fn writer(arguments: &Arguments) -> BoxMakeWriter {
 fn open(path: &Path) -> io::Result<File> {
     path.parent().map_or(Ok(()), fs::create_dir_all)?;
     if fs::metadata(path).is_ok_and(|file| file.len() >= MAX_FILE) {
-        fs::rename(path, path.with_added_extension("1"))?;
+        fs::rename(path, path.with_extension("log.1"))?;
     }
     OpenOptions::new().append(true).create(true).open(path)
 }

@@ -44,7 +44,7 @@ pub struct Choice {
 pub enum ChoiceError {
     /// The device cannot be handed out to anybody.
     #[error("device {0}: {1}")]
-    Refused(DeviceId, Refusal),
+    Refused(DeviceId, Box<Refusal>),
     /// No pool selects it.
     #[error("device {0}: no pool of the node selects it: choose another device")]
     NotSelected(DeviceId),
@@ -69,13 +69,6 @@ pub enum ChoiceError {
     /// All devices of the pool are with other Pods, or none is healthy.
     #[error("no device of the pool {0} is free: delete a pod that has one or choose another pool")]
     NoneFree(ResourceName),
-}
-
-impl ChoiceError {
-    /// Whether a device is meant that is not on the node at all: it may be on its way.
-    pub fn is_not_there(&self) -> bool {
-        matches!(self, Self::Refused(_, Refusal::NotThere))
-    }
 }
 
 /// Chooses a device for each request, in the requests' order. What the Pod has already it keeps.
@@ -123,7 +116,7 @@ impl Claim<'_> {
             Some(_) => {}
         }
         if let Some(record) = held {
-            return Err(ChoiceError::Refused(id, Refusal::Held(record.holder.clone())));
+            return Err(ChoiceError::Refused(id, Refusal::Held(record.holder.clone()).into()));
         }
         match self.allocated.get(&id) {
             Some(pod) => Err(ChoiceError::Allocated(id, pod.clone())),
@@ -188,9 +181,9 @@ enum Rank {
 
 /// Why a device is not offered to anybody.
 fn not_offered(view: &View, name: &InterfaceName, id: DeviceId) -> ChoiceError {
-    let Some(link) = view.snapshot.link_named(name) else { return ChoiceError::Refused(id, Refusal::NotThere) };
+    let Some(link) = view.snapshot.link_named(name) else { return ChoiceError::Refused(id, Refusal::NotThere.into()) };
     match view.explain(link).exclusion {
-        Some(exclusion) => ChoiceError::Refused(id, Refusal::Excluded(exclusion)),
+        Some(exclusion) => ChoiceError::Refused(id, Refusal::Excluded(exclusion).into()),
         None => ChoiceError::NotSelected(id),
     }
 }
