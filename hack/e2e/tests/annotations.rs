@@ -33,7 +33,7 @@ fn link(pod: &Pod<'_>, name: &str) -> (Value, Vec<String>) {
 }
 
 /// Starts the first container of a Pod; the runtime may refuse the sandbox or the container.
-fn first_container<'n>(node: &'n Node, spec: PodSpec) -> Result<(), Failure> {
+fn first_container(node: &Node, spec: PodSpec) -> Result<(), Failure> {
     let pod = node.run_pod(spec)?;
     let started: Result<Container<'_>, Failure> = pod.start(&ContainerSpec::new("c"));
     started.map(drop)
