@@ -1,5 +1,7 @@
 //! From the host into a sandbox.
 
+use std::time::Instant;
+
 use netdevice::{
     DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxConfiguration,
     SandboxInterfaceName,
@@ -61,6 +63,15 @@ pub struct Attached {
 ///
 /// Then the device is on the host as it was, or still with its holder.
 pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached, Error> {
+    attach_before(records, request, None)
+}
+
+/// As [`attach`]; nothing is begun after the deadline, also when somebody else is at work on the device until then.
+pub(crate) fn attach_before(
+    records: &Records,
+    request: &AttachRequest<'_>,
+    deadline: Option<Instant>,
+) -> Result<Attached, Error> {
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
     let mut inside = request
         .sandbox
@@ -74,7 +85,10 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
         Some(name) => name,
         None => SandboxInterfaceName::try_from(host_name.clone())?,
     };
-    let _lock = records.lock(request.device)?;
+    let _lock = match deadline {
+        Some(deadline) => records.lock_before(request.device, deadline)?.ok_or(Error::Late)?,
+        None => records.lock(request.device)?,
+    };
     if let Some(record) = records.read(request.device)? {
         // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
         let went = match record.phase {

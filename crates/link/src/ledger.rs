@@ -9,6 +9,8 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use netdevice::{DeviceId, Ledger, Record, record::MAX_RECORD};
@@ -23,6 +25,9 @@ use crate::error::Error;
 pub const DEFAULT_STATE_DIR: &str = "/run/netdevice";
 
 const SUFFIX: &str = ".json";
+
+/// How often somebody who has a deadline looks whether a lock is free.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// The folder of the records.
 #[derive(Debug, Clone)]
@@ -83,6 +88,21 @@ impl Records {
     /// Those of [`Records::lock`].
     pub fn try_lock(&self, device: &DeviceId) -> Result<Option<Lock>, Error> {
         self.take_lock(device, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Waits for the lock of a device until the deadline; none if it is not to be had before.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Records::lock`].
+    pub fn lock_before(&self, device: &DeviceId, deadline: Instant) -> Result<Option<Lock>, Error> {
+        while Instant::now() < deadline {
+            if let Some(lock) = self.try_lock(device)? {
+                return Ok(Some(lock));
+            }
+            sleep(LOOK);
+        }
+        Ok(None)
     }
 
     fn take_lock(&self, device: &DeviceId, how: FlockOperation) -> Result<Option<Lock>, Error> {

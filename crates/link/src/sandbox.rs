@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Instant};
 use netdevice::{DeviceId, InterfaceName};
 
 use crate::{
-    attach::{AttachRequest, Attached, attach},
+    attach::{AttachRequest, Attached, attach_before},
     detach::{DetachRequest, Detached, Homecoming, detach, detach_from_sandbox},
     error::Error,
     ledger::Records,
@@ -25,7 +25,8 @@ pub struct AttachAllError {
 }
 
 /// Puts devices into a sandbox, all or none: when one fails, those before it go home. What was there before, complete,
-/// stays. After the `deadline` no further move is begun.
+/// stays. After the `deadline` no further move is begun, whatever it was that took the time: another actor's work on a
+/// device is waited for until then.
 ///
 /// # Errors
 ///
@@ -49,8 +50,7 @@ pub fn attach_all(
     }
     let mut done: Vec<Attached> = Vec::with_capacity(requests.len());
     for request in requests {
-        let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        match if is_late { Err(Error::Late) } else { attach(records, request) } {
+        match attach_before(records, request, deadline) {
             Ok(attached) => done.push(attached),
             Err(source) => {
                 let moved = requests.iter().zip(&done).rev().filter(|(_, attached)| !attached.was_there);

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::command::Output;
 use crate::node::{Node, json_or_empty};
+use crate::process::Process;
 
 const NAMESPACE: &str = "default";
 
@@ -232,6 +233,13 @@ impl Node {
         let args: Vec<&str> = ["runp"].into_iter().chain(handler.as_deref()).chain([config.as_str()]).collect();
         let id = done(self.crictl(&args))?;
         Ok(Pod { node: self, spec, id })
+    }
+
+    /// Asks for a sandbox and does not wait for it.
+    #[must_use]
+    pub fn begin_pod(&self, spec: &PodSpec) -> Process {
+        let config = self.write_request(&format!("{}.pod.json", spec.name), &spec.config());
+        self.spawn(["crictl", "runp", &config])
     }
 
     /// Stops and removes every Pod, the kubelet's too.

@@ -30,6 +30,9 @@ pub use wait::{eventually, wait_for};
 /// The image with busybox and all its applets that every node has.
 pub const BUSYBOX_IMAGE: &str = "localhost/netdevice-test/busybox:1";
 
+/// The annotation by which a Pod asks for devices.
+pub const ANNOTATION: &str = "netdevices.nri.containerd.io";
+
 /// Where `cargo build` put a program of this workspace in the profile of the running test.
 ///
 /// # Panics

@@ -1,6 +1,9 @@
 //! Devices that a Pod asks for with a configuration: it is applied and proven, or everything is as before.
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use link::{Detached, Diagnosis, Homecoming, Namespace, Records, Repair, RouteSocket};
 use netdevice::DeviceId;
@@ -304,6 +307,28 @@ fn after_the_deadline_nothing_is_begun() {
         let mut order = order(host, &sandbox, "dev0", &asked());
         order.deadline = Some(Instant::now());
         order.fails_with("device dev0: the time that the runtime gives for it is over");
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+fn who_is_at_work_on_a_device_is_waited_for_until_the_deadline_and_no_longer() {
+    on_host(|host| {
+        wired(host, HOST);
+        host.ip("link add dev1 type ifb");
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        let mut order = Order::new(host, &sandbox, &json!([["dev0", {}], ["dev1", {}]]));
+        let records = link::Records::new(host.state_dir());
+        let other = records.lock(&"dev1".parse().unwrap()).unwrap();
+        order.deadline = Some(Instant::now() + Duration::from_millis(300));
+        order.fails_with("device dev1: the time that the runtime gives for it is over");
+        host.assert_same(&before);
+        assert_eq!(host.records(), Vec::<String>::new());
+        drop(other);
+        order.deadline = Some(Instant::now() + Duration::from_secs(60));
+        order.arrives();
+        order.comes_home();
         host.assert_same(&before);
     });
 }
