@@ -62,7 +62,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let records = Records::new(&arguments.state_dir);
     let metrics = Arc::new(Metrics::default());
     let source = PoolSource::new(&arguments)?;
-    let inventory = Inventory::open(inventory::Config::default()).context("cannot read the node's interfaces")?;
+    let inventory = Inventory::open(arguments.inventory()).context("cannot read the node's interfaces")?;
     metrics.set_inventory(inventory.stats());
 
     let (pools_sender, pools) = watch::channel(source.first()?);

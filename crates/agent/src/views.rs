@@ -1,6 +1,6 @@
 //! Keeps the view up to date: the inventory, the records and the pools go in, what is offered comes out.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use link::{Records, Unreadable};
 use netdevice::{DeviceState, Ledger, Pools, Projector, Snapshot, View};
@@ -33,10 +33,13 @@ pub(crate) async fn keep(
     let mut projector = Projector::new();
     let mut ledger = LedgerReader { records, told: None };
     projector.set_pools(pools.borrow_and_update().clone());
+    let mut node_addresses = NodeAddressFile::new(ledger.records.clone());
     projector.set_snapshot(snapshots.borrow_and_update().clone());
     ledger.read_into(&mut projector, &metrics);
     tell_selection(projector.view());
     loop {
+        // hooks know before the kubelet does
+        node_addresses.keep(&projector.view().snapshot);
         publish(&projector, &views);
         let ledger_now = &projector.view().ledger;
         ledgers.send_if_modified(|ledger| {
@@ -62,6 +65,41 @@ pub(crate) async fn keep(
                 tell_selection(projector.view());
             }
             () = folder.changed() => ledger.read_with(&mut snapshots, &mut projector, &metrics).await?,
+        }
+    }
+}
+
+/// Leaves the addresses that the node is known by where hooks find them: a device is asked about once more when it moves.
+struct NodeAddressFile {
+    records: Records,
+    written: Option<BTreeSet<IpAddr>>,
+    /// Whether the last attempt failed, which was told.
+    failed: bool,
+}
+
+impl NodeAddressFile {
+    fn new(records: Records) -> Self {
+        Self { records, written: None, failed: false }
+    }
+
+    fn keep(&mut self, snapshot: &Snapshot) {
+        let addresses = snapshot.node_addresses();
+        if self.written.as_ref().is_some_and(|written| written.iter().eq(addresses)) {
+            return;
+        }
+        match self.records.write_node_addresses(addresses) {
+            Ok(()) => {
+                let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                info!(addresses = texts.join(" "), "links with the node's addresses are never offered");
+                (self.written, self.failed) = (Some(addresses.iter().copied().collect()), false);
+            }
+            Err(_) if self.failed => {}
+            // it is tried again with each view; until then Allocate refuses, and hooks go by what they know
+            Err(error) => {
+                let folder = self.records.folder().display();
+                warn!(%folder, "cannot leave the node's addresses for hooks: {error}");
+                self.failed = true;
+            }
         }
     }
 }

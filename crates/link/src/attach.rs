@@ -136,7 +136,7 @@ struct Move<'a> {
 impl Move<'_> {
     fn run(mut self) -> Result<Attached, Error> {
         let state = read_whole(self.home, Which::Name(self.name.as_interface_name()))?.ok_or(Error::NotThere)?;
-        if let Some(exclusion) = exclusion(self.home, &state)? {
+        if let Some(exclusion) = exclusion(self.records, self.home, &state)? {
             return Err(Error::Excluded(exclusion));
         }
         let mut record = self.record(state)?;

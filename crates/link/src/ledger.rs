@@ -5,13 +5,19 @@
 //! never work on one device at a time.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    net::IpAddr,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use netdevice::{DeviceId, Ledger, Record, record::MAX_RECORD};
+use netdevice::{
+    DeviceId, Ledger, Record,
+    node_address::{self, MAX_NODE_ADDRESSES, NODE_ADDRESSES},
+    record::MAX_RECORD,
+};
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -164,6 +170,34 @@ impl Records {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(|source| Error::Record { path, source }),
         }
+    }
+
+    /// The addresses that the node is known by, as the agent left them; none where no agent did. One read takes them:
+    /// a hook asks.
+    ///
+    /// # Errors
+    ///
+    /// When the file is there and cannot be read.
+    pub fn node_addresses(&self) -> Result<BTreeSet<IpAddr>, Error> {
+        let path = self.folder.join(NODE_ADDRESSES);
+        let mut text = [0; MAX_NODE_ADDRESSES];
+        match File::open(&path).and_then(|mut file| file.read(&mut text)) {
+            Ok(length) => Ok(node_address::from_text(text.get(..length).unwrap_or_default())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(source) => Err(Error::Record { path, source }),
+        }
+    }
+
+    /// Leaves the addresses that the node is known by for hooks and `netdevctl`, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take them; those that were there stay.
+    pub fn write_node_addresses<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> io::Result<()> {
+        let beside = self.folder.join(format!("{NODE_ADDRESSES}.new"));
+        fs::create_dir_all(&self.folder)?;
+        fs::write(&beside, node_address::to_text(addresses))?;
+        fs::rename(&beside, self.folder.join(NODE_ADDRESSES))
     }
 
     /// All records, and the files that cannot be followed.

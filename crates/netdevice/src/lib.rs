@@ -10,6 +10,7 @@ pub mod go_flags;
 pub mod id;
 pub mod link;
 pub mod name;
+pub mod node_address;
 pub mod oci;
 pub mod plan;
 #[cfg(feature = "selection")]

@@ -238,11 +238,11 @@ impl Projector {
             changed.insert(*index);
             // a link's route may be known before the link is; and links around an uplink are told its name
             let name = |snapshot: &Snapshot| snapshot.link(*index).map(|link| link.name.clone());
-            uplink_changed |= now.has_default_route(*index) && name(&before) != name(&now);
+            uplink_changed |= now.may_be_uplink(*index) && name(&before) != name(&now);
             // whether a port may be offered depends on its master's kind
             changed.extend(now.lowers(*index));
         }
-        if uplink_changed || !before.has_same_routes(&now) || !before.has_same_stacking(&now) {
+        if uplink_changed || !before.has_same_uplinks(&now) || !before.has_same_stacking(&now) {
             let exclusions = Exclusions::find(&now);
             changed.extend(exclusions.differences(&self.view.exclusions));
             self.view.exclusions = Arc::new(exclusions);
