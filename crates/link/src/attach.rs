@@ -74,7 +74,7 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
     }
     let name = SandboxInterfaceName::try_from(request.device.to_name())?;
     let _lock = records.lock(request.device)?;
-    if let Some(record) = records.read(request.device)? {
+    if let Some(record) = records.take(request.device)? {
         // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
         let went = match record.phase {
             Phase::Attached => true,

@@ -16,7 +16,7 @@ use std::{
 use netdevice::{
     DeviceId, Ledger, Record,
     node_address::{self, MAX_NODE_ADDRESSES, NODE_ADDRESSES},
-    record::MAX_RECORD,
+    record::{MAX_RECORD, RecordError},
 };
 use rustix::{
     fs::{FlockOperation, flock},
@@ -45,6 +45,35 @@ pub struct Unreadable {
     pub device: Option<DeviceId>,
     /// What is wrong with it.
     pub reason: String,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where a file is that cannot be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Among the records: a newer program wrote it, or it was not put aside yet.
+    Records,
+    /// Put aside.
+    Quarantine,
+}
+
+/// Why a record was not read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// Nor can the file be read.
+    Io(PathBuf, io::Error),
+    /// It says nothing that can be followed.
+    Unfollowed(PathBuf, RecordError),
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(path, source) => Self::Record { path, source },
+            ReadError::Unfollowed(path, error) => Self::Unreadable { path, reason: error.to_string() },
+        }
+    }
 }
 
 /// The lock of one device, held until it is dropped.
@@ -117,22 +146,16 @@ impl Records {
         Ok(taken.map(|file| Lock { path, _file: file }))
     }
 
-    /// The record of a device; none if it is home.
-    ///
-    /// # Errors
-    ///
-    /// When there is a file that cannot be read or followed. It is left alone: it is all that is known of the device.
-    pub fn read(&self, device: &DeviceId) -> Result<Option<Record>, Error> {
+    /// The record of a device; none if there is none. Without the device's lock somebody may be about to put aside what
+    /// cannot be followed.
+    pub(crate) fn read(&self, device: &DeviceId) -> Result<Option<Record>, ReadError> {
         let path = self.path(device);
         let text = match read_limited(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Record { path, source }),
+            Err(error) => return Err(ReadError::Io(path, error)),
         };
-        match Record::from_json(device, &text) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) => Err(Error::Unreadable { path, reason: error.to_string() }),
-        }
+        Record::from_json(device, &text).map(Some).map_err(|error| ReadError::Unfollowed(path, error))
     }
 
     /// Writes a record, in place of the one that is there, all or nothing.
@@ -200,7 +223,7 @@ impl Records {
         fs::rename(&beside, self.folder.join(NODE_ADDRESSES))
     }
 
-    /// All records, and the files that cannot be followed.
+    /// All records, and the files that cannot be followed, in quarantine or not.
     ///
     /// # Errors
     ///
@@ -215,23 +238,24 @@ impl Records {
             let entry = entry?;
             let name = entry.file_name();
             let Some(device) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) else { continue };
-            let problem = |device, reason| Unreadable { path: entry.path(), device, reason };
+            let problem = |device, reason| Unreadable { path: entry.path(), device, reason, place: Place::Records };
             match device.parse::<DeviceId>() {
                 Err(error) => unreadable.push(problem(None, error.to_string())),
                 Ok(device) => match self.read(&device) {
                     // it ended since the folder was read
                     Ok(None) => {}
                     Ok(Some(record)) => drop(ledger.insert(device, record)),
-                    Err(Error::Unreadable { reason, .. }) => unreadable.push(problem(Some(device), reason)),
-                    Err(error) => unreadable.push(problem(Some(device), error.to_string())),
+                    Err(ReadError::Unfollowed(_, error)) => unreadable.push(problem(Some(device), error.to_string())),
+                    Err(ReadError::Io(_, error)) => unreadable.push(problem(Some(device), error.to_string())),
                 },
             }
         }
+        unreadable.extend(self.quarantined());
         Ok((ledger, unreadable))
     }
 }
 
-fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
     // most records have room, so that one call reads them
     let mut text = Vec::with_capacity(16 << 10);
     let limit = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX) + 1;

@@ -14,6 +14,7 @@ pub mod journal;
 mod ledger;
 mod namespace;
 mod neighbourhood;
+mod quarantine;
 mod read;
 mod socket;
 mod step;
@@ -24,7 +25,7 @@ pub use detach::{
     DetachRequest, Detached, Diagnosis, Homecoming, Repair, detach, diagnose, keep_sandbox, rename_link, repair,
 };
 pub use error::Error;
-pub use ledger::{DEFAULT_STATE_DIR, Lock, Records, Unreadable};
+pub use ledger::{DEFAULT_STATE_DIR, Lock, Place, Records, Unreadable};
 pub use namespace::Namespace;
 pub use read::read_link;
 pub use socket::{KernelError, RouteSocket};

@@ -129,6 +129,7 @@ impl Node {
 
     fn set_attachments(&mut self, attachments: Attachments) {
         self.projector.set_ledger(attachments.ledger);
+        self.projector.set_unknown(attachments.unreadable.iter().filter_map(|file| file.device.clone()).collect());
         self.unreadable = attachments.unreadable;
     }
 }
