@@ -372,7 +372,8 @@ fn a_device_with_the_kubelets_own_address_is_withdrawn_and_offered_again_afterwa
     wait_for_capacity(&node, &agent, 1);
     node.sh(&format!("ip address add {own}/32 dev known0"));
     wait_for_capacity(&node, &agent, 0);
-    let said = node.run(["netdevctl", "explain", "known0"]);
+    let netdevctl = e2e::program("netdevctl");
+    let said = node.run([netdevctl.as_os_str(), "explain".as_ref(), "known0".as_ref()]);
     assert!(said.text().contains(&format!("it has the node's own address {own}")), "{said}");
     node.sh(&format!("ip address delete {own}/32 dev known0"));
     wait_for_capacity(&node, &agent, 1);
