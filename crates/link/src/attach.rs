@@ -75,7 +75,7 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
         None => SandboxInterfaceName::try_from(host_name.clone())?,
     };
     let _lock = records.lock(request.device)?;
-    if let Some(record) = records.read(request.device)? {
+    if let Some(record) = records.take(request.device)? {
         // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
         let went = match record.phase {
             Phase::Attached => true,
@@ -146,7 +146,7 @@ struct Move<'a> {
 impl Move<'_> {
     fn run(mut self) -> Result<Attached, Error> {
         let state = read_whole(self.home, Which::Name(self.host_name))?.ok_or(Error::NotThere)?;
-        if let Some(exclusion) = exclusion(self.home, &state)? {
+        if let Some(exclusion) = exclusion(self.records, self.home, &state)? {
             return Err(Error::Excluded(exclusion));
         }
         if let Some(new_name) = self.new_name()

@@ -64,7 +64,7 @@ pub enum Homecoming {
 /// When it cannot be reached or moved; its record stays, and the next call goes on from there.
 pub fn detach(records: &Records, request: &DetachRequest<'_>) -> Result<Detached, Error> {
     let _lock = records.lock(request.device)?;
-    let Some(record) = records.read(request.device)? else { return Ok(Detached::NotAttached) };
+    let Some(record) = records.take(request.device)? else { return Ok(Detached::NotAttached) };
     if record.holder.container != request.container {
         return Ok(Detached::TakenOver);
     }
@@ -133,7 +133,7 @@ pub fn repair(
     is_due: impl FnOnce(&Record, &mut RouteSocket) -> bool,
 ) -> Result<Repair, Error> {
     let Some(_lock) = records.try_lock(device)? else { return Ok(Repair::Busy) };
-    let Some(record) = records.read(device)? else { return Ok(Repair::Unneeded) };
+    let Some(record) = records.take(device)? else { return Ok(Repair::Unneeded) };
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
     if !is_due(&record, &mut home) {
         return Ok(Repair::Unneeded);

@@ -105,9 +105,23 @@ pub enum Error {
         "it has too many addresses and routes: its record would have {0} bytes, more than {MAX_RECORD} are not kept"
     )]
     RecordTooLarge(usize),
-    /// A record that cannot be followed.
-    #[error("its record {} cannot be followed ({reason}): see there what the device was, put it right by hand and remove the file", path.display())]
+    /// A record that this program cannot follow.
+    #[error(
+        "its record {} cannot be followed ({reason}): with the program that wrote it, or see there what the device was, put it right by hand and remove the file",
+        path.display()
+    )]
     Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A record that nobody can follow was put aside, now or before.
+    #[error(
+        "its record was put aside as {}, since it cannot be followed ({reason}): see that the interface is on the node and as it should be, then remove that file",
+        path.display()
+    )]
+    Quarantined {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.

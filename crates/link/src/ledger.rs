@@ -5,13 +5,19 @@
 //! never work on one device at a time.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    net::IpAddr,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use netdevice::{DeviceId, Ledger, Record, record::MAX_RECORD};
+use netdevice::{
+    DeviceId, Ledger, Record,
+    node_address::{self, MAX_NODE_ADDRESSES, NODE_ADDRESSES},
+    record::{MAX_RECORD, RecordError},
+};
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -39,6 +45,35 @@ pub struct Unreadable {
     pub device: Option<DeviceId>,
     /// What is wrong with it.
     pub reason: String,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where a file is that cannot be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Among the records: a newer program wrote it, or it was not put aside yet.
+    Records,
+    /// Put aside.
+    Quarantine,
+}
+
+/// Why a record was not read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// Nor can the file be read.
+    Io(PathBuf, io::Error),
+    /// It says nothing that can be followed.
+    Unfollowed(PathBuf, RecordError),
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(path, source) => Self::Record { path, source },
+            ReadError::Unfollowed(path, error) => Self::Unreadable { path, reason: error.to_string() },
+        }
+    }
 }
 
 /// The lock of one device, held until it is dropped.
@@ -111,22 +146,16 @@ impl Records {
         Ok(taken.map(|file| Lock { path, _file: file }))
     }
 
-    /// The record of a device; none if it is home.
-    ///
-    /// # Errors
-    ///
-    /// When there is a file that cannot be read or followed. It is left alone: it is all that is known of the device.
-    pub fn read(&self, device: &DeviceId) -> Result<Option<Record>, Error> {
+    /// The record of a device; none if there is none. Without the device's lock somebody may be about to put aside what
+    /// cannot be followed.
+    pub(crate) fn read(&self, device: &DeviceId) -> Result<Option<Record>, ReadError> {
         let path = self.path(device);
         let text = match read_limited(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Record { path, source }),
+            Err(error) => return Err(ReadError::Io(path, error)),
         };
-        match Record::from_json(device, &text) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) => Err(Error::Unreadable { path, reason: error.to_string() }),
-        }
+        Record::from_json(device, &text).map(Some).map_err(|error| ReadError::Unfollowed(path, error))
     }
 
     /// Writes a record, in place of the one that is there, all or nothing.
@@ -166,7 +195,35 @@ impl Records {
         }
     }
 
-    /// All records, and the files that cannot be followed.
+    /// The addresses that the node is known by, as the agent left them; none where no agent did. One read takes them:
+    /// a hook asks.
+    ///
+    /// # Errors
+    ///
+    /// When the file is there and cannot be read.
+    pub fn node_addresses(&self) -> Result<BTreeSet<IpAddr>, Error> {
+        let path = self.folder.join(NODE_ADDRESSES);
+        let mut text = [0; MAX_NODE_ADDRESSES];
+        match File::open(&path).and_then(|mut file| file.read(&mut text)) {
+            Ok(length) => Ok(node_address::from_text(text.get(..length).unwrap_or_default())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(source) => Err(Error::Record { path, source }),
+        }
+    }
+
+    /// Leaves the addresses that the node is known by for hooks and `netdevctl`, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take them; those that were there stay.
+    pub fn write_node_addresses<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> io::Result<()> {
+        let beside = self.folder.join(format!("{NODE_ADDRESSES}.new"));
+        fs::create_dir_all(&self.folder)?;
+        fs::write(&beside, node_address::to_text(addresses))?;
+        fs::rename(&beside, self.folder.join(NODE_ADDRESSES))
+    }
+
+    /// All records, and the files that cannot be followed, in quarantine or not.
     ///
     /// # Errors
     ///
@@ -181,23 +238,24 @@ impl Records {
             let entry = entry?;
             let name = entry.file_name();
             let Some(device) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) else { continue };
-            let problem = |device, reason| Unreadable { path: entry.path(), device, reason };
+            let problem = |device, reason| Unreadable { path: entry.path(), device, reason, place: Place::Records };
             match device.parse::<DeviceId>() {
                 Err(error) => unreadable.push(problem(None, error.to_string())),
                 Ok(device) => match self.read(&device) {
                     // it ended since the folder was read
                     Ok(None) => {}
                     Ok(Some(record)) => drop(ledger.insert(device, record)),
-                    Err(Error::Unreadable { reason, .. }) => unreadable.push(problem(Some(device), reason)),
-                    Err(error) => unreadable.push(problem(Some(device), error.to_string())),
+                    Err(ReadError::Unfollowed(_, error)) => unreadable.push(problem(Some(device), error.to_string())),
+                    Err(ReadError::Io(_, error)) => unreadable.push(problem(Some(device), error.to_string())),
                 },
             }
         }
+        unreadable.extend(self.quarantined());
         Ok((ledger, unreadable))
     }
 }
 
-fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
     // most records have room, so that one call reads them
     let mut text = Vec::with_capacity(16 << 10);
     let limit = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX) + 1;

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    net::IpAddr,
 };
 
 use crate::{
@@ -29,9 +30,11 @@ pub enum Exclusion {
     Immovable(Box<str>),
     /// A default route of the node goes through it.
     Uplink(DefaultRoute),
-    /// A link with a default route is stacked on it, or has it as a port: it is below the uplink.
+    /// It has an address that the node is known by: the kubelet's, or that of a connection to the API server.
+    NodeAddress(IpAddr),
+    /// An uplink, by a route or an address, is stacked on it or has it as a port: it is below the uplink.
     BelowUplink(InterfaceName),
-    /// It is stacked on a link with a default route, or is its master.
+    /// It is stacked on an uplink, or is its master.
     AboveUplink(InterfaceName),
     /// It is a port of a bridge.
     BridgePort(InterfaceName),
@@ -48,6 +51,7 @@ impl fmt::Display for Exclusion {
                 let family = if route.family == Family::V4 { "IPv4" } else { "IPv6" };
                 write!(out, "the node's {family} default route (table {}) goes through it", route.table)
             }
+            Self::NodeAddress(address) => write!(out, "it has the node's own address {address}"),
             Self::BelowUplink(uplink) => write!(out, "the node's uplink {uplink} is built on it"),
             Self::AboveUplink(uplink) => write!(out, "it is built on the node's uplink {uplink}"),
             Self::BridgePort(bridge) => write!(out, "it is a port of bridge {bridge}"),
@@ -69,6 +73,9 @@ impl Exclusions {
             if snapshot.is_reached(route.family, route.table) {
                 found.entry(route.link).or_insert(Exclusion::Uplink(*route));
             }
+        }
+        for (link, address) in snapshot.node_links() {
+            found.entry(*link).or_insert(Exclusion::NodeAddress(*address));
         }
         let uplinks: Vec<u32> = found.keys().copied().collect();
         for uplink in uplinks {
@@ -201,6 +208,39 @@ mod tests {
         let mut unknown = snapshot([link(2, "eth0")], &[(Family::V4, 200, 2)]);
         unknown.set_reached_tables([]);
         assert_eq!(excluded(&unknown).len(), 1);
+    }
+
+    #[test]
+    fn a_link_with_an_address_of_the_node_is_excluded_with_its_family_and_no_sibling() {
+        let bond = Link { kind: Some("bond".into()), ..link(3, "bond0") };
+        let port = Link { master: Some(3), ..link(2, "eth0") };
+        let vlan = Link { parent: Some(3), kind: Some("vlan".into()), ..link(4, "bond0.7") };
+        let sibling = Link { parent: Some(3), kind: Some("vlan".into()), ..link(5, "bond0.8") };
+        let macvlan = Link { parent: Some(4), kind: Some("macvlan".into()), ..link(6, "mv0") };
+        let links = [port, bond, vlan, sibling, macvlan, link(7, "eth1")];
+        let with = |node_links: &[(u32, &str)], routes: &[(Family, u32, u32)]| {
+            let mut all = snapshot(links.clone(), routes);
+            all.set_node_links(node_links.iter().map(|(link, address)| (*link, address.parse().unwrap())));
+            excluded(&all)
+        };
+        let immovable = "bond0: the kernel does not move links of kind bond";
+        assert_eq!(with(&[], &[]), [immovable]);
+        assert_eq!(with(&[(7, "2001:db8::5")], &[]), [immovable, "eth1: it has the node's own address 2001:db8::5"]);
+        assert_eq!(
+            with(&[(4, "10.0.0.5")], &[]),
+            [
+                "eth0: the node's uplink bond0.7 is built on it",
+                "bond0: the node's uplink bond0.7 is built on it",
+                "bond0.7: it has the node's own address 10.0.0.5",
+                "mv0: it is built on the node's uplink bond0.7",
+            ]
+        );
+        let both = with(&[(7, "10.0.0.5")], &[(Family::V4, MAIN, 7)]);
+        assert_eq!(
+            both[1], "eth1: the node's IPv4 default route (table 254) goes through it",
+            "the route is told first"
+        );
+        assert_eq!(with(&[(99, "10.0.0.5")], &[]), [immovable], "of a link that is not known yet");
     }
 
     #[test]

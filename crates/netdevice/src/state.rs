@@ -300,6 +300,8 @@ pub struct Route {
 
 /// `rtm_type` of an ordinary route.
 pub const ROUTE_UNICAST: u8 = 1;
+/// `RTN_LOCAL`: the destination is an address of the link.
+pub const ROUTE_LOCAL: u8 = 2;
 /// `RTPROT_KERNEL`.
 pub const ROUTE_BY_KERNEL: u8 = 2;
 /// `RTPROT_RA`.
