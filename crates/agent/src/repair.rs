@@ -12,7 +12,7 @@ use std::{
 };
 
 use link::{Diagnosis, Homecoming, Namespace, Records, Repair, RouteSocket};
-use netdevice::{DeviceId, InterfaceName, Ledger, Phase, Record, record::Pod};
+use netdevice::{DeviceId, InterfaceName, Ledger, Record, record::Pod};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -132,7 +132,8 @@ impl Patient {
         for (device, record) in ledger {
             let ward = self.wards.entry(device.clone()).or_default();
             let attachment = Some((record.sandbox.cookie, record.holder.container.clone()));
-            if record.phase == Phase::Attached && ward.of != attachment {
+            // of half an attachment too: its hook may have been killed, and the sandbox may end before the grace does
+            if ward.of != attachment {
                 *ward = Ward { of: attachment, sandbox: keep_open(record), ailing: None };
                 round.holders.extend(holder(record));
             }

@@ -17,6 +17,7 @@ mod neighbourhood;
 mod read;
 mod socket;
 mod step;
+mod strip;
 mod sysctl;
 
 pub use attach::{AttachRequest, Attached, attach};

@@ -230,6 +230,11 @@ pub fn set(batch: &mut Batch, index: u32, flags: u32, change: u32) -> Request<'_
     batch.push(kind::SETLINK, flags::ACK, &header(index, flags, change))
 }
 
+/// Deletes a link.
+pub fn delete(batch: &mut Batch, index: u32) {
+    batch.push(kind::DELLINK, flags::ACK, &header(index, 0, 0));
+}
+
 /// Adds an alternative name to a link.
 pub fn add_altname(batch: &mut Batch, index: u32, altname: &[u8]) {
     let message_flags = flags::ACK | flags::CREATE | flags::EXCL | flags::APPEND;

@@ -130,6 +130,14 @@ fn alternative_names_are_added_and_removed() {
 }
 
 #[test]
+fn a_link_is_deleted_by_its_index() {
+    let mut batch = Batch::new();
+    link::delete(&mut batch, 7);
+    let Oracle::DelLink(read) = read_one(batch, kind::DELLINK, flags::ACK) else { panic!() };
+    assert_eq!((read.header.index, read.attributes), (7, vec![]));
+}
+
+#[test]
 fn lists_of_addresses_routes_neighbours_and_rules_are_asked_for() {
     let mut batch = Batch::new();
     address::dump(&mut batch, 7);
