@@ -7,7 +7,7 @@ use std::time::Duration;
 use e2e::{Action, HOOK_LOG, Node, wait_for};
 
 use crate::agents::Agents;
-use crate::check::Picture;
+use crate::check::{Picture, shims};
 use crate::fleet::{SHAPES, make};
 use crate::hunter::Hunter;
 use crate::life::Life;
@@ -249,6 +249,7 @@ impl<'n> Churn<'n> {
 
     /// The figures, at the end.
     pub(crate) fn finish(mut self) -> Tally {
+        self.tally.shims = shims(self.node);
         self.tally.agents = self.agents.begun;
         self.tally.deeds = self.agents.deeds();
         self.tally.read_journal(self.node);

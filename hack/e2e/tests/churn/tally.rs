@@ -21,7 +21,8 @@ pub(crate) struct Tally {
     pub(crate) refused: usize,
     /// Virtual devices that died with their namespace because everybody who could have saved them was dead.
     pub(crate) lost: usize,
-    /// Filled in at the end.
+    /// Filled in at the end. Shims that containerd forgot.
+    pub(crate) shims: usize,
     pub(crate) agents: u32,
     pub(crate) deeds: Deeds,
     pub(crate) hooks: BTreeMap<String, usize>,
@@ -38,6 +39,7 @@ impl Tally {
             missed: BTreeMap::new(),
             refused: 0,
             lost: 0,
+            shims: 0,
             agents: 0,
             deeds: Deeds::default(),
             hooks: BTreeMap::new(),
@@ -59,7 +61,7 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, pods, containers, refused, lost, agents, deeds, .. } = self;
+        let Self { rounds, pods, containers, refused, lost, shims, agents, deeds, .. } = self;
         writeln!(
             out,
             "{pods} cycles ({rounds} rounds, {containers} containers), {} s",
@@ -69,6 +71,7 @@ impl fmt::Display for Tally {
         writeln!(out, "under another name: {}; not at the first try: {}", deeds.renamed, deeds.failed)?;
         writeln!(out, "starts refused because of a fault: {refused}")?;
         writeln!(out, "devices lost by the nature of the thing, and told of: {lost}")?;
+        writeln!(out, "shims that containerd forgot: {shims}")?;
         self.hooks.iter().try_for_each(|(what, count)| writeln!(out, "hooks: {what}: {count}"))?;
         self.faults.iter().try_for_each(|(what, count)| {
             let missed = self.missed.get(what).map_or_else(String::new, |missed| format!(" (missed {missed})"));
