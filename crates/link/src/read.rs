@@ -1,6 +1,6 @@
 //! Reads the complete state of a link, with requests that the kernel filters: nothing is dumped that is not asked for.
 
-use std::{fs, io, os::unix::ffi::OsStrExt, path::Path};
+use std::{fs, io, net::IpAddr, os::unix::ffi::OsStrExt, path::Path};
 
 use netdevice::{
     DeviceId, InterfaceName, LinkState,
@@ -71,6 +71,7 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
             let routes = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
             state.routes.extend(routes.filter(|route: &Route| route.family == family));
         }
+        state.routes_from = routes_from(socket, &state)?;
     }
     let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index))?;
     let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
@@ -86,6 +87,18 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
     }
     state.read_at = boot_time();
     Ok(Some(state))
+}
+
+/// Routes of other links from an IPv4 address of this one. IPv6 keeps such a route when the address goes.
+fn routes_from(socket: &mut RouteSocket, state: &LinkState) -> Result<Vec<Route>, Error> {
+    let sources: Vec<IpAddr> = state.addresses.iter().map(|address| address.local).filter(IpAddr::is_ipv4).collect();
+    if sources.is_empty() {
+        return Ok(Vec::new());
+    }
+    let objects = dump(socket, "routes", |batch| rtnl::route::dump(batch, IPV4, 0))?;
+    let all = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
+    let is_from = |route: &Route| route.source().is_some_and(|source| sources.contains(&source));
+    Ok(all.filter(|route| route.family == IPV4 && is_from(route) && !state.routes.contains(route)).collect())
 }
 
 fn dump(socket: &mut RouteSocket, what: &'static str, request: impl Fn(&mut rtnl::Batch)) -> Result<Objects, Error> {

@@ -63,6 +63,8 @@ pub enum Step {
     Address(Address),
     /// Routes, in an order in which each gateway can be reached when its route comes.
     Routes(Vec<Route>),
+    /// Routes through other links that have an address of this one as their source.
+    RoutesFrom(Vec<Route>),
     /// A permanent neighbour.
     Neighbour(Neighbour),
 }
@@ -97,6 +99,11 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
         let routes = routes(wanted, present, place);
         if !routes.is_empty() {
             steps.push(Step::Routes(routes));
+        }
+        let missing = |route: &&Route| !has_route(&present.routes_from, route);
+        let routes_from: Vec<Route> = wanted.routes_from.iter().filter(missing).cloned().collect();
+        if place == Place::Host && !routes_from.is_empty() {
+            steps.push(Step::RoutesFrom(routes_from));
         }
     }
     let missing = |neighbour: &&Neighbour| !present.neighbours.contains(neighbour);
@@ -158,10 +165,14 @@ fn addresses(wanted: &LinkState, present: &LinkState, place: Place) -> impl Iter
     v4.into_iter().chain(v6.into_iter().rev()).cloned()
 }
 
+fn has_route(routes: &[Route], route: &Route) -> bool {
+    routes.iter().any(|there| there.has_same_target(route) && there.metric() == route.metric())
+}
+
 fn routes(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Route> {
     let belongs = |route: &&Route| {
         let by_kernel = route.protocol == ROUTE_BY_KERNEL;
-        let there = present.routes.iter().any(|there| there.has_same_target(route) && there.metric() == route.metric());
+        let there = has_route(&present.routes, route);
         match place {
             _ if there || route.flags & ROUTE_CLONED != 0 => false,
             // local routes and the like, which a VRF has in its own table, come with the addresses

@@ -56,6 +56,10 @@ pub struct LinkState {
     pub addresses: Vec<Address>,
     /// Routes of every table through the link, in the kernel's order.
     pub routes: Vec<Route>,
+    /// IPv4 routes through other links that have an address of this one as their source: the kernel deletes them with the
+    /// address (`fib_sync_down_addr`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes_from: Vec<Route>,
     /// Neighbours that somebody made permanent.
     pub neighbours: Vec<Neighbour>,
     /// `IFLA_INET_CONF`: `/proc/sys/net/ipv4/conf/<link>`, value by index of `IPV4_DEVCONF_*` less one.
@@ -107,6 +111,7 @@ impl LinkState {
             link_netnsid: None,
             addresses: Vec::new(),
             routes: Vec::new(),
+            routes_from: Vec::new(),
             neighbours: Vec::new(),
             ipv4_conf: Vec::new(),
             ipv6_conf: Vec::new(),
@@ -332,6 +337,11 @@ impl Route {
         [route_attribute::GATEWAY, route_attribute::VIA, route_attribute::MULTIPATH]
             .iter()
             .any(|kind| self.attribute(*kind).is_some())
+    }
+
+    /// Source address for packets of this node, if it names one.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.attribute(route_attribute::PREFSRC)?.as_address()
     }
 
     /// Whether it leads everywhere.

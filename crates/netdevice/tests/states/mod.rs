@@ -107,6 +107,7 @@ pub(crate) fn any_state() -> impl Strategy<Value = LinkState> {
                 parent: None,
                 link_netnsid: None,
                 addresses,
+                routes_from: routes.first().cloned().filter(|_| flags & 1 != 0).into_iter().collect(),
                 routes,
                 neighbours,
                 ipv4_conf,
