@@ -177,11 +177,20 @@ impl Site<'_> {
         if let Some(group) = change.group {
             set("group", ifla::GROUP, group.to_ne_bytes().to_vec());
         }
+        for (kind, size) in change.offload_sizes {
+            set("segment size", kind, size.to_ne_bytes().to_vec());
+        }
         if let Some(alias) = change.alias {
             set("alias", ifla::IFALIAS, alias.as_bytes().to_vec());
         }
         if let Some(master) = change.master {
             set("master", ifla::MASTER, master.to_ne_bytes().to_vec());
+        }
+        if let Some((kind, mode)) = change.macvlan_mode {
+            requests.push(Pending {
+                what: "macvlan mode".into(),
+                change: Box::new(move |batch| rtnl::link::set_macvlan_mode(batch, index, &kind, mode)),
+            });
         }
         if !change.ipv4_conf.is_empty() {
             let settings = change.ipv4_conf;

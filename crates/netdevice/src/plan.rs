@@ -37,6 +37,10 @@ pub struct LinkChange {
     pub txqlen: Option<u32>,
     /// `IFLA_GROUP`.
     pub group: Option<u32>,
+    /// `IFLA_GSO_*` and `IFLA_GRO_*`, by attribute: all of them when one differs, for some set others along.
+    pub offload_sizes: Vec<(u16, u32)>,
+    /// `IFLA_MACVLAN_MODE`, for a link of that kind.
+    pub macvlan_mode: Option<(String, u32)>,
     /// `IFLA_IFALIAS`; an empty one takes the alias away.
     pub alias: Option<KernelString>,
     /// `IFLA_MASTER`; 0 releases the link.
@@ -123,6 +127,16 @@ fn link_change(wanted: &LinkState, present: &LinkState, place: Place) -> LinkCha
         mtu: differs(&wanted.mtu, &present.mtu),
         txqlen: differs(&wanted.txqlen, &present.txqlen),
         group: differs(&wanted.group, &present.group),
+        offload_sizes: if wanted.offload_sizes.iter().all(|(kind, size)| present.offload_sizes.get(kind) == Some(size))
+        {
+            Vec::new()
+        } else {
+            wanted.offload_sizes.iter().map(|(kind, size)| (*kind, *size)).collect()
+        },
+        macvlan_mode: differs(&wanted.macvlan_mode, &present.macvlan_mode)
+            .flatten()
+            .zip(wanted.kind.clone())
+            .map(|(mode, kind)| (kind, mode)),
         alias: differs(&alias(wanted), &alias(present)),
         master: match place {
             Place::Host => differs(&wanted.master.unwrap_or(0), &present.master.unwrap_or(0)),

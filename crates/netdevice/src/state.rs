@@ -43,6 +43,13 @@ pub struct LinkState {
     pub txqlen: u32,
     /// `IFLA_GROUP`.
     pub group: u32,
+    /// `IFLA_GSO_*` and `IFLA_GRO_*`: by attribute, how large a packet may be that the card, or the stack, takes apart or
+    /// puts together.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub offload_sizes: BTreeMap<u16, u32>,
+    /// `IFLA_MACVLAN_MODE`, of a macvlan or macvtap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub macvlan_mode: Option<u32>,
     /// `IFLA_MASTER`.
     pub master: Option<u32>,
     /// Name of the master: its index may be another link's by the time that the device is home.
@@ -105,6 +112,8 @@ impl LinkState {
             mtu: 0,
             txqlen: 0,
             group: 0,
+            offload_sizes: BTreeMap::new(),
+            macvlan_mode: None,
             master: None,
             master_name: None,
             parent: None,

@@ -54,6 +54,8 @@ fn apply_link(state: &mut LinkState, change: LinkChange) {
     state.mtu = change.mtu.unwrap_or(state.mtu);
     state.txqlen = change.txqlen.unwrap_or(state.txqlen);
     state.group = change.group.unwrap_or(state.group);
+    state.offload_sizes.extend(change.offload_sizes);
+    state.macvlan_mode = change.macvlan_mode.map(|(_, mode)| mode).or(state.macvlan_mode);
     if let Some(alias) = change.alias {
         state.alias = Some(alias).filter(|alias| !alias.as_bytes().is_empty());
     }

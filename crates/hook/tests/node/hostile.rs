@@ -46,6 +46,27 @@ fn every_attribute_that_a_container_changed_is_put_right() {
 }
 
 #[test]
+fn segment_sizes_that_a_container_changed_are_put_right() {
+    survives("link set dev0 gso_max_size 30000 gro_max_size 20000", |_, sandbox| {
+        sandbox.ip("link set dev0 gso_max_size 40000 gso_max_segs 9 gro_max_size 50000");
+    });
+}
+
+#[test]
+fn the_mode_of_a_macvlan_that_a_container_changed_is_put_right() {
+    on_host(|host| {
+        host.ip("link add below type ifb\nlink set below up addrgenmode none
+             link add dev0 link below type macvlan mode vepa\nlink set dev0 up");
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "dev0").succeeds();
+        sandbox.ip("link set dev0 type macvlan mode bridge");
+        host.detach("c1", "dev0").succeeds();
+        host.assert_same(&before);
+    });
+}
+
+#[test]
 fn a_device_that_a_container_enslaved_comes_home_free() {
     survives("", |_, sandbox| sandbox.ip("link add br0 type bridge\nlink set dev0 master br0\nlink set br0 up"));
 }

@@ -102,6 +102,8 @@ pub(crate) fn any_state() -> impl Strategy<Value = LinkState> {
                 mtu,
                 txqlen,
                 group: txqlen % 7,
+                offload_sizes: [(41, txqlen % 3), (58, mtu)].into(),
+                macvlan_mode: Some(txqlen % 5),
                 master,
                 master_name: None,
                 parent: None,
