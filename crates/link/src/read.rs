@@ -18,6 +18,9 @@ use crate::{
     sysctl,
 };
 
+/// `IN6_ADDR_GEN_MODE_STABLE_PRIVACY` (`include/uapi/linux/if_link.h`).
+const ADDR_GEN_MODE_STABLE_PRIVACY: u8 = 2;
+
 /// How a link is looked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Which<'a> {
@@ -82,6 +85,10 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
         state.master_name = master.map(|master| DeviceId::from(&master.name));
     }
     state.sysctls = sysctl::explicit_settings(&state.name, index);
+    // setting one sets the mode too, so that it is looked for there only
+    if state.addr_gen_mode == Some(ADDR_GEN_MODE_STABLE_PRIVACY) {
+        state.sysctls.extend(sysctl::stable_secret(&state.name));
+    }
     if state.kind.is_none() {
         state.hardware = hardware(&state);
     }

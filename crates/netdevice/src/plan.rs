@@ -85,8 +85,9 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
     steps.extend(gone.cloned().map(Step::RemoveAltname));
     let new = wanted.altnames.iter().filter(|name| missing(present, name));
     steps.extend(new.cloned().map(Step::AddAltname));
-    steps.extend(ipv6_conf(wanted, present).map(Step::Sysctl));
+    // the secret of stable private addresses comes before the mode that needs it
     steps.extend(sysctls(wanted, present).map(Step::Sysctl));
+    steps.extend(ipv6_conf(wanted, present).map(Step::Sysctl));
 
     let (early, late): (Vec<_>, Vec<_>) = addresses(wanted, present, place).partition(|address| {
         // a link-local address of the kernel's own making: it would make the same one when the link comes up, and try it

@@ -199,7 +199,8 @@ impl Round {
             Fault::HookKilled(_) | Fault::HookKilledAgentAway(_) => 20_000,
             _ => 300_000,
         };
-        let after = Duration::from_micros(dice.below(longest));
+        // the sooner the more often: there are many steps before and behind the move
+        let after = Duration::from_micros(dice.below(longest).min(dice.below(longest)));
         Self { number, pods, fault, after, hurried: dice.in_hundred(20), looks_inside: dice.in_hundred(35) }
     }
 }
