@@ -155,7 +155,9 @@ impl Patient {
             };
             match link::repair(&self.records, device, ward.sandbox.as_ref(), is_due) {
                 Ok(Repair::Done(homecoming)) => round.findings.push((device.clone(), Ok(homecoming))),
-                Ok(Repair::Busy | Repair::Unneeded) => {}
+                // a hook that is killed at its work gives its lock back and says nothing
+                Ok(Repair::Busy) => round.due = Some(round.due.map_or(GRACE, |due| due.min(GRACE))),
+                Ok(Repair::Unneeded) => {}
                 Err(error) => round.findings.push((device.clone(), Err(error.to_string()))),
             }
         }

@@ -3,7 +3,7 @@
 use netdevice::{
     DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxInterfaceName,
     plan::{Place, Step, aged, plan, wanted_in_sandbox},
-    record::{RECORD_VERSION, SandboxPlace},
+    record::{Process, RECORD_VERSION, SandboxPlace},
     state::Route,
 };
 use rtnl::{
@@ -73,6 +73,9 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
         return Err(Error::HostNetwork);
     }
     let name = SandboxInterfaceName::try_from(request.device.to_name())?;
+    // A record without its process would be kept for good: nobody would see that the container ended. When it ends from
+    // here on, whoever reads the record sees that.
+    let process = process(request.pid).ok_or(Error::ContainerEnded)?;
     let _lock = records.lock(request.device)?;
     if let Some(record) = records.read(request.device)? {
         // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
@@ -85,11 +88,11 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
             && went
             && let Some(link) = find_inside(&record, &mut inside)?
         {
-            return adopt(records, record, request, &mut inside, &link);
+            return adopt(records, record, request, process, (&mut inside, &link));
         }
         settle(records, record, request, &mut home)?;
     }
-    Move { records, request, name: &name, home: &mut home, inside: &mut inside }.run()
+    Move { records, request, process, name: &name, home: &mut home, inside: &mut inside }.run()
 }
 
 /// The device is in this very sandbox: another container of the Pod starts, or an attempt was cut off.
@@ -97,12 +100,12 @@ fn adopt(
     records: &Records,
     mut record: Record,
     request: &AttachRequest<'_>,
-    inside: &mut RouteSocket,
-    link: &LinkState,
+    process: Process,
+    (inside, link): (&mut RouteSocket, &LinkState),
 ) -> Result<Attached, Error> {
     let skipped = configure_inside(&record, request, inside, link)?;
     record.holder = request.holder.clone();
-    record.process = process(request.pid);
+    record.process = Some(process);
     record.phase = Phase::Attached;
     records.write(&record)?;
     Ok(Attached { was_there: true, skipped })
@@ -128,6 +131,7 @@ fn settle(records: &Records, record: Record, request: &AttachRequest<'_>, home: 
 struct Move<'a> {
     records: &'a Records,
     request: &'a AttachRequest<'a>,
+    process: Process,
     name: &'a SandboxInterfaceName,
     home: &'a mut RouteSocket,
     inside: &'a mut RouteSocket,
@@ -170,7 +174,7 @@ impl Move<'_> {
             resource: self.request.resource.cloned(),
             phase: Phase::Attaching,
             holder: self.request.holder.clone(),
-            process: process(self.request.pid),
+            process: Some(self.process),
             sandbox: SandboxPlace {
                 cookie: self.inside.cookie(),
                 inode: self.request.sandbox.inode(),

@@ -3,6 +3,8 @@
 //!
 //! `hack/churn [CYCLES] [SEED]` runs it for long; in between it is short. A cycle is a Pod's life.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // figures, and how to see a failure again
+
 mod agents;
 mod check;
 mod dice;
@@ -50,11 +52,15 @@ impl Drop for Repeat {
 fn every_device_comes_home_whatever_dies() {
     let (cycles, seed) = (setting("NETDEVICE_CHURN", CYCLES), setting("NETDEVICE_SEED", SEED));
     let first = u32::try_from(setting("NETDEVICE_ROUND", 0)).expect("a round's number");
+    let fault = std::env::var("NETDEVICE_FAULT").unwrap_or_default();
     let node = Node::start_as("churn", Kind::Containerd);
     let mut churn = Churn::begin(&node);
     let mut repeat = Repeat { seed, round: first, pods: 0 };
     for number in first.. {
         let mut round = Round::draw(seed, number, fleet::SHAPES.len());
+        if !round.fault.kind().contains(&fault) {
+            continue;
+        }
         (repeat.round, repeat.pods) = (number, churn.tally.pods + round.pods.len());
         let is_last = repeat.pods as u64 >= cycles;
         round.hurried &= !is_last;
@@ -62,7 +68,7 @@ fn every_device_comes_home_whatever_dies() {
         if is_last {
             break;
         }
-        if number % 50 == 49 {
+        if churn.tally.rounds.is_multiple_of(50) {
             println!("seed {seed}, round {number}:\n{}", churn.tally);
         }
     }

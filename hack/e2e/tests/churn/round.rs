@@ -83,7 +83,7 @@ impl<'n> Churn<'n> {
             assert!(spoils_starting(round.fault), "a container does not start: {error}");
             self.tally.refused += 1;
             // half of the time it is tried again in the same Pod, as a kubelet does
-            if round.after.as_micros() % 2 == 0 && !matches!(round.fault, Fault::ContainerdKilled(_)) {
+            if round.after.as_micros().is_multiple_of(2) && !matches!(round.fault, Fault::ContainerdKilled(_)) {
                 life.start().unwrap_or_else(|error| panic!("it does not start after its hook was killed: {error}"));
             }
         }
@@ -121,7 +121,7 @@ impl<'n> Churn<'n> {
         match round.fault {
             Fault::ContainerdAway => {
                 let mut processes = victim.processes();
-                if round.after.as_micros() % 2 == 0 {
+                if round.after.as_micros().is_multiple_of(2) {
                     processes.pop();
                 }
                 self.node.containerd(Action::Stop);
