@@ -18,7 +18,7 @@ mod tally;
 use e2e::{Kind, Node};
 
 use round::Churn;
-use schedule::Round;
+use schedule::{Fault, Round};
 
 /// Pods in a run that nobody asked to be longer.
 const CYCLES: u64 = 40;
@@ -42,8 +42,11 @@ impl Drop for Repeat {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Self { seed, round, pods } = self;
-            eprintln!("seed {seed}, round {round}, cycle {pods}: again with `hack/churn {pods} {seed}`,");
-            eprintln!("or from this round on with `NETDEVICE_ROUND={round} hack/churn 1 {seed}`");
+            let set =
+                |name: &str| std::env::var(name).map_or_else(|_| String::new(), |value| format!("{name}='{value}' "));
+            let also = set("NETDEVICE_RUNTIME") + &set("NETDEVICE_FAULT");
+            eprintln!("seed {seed}, round {round}, cycle {pods}: again with `{also}hack/churn {pods} {seed}`,");
+            eprintln!("or from this round on with `{also}NETDEVICE_ROUND={round} hack/churn 1 {seed}`");
         }
     }
 }
@@ -53,6 +56,7 @@ fn every_device_comes_home_whatever_dies() {
     let (cycles, seed) = (setting("NETDEVICE_CHURN", CYCLES), setting("NETDEVICE_SEED", SEED));
     let first = u32::try_from(setting("NETDEVICE_ROUND", 0)).expect("a round's number");
     let fault = std::env::var("NETDEVICE_FAULT").unwrap_or_default();
+    assert!(Fault::is_known(&fault), "NETDEVICE_FAULT={fault}: there is no such fault");
     let node = Node::start_as("churn", Kind::Containerd);
     let mut churn = Churn::begin(&node);
     let mut repeat = Repeat { seed, round: first, pods: 0 };

@@ -69,6 +69,11 @@ impl Fault {
         )
     }
 
+    /// Whether there is a fault with such words.
+    pub(crate) fn is_known(words: &str) -> bool {
+        FAULTS.iter().any(|(_, fault)| fault.kind().contains(words))
+    }
+
     /// What is counted.
     pub(crate) fn kind(self) -> &'static str {
         match self {
