@@ -126,6 +126,7 @@ impl Patient {
     /// Looks at all attachments; `gone` are those of Pods that the kubelet no longer knows.
     fn look(&mut self, ledger: &Ledger, gone: &BTreeSet<DeviceId>) -> Round {
         let mut round = Round::default();
+        self.records.sweep();
         // without a socket there is nothing to compare with; the next look has one
         let Ok(mut home) = RouteSocket::open() else { return round };
         self.wards.retain(|device, _| ledger.contains_key(device));

@@ -65,7 +65,11 @@ pub enum Homecoming {
 /// When it cannot be reached or moved; its record stays, and the next call goes on from there.
 pub fn detach(records: &Records, request: &DetachRequest<'_>) -> Result<Detached, Error> {
     let _lock = records.lock(request.device)?;
-    let Some(record) = records.read(request.device)? else { return Ok(Detached::NotAttached) };
+    let Some(record) = records.read(request.device)? else {
+        // half a record, of an attachment that was cut off before it began
+        records.remove(request.device)?;
+        return Ok(Detached::NotAttached);
+    };
     if record.holder.container != request.container {
         return Ok(Detached::TakenOver);
     }

@@ -18,7 +18,8 @@ json rule6 -6 rule
 echo '#lines setting'
 for family in ipv4 ipv6; do for kind in conf neigh; do grep -s '' /proc/sys/net/$family/$kind/*/* </dev/null; done; done
 echo '#lines record'
-ls -A /run/netdevice | grep -v -e '^hook\.log' -e '^lock$'
+# half a record that a killed hook left beside goes with the next look of the agent, or the next record
+ls -A /run/netdevice | grep -v -e '^hook\.log' -e '^lock$' -e '\.new$'
 echo '#lines lock'
 # a killed hook leaves the file of its lock, and nobody holds it
 for lock in /run/netdevice/lock/*; do [ ! -e "$lock" ] || flock --nonblock "$lock" true || echo "$lock"; done
