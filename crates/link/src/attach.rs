@@ -3,7 +3,7 @@
 use netdevice::{
     DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxConfiguration,
     SandboxInterfaceName,
-    record::{RECORD_VERSION, SandboxPlace},
+    record::{Process, RECORD_VERSION, SandboxPlace},
 };
 use rtnl::link::attribute as ifla;
 use rustix::{
@@ -74,6 +74,9 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
         Some(name) => name,
         None => SandboxInterfaceName::try_from(host_name.clone())?,
     };
+    // A record without its container's process would be kept for good: nobody would see that the container ended. When
+    // it ends from here on, whoever reads the record sees that.
+    let process = request.pid.map(|pid| process(pid).ok_or(Error::ContainerEnded)).transpose()?;
     let _lock = records.lock(request.device)?;
     if let Some(record) = records.take(request.device)? {
         // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
@@ -89,11 +92,11 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
             && went
             && let Some(link) = find_inside(&record, &mut inside)?
         {
-            return adopt(records, record, request, &mut inside, &link);
+            return adopt(records, record, request, process, (&mut inside, &link));
         }
         settle(records, record, request, &mut home)?;
     }
-    Move { records, request, host_name: &host_name, name: &name, home: &mut home, inside: &mut inside }.run()
+    Move { records, request, process, host_name: &host_name, name: &name, home: &mut home, inside: &mut inside }.run()
 }
 
 /// The device is in this very sandbox: another container of the Pod starts, or an attempt was cut off.
@@ -101,15 +104,15 @@ fn adopt(
     records: &Records,
     mut record: Record,
     request: &AttachRequest<'_>,
-    inside: &mut RouteSocket,
-    link: &LinkState,
+    process: Option<Process>,
+    (inside, link): (&mut RouteSocket, &LinkState),
 ) -> Result<Attached, Error> {
     let skipped = configure_inside(&record, request.sandbox, inside, link)?;
     let was_there = record.phase == Phase::Attached;
     // what the sandbox has, it has longer than any of its containers
     if !record.holder.is_sandbox() {
         record.holder = request.holder.clone();
-        record.process = request.pid.and_then(process);
+        record.process = process;
     }
     record.phase = Phase::Attached;
     records.write(&record)?;
@@ -136,6 +139,7 @@ fn settle(records: &Records, record: Record, request: &AttachRequest<'_>, home: 
 struct Move<'a> {
     records: &'a Records,
     request: &'a AttachRequest<'a>,
+    process: Option<Process>,
     host_name: &'a InterfaceName,
     /// Its name inside.
     name: &'a SandboxInterfaceName,
@@ -185,7 +189,7 @@ impl Move<'_> {
             resource: self.request.resource.cloned(),
             phase: Phase::Attaching,
             holder: self.request.holder.clone(),
-            process: self.request.pid.and_then(process),
+            process: self.process,
             sandbox: SandboxPlace {
                 cookie: self.inside.cookie(),
                 inode: self.request.sandbox.inode(),

@@ -23,6 +23,9 @@ pub enum Error {
         "the pod uses the node's own network (hostNetwork), to which the device belongs already: remove hostNetwork or the device"
     )]
     HostNetwork,
+    /// The runtime gave up, or was killed, while it waited for us.
+    #[error("its container ended before it started: nobody would give the device back")]
+    ContainerEnded,
     /// The sandbox has a link of that name, or with that alternative name.
     #[error("the name {0} is taken in the pod's network namespace: rename the device on the node")]
     NameTaken(String),

@@ -29,6 +29,7 @@ use crate::error::Error;
 pub const DEFAULT_STATE_DIR: &str = "/run/netdevice";
 
 const SUFFIX: &str = ".json";
+const BESIDE: &str = ".new";
 
 /// The folder of the records.
 #[derive(Debug, Clone)]
@@ -96,6 +97,11 @@ impl Records {
 
     fn path(&self, device: &DeviceId) -> PathBuf {
         self.folder.join(format!("{device}{SUFFIX}"))
+    }
+
+    /// Where a record is written before it takes its place.
+    fn beside(&self, device: &DeviceId) -> PathBuf {
+        self.folder.join(format!("{device}{BESIDE}"))
     }
 
     /// Waits for the lock of a device.
@@ -169,7 +175,7 @@ impl Records {
         if text.len() > MAX_RECORD {
             return Err(Error::RecordTooLarge(text.len()));
         }
-        let beside = self.folder.join(format!("{}.new", record.device));
+        let beside = self.beside(&record.device);
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
             file.write_all(&text)?;
@@ -188,6 +194,8 @@ impl Records {
     ///
     /// When the file cannot be removed.
     pub fn remove(&self, device: &DeviceId) -> Result<(), Error> {
+        // of a writer that was killed, and mostly not there
+        let _ = fs::remove_file(self.beside(device));
         let path = self.path(device);
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -221,6 +229,19 @@ impl Records {
         fs::create_dir_all(&self.folder)?;
         fs::write(&beside, node_address::to_text(addresses))?;
         fs::rename(&beside, self.folder.join(NODE_ADDRESSES))
+    }
+
+    /// Removes what writers that were killed left half written, but for devices that somebody is at work on.
+    pub fn sweep(&self) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let device = name.to_str().and_then(|name| name.strip_suffix(BESIDE)?.parse().ok());
+            if let Some(device) = device
+                && let Ok(Some(_lock)) = self.try_lock(&device)
+            {
+                let _ = fs::remove_file(self.beside(&device));
+            }
+        }
     }
 
     /// All records, and the files that cannot be followed, in quarantine or not.
@@ -267,5 +288,24 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // still locked, so nobody relies on it; who waits for it looks whether the file is still this one
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_record_is_swept_unless_somebody_writes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let (left, written) = (folder.path().join("a.new"), folder.path().join("b.new"));
+        fs::write(&left, "{").unwrap();
+        fs::write(&written, "{").unwrap();
+        let _lock = records.lock(&"b".parse().unwrap()).unwrap();
+        records.sweep();
+        assert!(!left.exists() && written.exists());
+        records.remove(&"b".parse().unwrap()).unwrap();
+        assert!(!written.exists());
     }
 }

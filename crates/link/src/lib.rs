@@ -20,6 +20,7 @@ mod read;
 mod sandbox;
 mod socket;
 mod step;
+mod strip;
 mod sysctl;
 
 pub use attach::{AttachRequest, Attached, attach};

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
     net::IpAddr,
+    sync::Arc,
 };
 
 use crate::{
@@ -40,6 +41,9 @@ pub enum Exclusion {
     BridgePort(InterfaceName),
     /// It is the node's end of a Pod's own network.
     PodNetwork,
+    /// A VLAN of the node is stacked on it. The kernel takes that down and up again with the device, wherever the device
+    /// goes, and its IPv6 addresses and routes with it (`vlan_device_event`).
+    BelowVlan(InterfaceName),
 }
 
 impl fmt::Display for Exclusion {
@@ -56,6 +60,7 @@ impl fmt::Display for Exclusion {
             Self::AboveUplink(uplink) => write!(out, "it is built on the node's uplink {uplink}"),
             Self::BridgePort(bridge) => write!(out, "it is a port of bridge {bridge}"),
             Self::PodNetwork => write!(out, "it is the node's end of a pod's own network"),
+            Self::BelowVlan(vlan) => write!(out, "the node's VLAN {vlan} is built on it"),
         }
     }
 }
@@ -110,6 +115,10 @@ impl Exclusions {
         if is_pod_network(link) {
             return Some(Exclusion::PodNetwork);
         }
+        let is_vlan = |upper: &&Arc<Link>| upper.parent == Some(link.index) && upper.kind.as_deref() == Some("vlan");
+        if let Some(vlan) = snapshot.uppers(link.index).filter_map(|index| snapshot.link(index)).find(is_vlan) {
+            return Some(Exclusion::BelowVlan(vlan.name.clone()));
+        }
         let master = snapshot.link(link.master?)?;
         let is_bridge = master.kind.as_deref().is_some_and(|kind| BRIDGE_KINDS.contains(&kind));
         is_bridge.then(|| Exclusion::BridgePort(master.name.clone()))
@@ -144,8 +153,6 @@ fn reach(start: u32, next: impl Fn(u32) -> Vec<u32>) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::link::flags;
 
@@ -296,6 +303,14 @@ mod tests {
                 "cali0123456789a: it is the node's end of a pod's own network",
             ]
         );
+    }
+
+    #[test]
+    fn the_parent_of_a_vlan_is_excluded_and_that_of_a_macvlan_is_not() {
+        let above = |index, name, kind: &str| Link { parent: Some(2), kind: Some(kind.into()), ..link(index, name) };
+        let vlan = snapshot([link(2, "eth1"), above(3, "eth1.7", "vlan")], &[]);
+        assert_eq!(excluded(&vlan), ["eth1: the node's VLAN eth1.7 is built on it"]);
+        assert_eq!(excluded(&snapshot([link(2, "eth1"), above(3, "mv0", "macvlan")], &[])).len(), 0);
     }
 
     #[test]

@@ -254,8 +254,8 @@ impl Projector {
             // a link's route may be known before the link is; and links around an uplink are told its name
             let name = |snapshot: &Snapshot| snapshot.link(*index).map(|link| link.name.clone());
             uplink_changed |= now.may_be_uplink(*index) && name(&before) != name(&now);
-            // whether a port may be offered depends on its master's kind
-            changed.extend(now.lowers(*index));
+            // whether a port may be offered depends on its master's kind, and a parent on what is stacked on it
+            changed.extend(before.lowers(*index).chain(now.lowers(*index)));
         }
         if uplink_changed || !before.has_same_uplinks(&now) || !before.has_same_stacking(&now) {
             let exclusions = Exclusions::find(&now);
