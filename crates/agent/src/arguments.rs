@@ -1,9 +1,12 @@
 //! Arguments. Every path has a flag, and none is needed on a node with the usual ones.
 
 use std::{
+    collections::BTreeSet,
+    env,
     ffi::{OsStr, OsString},
-    net::SocketAddr,
+    net::{AddrParseError, IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use clap::{ArgGroup, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
@@ -26,6 +29,11 @@ pub(crate) struct Arguments {
     /// Offer the pools of this YAML file; it is read again when it changes
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Addresses that the node is known by, with commas: the interface that has one is never offered. Those of
+    /// connections to the kubelet and the API server are found without
+    #[arg(long, value_name = "ADDRESSES", env = "NODE_IP", default_value = "", hide_default_value = true)]
+    pub(crate) node_ip: NodeAddresses,
 
     /// Log level, as in klog: 0 is for operators, 2 tells each change, 5 each step
     #[arg(long = "v", short = 'v', value_name = "N", default_value_t = 0)]
@@ -150,6 +158,25 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Addresses, with commas between them; the downward API gives nothing while a node has none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeAddresses(pub(crate) BTreeSet<IpAddr>);
+
+impl FromStr for NodeAddresses {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Where connections of a container to the API server go to: Kubernetes says it in the environment of each.
+fn api_server() -> Option<SocketAddr> {
+    let port = env::var("KUBERNETES_SERVICE_PORT").ok()?.parse().ok()?;
+    Some(SocketAddr::new(env::var("KUBERNETES_SERVICE_HOST").ok()?.parse().ok()?, port))
+}
+
 /// A path that CDI takes.
 fn absolute(path: &str) -> Result<String, String> {
     if path.starts_with('/') { Ok(path.to_owned()) } else { Err("an absolute path is needed (CDI)".into()) }
@@ -208,6 +235,15 @@ impl Arguments {
         (self.nri && std::env::var_os("NRI_PLUGIN_SOCKET").is_some()).then(|| self.state_dir.join("injector.log"))
     }
 
+    /// How the kernel is followed.
+    pub(crate) fn inventory(&self) -> inventory::Config {
+        inventory::Config {
+            node_addresses: self.node_ip.0.clone(),
+            api_server: api_server(),
+            ..inventory::Config::default()
+        }
+    }
+
     /// The hook to install.
     pub(crate) fn hook_source(&self) -> PathBuf {
         let beside = || std::env::current_exe().ok().map(|program| program.with_file_name("netdevice-hook"));
@@ -218,6 +254,15 @@ impl Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_the_node_are_read_with_commas_and_none_is_none() {
+        let read = |text: &str| text.parse::<NodeAddresses>().map(|addresses| addresses.0.len());
+        assert_eq!(read(""), Ok(0));
+        assert_eq!(read("10.0.0.5"), Ok(1));
+        assert_eq!(read("10.0.0.5, 2001:db8::5,10.0.0.5,"), Ok(2));
+        assert!(read("node-1").is_err());
+    }
 
     #[test]
     fn an_unknown_flag_with_one_dash_is_named_whole() {

@@ -69,7 +69,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let (texts_sender, texts) = watch::channel(None);
     let source = PoolSource::new(&arguments, texts)?;
-    let inventory = Inventory::open(inventory::Config::default()).context("cannot read the node's interfaces")?;
+    let inventory = Inventory::open(arguments.inventory()).context("cannot read the node's interfaces")?;
     metrics.set_inventory(inventory.stats());
 
     let (pools_sender, pools) = watch::channel(source.first()?);

@@ -31,6 +31,7 @@ struct State {
     releases: BTreeMap<&'static str, u64>,
     records: usize,
     unreadable_records: usize,
+    records_quarantined: usize,
     has_view: bool,
 }
 
@@ -94,8 +95,10 @@ impl Metrics {
         self.with(|state| (state.devices, state.has_view) = (devices, true));
     }
 
-    pub(crate) fn set_records(&self, records: usize, unreadable: usize) {
-        self.with(|state| (state.records, state.unreadable_records) = (records, unreadable));
+    pub(crate) fn set_records(&self, records: usize, unreadable: usize, quarantined: usize) {
+        self.with(|state| {
+            (state.records, state.unreadable_records, state.records_quarantined) = (records, unreadable, quarantined);
+        });
     }
 
     pub(crate) fn count_reload(&self, taken: bool) {
@@ -251,7 +254,16 @@ impl State {
         }
         for (name, help, value) in [
             ("records", "Attachments on record", self.records),
-            ("unreadable_records", "Records that cannot be followed", self.unreadable_records),
+            (
+                "unreadable_records",
+                "Records that this version cannot follow, left where they are",
+                self.unreadable_records,
+            ),
+            (
+                "records_quarantined",
+                "Records that nobody can follow, put aside; their devices wait for an administrator",
+                self.records_quarantined,
+            ),
         ] {
             let gauge = Gauge::<i64>::default();
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -275,6 +287,7 @@ mod tests {
             "netdevice_detach_total{result=\"failed\"} 0",
             "netdevice_config_reloads_total{result=\"ok\"} 0",
             "netdevice_records 0",
+            "netdevice_records_quarantined 0",
             "netdevice_build_info{version=",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");

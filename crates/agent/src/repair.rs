@@ -12,7 +12,7 @@ use std::{
 };
 
 use link::{Diagnosis, Homecoming, Namespace, Records, Repair, RouteSocket};
-use netdevice::{DeviceId, InterfaceName, Ledger, Phase, Record, record::Pod};
+use netdevice::{DeviceId, InterfaceName, Ledger, Record, record::Pod};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -126,13 +126,15 @@ impl Patient {
     /// Looks at all attachments; `gone` are those of Pods that the kubelet no longer knows.
     fn look(&mut self, ledger: &Ledger, gone: &BTreeSet<DeviceId>) -> Round {
         let mut round = Round::default();
+        self.records.sweep();
         // without a socket there is nothing to compare with; the next look has one
         let Ok(mut home) = RouteSocket::open() else { return round };
         self.wards.retain(|device, _| ledger.contains_key(device));
         for (device, record) in ledger {
             let ward = self.wards.entry(device.clone()).or_default();
             let attachment = Some((record.sandbox.cookie, record.holder.container.clone()));
-            if record.phase == Phase::Attached && ward.of != attachment {
+            // of half an attachment too: its hook may have been killed, and the sandbox may end before the grace does
+            if ward.of != attachment {
                 *ward = Ward { of: attachment, sandbox: keep_open(record), ailing: None };
                 round.holders.extend(holder(record));
             }
@@ -154,7 +156,9 @@ impl Patient {
             };
             match link::repair(&self.records, device, ward.sandbox.as_ref(), is_due) {
                 Ok(Repair::Done(homecoming)) => round.findings.push((device.clone(), Ok(homecoming))),
-                Ok(Repair::Busy | Repair::Unneeded) => {}
+                // a hook that is killed at its work gives its lock back and says nothing
+                Ok(Repair::Busy) => round.due = Some(round.due.map_or(GRACE, |due| due.min(GRACE))),
+                Ok(Repair::Unneeded) => {}
                 Err(error) => round.findings.push((device.clone(), Err(error.to_string()))),
             }
         }

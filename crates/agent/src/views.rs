@@ -1,8 +1,8 @@
 //! Keeps the view up to date: the inventory, the records and the pools go in, what is offered comes out.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use link::{Records, Unreadable};
+use link::{Place, Records, Unreadable};
 use netdevice::{DeviceState, Ledger, Pools, Projector, Snapshot, View};
 use tokio::{
     sync::watch,
@@ -33,10 +33,13 @@ pub(crate) async fn keep(
     let mut projector = Projector::new();
     let mut ledger = LedgerReader { records, told: None };
     projector.set_pools(pools.borrow_and_update().clone());
+    let mut node_addresses = NodeAddressFile::new(ledger.records.clone());
     projector.set_snapshot(snapshots.borrow_and_update().clone());
     ledger.read_into(&mut projector, &metrics);
     tell_selection(projector.view());
     loop {
+        // hooks know before the kubelet does
+        node_addresses.keep(&projector.view().snapshot);
         publish(&projector, &views);
         let ledger_now = &projector.view().ledger;
         ledgers.send_if_modified(|ledger| {
@@ -62,6 +65,41 @@ pub(crate) async fn keep(
                 tell_selection(projector.view());
             }
             () = folder.changed() => ledger.read_with(&mut snapshots, &mut projector, &metrics).await?,
+        }
+    }
+}
+
+/// Leaves the addresses that the node is known by where hooks find them: a device is asked about once more when it moves.
+struct NodeAddressFile {
+    records: Records,
+    written: Option<BTreeSet<IpAddr>>,
+    /// Whether the last attempt failed, which was told.
+    failed: bool,
+}
+
+impl NodeAddressFile {
+    fn new(records: Records) -> Self {
+        Self { records, written: None, failed: false }
+    }
+
+    fn keep(&mut self, snapshot: &Snapshot) {
+        let addresses = snapshot.node_addresses();
+        if self.written.as_ref().is_some_and(|written| written.iter().eq(addresses)) {
+            return;
+        }
+        match self.records.write_node_addresses(addresses) {
+            Ok(()) => {
+                let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                info!(addresses = texts.join(" "), "links with the node's addresses are never offered");
+                (self.written, self.failed) = (Some(addresses.iter().copied().collect()), false);
+            }
+            Err(_) if self.failed => {}
+            // it is tried again with each view; until then Allocate refuses, and hooks go by what they know
+            Err(error) => {
+                let folder = self.records.folder().display();
+                warn!(%folder, "cannot leave the node's addresses for hooks: {error}");
+                self.failed = true;
+            }
         }
     }
 }
@@ -135,11 +173,27 @@ impl LedgerReader {
         Ok(())
     }
 
+    /// All records. What nobody can follow is put aside first, unless a hook is at work on that device.
+    fn list(&self) -> std::io::Result<(Ledger, Vec<Unreadable>)> {
+        let (ledger, unreadable) = self.records.list()?;
+        let mut is_as_it_was = true;
+        for Unreadable { device, path, .. } in unreadable.iter().filter(|file| file.place == Place::Records) {
+            match device.as_ref().map_or(Ok(None), |device| self.records.quarantine(device)) {
+                Ok(None) => {}
+                Ok(Some(_)) => is_as_it_was = false,
+                Err(error) => debug!(file = %path.display(), "it cannot be put aside: {error}"),
+            }
+        }
+        if is_as_it_was { Ok((ledger, unreadable)) } else { self.records.list() }
+    }
+
     fn read_into(&mut self, projector: &mut Projector, metrics: &Metrics) {
-        let result = match self.records.list() {
+        let result = match self.list() {
             Ok((ledger, unreadable)) => {
-                metrics.set_records(ledger.len(), unreadable.len());
+                let quarantined = unreadable.iter().filter(|file| file.place == Place::Quarantine).count();
+                metrics.set_records(ledger.len(), unreadable.len() - quarantined, quarantined);
                 projector.set_ledger(Arc::new(ledger));
+                projector.set_unknown(unreadable.iter().filter_map(|file| file.device.clone()).collect());
                 Ok(unreadable)
             }
             Err(error) => Err(error.to_string()),
@@ -147,14 +201,24 @@ impl LedgerReader {
         if self.told.as_ref() != Some(&result) {
             match &result {
                 Ok(unreadable) => {
-                    for Unreadable { path, reason, .. } in unreadable {
-                        warn!(file = %path.display(), "a record cannot be followed, its device is left alone: {reason}");
-                    }
+                    unreadable.iter().for_each(tell_unreadable);
                 }
                 Err(error) => warn!(folder = %self.records.folder().display(), "cannot read the records: {error}"),
             }
             self.told = Some(result);
         }
+    }
+}
+
+fn tell_unreadable(file: &Unreadable) {
+    let Unreadable { path, reason, device, place } = file;
+    let path = path.display();
+    match (place, device) {
+        (Place::Quarantine, Some(device)) => warn!(
+            %device, file = %path,
+            "its record cannot be followed and was put aside, the device is neither moved nor offered: see that the interface is on the node and as it should be, then remove that file: {reason}"
+        ),
+        _ => warn!(file = %path, "a record cannot be followed, its device is left alone: {reason}"),
     }
 }
 
@@ -255,5 +319,36 @@ mod tests {
             ledger.read_with(&mut snapshots, &mut projector, &metrics).await.unwrap();
             assert!(projector.view().devices().is_empty());
         });
+    }
+
+    #[test]
+    fn a_device_whose_record_nobody_can_follow_is_not_offered_until_the_file_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("dummy0.json");
+        std::fs::write(&file, "{\"version\": 1, rubb").unwrap();
+        std::fs::write(folder.path().join("newer0.json"), "{\"version\": 99}").unwrap();
+        let mut projector = Projector::new();
+        projector.set_pools(Arc::new(Pools::by_name("dummy".parse().unwrap())));
+        projector.set_snapshot(snapshot(flags::UP));
+        assert_eq!(projector.view().devices().len(), 1);
+        let records = Records::new(folder.path());
+        let mut ledger = LedgerReader { records: records.clone(), told: None };
+        let metrics = Metrics::default();
+        // a hook is at work on it: it is left to the hook, and refused all the same
+        let lock = records.lock(&DeviceId::from(&name())).unwrap();
+        ledger.read_into(&mut projector, &metrics);
+        assert!(file.exists() && projector.view().devices().is_empty());
+        drop(lock);
+        ledger.read_into(&mut projector, &metrics);
+        assert!(!file.exists(), "it is put aside");
+        let resource = netdevice::ResourceName::default();
+        let refusal = projector.view().allocate(&resource, &DeviceId::from(&name())).unwrap_err();
+        assert_eq!(refusal, netdevice::Refusal::Unknown);
+        let text = metrics.text();
+        assert!(text.contains("netdevice_records_quarantined 1\n"), "{text}");
+        assert!(text.contains("netdevice_unreadable_records 1\n"), "{text}");
+        std::fs::remove_file(folder.path().join("quarantine/dummy0.1.json")).unwrap();
+        ledger.read_into(&mut projector, &metrics);
+        assert_eq!(projector.view().devices().len(), 1, "it is offered again");
     }
 }

@@ -11,7 +11,6 @@ use std::{
 };
 
 use netdevice::{DeviceId, ResourceName, cdi};
-use serde::Deserialize;
 
 use crate::{config::Config, error::Error, identity::FileIdentity};
 
@@ -59,19 +58,8 @@ impl CdiFile {
 
     /// The devices that the file at the path names, whoever wrote it; none if it is not a file of this pool.
     pub(crate) fn read_devices(&self) -> BTreeSet<DeviceId> {
-        #[derive(Deserialize)]
-        struct Spec {
-            kind: String,
-            devices: Vec<Device>,
-        }
-        #[derive(Deserialize)]
-        struct Device {
-            name: String,
-        }
         let file = File::open(&self.path).map(|file| BufReader::with_capacity(BUFFER, file.take(MAX_FILE)));
-        let spec: Option<Spec> = file.ok().and_then(|file| serde_json::from_reader(file).ok());
-        let devices = spec.filter(|spec| spec.kind == self.resource.as_str()).map(|spec| spec.devices);
-        devices.into_iter().flatten().filter_map(|device| device.name.parse().ok()).collect()
+        file.map(|file| cdi::read_devices(file, &self.resource)).unwrap_or_default()
     }
 
     /// The devices that resolve now: those that we wrote, or what somebody else put in place of our file.

@@ -2,6 +2,8 @@
 //! holds for 20 ms, and neither the kubelet nor a Pod shall wait for that.
 
 use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{
@@ -22,6 +24,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    connections::read_node_addresses,
     error::Error,
     hardware::Reader,
     socket::{Events, Listed, Received, Requests, ends_a_namespace},
@@ -58,6 +61,11 @@ pub struct Config {
     /// How often at most links are listed again for what the kernel does not tell: alias and alternative names of a link that
     /// is down, and what sysfs says.
     pub refresh: Duration,
+    /// Addresses that the node is known by. More are learned from connections, at the start and at each refresh; what
+    /// was learned once stays known: a connection that is lost is one that comes again.
+    pub node_addresses: BTreeSet<IpAddr>,
+    /// Where connections to the API server go to, as the environment of every container says.
+    pub api_server: Option<SocketAddr>,
 }
 
 /// Counters since the start.
@@ -119,6 +127,7 @@ impl Inventory {
             patience: 1,
             stats: Arc::default(),
         };
+        inventory.learn_node_addresses();
         inventory.settle()?;
         Ok(inventory)
     }
@@ -176,6 +185,7 @@ impl Inventory {
             let is_refresh = began >= refresh_at;
             if is_refresh {
                 self.state.refresh();
+                self.learn_node_addresses();
             }
             self.settle()?;
             if is_refresh {
@@ -184,6 +194,11 @@ impl Inventory {
                 refresh_at = Instant::now() + pause;
             }
         }
+    }
+
+    fn learn_node_addresses(&mut self) {
+        self.config.node_addresses.extend(read_node_addresses(self.config.api_server));
+        self.state.set_node_addresses(self.config.node_addresses.clone());
     }
 
     /// Applies notifications until it is quiet, or for as long as may be.

@@ -4,13 +4,18 @@
 //! `watch` channel whenever something that we use has changed, soon after it changed, and never more than once in
 //! [`Config::bound`]. Its cost grows with what changed.
 
+mod connections;
 mod error;
 mod follow;
 mod hardware;
 mod socket;
 mod state;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 pub use error::Error;
 pub use follow::{Config, Inventory, Stats};
@@ -20,14 +25,16 @@ pub use state::Part;
 /// Where sysfs is mounted.
 pub const SYSFS: &str = "/sys";
 
-/// Reads the links, default routes and rules of the calling thread's namespace, and the hardware below `sysfs`.
+/// Reads the links, default routes and rules of the calling thread's namespace, and the hardware below `sysfs`; and which
+/// links have `node_addresses`.
 ///
 /// # Errors
 ///
 /// When the kernel cannot be asked.
-pub fn read_once(sysfs: &Path) -> Result<Snapshot, Error> {
+pub fn read_once(sysfs: &Path, node_addresses: BTreeSet<IpAddr>) -> Result<Snapshot, Error> {
     let mut requests = socket::Requests::open()?;
     let mut state = state::State::new();
+    state.set_node_addresses(node_addresses);
     follow::list_stale(&mut requests, &mut state)?;
     let mut reader = hardware::Reader::new(sysfs);
     Ok(state.settle(|link| reader.read(link)).unwrap_or_default())
@@ -41,6 +48,8 @@ impl Default for Config {
             quiet: std::time::Duration::from_millis(3),
             bound: std::time::Duration::from_millis(15),
             refresh: std::time::Duration::from_secs(60),
+            node_addresses: BTreeSet::new(),
+            api_server: None,
         }
     }
 }

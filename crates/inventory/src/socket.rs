@@ -5,7 +5,7 @@ use std::{io, os::fd::AsFd};
 use netdevice::snapshot::Family;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnl::{
-    Batch, Message, link,
+    Batch, Message, address, link,
     message::{flags, kind},
     messages, nexthop, route, rule,
 };
@@ -16,9 +16,9 @@ use rustix::{
 
 use crate::{error::Error, state::Part};
 
-/// Multicast groups (`enum rtnetlink_groups`): links, IPv4 addresses (whose end takes routes along without a word),
-/// routes, rules, ids of namespaces (whose end is a sandbox's end), and next hops.
-const GROUPS: [u32; 8] = [1, 5, 7, 8, 11, 19, 28, 32];
+/// Multicast groups (`enum rtnetlink_groups`): links, addresses (the end of an IPv4 one takes routes along without a
+/// word), routes, rules, ids of namespaces (whose end is a sandbox's end), and next hops.
+const GROUPS: [u32; 9] = [1, 5, 7, 8, 9, 11, 19, 28, 32];
 
 /// The kernel puts at most 32 KiB into one answer, and no notification is larger (`NLMSG_GOODSIZE`, `netlink_recvmsg`).
 const BUFFER: usize = 64 << 10;
@@ -92,6 +92,7 @@ impl Requests {
         let mut batch = Batch::new();
         match part {
             Part::Links => link::dump(&mut batch),
+            Part::Addresses => address::dump(&mut batch, 0),
             Part::Routes(family) => {
                 // The kernel tells of a link that goes down, or of an address that goes, before it drops the routes,
                 // and lists routes without RTNL. One link is told under RTNL: after it, the routes are dropped.

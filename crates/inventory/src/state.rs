@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt, mem,
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -29,6 +30,8 @@ use rtnl::{
 pub enum Part {
     /// All links.
     Links,
+    /// All addresses, of which those are kept that the node is known by.
+    Addresses,
     /// All routes of a family.
     Routes(Family),
     /// All next-hop objects.
@@ -39,8 +42,9 @@ pub enum Part {
 
 impl Part {
     /// All parts. Rules come last: until they are known, every table counts.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Links,
+        Self::Addresses,
         Self::Routes(Family::V4),
         Self::Routes(Family::V6),
         Self::NextHops,
@@ -53,6 +57,7 @@ impl fmt::Display for Part {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Links => "links",
+            Self::Addresses => "addresses",
             Self::Routes(Family::V4) => "IPv4 routes",
             Self::Routes(Family::V6) => "IPv6 routes",
             Self::NextHops => "next hops",
@@ -82,6 +87,10 @@ pub(crate) struct State {
     objects: HashMap<u32, NextHopObject>,
     /// Tables that rules lead to; table 0 stands for the tables of VRFs (`FRA_L3MDEV`).
     rules: BTreeSet<(Family, u32)>,
+    /// Addresses that the node is known by.
+    node_addresses: BTreeSet<IpAddr>,
+    /// The links that have them.
+    node_links: BTreeSet<(u32, IpAddr)>,
     /// What the snapshot says of [`State::reached`].
     reached: BTreeSet<(Family, u32)>,
     stale: BTreeSet<Part>,
@@ -98,6 +107,7 @@ struct Listed {
     routes_by_object: BTreeSet<DefaultRouteByObject>,
     objects: HashMap<u32, NextHopObject>,
     rules: BTreeSet<(Family, u32)>,
+    node_links: BTreeSet<(u32, IpAddr)>,
 }
 
 impl State {
@@ -108,9 +118,19 @@ impl State {
         state
     }
 
-    /// The parts that have to be listed before the next snapshot.
+    /// The parts that have to be listed before the next snapshot; addresses only if any are looked for.
     pub(crate) fn stale(&self) -> Vec<Part> {
-        self.stale.iter().copied().collect()
+        let is_asked_for = |part: &&Part| **part != Part::Addresses || !self.node_addresses.is_empty();
+        self.stale.iter().filter(is_asked_for).copied().collect()
+    }
+
+    /// The addresses that the node is known by, as they are now. Those that are new are looked for on every link.
+    pub(crate) fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        if addresses != self.node_addresses {
+            self.node_links.retain(|(_, address)| addresses.contains(address));
+            self.node_addresses = addresses;
+            self.stale.insert(Part::Addresses);
+        }
     }
 
     /// Notifications were lost: nothing is sure.
@@ -141,6 +161,10 @@ impl State {
                     self.hear(link.index, Some(link));
                 }
             }
+            (Part::Addresses, kind::NEWADDR) => {
+                let found = self.node_link(message.payload);
+                self.listed.node_links.extend(found);
+            }
             (Part::Routes(family), kind::NEWROUTE) => {
                 let routes = route::default_routes(message.payload).into_iter();
                 self.listed.routes.extend(routes.filter(|route| route.family == family));
@@ -167,6 +191,7 @@ impl State {
                 let gone: Vec<u32> = known.filter(|index| !self.listed.links.contains(index)).copied().collect();
                 gone.into_iter().for_each(|index| self.hear(index, None));
             }
+            Part::Addresses => self.node_links.clear(),
             Part::Routes(family) => {
                 self.routes.retain(|route| route.family != family);
                 self.routes_by_object.retain(|route| route.family != family);
@@ -185,6 +210,7 @@ impl State {
         self.routes_by_object.extend(listed.routes_by_object);
         self.objects.extend(listed.objects);
         self.rules.extend(listed.rules);
+        self.node_links.extend(listed.node_links);
     }
 
     /// One notification.
@@ -200,10 +226,20 @@ impl State {
             }
             // others may look the same to us: another gateway or type of service
             kind::DELROUTE => self.lose_routes_like(payload),
-            kind::DELADDR => match address::parse(payload) {
-                Ok((index, address)) if address.local.is_ipv4() => self.lose_routes_through(index),
-                _ => {}
-            },
+            kind::NEWADDR => {
+                let found = self.node_link(payload);
+                self.node_links.extend(found);
+            }
+            kind::DELADDR => {
+                let Ok((index, address)) = address::parse(payload) else { return };
+                if self.node_links.contains(&(index, address.local)) {
+                    // it may be there a second time, with another prefix length
+                    self.stale.insert(Part::Addresses);
+                }
+                if address.local.is_ipv4() {
+                    self.lose_routes_through(index);
+                }
+            }
             kind::NEWNEXTHOP | kind::DELNEXTHOP => self.apply_next_hop(message),
             kind::NEWRULE => match rule::reached_table(payload) {
                 Some(reached) if !self.rules.contains(&reached) => _ = self.stale.insert(Part::Rules(reached.0)),
@@ -266,8 +302,20 @@ impl State {
         self.routes.iter().copied().chain(by_object)
     }
 
+    /// The link of an address's message, if the node is known by that address.
+    fn node_link(&self, payload: &[u8]) -> Option<(u32, IpAddr)> {
+        if self.node_addresses.is_empty() {
+            return None;
+        }
+        let (index, address) = address::parse(payload).ok()?;
+        self.node_addresses.contains(&address.local).then_some((index, address.local))
+    }
+
     fn hear(&mut self, index: u32, link: Option<Link>) {
         let is_gone = link.is_none();
+        if is_gone {
+            self.node_links.retain(|(of, _)| *of != index);
+        }
         let heard = self.heard.entry(index).or_insert(Heard { link: None, was_gone: false });
         heard.was_gone |= is_gone;
         heard.link = link;
@@ -324,6 +372,7 @@ impl State {
             changed |= self.look_at_virtual_functions(&mut look);
         }
         changed |= self.settle_routes();
+        changed |= self.settle_node_addresses();
         changed.then(|| self.snapshot.clone())
     }
 
@@ -363,6 +412,19 @@ impl State {
         if reached != self.reached {
             self.snapshot.set_reached_tables(reached.iter().copied());
             self.reached = reached;
+            changed = true;
+        }
+        changed
+    }
+
+    fn settle_node_addresses(&mut self) -> bool {
+        let mut changed = false;
+        if !self.snapshot.node_addresses().iter().eq(&self.node_addresses) {
+            self.snapshot.set_node_addresses(self.node_addresses.iter().copied());
+            changed = true;
+        }
+        if !self.snapshot.node_links().iter().eq(&self.node_links) {
+            self.snapshot.set_node_links(self.node_links.iter().copied());
             changed = true;
         }
         changed

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // tests, in functions of their own
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     path::Path,
     process::{Command, Stdio},
@@ -123,7 +124,7 @@ fn v4(names: &[&str]) -> Vec<(Family, u32, String)> {
 
 /// What the kernel says now, read on its own.
 fn read() -> Snapshot {
-    inventory::read_once(Path::new("/nonexistent")).unwrap()
+    inventory::read_once(Path::new("/nonexistent"), BTreeSet::new()).unwrap()
 }
 
 #[test]
@@ -376,5 +377,43 @@ fn the_inventory_stops_when_nobody_waits_for_it() {
             let closed = async { while snapshots.changed().await.is_ok() {} };
             timeout(DEADLINE, closed).await.expect("its thread ends and closes the channel");
         });
+    });
+}
+
+#[test]
+fn the_link_of_an_address_that_the_node_is_known_by_is_followed() {
+    let node_addresses = ["10.0.0.5", "2001:db8::5"].map(|address| address.parse().unwrap()).into();
+    let config = Config { node_addresses, ..config() };
+    let setup = "link set lo up\nlink add eth0 type ifb\nlink add eth1 type ifb\nlink set eth0 up\nlink set eth1 up
+        addr add 10.0.0.5/24 dev eth0";
+    let excluded = |snapshot: &Snapshot| -> Vec<String> {
+        let exclusions = Exclusions::find(snapshot);
+        let links = snapshot.links().values().filter(|link| !link.is_loopback());
+        links.filter_map(|link| Some(format!("{}: {}", link.name, exclusions.of(link, snapshot)?))).collect()
+    };
+    follow(config, setup, async move |mut followed| {
+        followed.until("where it is", |now| excluded(now) == ["eth0: it has the node's own address 10.0.0.5"]).await;
+        ip("addr del 10.0.0.5/24 dev eth0\naddr add 10.0.0.5/16 dev eth1");
+        followed.until("where it went", |now| excluded(now) == ["eth1: it has the node's own address 10.0.0.5"]).await;
+        ip("addr add 2001:db8::5/64 dev eth0 nodad\nlink del dev eth1");
+        followed
+            .until("the other family's", |now| excluded(now) == ["eth0: it has the node's own address 2001:db8::5"])
+            .await;
+    });
+}
+
+#[test]
+fn the_address_of_a_connection_to_an_api_server_is_learned() {
+    in_a_namespace(|| {
+        ip("link set lo up\nlink add eth0 type ifb\nlink set eth0 up\naddr add 10.0.0.5/24 dev eth0");
+        let server = std::net::TcpListener::bind("10.0.0.5:6443").unwrap();
+        let before = Inventory::open(config()).unwrap();
+        assert!(before.subscribe().borrow().node_links().is_empty(), "nobody is connected");
+        let client = std::net::TcpStream::connect("10.0.0.5:6443").unwrap();
+        let inventory = Inventory::open(config()).unwrap();
+        let snapshot = inventory.subscribe().borrow().clone();
+        assert_eq!(snapshot.node_addresses().iter().collect::<Vec<_>>(), [&client.local_addr().unwrap().ip()]);
+        assert_eq!(snapshot.node_links().len(), 1);
+        drop(server);
     });
 }

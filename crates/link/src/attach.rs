@@ -5,7 +5,7 @@ use std::time::Instant;
 use netdevice::{
     DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxConfiguration,
     SandboxInterfaceName,
-    record::{RECORD_VERSION, SandboxPlace},
+    record::{Process, RECORD_VERSION, SandboxPlace},
 };
 use rtnl::link::attribute as ifla;
 use rustix::{
@@ -85,11 +85,14 @@ pub(crate) fn attach_before(
         Some(name) => name,
         None => SandboxInterfaceName::try_from(host_name.clone())?,
     };
+    // A record without its container's process would be kept for good: nobody would see that the container ended. When
+    // it ends from here on, whoever reads the record sees that.
+    let process = request.pid.map(|pid| process(pid).ok_or(Error::ContainerEnded)).transpose()?;
     let _lock = match deadline {
         Some(deadline) => records.lock_before(request.device, deadline)?.ok_or(Error::Late)?,
         None => records.lock(request.device)?,
     };
-    if let Some(record) = records.read(request.device)? {
+    if let Some(record) = records.take(request.device)? {
         // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
         let went = match record.phase {
             Phase::Attached => true,
@@ -103,11 +106,11 @@ pub(crate) fn attach_before(
             && went
             && let Some(link) = find_inside(&record, &mut inside)?
         {
-            return adopt(records, record, request, &mut inside, &link);
+            return adopt(records, record, request, process, (&mut inside, &link));
         }
         settle(records, record, request, &mut home)?;
     }
-    Move { records, request, host_name: &host_name, name: &name, home: &mut home, inside: &mut inside }.run()
+    Move { records, request, process, host_name: &host_name, name: &name, home: &mut home, inside: &mut inside }.run()
 }
 
 /// The device is in this very sandbox: another container of the Pod starts, or an attempt was cut off.
@@ -115,15 +118,15 @@ fn adopt(
     records: &Records,
     mut record: Record,
     request: &AttachRequest<'_>,
-    inside: &mut RouteSocket,
-    link: &LinkState,
+    process: Option<Process>,
+    (inside, link): (&mut RouteSocket, &LinkState),
 ) -> Result<Attached, Error> {
     let skipped = configure_inside(&record, request.sandbox, inside, link)?;
     let was_there = record.phase == Phase::Attached;
     // what the sandbox has, it has longer than any of its containers
     if !record.holder.is_sandbox() {
         record.holder = request.holder.clone();
-        record.process = request.pid.and_then(process);
+        record.process = process;
     }
     record.phase = Phase::Attached;
     records.write(&record)?;
@@ -150,6 +153,7 @@ fn settle(records: &Records, record: Record, request: &AttachRequest<'_>, home: 
 struct Move<'a> {
     records: &'a Records,
     request: &'a AttachRequest<'a>,
+    process: Option<Process>,
     host_name: &'a InterfaceName,
     /// Its name inside.
     name: &'a SandboxInterfaceName,
@@ -160,7 +164,7 @@ struct Move<'a> {
 impl Move<'_> {
     fn run(mut self) -> Result<Attached, Error> {
         let state = read_whole(self.home, Which::Name(self.host_name))?.ok_or(Error::NotThere)?;
-        if let Some(exclusion) = exclusion(self.home, &state)? {
+        if let Some(exclusion) = exclusion(self.records, self.home, &state)? {
             return Err(Error::Excluded(exclusion));
         }
         if let Some(new_name) = self.new_name()
@@ -199,7 +203,7 @@ impl Move<'_> {
             resource: self.request.resource.cloned(),
             phase: Phase::Attaching,
             holder: self.request.holder.clone(),
-            process: self.request.pid.and_then(process),
+            process: self.process,
             sandbox: SandboxPlace {
                 cookie: self.inside.cookie(),
                 inode: self.request.sandbox.inode(),

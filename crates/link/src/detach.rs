@@ -19,6 +19,7 @@ use crate::{
     read::{Which, boot_time, read_bare, read_whole},
     socket::{Change, KernelError, RouteSocket},
     step::{Site, Skipped},
+    strip::strip,
 };
 
 /// A device that its container no longer needs.
@@ -64,7 +65,11 @@ pub enum Homecoming {
 /// When it cannot be reached or moved; its record stays, and the next call goes on from there.
 pub fn detach(records: &Records, request: &DetachRequest<'_>) -> Result<Detached, Error> {
     let _lock = records.lock(request.device)?;
-    let Some(record) = records.read(request.device)? else { return Ok(Detached::NotAttached) };
+    let Some(record) = records.take(request.device)? else {
+        // half a record, of an attachment that was cut off before it began
+        records.remove(request.device)?;
+        return Ok(Detached::NotAttached);
+    };
     if record.holder.container != request.container {
         return Ok(Detached::TakenOver);
     }
@@ -133,7 +138,7 @@ pub fn repair(
     is_due: impl FnOnce(&Record, &mut RouteSocket) -> bool,
 ) -> Result<Repair, Error> {
     let Some(_lock) = records.try_lock(device)? else { return Ok(Repair::Busy) };
-    let Some(record) = records.read(device)? else { return Ok(Repair::Unneeded) };
+    let Some(record) = records.take(device)? else { return Ok(Repair::Unneeded) };
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
     if !is_due(&record, &mut home) {
         return Ok(Repair::Unneeded);
@@ -198,7 +203,7 @@ pub(crate) fn come_home(
         && let Some((namespace, mut inside)) = find_namespace(&record, home, actor)?
     {
         if let Some(link) = find_inside(&record, &mut inside)? {
-            strip(&record, &link, &mut inside)?;
+            strip(records, &record, &link, &mut inside)?;
             pull(records, &mut record, &link, &mut inside, home)?;
         }
         drop(namespace);
@@ -214,25 +219,6 @@ pub(crate) fn come_home(
     let homecoming = restore(&record, link, home)?;
     records.remove(&record.device)?;
     Ok(homecoming)
-}
-
-/// Takes from the device, while it is still inside, what a container put on it and a move would bring to the host.
-fn strip(record: &Record, link: &LinkState, inside: &mut RouteSocket) -> Result<(), Error> {
-    let index = link.index;
-    let foreign = link.altnames.iter().filter(|name| !record.host.altnames.contains(name)).cloned();
-    let mut changes: Vec<Change> = Vec::new();
-    for name in foreign {
-        changes.push(Box::new(move |batch| rtnl::link::remove_altname(batch, index, name.as_bytes())));
-    }
-    if link.xdp && !record.host.xdp {
-        changes.push(Box::new(move |batch| {
-            rtnl::link::set(batch, index, 0, 0).nest(ifla::XDP, |xdp| {
-                xdp.attribute(ifla::XDP_FD, &(-1i32).to_ne_bytes());
-            });
-        }));
-    }
-    // what cannot be taken off shows when the device is home
-    inside.change(changes).subject("the pod's network configuration").map(drop)
 }
 
 /// Moves the device home, under its old name and index or under those that are free.

@@ -23,6 +23,9 @@ pub enum Error {
         "the pod uses the node's own network (hostNetwork), to which the device belongs already: remove hostNetwork or the device"
     )]
     HostNetwork,
+    /// The runtime gave up, or was killed, while it waited for us.
+    #[error("its container ended before it started: nobody would give the device back")]
+    ContainerEnded,
     /// The sandbox has a link of that name, or with that alternative name.
     #[error("the name {0} is taken in the pod's network namespace: rename the device on the node")]
     NameTaken(String),
@@ -105,9 +108,23 @@ pub enum Error {
         "it has too many addresses and routes: its record would have {0} bytes, more than {MAX_RECORD} are not kept"
     )]
     RecordTooLarge(usize),
-    /// A record that cannot be followed.
-    #[error("its record {} cannot be followed ({reason}): see there what the device was, put it right by hand and remove the file", path.display())]
+    /// A record that this program cannot follow.
+    #[error(
+        "its record {} cannot be followed ({reason}): with the program that wrote it, or see there what the device was, put it right by hand and remove the file",
+        path.display()
+    )]
     Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A record that nobody can follow was put aside, now or before.
+    #[error(
+        "its record was put aside as {}, since it cannot be followed ({reason}): see that the interface is on the node and as it should be, then remove that file",
+        path.display()
+    )]
+    Quarantined {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.

@@ -5,15 +5,21 @@
 //! never work on one device at a time.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    net::IpAddr,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use netdevice::{DeviceId, Ledger, Record, record::MAX_RECORD};
+use netdevice::{
+    DeviceId, Ledger, Record,
+    node_address::{self, MAX_NODE_ADDRESSES, NODE_ADDRESSES},
+    record::{MAX_RECORD, RecordError},
+};
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -25,6 +31,7 @@ use crate::error::Error;
 pub const DEFAULT_STATE_DIR: &str = "/run/netdevice";
 
 const SUFFIX: &str = ".json";
+const BESIDE: &str = ".new";
 
 /// How often somebody who has a deadline looks whether a lock is free.
 const LOOK: Duration = Duration::from_millis(2);
@@ -44,6 +51,35 @@ pub struct Unreadable {
     pub device: Option<DeviceId>,
     /// What is wrong with it.
     pub reason: String,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where a file is that cannot be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Among the records: a newer program wrote it, or it was not put aside yet.
+    Records,
+    /// Put aside.
+    Quarantine,
+}
+
+/// Why a record was not read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// Nor can the file be read.
+    Io(PathBuf, io::Error),
+    /// It says nothing that can be followed.
+    Unfollowed(PathBuf, RecordError),
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(path, source) => Self::Record { path, source },
+            ReadError::Unfollowed(path, error) => Self::Unreadable { path, reason: error.to_string() },
+        }
+    }
 }
 
 /// The lock of one device, held until it is dropped.
@@ -66,6 +102,11 @@ impl Records {
 
     fn path(&self, device: &DeviceId) -> PathBuf {
         self.folder.join(format!("{device}{SUFFIX}"))
+    }
+
+    /// Where a record is written before it takes its place.
+    fn beside(&self, device: &DeviceId) -> PathBuf {
+        self.folder.join(format!("{device}{BESIDE}"))
     }
 
     /// Waits for the lock of a device.
@@ -131,22 +172,16 @@ impl Records {
         Ok(taken.map(|file| Lock { path, _file: file }))
     }
 
-    /// The record of a device; none if it is home.
-    ///
-    /// # Errors
-    ///
-    /// When there is a file that cannot be read or followed. It is left alone: it is all that is known of the device.
-    pub fn read(&self, device: &DeviceId) -> Result<Option<Record>, Error> {
+    /// The record of a device; none if there is none. Without the device's lock somebody may be about to put aside what
+    /// cannot be followed.
+    pub(crate) fn read(&self, device: &DeviceId) -> Result<Option<Record>, ReadError> {
         let path = self.path(device);
         let text = match read_limited(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Record { path, source }),
+            Err(error) => return Err(ReadError::Io(path, error)),
         };
-        match Record::from_json(device, &text) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) => Err(Error::Unreadable { path, reason: error.to_string() }),
-        }
+        Record::from_json(device, &text).map(Some).map_err(|error| ReadError::Unfollowed(path, error))
     }
 
     /// Writes a record, in place of the one that is there, all or nothing.
@@ -160,7 +195,7 @@ impl Records {
         if text.len() > MAX_RECORD {
             return Err(Error::RecordTooLarge(text.len()));
         }
-        let beside = self.folder.join(format!("{}.new", record.device));
+        let beside = self.beside(&record.device);
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
             file.write_all(&text)?;
@@ -179,6 +214,8 @@ impl Records {
     ///
     /// When the file cannot be removed.
     pub fn remove(&self, device: &DeviceId) -> Result<(), Error> {
+        // of a writer that was killed, and mostly not there
+        let _ = fs::remove_file(self.beside(device));
         let path = self.path(device);
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -186,7 +223,48 @@ impl Records {
         }
     }
 
-    /// All records, and the files that cannot be followed.
+    /// The addresses that the node is known by, as the agent left them; none where no agent did. One read takes them:
+    /// a hook asks.
+    ///
+    /// # Errors
+    ///
+    /// When the file is there and cannot be read.
+    pub fn node_addresses(&self) -> Result<BTreeSet<IpAddr>, Error> {
+        let path = self.folder.join(NODE_ADDRESSES);
+        let mut text = [0; MAX_NODE_ADDRESSES];
+        match File::open(&path).and_then(|mut file| file.read(&mut text)) {
+            Ok(length) => Ok(node_address::from_text(text.get(..length).unwrap_or_default())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(source) => Err(Error::Record { path, source }),
+        }
+    }
+
+    /// Leaves the addresses that the node is known by for hooks and `netdevctl`, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take them; those that were there stay.
+    pub fn write_node_addresses<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> io::Result<()> {
+        let beside = self.folder.join(format!("{NODE_ADDRESSES}.new"));
+        fs::create_dir_all(&self.folder)?;
+        fs::write(&beside, node_address::to_text(addresses))?;
+        fs::rename(&beside, self.folder.join(NODE_ADDRESSES))
+    }
+
+    /// Removes what writers that were killed left half written, but for devices that somebody is at work on.
+    pub fn sweep(&self) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let device = name.to_str().and_then(|name| name.strip_suffix(BESIDE)?.parse().ok());
+            if let Some(device) = device
+                && let Ok(Some(_lock)) = self.try_lock(&device)
+            {
+                let _ = fs::remove_file(self.beside(&device));
+            }
+        }
+    }
+
+    /// All records, and the files that cannot be followed, in quarantine or not.
     ///
     /// # Errors
     ///
@@ -201,23 +279,24 @@ impl Records {
             let entry = entry?;
             let name = entry.file_name();
             let Some(device) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) else { continue };
-            let problem = |device, reason| Unreadable { path: entry.path(), device, reason };
+            let problem = |device, reason| Unreadable { path: entry.path(), device, reason, place: Place::Records };
             match device.parse::<DeviceId>() {
                 Err(error) => unreadable.push(problem(None, error.to_string())),
                 Ok(device) => match self.read(&device) {
                     // it ended since the folder was read
                     Ok(None) => {}
                     Ok(Some(record)) => drop(ledger.insert(device, record)),
-                    Err(Error::Unreadable { reason, .. }) => unreadable.push(problem(Some(device), reason)),
-                    Err(error) => unreadable.push(problem(Some(device), error.to_string())),
+                    Err(ReadError::Unfollowed(_, error)) => unreadable.push(problem(Some(device), error.to_string())),
+                    Err(ReadError::Io(_, error)) => unreadable.push(problem(Some(device), error.to_string())),
                 },
             }
         }
+        unreadable.extend(self.quarantined());
         Ok((ledger, unreadable))
     }
 }
 
-fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
     // most records have room, so that one call reads them
     let mut text = Vec::with_capacity(16 << 10);
     let limit = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX) + 1;
@@ -229,5 +308,24 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // still locked, so nobody relies on it; who waits for it looks whether the file is still this one
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_record_is_swept_unless_somebody_writes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let (left, written) = (folder.path().join("a.new"), folder.path().join("b.new"));
+        fs::write(&left, "{").unwrap();
+        fs::write(&written, "{").unwrap();
+        let _lock = records.lock(&"b".parse().unwrap()).unwrap();
+        records.sweep();
+        assert!(!left.exists() && written.exists());
+        records.remove(&"b".parse().unwrap()).unwrap();
+        assert!(!written.exists());
     }
 }

@@ -15,10 +15,12 @@ pub mod journal;
 mod ledger;
 mod namespace;
 mod neighbourhood;
+mod quarantine;
 mod read;
 mod sandbox;
 mod socket;
 mod step;
+mod strip;
 mod sysctl;
 
 pub use attach::{AttachRequest, Attached, attach};
@@ -27,7 +29,7 @@ pub use detach::{
     rename_link, repair,
 };
 pub use error::Error;
-pub use ledger::{DEFAULT_STATE_DIR, Lock, Records, Unreadable};
+pub use ledger::{DEFAULT_STATE_DIR, Lock, Place, Records, Unreadable};
 pub use namespace::Namespace;
 pub use read::read_link;
 pub use sandbox::{AttachAllError, attach_all, detach_all};

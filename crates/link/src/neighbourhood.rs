@@ -1,10 +1,11 @@
 //! The rule about the node's own connectivity, asked of the links around one device at the moment of the move.
 
-use std::{collections::BTreeMap, ffi::OsString, fs, sync::Arc};
+use std::{collections::BTreeMap, ffi::OsString, fs, net::IpAddr, sync::Arc};
 
 use netdevice::{
     InterfaceName, Link, LinkState, Snapshot,
     exclusion::{Exclusion, Exclusions},
+    state::ROUTE_LOCAL,
 };
 use rtnl::{
     message::kind,
@@ -13,6 +14,7 @@ use rtnl::{
 
 use crate::{
     error::{Error, WithSubject},
+    ledger::Records,
     read::{Which, sysfs_folder},
     socket::RouteSocket,
 };
@@ -28,7 +30,11 @@ enum Direction {
 
 /// Why the device must not be taken from the host, if so. Only links above and below it are looked at, and their
 /// routes.
-pub(crate) fn exclusion(socket: &mut RouteSocket, device: &LinkState) -> Result<Option<Exclusion>, Error> {
+pub(crate) fn exclusion(
+    records: &Records,
+    socket: &mut RouteSocket,
+    device: &LinkState,
+) -> Result<Option<Exclusion>, Error> {
     let mut links = BTreeMap::new();
     let own = to_link(device);
     let around_own = stacking(&own);
@@ -46,9 +52,14 @@ pub(crate) fn exclusion(socket: &mut RouteSocket, device: &LinkState) -> Result<
         }
     }
     let mut snapshot = Snapshot::default();
+    let mut addresses: Vec<(u32, IpAddr)> = device.addresses.iter().map(|address| (own.index, address.local)).collect();
     for (index, link) in links {
         snapshot.insert_link(Arc::new(link));
-        add_default_routes(socket, &mut snapshot, index)?;
+        addresses.extend(add_default_routes(socket, &mut snapshot, index)?.into_iter().map(|address| (index, address)));
+    }
+    if !addresses.is_empty() {
+        let known = records.node_addresses()?;
+        snapshot.set_node_links(addresses.into_iter().filter(|(_, address)| known.contains(address)));
     }
     let payloads = device.routes.iter().filter(|route| route.is_default());
     for route in payloads {
@@ -157,7 +168,10 @@ fn next(
     Ok(found)
 }
 
-fn add_default_routes(socket: &mut RouteSocket, snapshot: &mut Snapshot, link: u32) -> Result<(), Error> {
+/// Adds the default routes through a link, and tells its addresses: each has a route of its own in the same lists, so
+/// that they need no list more.
+fn add_default_routes(socket: &mut RouteSocket, snapshot: &mut Snapshot, link: u32) -> Result<Vec<IpAddr>, Error> {
+    let mut addresses = Vec::new();
     for family in [IPV4, IPV6] {
         let routes = socket.dump(|batch| rtnl::route::dump(batch, family, link)).subject("the routes around it")?;
         let routes = routes.map_err(|source| Error::Read { what: "the routes around it", source })?;
@@ -166,7 +180,9 @@ fn add_default_routes(socket: &mut RouteSocket, snapshot: &mut Snapshot, link: u
             for route in rtnl::route::default_routes(payload).into_iter().chain(by_object) {
                 snapshot.insert_default_route(route);
             }
+            let route = rtnl::route::parse(payload).ok().filter(|route| route.kind == ROUTE_LOCAL);
+            addresses.extend(route.and_then(|route| route.destination()));
         }
     }
-    Ok(())
+    Ok(addresses)
 }

@@ -1,6 +1,6 @@
 //! Reads the complete state of a link, with requests that the kernel filters: nothing is dumped that is not asked for.
 
-use std::{fs, io, os::unix::ffi::OsStrExt, path::Path};
+use std::{fs, io, net::IpAddr, os::unix::ffi::OsStrExt, path::Path};
 
 use netdevice::{
     DeviceId, InterfaceName, LinkState,
@@ -17,6 +17,9 @@ use crate::{
     socket::{Objects, RouteSocket},
     sysctl,
 };
+
+/// `IN6_ADDR_GEN_MODE_STABLE_PRIVACY` (`include/uapi/linux/if_link.h`).
+const ADDR_GEN_MODE_STABLE_PRIVACY: u8 = 2;
 
 /// How a link is looked for.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +59,9 @@ pub fn read_link(socket: &mut RouteSocket, name: &InterfaceName) -> Result<Optio
 pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<LinkState>, Error> {
     let Some(mut state) = read_addressed(socket, which)? else { return Ok(None) };
     let index = state.index;
+    if state.is_up() {
+        state.routes_from = routes_from(socket, &state)?;
+    }
     let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index))?;
     let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
     let permanent = |(link, neighbour): &(u32, Neighbour)| *link == index && neighbour.state & NEIGHBOUR_PERMANENT != 0;
@@ -65,6 +71,10 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
         state.master_name = master.map(|master| DeviceId::from(&master.name));
     }
     state.sysctls = sysctl::explicit_settings(&state.name, index);
+    // setting one sets the mode too, so that it is looked for there only
+    if state.addr_gen_mode == Some(ADDR_GEN_MODE_STABLE_PRIVACY) {
+        state.sysctls.extend(sysctl::stable_secret(&state.name));
+    }
     if state.kind.is_none() {
         state.hardware = hardware(&state);
     }
@@ -93,6 +103,18 @@ pub(crate) fn read_addressed(socket: &mut RouteSocket, which: Which<'_>) -> Resu
         }
     }
     Ok(Some(state))
+}
+
+/// Routes of other links from an IPv4 address of this one. IPv6 keeps such a route when the address goes.
+fn routes_from(socket: &mut RouteSocket, state: &LinkState) -> Result<Vec<Route>, Error> {
+    let sources: Vec<IpAddr> = state.addresses.iter().map(|address| address.local).filter(IpAddr::is_ipv4).collect();
+    if sources.is_empty() {
+        return Ok(Vec::new());
+    }
+    let objects = dump(socket, "routes", |batch| rtnl::route::dump(batch, IPV4, 0))?;
+    let all = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
+    let is_from = |route: &Route| route.source().is_some_and(|source| sources.contains(&source));
+    Ok(all.filter(|route| route.family == IPV4 && is_from(route) && !state.routes.contains(route)).collect())
 }
 
 fn dump(socket: &mut RouteSocket, what: &'static str, request: impl Fn(&mut rtnl::Batch)) -> Result<Objects, Error> {

@@ -44,6 +44,16 @@ pub(crate) struct Site<'a> {
     pub(crate) own_routes: &'a [Route],
 }
 
+/// A route, what to do beside another one to the same place, and how it is told of.
+type NamedRoute = (String, (Route, ExistingRoute));
+
+/// A route of another link, which has not moved.
+fn as_they_were(route: &Route) -> NamedRoute {
+    let mut again = route.clone();
+    again.attributes.retain(|attribute| attribute.kind != route_attribute::CACHEINFO);
+    (route.to_string(), (again, ExistingRoute::Join))
+}
+
 /// A request, and what it is about.
 struct Pending {
     what: String,
@@ -86,6 +96,10 @@ impl Site<'_> {
                 Step::Routes(routes) => {
                     self.send(std::mem::take(&mut pending), &mut skipped)?;
                     skipped.extend(self.add_routes(routes)?);
+                }
+                Step::RoutesFrom(routes) => {
+                    self.send(std::mem::take(&mut pending), &mut skipped)?;
+                    skipped.extend(self.add_in_turn(routes.iter().map(as_they_were).collect())?);
                 }
                 other => pending.extend(self.requests(other)),
             }
@@ -137,7 +151,7 @@ impl Site<'_> {
                 let to = neighbour.destination().map_or_else(|| "?".into(), |address| address.to_string());
                 one(format!("{NEIGHBOUR} {to}"), Box::new(move |batch| rtnl::neighbour::add(batch, index, &neighbour)))
             }
-            Step::Sysctl(_) | Step::Routes(_) => Vec::new(),
+            Step::Sysctl(_) | Step::Routes(_) | Step::RoutesFrom(_) => Vec::new(),
         }
     }
 
@@ -163,11 +177,20 @@ impl Site<'_> {
         if let Some(group) = change.group {
             set("group", ifla::GROUP, group.to_ne_bytes().to_vec());
         }
+        for (kind, size) in change.offload_sizes {
+            set("segment size", kind, size.to_ne_bytes().to_vec());
+        }
         if let Some(alias) = change.alias {
             set("alias", ifla::IFALIAS, alias.as_bytes().to_vec());
         }
         if let Some(master) = change.master {
             set("master", ifla::MASTER, master.to_ne_bytes().to_vec());
+        }
+        if let Some((kind, mode)) = change.macvlan_mode {
+            requests.push(Pending {
+                what: "macvlan mode".into(),
+                change: Box::new(move |batch| rtnl::link::set_macvlan_mode(batch, index, &kind, mode)),
+            });
         }
         if !change.ipv4_conf.is_empty() {
             let settings = change.ipv4_conf;
@@ -208,7 +231,7 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// Adds routes, again those whose gateway another one leads to, until nothing more comes of it.
+    /// Adds routes of the link, as far as they can be here.
     fn add_routes(&mut self, routes: Vec<Route>) -> Result<Vec<Skipped>, Error> {
         let mut skipped = Vec::new();
         let mut left = Vec::new();
@@ -218,6 +241,13 @@ impl Site<'_> {
                 Err(reason) => skipped.push(Skipped { what: format!("route {route}"), reason }),
             }
         }
+        skipped.extend(self.add_in_turn(left)?);
+        Ok(skipped)
+    }
+
+    /// Adds routes, again those whose gateway another one leads to, until nothing more comes of it.
+    fn add_in_turn(&mut self, mut left: Vec<NamedRoute>) -> Result<Vec<Skipped>, Error> {
+        let mut skipped = Vec::new();
         loop {
             let before = left.len();
             let changes = left.iter().cloned().map(|(_, (route, existing))| -> Change {

@@ -89,6 +89,13 @@ pub(crate) fn explicit_settings(link: &InterfaceName, index: u32) -> BTreeMap<St
     settings
 }
 
+/// The secret that a link's stable private addresses are made of (RFC 7217), if it has one of its own; one that was never
+/// set cannot be read.
+pub(crate) fn stable_secret(link: &InterfaceName) -> Option<(String, String)> {
+    let text = fs::read_to_string(folder("ipv6", "conf", link.as_bytes()).join("stable_secret")).ok()?;
+    Some(("ipv6/conf/stable_secret".into(), text.trim().to_owned()))
+}
+
 /// Datagrams of the list of all links' neighbour settings that are received before the files are read instead. Each has
 /// up to 32 KiB, with a hundred links, and takes as long as six files.
 const NEIGHBOUR_DATAGRAMS: usize = 4;

@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, io::Write, sync::Arc};
 
 use anyhow::bail;
+use link::Place;
 use netdevice::{
     DeviceId, InterfaceName, Link, Phase, Record, Snapshot, View,
     projection::{Explanation, PoolExplanation},
@@ -26,7 +27,13 @@ fn text(name: &str, node: &Node, is_orphan: impl Fn(&Record) -> bool) -> anyhow:
     let link = find(name, &view.snapshot);
     let id = name.parse::<DeviceId>().ok().or_else(|| Some(DeviceId::from(&name.parse::<InterfaceName>().ok()?)));
     if let Some(file) = node.unreadable.iter().find(|file| file.device.is_some() && file.device == id) {
-        bail!("{name} has a record that cannot be read: {}: {}", file.path.display(), file.reason);
+        let advice = match file.place {
+            Place::Records => "",
+            Place::Quarantine => {
+                "\nit is not offered until that file is removed: first see that the interface is on the node and as it should be"
+            }
+        };
+        bail!("{name} has a record that cannot be read: {}: {}{advice}", file.path.display(), file.reason);
     }
     let of_record = id.and_then(|id| view.ledger.get(&id)).map(|record| of_record(record, is_orphan(record)));
     let of_link = link.map(|link| of_link(link, view, &node.selection));

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ::link::Unreadable;
+use ::link::{Place, Unreadable};
 use netdevice::{
     DeviceId, HardwareAddress, Holder, InterfaceName, KernelString, Ledger, Link, LinkState, Phase, Pools, Projector,
     Record, Snapshot,
@@ -116,8 +116,20 @@ pub(crate) fn node(pools: Option<&str>) -> Node {
             path: "/run/netdevice/eth9.json".into(),
             device: "eth9".parse().ok(),
             reason: "the record has version 7: this program reads up to 1, a newer netdevice wrote it".into(),
+            place: Place::Records,
         },
-        Unreadable { path: "/run/netdevice/:.json".into(), device: None, reason: "\":\" is no device id".into() },
+        Unreadable {
+            path: "/run/netdevice/:.json".into(),
+            device: None,
+            reason: "\":\" is no device id".into(),
+            place: Place::Records,
+        },
+        Unreadable {
+            path: "/run/netdevice/quarantine/eth8.1.json".into(),
+            device: "eth8".parse().ok(),
+            reason: "the record cannot be read: EOF while parsing a value at line 1 column 0".into(),
+            place: Place::Quarantine,
+        },
     ];
     let selection = Selection { pools, source: "/run/netdevice/config.yaml".into() };
     Node { projector, unreadable, selection }

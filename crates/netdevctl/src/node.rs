@@ -1,8 +1,10 @@
 //! This node as it is now: the kernel, the records, and the pools to judge by.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Read},
+    net::IpAddr,
     path::Path,
     sync::Arc,
 };
@@ -20,6 +22,11 @@ use crate::arguments;
 pub(crate) fn is_orphan(record: &Record) -> bool {
     let Ok(mut home) = RouteSocket::open() else { return false };
     matches!(link::diagnose(record, &mut home), Diagnosis::HolderEnded | Diagnosis::SandboxEnded)
+}
+
+/// The addresses that the node is known by, as the agent found them.
+pub(crate) fn node_addresses(arguments: &arguments::Node) -> anyhow::Result<BTreeSet<IpAddr>> {
+    Records::new(&arguments.state_dir).node_addresses().context("cannot read the addresses of this node")
 }
 
 /// The pools, and who says so.
@@ -93,7 +100,9 @@ pub(crate) struct Node {
 impl Node {
     /// Reads the kernel and the records once.
     pub(crate) fn read(arguments: &arguments::Node) -> anyhow::Result<Self> {
-        let snapshot = inventory::read_once(&arguments.sysfs).context("cannot read the interfaces of this node")?;
+        let node_addresses = node_addresses(arguments)?;
+        let snapshot = inventory::read_once(&arguments.sysfs, node_addresses)
+            .context("cannot read the interfaces of this node")?;
         Self::with_snapshot(arguments, snapshot)
     }
 
@@ -120,6 +129,7 @@ impl Node {
 
     fn set_attachments(&mut self, attachments: Attachments) {
         self.projector.set_ledger(attachments.ledger);
+        self.projector.set_unknown(attachments.unreadable.iter().filter_map(|file| file.device.clone()).collect());
         self.unreadable = attachments.unreadable;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-use link::Unreadable;
+use link::{Place, Unreadable};
 use netdevice::{Device, DeviceId, DeviceState, Holder, Link, Phase, Record, View, record::Pod, selector::PHYSICAL};
 use serde::Serialize;
 
@@ -17,6 +17,7 @@ pub(crate) enum State {
     Detaching,
     Orphaned,
     Unreadable,
+    Quarantined,
     Excluded,
     Unselected,
     Gone,
@@ -32,6 +33,7 @@ impl fmt::Display for State {
             Self::Detaching => "detaching",
             Self::Orphaned => "orphaned",
             Self::Unreadable => "unreadable",
+            Self::Quarantined => "quarantined",
             Self::Excluded => "excluded",
             Self::Unselected => "unselected",
             Self::Gone => "gone",
@@ -191,7 +193,11 @@ impl Row {
     fn of_unreadable(file: &Unreadable) -> Self {
         let path = file.path.display().to_string();
         let device = file.device.as_ref().map_or_else(|| path.clone(), ToString::to_string);
-        Self { reason: Some(format!("{path}: {}", file.reason)), ..Self::new(device, State::Unreadable) }
+        let state = match file.place {
+            Place::Records => State::Unreadable,
+            Place::Quarantine => State::Quarantined,
+        };
+        Self { reason: Some(format!("{path}: {}", file.reason)), ..Self::new(device, state) }
     }
 
     /// The row of a device that is not there any more.

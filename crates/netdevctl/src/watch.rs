@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     arguments::List,
     list::{remark, rows_of},
-    node::Node,
+    node::{Node, node_addresses},
     output::Output,
     row::Row,
 };
@@ -21,7 +21,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub(crate) fn watch(list: &List, out: &mut impl Write) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().context("cannot start")?;
     runtime.block_on(async {
-        let config = Config { sysfs: list.node.sysfs.clone(), ..Config::default() };
+        let node_addresses = node_addresses(&list.node)?;
+        let config = Config { sysfs: list.node.sysfs.clone(), node_addresses, ..Config::default() };
         let inventory = Inventory::open(config).context("cannot read the interfaces of this node")?;
         let mut snapshots = inventory.subscribe();
         let snapshot = snapshots.borrow_and_update().clone();

@@ -3,9 +3,9 @@
 //! A document names hooks only, so what a link looks like does not touch it. It asks for the least CDI version that
 //! its contents need: a runtime drops a whole file whose version it does not know.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, io::Read};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{id::DeviceId, resource::ResourceName};
 
@@ -91,6 +91,23 @@ pub enum NameError {
 /// Name of a pool's file in the CDI folder, `vendor-class.json`.
 pub fn file_name(resource: &ResourceName) -> String {
     format!("{}-{}.json", resource.vendor(), resource.class())
+}
+
+/// The devices that a document names, whoever wrote it; none if it is not a document of this kind. It is read as it
+/// comes: the text of a large one is never in memory as a whole.
+pub fn read_devices(document: impl Read, kind: &ResourceName) -> BTreeSet<DeviceId> {
+    #[derive(Deserialize)]
+    struct Spec {
+        kind: String,
+        devices: Vec<Device>,
+    }
+    #[derive(Deserialize)]
+    struct Device {
+        name: String,
+    }
+    let spec: Option<Spec> = serde_json::from_reader(document).ok();
+    let devices = spec.filter(|spec| spec.kind == kind.as_str()).map(|spec| spec.devices);
+    devices.into_iter().flatten().filter_map(|device| device.name.parse().ok()).collect()
 }
 
 impl Document<'_> {

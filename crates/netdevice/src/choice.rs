@@ -181,6 +181,9 @@ enum Rank {
 
 /// Why a device is not offered to anybody.
 fn not_offered(view: &View, name: &InterfaceName, id: DeviceId) -> ChoiceError {
+    if view.unknown.contains(&id) {
+        return ChoiceError::Refused(id, Refusal::Unknown.into());
+    }
     let Some(link) = view.snapshot.link_named(name) else { return ChoiceError::Refused(id, Refusal::NotThere.into()) };
     match view.explain(link).exclusion {
         Some(exclusion) => ChoiceError::Refused(id, Refusal::Excluded(exclusion).into()),

@@ -6,6 +6,8 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    net::IpAddr,
+    sync::Arc,
 };
 
 use crate::{
@@ -29,14 +31,19 @@ pub enum Exclusion {
     Immovable(Box<str>),
     /// A default route of the node goes through it.
     Uplink(DefaultRoute),
-    /// A link with a default route is stacked on it, or has it as a port: it is below the uplink.
+    /// It has an address that the node is known by: the kubelet's, or that of a connection to the API server.
+    NodeAddress(IpAddr),
+    /// An uplink, by a route or an address, is stacked on it or has it as a port: it is below the uplink.
     BelowUplink(InterfaceName),
-    /// It is stacked on a link with a default route, or is its master.
+    /// It is stacked on an uplink, or is its master.
     AboveUplink(InterfaceName),
     /// It is a port of a bridge.
     BridgePort(InterfaceName),
     /// It is the node's end of a Pod's own network.
     PodNetwork,
+    /// A VLAN of the node is stacked on it. The kernel takes that down and up again with the device, wherever the device
+    /// goes, and its IPv6 addresses and routes with it (`vlan_device_event`).
+    BelowVlan(InterfaceName),
 }
 
 impl fmt::Display for Exclusion {
@@ -48,10 +55,12 @@ impl fmt::Display for Exclusion {
                 let family = if route.family == Family::V4 { "IPv4" } else { "IPv6" };
                 write!(out, "the node's {family} default route (table {}) goes through it", route.table)
             }
+            Self::NodeAddress(address) => write!(out, "it has the node's own address {address}"),
             Self::BelowUplink(uplink) => write!(out, "the node's uplink {uplink} is built on it"),
             Self::AboveUplink(uplink) => write!(out, "it is built on the node's uplink {uplink}"),
             Self::BridgePort(bridge) => write!(out, "it is a port of bridge {bridge}"),
             Self::PodNetwork => write!(out, "it is the node's end of a pod's own network"),
+            Self::BelowVlan(vlan) => write!(out, "the node's VLAN {vlan} is built on it"),
         }
     }
 }
@@ -69,6 +78,9 @@ impl Exclusions {
             if snapshot.is_reached(route.family, route.table) {
                 found.entry(route.link).or_insert(Exclusion::Uplink(*route));
             }
+        }
+        for (link, address) in snapshot.node_links() {
+            found.entry(*link).or_insert(Exclusion::NodeAddress(*address));
         }
         let uplinks: Vec<u32> = found.keys().copied().collect();
         for uplink in uplinks {
@@ -102,6 +114,10 @@ impl Exclusions {
         }
         if is_pod_network(link) {
             return Some(Exclusion::PodNetwork);
+        }
+        let is_vlan = |upper: &&Arc<Link>| upper.parent == Some(link.index) && upper.kind.as_deref() == Some("vlan");
+        if let Some(vlan) = snapshot.uppers(link.index).filter_map(|index| snapshot.link(index)).find(is_vlan) {
+            return Some(Exclusion::BelowVlan(vlan.name.clone()));
         }
         let master = snapshot.link(link.master?)?;
         let is_bridge = master.kind.as_deref().is_some_and(|kind| BRIDGE_KINDS.contains(&kind));
@@ -137,8 +153,6 @@ fn reach(start: u32, next: impl Fn(u32) -> Vec<u32>) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::link::flags;
 
@@ -204,6 +218,39 @@ mod tests {
     }
 
     #[test]
+    fn a_link_with_an_address_of_the_node_is_excluded_with_its_family_and_no_sibling() {
+        let bond = Link { kind: Some("bond".into()), ..link(3, "bond0") };
+        let port = Link { master: Some(3), ..link(2, "eth0") };
+        let vlan = Link { parent: Some(3), kind: Some("vlan".into()), ..link(4, "bond0.7") };
+        let sibling = Link { parent: Some(3), kind: Some("vlan".into()), ..link(5, "bond0.8") };
+        let macvlan = Link { parent: Some(4), kind: Some("macvlan".into()), ..link(6, "mv0") };
+        let links = [port, bond, vlan, sibling, macvlan, link(7, "eth1")];
+        let with = |node_links: &[(u32, &str)], routes: &[(Family, u32, u32)]| {
+            let mut all = snapshot(links.clone(), routes);
+            all.set_node_links(node_links.iter().map(|(link, address)| (*link, address.parse().unwrap())));
+            excluded(&all)
+        };
+        let immovable = "bond0: the kernel does not move links of kind bond";
+        assert_eq!(with(&[], &[]), [immovable]);
+        assert_eq!(with(&[(7, "2001:db8::5")], &[]), [immovable, "eth1: it has the node's own address 2001:db8::5"]);
+        assert_eq!(
+            with(&[(4, "10.0.0.5")], &[]),
+            [
+                "eth0: the node's uplink bond0.7 is built on it",
+                "bond0: the node's uplink bond0.7 is built on it",
+                "bond0.7: it has the node's own address 10.0.0.5",
+                "mv0: it is built on the node's uplink bond0.7",
+            ]
+        );
+        let both = with(&[(7, "10.0.0.5")], &[(Family::V4, MAIN, 7)]);
+        assert_eq!(
+            both[1], "eth1: the node's IPv4 default route (table 254) goes through it",
+            "the route is told first"
+        );
+        assert_eq!(with(&[(99, "10.0.0.5")], &[]), [immovable], "of a link that is not known yet");
+    }
+
+    #[test]
     fn the_family_below_and_above_an_uplink_is_excluded_and_no_sibling() {
         let nic = link(2, "eth0");
         let bond = Link { kind: Some("bond".into()), ..link(3, "bond0") };
@@ -256,6 +303,14 @@ mod tests {
                 "cali0123456789a: it is the node's end of a pod's own network",
             ]
         );
+    }
+
+    #[test]
+    fn the_parent_of_a_vlan_is_excluded_and_that_of_a_macvlan_is_not() {
+        let above = |index, name, kind: &str| Link { parent: Some(2), kind: Some(kind.into()), ..link(index, name) };
+        let vlan = snapshot([link(2, "eth1"), above(3, "eth1.7", "vlan")], &[]);
+        assert_eq!(excluded(&vlan), ["eth1: the node's VLAN eth1.7 is built on it"]);
+        assert_eq!(excluded(&snapshot([link(2, "eth1"), above(3, "mv0", "macvlan")], &[])).len(), 0);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod go_flags;
 pub mod id;
 pub mod link;
 pub mod name;
+pub mod node_address;
 pub mod oci;
 pub mod plan;
 #[cfg(feature = "selection")]

@@ -38,6 +38,10 @@ pub struct LinkChange {
     pub txqlen: Option<u32>,
     /// `IFLA_GROUP`.
     pub group: Option<u32>,
+    /// `IFLA_GSO_*` and `IFLA_GRO_*`, by attribute: all of them when one differs, for some set others along.
+    pub offload_sizes: Vec<(u16, u32)>,
+    /// `IFLA_MACVLAN_MODE`, for a link of that kind.
+    pub macvlan_mode: Option<(String, u32)>,
     /// `IFLA_IFALIAS`; an empty one takes the alias away.
     pub alias: Option<KernelString>,
     /// `IFLA_MASTER`; 0 releases the link.
@@ -64,6 +68,8 @@ pub enum Step {
     Address(Address),
     /// Routes, in an order in which each gateway can be reached when its route comes.
     Routes(Vec<Route>),
+    /// Routes through other links that have an address of this one as their source.
+    RoutesFrom(Vec<Route>),
     /// A permanent neighbour.
     Neighbour(Neighbour),
 }
@@ -80,8 +86,9 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
     steps.extend(gone.cloned().map(Step::RemoveAltname));
     let new = wanted.altnames.iter().filter(|name| missing(present, name));
     steps.extend(new.cloned().map(Step::AddAltname));
-    steps.extend(ipv6_conf(wanted, present).map(Step::Sysctl));
+    // the secret of stable private addresses comes before the mode that needs it
     steps.extend(sysctls(wanted, present).map(Step::Sysctl));
+    steps.extend(ipv6_conf(wanted, present).map(Step::Sysctl));
 
     let (early, late): (Vec<_>, Vec<_>) = addresses(wanted, present).partition(|address| {
         // the kernel would make the same one when the link comes up, and try it out for a second
@@ -97,6 +104,11 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
         let routes = routes(wanted, present, place);
         if !routes.is_empty() {
             steps.push(Step::Routes(routes));
+        }
+        let missing = |route: &&Route| !has_route(&present.routes_from, route);
+        let routes_from: Vec<Route> = wanted.routes_from.iter().filter(missing).cloned().collect();
+        if place == Place::Host && !routes_from.is_empty() {
+            steps.push(Step::RoutesFrom(routes_from));
         }
     }
     let missing = |neighbour: &&Neighbour| !present.neighbours.contains(neighbour);
@@ -116,6 +128,16 @@ fn link_change(wanted: &LinkState, present: &LinkState, place: Place) -> LinkCha
         mtu: differs(&wanted.mtu, &present.mtu),
         txqlen: differs(&wanted.txqlen, &present.txqlen),
         group: differs(&wanted.group, &present.group),
+        offload_sizes: if wanted.offload_sizes.iter().all(|(kind, size)| present.offload_sizes.get(kind) == Some(size))
+        {
+            Vec::new()
+        } else {
+            wanted.offload_sizes.iter().map(|(kind, size)| (*kind, *size)).collect()
+        },
+        macvlan_mode: differs(&wanted.macvlan_mode, &present.macvlan_mode)
+            .flatten()
+            .zip(wanted.kind.clone())
+            .map(|(mode, kind)| (kind, mode)),
         alias: differs(&alias(wanted), &alias(present)),
         master: match place {
             Place::Host => differs(&wanted.master.unwrap_or(0), &present.master.unwrap_or(0)),
@@ -158,10 +180,14 @@ fn is_link_local_of_the_kernel(address: &Address) -> bool {
     address.is_ipv6_link_local() && address.protocol == Some(PROTOCOL_KERNEL_LINK_LOCAL)
 }
 
+fn has_route(routes: &[Route], route: &Route) -> bool {
+    routes.iter().any(|there| there.has_same_target(route) && there.metric() == route.metric())
+}
+
 fn routes(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Route> {
     let belongs = |route: &&Route| {
         let by_kernel = route.protocol == ROUTE_BY_KERNEL;
-        let there = present.routes.iter().any(|there| there.has_same_target(route) && there.metric() == route.metric());
+        let there = has_route(&present.routes, route);
         match place {
             _ if there || route.flags & ROUTE_CLONED != 0 => false,
             // local routes and the like, which a VRF has in its own table, come with the addresses

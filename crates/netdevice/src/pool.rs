@@ -145,6 +145,16 @@ pub const EFFECTIVE_CONFIGURATION: &str = "config.yaml";
 /// Longest configuration in bytes.
 pub const MAX_CONFIGURATION: usize = 1 << 20;
 
+/// A character as a YAML string in double quotes has it: a JSON string is not always one, since YAML takes no DEL and no
+/// C1 control character as it is (YAML 1.2.2, 5.1).
+fn in_double_quotes(character: char) -> String {
+    match character {
+        '"' | '\\' => format!("\\{character}"),
+        ' '..='~' => character.to_string(),
+        _ => format!("\\U{:08X}", u32::from(character)),
+    }
+}
+
 impl Pools {
     /// The one pool of `-interfaces PATTERN`.
     pub fn by_name(pattern: Pattern) -> Self {
@@ -167,9 +177,8 @@ impl Pools {
     /// The configuration that says the same as `-interfaces PATTERN`: what [`Pools::by_name`] gives, as YAML.
     pub fn yaml_by_name(pattern: &Pattern) -> String {
         let resource = ResourceName::default();
-        // a JSON string is a YAML string in double quotes
-        let pattern = serde_json::Value::from(pattern.as_str());
-        format!("pools:\n- resource: {resource}\n  select:\n    names: [{pattern}]\n")
+        let pattern: String = pattern.as_str().chars().map(in_double_quotes).collect();
+        format!("pools:\n- resource: {resource}\n  select:\n    names: [\"{pattern}\"]\n")
     }
 
     /// Reads the YAML of `-config`.
@@ -284,7 +293,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_short_form_is_written_as_yaml(text in "\\PC{0,20}") {
+        fn the_short_form_is_written_as_yaml(text in "[\\PC\\x00-\\x1f\\x7f-\\x9f]{0,20}") {
             if let Ok(pattern) = text.parse::<Pattern>() {
                 let yaml = Pools::yaml_by_name(&pattern);
                 prop_assert_eq!(Pools::from_yaml(&yaml).unwrap(), Pools::by_name(pattern), "{}", yaml);

@@ -80,6 +80,8 @@ pub enum Refusal {
     OtherPool(ResourceName),
     /// A sandbox has it.
     Held(Holder),
+    /// Its record cannot be followed: nobody knows where it is to be, and with what.
+    Unknown,
     /// It is of no resource that is configured.
     NoPool(ResourceName),
 }
@@ -94,6 +96,10 @@ impl fmt::Display for Refusal {
             Self::NotSelected(resource) => write!(out, "the pool {resource} does not select it: choose another device"),
             Self::OtherPool(resource) => write!(out, "it belongs to the pool {resource}: ask for that resource"),
             Self::Held(holder) => write!(out, "it is held by {holder}: delete that pod or choose another device"),
+            Self::Unknown => write!(
+                out,
+                "its record on the node cannot be followed: `netdevctl explain` says which file it is, or choose another device"
+            ),
             Self::NoPool(resource) => write!(out, "no pool {resource} is configured on the node"),
         }
     }
@@ -106,6 +112,8 @@ pub struct View {
     pub snapshot: Snapshot,
     /// The attachments.
     pub ledger: Arc<Ledger>,
+    /// Devices whose record cannot be followed. They are not offered: one that is on the host may be half restored.
+    pub unknown: Arc<BTreeSet<DeviceId>>,
     /// The pools.
     pub pools: Arc<Pools>,
     exclusions: Arc<Exclusions>,
@@ -144,6 +152,9 @@ impl View {
                 DeviceState::Offered { .. } => Err(Refusal::OtherPool(device.resource.clone())),
             };
         }
+        if self.unknown.contains(id) {
+            return Err(Refusal::Unknown);
+        }
         let link = self.snapshot.link_named(&id.to_name()).ok_or(Refusal::NotThere)?;
         match (self.exclusions.of(link, &self.snapshot), self.pools.named(resource)) {
             (_, None) => Err(Refusal::NoPool(resource.clone())),
@@ -166,6 +177,7 @@ impl View {
             exclusion: self.exclusions.of(link, &self.snapshot),
             pools: pools.collect(),
             holder: self.ledger.get(&id).map(|record| record.holder.clone()),
+            is_unknown: self.unknown.contains(&id),
             healthy: pool.map(|pool| pool.health.is_healthy(link)),
             pool: pool.map(|pool| pool.resource.clone()),
         }
@@ -181,6 +193,8 @@ pub struct Explanation {
     pub pools: Vec<PoolExplanation>,
     /// Who has a device of this id; while somebody has, this link is not offered.
     pub holder: Option<Holder>,
+    /// Whether a record of this id cannot be followed.
+    pub is_unknown: bool,
     /// The first pool that takes it.
     pub pool: Option<ResourceName>,
     /// What that pool's health rule says.
@@ -190,7 +204,7 @@ pub struct Explanation {
 impl Explanation {
     /// Whether the link is offered.
     pub fn is_offered(&self) -> bool {
-        self.exclusion.is_none() && self.holder.is_none() && self.pool.is_some()
+        self.exclusion.is_none() && self.holder.is_none() && !self.is_unknown && self.pool.is_some()
     }
 }
 
@@ -239,11 +253,11 @@ impl Projector {
             changed.insert(*index);
             // a link's route may be known before the link is; and links around an uplink are told its name
             let name = |snapshot: &Snapshot| snapshot.link(*index).map(|link| link.name.clone());
-            uplink_changed |= now.has_default_route(*index) && name(&before) != name(&now);
-            // whether a port may be offered depends on its master's kind
-            changed.extend(now.lowers(*index));
+            uplink_changed |= now.may_be_uplink(*index) && name(&before) != name(&now);
+            // whether a port may be offered depends on its master's kind, and a parent on what is stacked on it
+            changed.extend(before.lowers(*index).chain(now.lowers(*index)));
         }
-        if uplink_changed || !before.has_same_routes(&now) || !before.has_same_stacking(&now) {
+        if uplink_changed || !before.has_same_uplinks(&now) || !before.has_same_stacking(&now) {
             let exclusions = Exclusions::find(&now);
             changed.extend(exclusions.differences(&self.view.exclusions));
             self.view.exclusions = Arc::new(exclusions);
@@ -267,6 +281,13 @@ impl Projector {
         let differs = |id: &&DeviceId| before.get(*id) != now.get(*id);
         let ids: BTreeSet<DeviceId> = before.keys().chain(now.keys()).filter(differs).cloned().collect();
         ids.iter().for_each(|id| self.publish(id));
+    }
+
+    /// Takes the devices whose record cannot be followed as they are now.
+    pub fn set_unknown(&mut self, unknown: BTreeSet<DeviceId>) {
+        let before = std::mem::replace(&mut self.view.unknown, Arc::new(unknown));
+        let now = self.view.unknown.clone();
+        before.symmetric_difference(&now).for_each(|id| self.publish(id));
     }
 
     fn project(&mut self, links: BTreeSet<u32>) {
@@ -298,16 +319,17 @@ impl Projector {
         })
     }
 
-    /// Decides what one id stands for now: a record comes before a link on the host.
+    /// Decides what one id stands for now: a record comes before a link on the host, also one that cannot be followed.
     fn publish(&mut self, id: &DeviceId) {
         let links = self.by_id.get(id);
         if links.is_some_and(BTreeSet::is_empty) {
             self.by_id.remove(id);
         }
+        let may_be_offered = !self.view.unknown.contains(id);
         let offered = || self.candidates.get(self.by_id.get(id)?.last()?).cloned();
         let device = match self.view.ledger.get(id) {
             Some(record) => self.held(record),
-            None => offered(),
+            None => may_be_offered.then(offered).flatten(),
         };
         match device {
             None => drop(self.view.devices.remove(id)),

@@ -184,6 +184,13 @@ pub enum RecordError {
     TooLarge(usize),
 }
 
+impl RecordError {
+    /// Whether nobody will ever follow the record, so that it may be put aside. A newer program follows its own.
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::Newer(_))
+    }
+}
+
 impl Record {
     /// Reads the text of a record's file.
     ///
@@ -217,5 +224,53 @@ impl Record {
     }
 }
 
+/// Where a record is put that cannot be followed: `quarantine/<id>.<n>.json`, counted from 1.
+pub const QUARANTINE: &str = "quarantine";
+
+/// Name of the `number`-th file in quarantine that was the record of a device.
+pub fn quarantined_name(device: &DeviceId, number: u32) -> String {
+    format!("{device}.{number}.json")
+}
+
+/// The device whose record a file in quarantine was. A device id may have dots, and ends no number.
+pub fn quarantined_device(file_name: &str) -> Option<DeviceId> {
+    let (device, number) = file_name.strip_suffix(".json")?.rsplit_once('.')?;
+    number.parse::<u32>().ok()?;
+    device.parse().ok()
+}
+
 /// All records, by device.
 pub type Ledger = BTreeMap<DeviceId, Record>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_quarantine_tells_whose_record_it_was() {
+        for (device, number) in [("eth0", 1), ("eth0.100", 12), ("x:a:5f", 3), ("0", u32::MAX)] {
+            let device: DeviceId = device.parse().unwrap();
+            assert_eq!(quarantined_device(&quarantined_name(&device, number)), Some(device));
+        }
+        for name in ["eth0.json", "eth0.1", "eth0..json", "eth0.-1.json", ".1.json", "a/b.1.json", "hook.log", ""] {
+            assert_eq!(quarantined_device(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_newer_version_is_not_the_last_word() {
+        let device: DeviceId = "eth0".parse().unwrap();
+        for (text, is_final) in [
+            ("", true),
+            ("{", true),
+            ("{}", true),
+            ("{\"version\":1}", true),
+            ("{\"version\":2}", false),
+            ("{\"version\":4294967295,\"a\":[]}", false),
+            ("{\"version\":4294967296}", true),
+            ("{\"version\":2", true),
+        ] {
+            assert_eq!(Record::from_json(&device, text.as_bytes()).unwrap_err().is_final(), is_final, "{text}");
+        }
+    }
+}

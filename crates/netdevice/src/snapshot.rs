@@ -3,7 +3,7 @@
 //! Maps are persistent: a new snapshot shares all that did not change with the one before, so that one link event
 //! among 10,000 links costs what one link costs, and two snapshots can be compared by what they do not share.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 
@@ -44,6 +44,10 @@ pub struct Snapshot {
     default_routes: OrdSet<DefaultRoute>,
     /// Tables that a routing rule leads to.
     reached_tables: OrdSet<(Family, u32)>,
+    /// Addresses that the node is known by.
+    node_addresses: OrdSet<IpAddr>,
+    /// Links that have one of them. No other addresses are kept: of 10,000 links they would be most of what is kept.
+    node_links: OrdSet<(u32, IpAddr)>,
 }
 
 impl Snapshot {
@@ -101,6 +105,16 @@ impl Snapshot {
         self.reached_tables = tables.into_iter().collect();
     }
 
+    /// Replaces the addresses that the node is known by.
+    pub fn set_node_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.node_addresses = addresses.into_iter().collect();
+    }
+
+    /// Replaces the links that have an address which the node is known by.
+    pub fn set_node_links(&mut self, links: impl IntoIterator<Item = (u32, IpAddr)>) {
+        self.node_links = links.into_iter().collect();
+    }
+
     /// All links, by index.
     pub fn links(&self) -> &OrdMap<u32, Arc<Link>> {
         &self.links
@@ -121,9 +135,20 @@ impl Snapshot {
         &self.default_routes
     }
 
-    /// Whether a default route of any table goes through the link.
-    pub fn has_default_route(&self, link: u32) -> bool {
-        self.default_routes.iter().any(|route| route.link == link)
+    /// Addresses that the node is known by, whether a link has them or not.
+    pub fn node_addresses(&self) -> &OrdSet<IpAddr> {
+        &self.node_addresses
+    }
+
+    /// The links that have an address which the node is known by.
+    pub fn node_links(&self) -> &OrdSet<(u32, IpAddr)> {
+        &self.node_links
+    }
+
+    /// Whether the link may be an uplink: a default route of any table goes through it, or it has an address that the
+    /// node is known by.
+    pub fn may_be_uplink(&self, link: u32) -> bool {
+        self.default_routes.iter().any(|route| route.link == link) || self.node_links.iter().any(|(of, _)| *of == link)
     }
 
     /// Whether a routing rule leads to that table. Before any rule was read, every table counts: fail closed.
@@ -141,9 +166,11 @@ impl Snapshot {
         self.lowers.range((index, 0, 0)..=(index, u32::MAX, u32::MAX)).map(|(_, lower, _)| *lower)
     }
 
-    /// Whether only links differ, so that exclusions need no new look at routes.
-    pub fn has_same_routes(&self, other: &Self) -> bool {
-        self.default_routes.ptr_eq(&other.default_routes) && self.reached_tables.ptr_eq(&other.reached_tables)
+    /// Whether only links differ, so that exclusions need no new look at routes and addresses.
+    pub fn has_same_uplinks(&self, other: &Self) -> bool {
+        self.default_routes.ptr_eq(&other.default_routes)
+            && self.reached_tables.ptr_eq(&other.reached_tables)
+            && self.node_links.ptr_eq(&other.node_links)
     }
 
     /// Whether no link was stacked on or enslaved to another one since.

@@ -43,6 +43,13 @@ pub struct LinkState {
     pub txqlen: u32,
     /// `IFLA_GROUP`.
     pub group: u32,
+    /// `IFLA_GSO_*` and `IFLA_GRO_*`: by attribute, how large a packet may be that the card, or the stack, takes apart or
+    /// puts together.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub offload_sizes: BTreeMap<u16, u32>,
+    /// `IFLA_MACVLAN_MODE`, of a macvlan or macvtap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub macvlan_mode: Option<u32>,
     /// `IFLA_MASTER`.
     pub master: Option<u32>,
     /// Name of the master: its index may be another link's by the time that the device is home.
@@ -56,6 +63,10 @@ pub struct LinkState {
     pub addresses: Vec<Address>,
     /// Routes of every table through the link, in the kernel's order.
     pub routes: Vec<Route>,
+    /// IPv4 routes through other links that have an address of this one as their source: the kernel deletes them with the
+    /// address (`fib_sync_down_addr`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes_from: Vec<Route>,
     /// Neighbours that somebody made permanent.
     pub neighbours: Vec<Neighbour>,
     /// `IFLA_INET_CONF`: `/proc/sys/net/ipv4/conf/<link>`, value by index of `IPV4_DEVCONF_*` less one.
@@ -101,12 +112,15 @@ impl LinkState {
             mtu: 0,
             txqlen: 0,
             group: 0,
+            offload_sizes: BTreeMap::new(),
+            macvlan_mode: None,
             master: None,
             master_name: None,
             parent: None,
             link_netnsid: None,
             addresses: Vec::new(),
             routes: Vec::new(),
+            routes_from: Vec::new(),
             neighbours: Vec::new(),
             ipv4_conf: Vec::new(),
             ipv6_conf: Vec::new(),
@@ -300,6 +314,8 @@ pub struct Route {
 
 /// `rtm_type` of an ordinary route.
 pub const ROUTE_UNICAST: u8 = 1;
+/// `RTN_LOCAL`: the destination is an address of the link.
+pub const ROUTE_LOCAL: u8 = 2;
 /// `RTPROT_KERNEL`.
 pub const ROUTE_BY_KERNEL: u8 = 2;
 /// `RTPROT_RA`.
@@ -338,6 +354,11 @@ impl Route {
         [route_attribute::GATEWAY, route_attribute::VIA, route_attribute::MULTIPATH]
             .iter()
             .any(|kind| self.attribute(*kind).is_some())
+    }
+
+    /// Source address for packets of this node, if it names one.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.attribute(route_attribute::PREFSRC)?.as_address()
     }
 
     /// Whether it leads everywhere.

@@ -44,6 +44,7 @@ fn apply(state: &mut LinkState, step: Step) {
             state.addresses.insert(v4, address);
         }
         Step::Routes(routes) => state.routes.extend(routes),
+        Step::RoutesFrom(routes) => state.routes_from.extend(routes),
         Step::Neighbour(neighbour) => state.neighbours.push(neighbour),
     }
 }
@@ -53,6 +54,8 @@ fn apply_link(state: &mut LinkState, change: LinkChange) {
     state.mtu = change.mtu.unwrap_or(state.mtu);
     state.txqlen = change.txqlen.unwrap_or(state.txqlen);
     state.group = change.group.unwrap_or(state.group);
+    state.offload_sizes.extend(change.offload_sizes);
+    state.macvlan_mode = change.macvlan_mode.map(|(_, mode)| mode).or(state.macvlan_mode);
     if let Some(alias) = change.alias {
         state.alias = Some(alias).filter(|alias| !alias.as_bytes().is_empty());
     }
@@ -68,7 +71,8 @@ fn apply_link(state: &mut LinkState, change: LinkChange) {
 fn after_a_move(state: &LinkState) -> LinkState {
     let mut moved = state.clone();
     moved.flags &= !1;
-    (moved.addresses, moved.routes, moved.neighbours) = (Vec::new(), Vec::new(), Vec::new());
+    (moved.addresses, moved.neighbours) = (Vec::new(), Vec::new());
+    (moved.routes, moved.routes_from) = (Vec::new(), Vec::new());
     moved.sysctls.clear();
     moved
 }

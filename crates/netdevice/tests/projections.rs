@@ -4,7 +4,7 @@
 
 mod states;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use netdevice::{
     DeviceId, Ledger, Link, Record, Snapshot,
@@ -17,7 +17,14 @@ use states::any_record;
 
 #[derive(Debug, Clone)]
 enum Change {
-    Link { index: u32, name: u32, kind: Option<usize>, flags: u32, master: Option<u32>, parent: Option<u32> },
+    Link {
+        index: u32,
+        name: u32,
+        kind: Option<usize>,
+        flags: u32,
+        master: Option<u32>,
+        parent: Option<u32>,
+    },
     NoLink(u32),
     Route(DefaultRoute),
     NoRoute(DefaultRoute),
@@ -25,6 +32,9 @@ enum Change {
     Pools(usize),
     Held(u32, Box<Record>),
     Home(u32),
+    /// Its record can no longer be followed, or somebody put that right.
+    Unknown(u32),
+    NodeLinks(Vec<u32>),
 }
 
 const KINDS: [&str; 3] = ["bridge", "vlan", "dummy"];
@@ -56,6 +66,8 @@ fn any_change() -> impl Strategy<Value = Change> {
         1 => (0..3usize).prop_map(Change::Pools),
         1 => (0..5u32, any_record()).prop_map(|(name, record)| Change::Held(name, Box::new(record))),
         1 => (0..5u32).prop_map(Change::Home),
+        1 => (0..5u32).prop_map(Change::Unknown),
+        1 => vec(index(), 0..3).prop_map(Change::NodeLinks),
     ]
 }
 
@@ -68,6 +80,7 @@ fn id(name: u32) -> DeviceId {
 struct World {
     snapshot: Snapshot,
     ledger: Arc<Ledger>,
+    unknown: BTreeSet<DeviceId>,
     pools: Arc<Pools>,
 }
 
@@ -94,6 +107,9 @@ impl World {
             Change::Tables(tables) => {
                 self.snapshot.set_reached_tables(tables.into_iter().map(|table| (Family::V4, table)));
             }
+            Change::NodeLinks(links) => {
+                self.snapshot.set_node_links(links.into_iter().map(|link| (link, [10, 0, 0, 5].into())));
+            }
             Change::Pools(at) => {
                 self.pools = Arc::new(Pools::from_yaml(POOLS[at]).unwrap());
                 return projector.set_pools(self.pools.clone());
@@ -102,6 +118,12 @@ impl World {
                 let record = Record { device: id(name), resource: Some("a.b/held".parse().unwrap()), ..*record };
                 Arc::make_mut(&mut self.ledger).insert(id(name), record);
                 return projector.set_ledger(self.ledger.clone());
+            }
+            Change::Unknown(name) => {
+                if !self.unknown.remove(&id(name)) {
+                    self.unknown.insert(id(name));
+                }
+                return projector.set_unknown(self.unknown.clone());
             }
             Change::Home(name) => {
                 Arc::make_mut(&mut self.ledger).remove(&id(name));
@@ -115,6 +137,7 @@ impl World {
         let mut projector = Projector::new();
         projector.set_pools(self.pools.clone());
         projector.set_ledger(self.ledger.clone());
+        projector.set_unknown(self.unknown.clone());
         projector.set_snapshot(self.snapshot.clone());
         projector
     }

@@ -26,6 +26,8 @@ pub mod attribute {
     pub const NET_NS_FD: u16 = 28;
     pub const EXT_MASK: u16 = 29;
     pub const LINK_NETNSID: u16 = 37;
+    pub const GSO_MAX_SEGS: u16 = 40;
+    pub const GSO_MAX_SIZE: u16 = 41;
     pub const XDP: u16 = 43;
     pub const NEW_NETNSID: u16 = 45;
     pub const NEW_IFINDEX: u16 = 49;
@@ -33,8 +35,14 @@ pub mod attribute {
     pub const ALT_IFNAME: u16 = 53;
     pub const PERM_ADDRESS: u16 = 54;
     pub const PARENT_DEV_NAME: u16 = 56;
+    pub const GRO_MAX_SIZE: u16 = 58;
+    pub const GSO_IPV4_MAX_SIZE: u16 = 63;
+    pub const GRO_IPV4_MAX_SIZE: u16 = 64;
     /// Inside `LINKINFO`.
     pub const INFO_KIND: u16 = 1;
+    pub const INFO_DATA: u16 = 2;
+    /// Inside `INFO_DATA` of a macvlan or macvtap.
+    pub const MACVLAN_MODE: u16 = 1;
     /// Inside `AF_SPEC`: the address family.
     pub const AF_INET: u16 = 2;
     pub const AF_INET6: u16 = 10;
@@ -50,6 +58,8 @@ pub mod attribute {
 
 /// `RTEXT_FILTER_SKIP_STATS`: counters make most of a link's message, and nobody here reads them.
 const SKIP_STATS: u32 = 1 << 3;
+/// Kinds whose `INFO_DATA` begins as a macvlan's.
+const MACVLAN_KINDS: [&str; 2] = ["macvlan", "macvtap"];
 /// Size of `struct ifinfomsg`.
 const HEADER: usize = 16;
 
@@ -130,6 +140,7 @@ impl<'a> LinkMessage<'a> {
     /// The link's own part of its complete state; none if its name is none.
     pub fn to_state(&self) -> Option<LinkState> {
         let link = self.to_link()?;
+        let is_macvlan = link.kind.as_deref().is_some_and(|kind| MACVLAN_KINDS.contains(&kind));
         let mut state = LinkState {
             kind: link.kind.map(Into::into),
             flags: self.flags,
@@ -151,6 +162,14 @@ impl<'a> LinkMessage<'a> {
                 attribute::TXQLEN => state.txqlen = attribute.u32().unwrap_or(0),
                 attribute::GROUP => state.group = attribute.u32().unwrap_or(0),
                 attribute::LINK => state.parent = attribute.u32(),
+                attribute::GSO_MAX_SEGS
+                | attribute::GSO_MAX_SIZE
+                | attribute::GRO_MAX_SIZE
+                | attribute::GSO_IPV4_MAX_SIZE
+                | attribute::GRO_IPV4_MAX_SIZE => {
+                    state.offload_sizes.extend(attribute.u32().map(|size| (attribute.kind, size)));
+                }
+                attribute::LINKINFO if is_macvlan => state.macvlan_mode = macvlan_mode(&attribute),
                 attribute::AF_SPEC => read_conf(&attribute, &mut state),
                 _ => {}
             }
@@ -179,6 +198,11 @@ fn alias(attribute: &Attribute<'_>) -> Option<KernelString> {
 fn info_kind<'a>(info: &Attribute<'a>) -> Option<&'a str> {
     let kind = info.nested().find(|attribute| attribute.kind == attribute::INFO_KIND)?;
     std::str::from_utf8(kind.string()).ok()
+}
+
+fn macvlan_mode(info: &Attribute<'_>) -> Option<u32> {
+    let data = info.nested().find(|attribute| attribute.kind == attribute::INFO_DATA)?;
+    data.nested().find(|attribute| attribute.kind == attribute::MACVLAN_MODE)?.u32()
 }
 
 fn altnames_of(list: &Attribute<'_>) -> Vec<KernelString> {
@@ -228,6 +252,20 @@ pub fn get_by_index(batch: &mut Batch, index: u32) {
 /// a bit.
 pub fn set(batch: &mut Batch, index: u32, flags: u32, change: u32) -> Request<'_> {
     batch.push(kind::SETLINK, flags::ACK, &header(index, flags, change))
+}
+
+/// Changes the mode of a macvlan or macvtap. Of a link's own kind nothing can be changed by `RTM_SETLINK`.
+pub fn set_macvlan_mode(batch: &mut Batch, index: u32, link_kind: &str, mode: u32) {
+    batch.push(kind::NEWLINK, flags::ACK, &header(index, 0, 0)).nest(attribute::LINKINFO, |info| {
+        info.attribute(attribute::INFO_KIND, link_kind.as_bytes()).nest(attribute::INFO_DATA, |data| {
+            data.u32(attribute::MACVLAN_MODE, mode);
+        });
+    });
+}
+
+/// Deletes a link.
+pub fn delete(batch: &mut Batch, index: u32) {
+    batch.push(kind::DELLINK, flags::ACK, &header(index, 0, 0));
 }
 
 /// Adds an alternative name to a link.

@@ -15,8 +15,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Oracle,
     address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo},
     link::{
-        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
-        LinkInfo, LinkMessage, LinkXdp, Prop, XdpAttached,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, LinkAttribute,
+        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp, MacVlanMode, Prop, XdpAttached,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{
@@ -130,6 +130,28 @@ fn alternative_names_are_added_and_removed() {
 }
 
 #[test]
+fn the_mode_of_a_macvlan_is_changed_and_read() {
+    let mut batch = Batch::new();
+    link::set_macvlan_mode(&mut batch, 7, "macvlan", 4);
+    let Oracle::NewLink(mut message) = read_one(batch, kind::NEWLINK, flags::ACK) else { panic!() };
+    let expected = [
+        LinkInfo::Kind(InfoKind::MacVlan),
+        LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)])),
+    ];
+    assert_eq!((message.header.index, &message.attributes[..]), (7, &[LinkAttribute::LinkInfo(expected.into())][..]));
+    message.attributes.push(LinkAttribute::IfName("mv0".into()));
+    assert_eq!(link::parse(&write(&message)).unwrap().to_state().unwrap().macvlan_mode, Some(4));
+}
+
+#[test]
+fn a_link_is_deleted_by_its_index() {
+    let mut batch = Batch::new();
+    link::delete(&mut batch, 7);
+    let Oracle::DelLink(read) = read_one(batch, kind::DELLINK, flags::ACK) else { panic!() };
+    assert_eq!((read.header.index, read.attributes), (7, vec![]));
+}
+
+#[test]
 fn lists_of_addresses_routes_neighbours_and_rules_are_asked_for() {
     let mut batch = Batch::new();
     address::dump(&mut batch, 7);
@@ -169,6 +191,8 @@ fn a_links_message_is_read() {
         LinkAttribute::PermAddress(vec![2, 0, 0, 0, 0, 2]),
         LinkAttribute::Mtu(1400),
         LinkAttribute::TxQueueLen(500),
+        LinkAttribute::GsoMaxSize(30_000),
+        LinkAttribute::GsoMaxSegs(60),
         LinkAttribute::Group(3),
         LinkAttribute::Controller(9),
         LinkAttribute::Link(2),
@@ -198,6 +222,8 @@ fn a_links_message_is_read() {
     assert_eq!((state.txqlen, state.group, state.addr_gen_mode), (500, 3, Some(2)));
     assert_eq!(state.permanent_mac, HardwareAddress::new(&[2, 0, 0, 0, 0, 2]));
     assert_eq!(&state.ipv4_conf[..3], [1, 0, 2]);
+    assert_eq!(state.offload_sizes, [(40, 60), (41, 30_000)].into());
+    assert_eq!(state.macvlan_mode, None);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! One node: started, entered, ended.
 
-use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
@@ -50,7 +50,7 @@ pub struct Node {
     files: PathBuf,
     /// Ends the node when the pipe to it closes.
     tether: Option<Child>,
-    spawned: Cell<u32>,
+    spawned: AtomicU32,
 }
 
 impl Node {
@@ -72,7 +72,7 @@ impl Node {
         let name = format!("{name}-{}", std::process::id());
         let files = PathBuf::from(run(hack("node/node"), ["path", &name], "").text());
         let tether = if keep() { None } else { Some(tether(&name)) };
-        let node = Node { name, files, tether, spawned: Cell::new(0) };
+        let node = Node { name, files, tether, spawned: AtomicU32::new(0) };
         match kind {
             Kind::Containerd => {
                 started(run(hack("cluster/cluster"), ["build", "crictl"], ""));
@@ -120,7 +120,7 @@ impl Node {
         I: IntoIterator,
         I::Item: AsRef<OsStr>,
     {
-        let number = self.spawned.replace(self.spawned.get() + 1);
+        let number = self.spawned.fetch_add(1, Ordering::Relaxed);
         let mut command = Command::new(hack("node/node"));
         command.args(self.run_args(argv));
         Process::start(command, self.log_dir().join(format!("spawned-{number}.log")))
@@ -192,7 +192,9 @@ impl Node {
     #[track_caller]
     pub fn write(&self, inside: &str, text: &str) {
         let path = self.path(inside);
-        let hidden = path.with_file_name(".new");
+        // a name of its own: several are written at a time
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let hidden = path.with_file_name(format!(".{name}.new"));
         let written = fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))
             .and_then(|()| fs::write(&hidden, text))
             .and_then(|()| fs::rename(&hidden, &path));

@@ -341,17 +341,21 @@ fn the_admin_endpoint_tells_health_readiness_and_metrics() {
 }
 
 #[test]
-fn a_record_that_cannot_be_followed_is_told_and_its_device_left_alone() {
+fn a_record_that_nobody_can_follow_is_put_aside_and_its_device_waits_for_an_administrator() {
     let node = NODE.lock();
     let device = node.add_device("record0");
     node.write("/run/netdevice/record0.json", "{\"version\": 1, rubbish");
     node.write("/run/netdevice/newer0.json", "{\"version\": 99}");
     let agent = node.agent(&["-interfaces", "^record0$"]);
-    agent.wait_for_output("a record cannot be followed, its device is left alone");
-    wait_for_metric(&agent, "netdevice_unreadable_records", 2);
+    agent.wait_for_output("its record cannot be followed and was put aside");
+    wait_for_metric(&agent, "netdevice_records_quarantined", 1);
+    wait_for_metric(&agent, "netdevice_unreadable_records", 1);
     assert!(agent.output().contains("a newer netdevice wrote it"), "{}", agent.output());
-    node.sh("rm /run/netdevice/record0.json /run/netdevice/newer0.json");
+    wait_for_capacity(&node, &agent, "networking.k8s.io/netdevice", "0");
+    // the folder of the records is watched: what goes from there is seen at once
+    node.sh("rm /run/netdevice/quarantine/record0.1.json /run/netdevice/newer0.json");
     wait_for_metric(&agent, "netdevice_unreadable_records", 0);
+    wait_for_metric(&agent, "netdevice_records_quarantined", 0);
     wait_for_capacity(&node, &agent, "networking.k8s.io/netdevice", "1");
     device.wait_until_home();
 }

@@ -1,6 +1,6 @@
 //! Whoever is killed, in whichever order: the device comes home as it was, by a hook or by the agent's repair.
 
-use e2e::{Agent, Container, ContainerSpec, Device, Kind, Node, Pod, PodSpec, SharedNode, wait_for};
+use e2e::{Action, Agent, Container, ContainerSpec, Device, Kind, Node, Pod, PodSpec, SharedNode, wait_for};
 
 static NODE: SharedNode = SharedNode::new("killed", Kind::Containerd);
 
@@ -47,6 +47,17 @@ impl<'n> Victim<'n> {
         self.node.sh(&format!("kill -KILL $(pgrep -f '[c]ontainerd-shim.* -id {}')", self.pod.id()));
         let state = || self.container.state();
         wait_for("the container counts as exited", state, |state| state == "CONTAINER_EXITED");
+    }
+
+    /// A process that is in the Pod's network and nothing of the Pod's: it outlives the Pod.
+    #[track_caller]
+    fn leak(&self) -> u64 {
+        let network = format!("/proc/{}/ns/net", self.pod.pid());
+        let script = format!("nsenter --net={network} setsid sleep 1000000 </dev/null >/dev/null 2>&1 & echo $!");
+        let pid = self.node.sh(&script).text().parse().expect("a pid");
+        let name = || self.node.sh(&format!("cat /proc/{pid}/comm")).stdout;
+        wait_for("it is in the Pod's network", name, |name| name == "sleep\n");
+        pid
     }
 
     fn clean_up(self) {
@@ -124,6 +135,70 @@ fn the_shim_the_pause_process_and_the_container_are_killed() {
         victim.kill_shim();
         victim.kill(&[pause, process]);
         assert_repaired(&agent, &device, handler);
+        victim.clean_up();
+        device.wait_until_free();
+    }
+}
+
+#[test]
+fn a_leaked_process_keeps_the_pods_network_and_not_the_device() {
+    let node = NODE.lock();
+    for handler in RUNTIMES {
+        let device = node.add_rich_device("leak0");
+        let agent = offering(&node, "leak0");
+        let victim = Victim::start(&node, handler, "leak0");
+        looked_after(&agent);
+        let leaked = victim.leak();
+        victim.clean_up();
+        device.wait_until_free();
+        let links = node.sh(&format!("nsenter --net=/proc/{leaked}/ns/net ip -o link")).stdout;
+        assert!(links.contains("lo:") && !links.contains("leak0"), "{handler}: {links}");
+        node.sh(&format!("kill -KILL {leaked}"));
+    }
+}
+
+#[test]
+fn a_device_comes_home_from_a_network_that_only_a_leaked_process_keeps() {
+    let node = NODE.lock();
+    for (handler, is_there) in RUNTIMES.into_iter().flat_map(|handler| [(handler, true), (handler, false)]) {
+        let device = node.add_device("leak1");
+        let mut agent = Some(offering(&node, "leak1"));
+        let victim = Victim::start(&node, handler, "leak1");
+        agent.iter().for_each(looked_after);
+        if !is_there {
+            agent.take().expect("it was begun").kill();
+        }
+        let (pause, process, leaked) = (victim.pod.pid(), victim.process(), victim.leak());
+        // no hook will run, and the namespace has no name any more once the Pod is removed
+        victim.kill_shim();
+        victim.kill(&[pause, process]);
+        victim.clean_up();
+        let agent = agent.unwrap_or_else(|| offering(&node, "leak1"));
+        assert_repaired(&agent, &device, handler);
+        assert!(node.sh(&format!("kill -KILL {leaked}")).success(), "{handler}: it was alive all the while");
+    }
+}
+
+#[test]
+fn containerd_is_stopped_the_pods_processes_are_killed_and_containerd_is_started() {
+    let node = NODE.lock();
+    for (handler, is_there) in RUNTIMES.into_iter().flat_map(|handler| [(handler, true), (handler, false)]) {
+        let device = node.add_device("stop0");
+        let mut agent = Some(offering(&node, "stop0"));
+        let victim = Victim::start(&node, handler, "stop0");
+        if !is_there {
+            agent.take().expect("it was begun").kill();
+        }
+        let (pause, process) = (victim.pod.pid(), victim.process());
+        node.containerd(Action::Stop);
+        victim.kill(&[process, pause]);
+        if is_there {
+            // without containerd no hook runs
+            device.wait_until_free();
+        }
+        node.containerd(Action::Start);
+        // the hook finds the namespace where CNI mounted it
+        device.wait_until_free();
         victim.clean_up();
         device.wait_until_free();
     }

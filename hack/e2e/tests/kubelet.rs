@@ -357,6 +357,27 @@ fn a_device_that_becomes_the_uplink_is_withdrawn_and_offered_again_afterwards() 
     device.wait_until_home();
 }
 
+/// The node without a default route through it: what the kubelet is known by is the node's all the same.
+#[test]
+fn a_device_with_the_kubelets_own_address_is_withdrawn_and_offered_again_afterwards() {
+    let node = lock();
+    let device = node.add_device("known0");
+    let status = node.get(&["node", node.name()])["status"].clone();
+    let addresses = status["addresses"].as_array().cloned().unwrap_or_default();
+    let own = addresses.iter().find(|address| address["type"] == "InternalIP").expect("a kubelet tells its --node-ip");
+    let own = own["address"].as_str().expect("a text");
+    let agent = node.agent(&[selection(&["known0"]).as_slice(), &["-node-ip", own]].concat());
+    wait_for_capacity(&node, &agent, 1);
+    node.sh(&format!("ip address add {own}/32 dev known0"));
+    wait_for_capacity(&node, &agent, 0);
+    let netdevctl = e2e::program("netdevctl");
+    let said = node.run([netdevctl.as_os_str(), "explain".as_ref(), "known0".as_ref()]);
+    assert!(said.text().contains(&format!("it has the node's own address {own}")), "{said}");
+    node.sh(&format!("ip address delete {own}/32 dev known0"));
+    wait_for_capacity(&node, &agent, 1);
+    device.wait_until_home();
+}
+
 #[test]
 fn the_reason_why_a_device_is_not_handed_out_is_one_line_of_the_pods_description() {
     let node = lock();

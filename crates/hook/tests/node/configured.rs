@@ -447,7 +447,7 @@ fn a_sandbox_that_the_runtime_has_unmounted_has_ended_though_somebody_keeps_it_o
         let records = Records::new(host.state_dir());
         let device: DeviceId = "dev0".parse().unwrap();
         let mut home = RouteSocket::open().unwrap();
-        let mut diagnosis = || link::diagnose(&records.read(&device).unwrap().unwrap(), &mut home);
+        let mut diagnosis = || link::diagnose(&records.list().unwrap().0[&device], &mut home);
         assert_eq!(diagnosis(), Diagnosis::Healthy);
         let kept = Namespace::open(&order.path).unwrap();
         umount2(&order.path, MntFlags::MNT_DETACH).unwrap();
@@ -493,7 +493,7 @@ fn a_sandbox_that_died_with_its_virtual_device_ends_the_record() {
         order.arrives();
         drop(sandbox);
         let records = Records::new(host.state_dir());
-        let record = records.read(&"dev0".parse().unwrap()).unwrap().unwrap();
+        let record = records.list().unwrap().0.remove(&"dev0".parse().unwrap()).unwrap();
         let mut home = RouteSocket::open().unwrap();
         crate::support::until("the namespace has ended", || {
             link::diagnose(&record, &mut home) == Diagnosis::SandboxEnded

@@ -35,6 +35,30 @@ pub(crate) fn assert_has(text: &str, all: &[&str]) {
 }
 
 #[test]
+fn the_secret_of_stable_private_addresses_goes_along_and_comes_home() {
+    on_host(|host| {
+        wired(host, "addr add 2001:db8::5/64 dev dev0");
+        let (file, secret) = ("/proc/sys/net/ipv6/conf/dev0/stable_secret", "2001:0db8:0000:0000:0000:0000:0000:0007");
+        host.write(file, secret);
+        host.ip("link set dev0 down\nlink set dev0 up\naddr add 2001:db8::5/64 dev dev0");
+        let address = host.settled().facts("link dev0 addr_info").find_map(|fact| {
+            let address = fact.split("\"local\":\"").nth(1)?.split('"').next()?;
+            address.starts_with("fe80").then(|| address.to_owned())
+        });
+        let address = address.expect("the kernel made one of the secret");
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "dev0").succeeds();
+        assert_eq!(sandbox.read(file), secret);
+        assert_eq!(sandbox.read("/proc/sys/net/ipv6/conf/dev0/addr_gen_mode"), "2");
+        assert_has(&sandbox.show("addr show dev0"), &[&address]);
+        host.detach("c1", "dev0").succeeds();
+        assert_eq!(std::fs::read_to_string(file).unwrap().trim(), secret);
+        assert!(host.settled().has(&address));
+        assert!(!host.journal().contains("left out"), "{}", host.journal());
+    });
+}
+
+#[test]
 fn a_plain_device_goes_and_comes_home() {
     on_host(|host| {
         wired(host, "");

@@ -46,8 +46,59 @@ fn every_attribute_that_a_container_changed_is_put_right() {
 }
 
 #[test]
+fn segment_sizes_that_a_container_changed_are_put_right() {
+    survives("link set dev0 gso_max_size 30000 gro_max_size 20000", |_, sandbox| {
+        sandbox.ip("link set dev0 gso_max_size 40000 gso_max_segs 9 gro_max_size 50000");
+    });
+}
+
+#[test]
+fn the_mode_of_a_macvlan_that_a_container_changed_is_put_right() {
+    on_host(|host| {
+        host.ip("link add below type ifb\nlink set below up addrgenmode none
+             link add dev0 link below type macvlan mode vepa\nlink set dev0 up");
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "dev0").succeeds();
+        sandbox.ip("link set dev0 type macvlan mode bridge");
+        host.detach("c1", "dev0").succeeds();
+        host.assert_same(&before);
+    });
+}
+
+#[test]
 fn a_device_that_a_container_enslaved_comes_home_free() {
     survives("", |_, sandbox| sandbox.ip("link add br0 type bridge\nlink set dev0 master br0\nlink set br0 up"));
+}
+
+/// Else what is left of the Pod would hear what the host, or the next Pod, sends and receives.
+#[test]
+fn links_that_a_container_stacked_on_the_device_do_not_outlive_its_homecoming() {
+    survives("", |host, sandbox| {
+        sandbox.ip("link add ear link dev0 type macvlan mode bridge
+             link set ear up
+             link add own type ifb
+             link add safe link own type macvlan");
+        host.detach("c1", "dev0").succeeds();
+        let left = sandbox.show("-o link");
+        assert!(!left.contains("ear") && left.contains("safe"), "{left}");
+    });
+}
+
+#[test]
+fn a_device_that_is_stacked_on_another_device_is_no_containers_work() {
+    on_host(|host| {
+        wired(host, "");
+        host.ip("link add dev1 link dev0 type macvlan mode bridge\nlink set dev1 up\naddr add 10.8.0.5/24 dev dev1");
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "dev0").succeeds();
+        host.attach(&sandbox, "c1", "dev1").succeeds();
+        host.detach("c1", "dev0").succeeds();
+        assert!(sandbox.has_link("dev1"));
+        host.detach("c1", "dev1").succeeds();
+        host.assert_same(&before);
+    });
 }
 
 #[test]

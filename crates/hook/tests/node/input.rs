@@ -101,7 +101,7 @@ fn the_state_of_crun_is_understood() {
 }
 
 #[test]
-fn records_that_cannot_be_followed_are_told_and_left_alone() {
+fn records_that_nobody_can_follow_are_put_aside_and_their_device_is_refused_until_they_are_removed() {
     on_host(|host| {
         wired(host, "addr add 10.1.0.5/24 dev dev0\nlink add dev1 type ifb");
         let before = host.settled();
@@ -114,20 +114,81 @@ fn records_that_cannot_be_followed_are_told_and_left_alone() {
             (own[..own.len() / 2].to_owned(), "EOF while parsing"),
             (String::new(), "EOF while parsing"),
             ("\u{7}garbage".into(), "expected value"),
-            (own.replace("\"version\":1", "\"version\":2"), "a newer netdevice wrote it"),
             (text.clone(), "the record is of device dev1"),
             (own.replace("\"index\":", "\"index\":-"), "invalid value"),
             ("x".repeat(9 << 20), "more than"),
             (own.replace("\"name\":\"dev0\"", "\"name\":\"a/b\""), "stands for no interface"),
         ];
+        let aside = host.state_dir().join("quarantine/dev0.1.json");
         for (text, words) in records {
             host.write(host.record_path("dev0"), &text);
             host.attach(&sandbox, "c1", "dev0").fails_with(words);
-            host.detach("c1", "dev0").fails_with(words);
-            assert_eq!(fs::read_to_string(host.record_path("dev0")).unwrap(), text, "it is left alone");
+            assert!(!host.record_path("dev0").exists());
+            assert_eq!(fs::read_to_string(&aside).unwrap(), text, "it is put aside as it was");
+            // whoever comes next knows no more
+            for ending in [host.attach(&sandbox, "c1", "dev0"), host.detach("c1", "dev0")] {
+                ending.fails_with(words);
+                ending.fails_with("then remove that file");
+            }
+            assert!(host.has_link("dev0"), "it was not moved");
+            host.attach(&sandbox, "c1", "dev1").succeeds();
+            host.detach("c1", "dev1").succeeds();
+            fs::remove_file(&aside).unwrap();
+            host.attach(&sandbox, "c1", "dev0").succeeds();
+            host.detach("c1", "dev0").succeeds();
         }
+        fs::remove_dir(aside.parent().unwrap()).unwrap();
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+fn a_record_of_a_newer_version_is_left_where_it_is() {
+    on_host(|host| {
+        wired(host, "addr add 10.1.0.5/24 dev dev0");
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        fs::create_dir_all(host.state_dir()).unwrap();
+        let text = "{\"version\":2,\"all\":\"else\"}";
+        host.write(host.record_path("dev0"), text);
+        host.attach(&sandbox, "c1", "dev0").fails_with("a newer netdevice wrote it");
+        host.detach("c1", "dev0").fails_with("a newer netdevice wrote it");
+        assert_eq!(fs::read_to_string(host.record_path("dev0")).unwrap(), text);
         fs::remove_file(host.record_path("dev0")).unwrap();
         host.assert_same(&before);
+    });
+}
+
+#[test]
+fn a_record_that_breaks_while_its_device_is_away_is_put_aside_by_detach_and_a_second_one_beside_it() {
+    on_host(|host| {
+        wired(host, "addr add 10.1.0.5/24 dev dev0");
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "dev0").succeeds();
+        let text = fs::read_to_string(host.record_path("dev0")).unwrap();
+        for number in 1..=2 {
+            host.write(host.record_path("dev0"), &text[..text.len() - number]);
+            host.detach("c1", "dev0").fails_with(&format!("quarantine/dev0.{number}.json"));
+            assert!(sandbox.has_link("dev0"), "nothing is guessed");
+        }
+        // an administrator who knows better puts the record back
+        host.write(host.record_path("dev0"), &text);
+        host.detach("c1", "dev0").succeeds();
+        assert!(host.has_link("dev0"));
+        host.attach(&sandbox, "c1", "dev0").fails_with("then remove that file");
+    });
+}
+
+#[test]
+fn a_record_that_cannot_be_put_aside_is_left_and_told() {
+    on_host(|host| {
+        wired(host, "");
+        let sandbox = host.sandbox("web");
+        fs::create_dir_all(host.state_dir()).unwrap();
+        host.write(host.state_dir().join("quarantine"), "");
+        host.write(host.record_path("dev0"), "rubbish");
+        host.attach(&sandbox, "c1", "dev0").fails_with("cannot be followed (the record cannot be read");
+        assert!(host.record_path("dev0").exists());
     });
 }
 

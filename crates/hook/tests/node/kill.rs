@@ -1,7 +1,10 @@
 //! The hook is killed before and after every system call that changes something; then the next actor runs. The device is
 //! completely in a sandbox or completely at home, never half, lost or twice.
 
-use std::process::Child;
+use std::{
+    io::{self, Write},
+    process::Child,
+};
 
 use nix::errno::Errno;
 
@@ -154,6 +157,11 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// Says past the test harness, which shows nothing of a test that passes, how much was tried: hack/test adds it up.
+fn tell(count: u32, what: &str) {
+    writeln!(io::stdout(), "kill harness: {count} cases ({what})").unwrap();
+}
+
 /// Kills at every step of one direction, and says how many cases there were.
 fn kill_at_every_step(shape: &Shape, cases: fn(usize) -> Vec<(Fault, Next)>, direction: &str) {
     on_host(|host| {
@@ -183,7 +191,7 @@ fn kill_at_every_step(shape: &Shape, cases: fn(usize) -> Vec<(Fault, Next)>, dir
                 count += 1;
             }
             if ended {
-                println!("{}, {direction}: {number} steps, {count} cases", shape.name);
+                tell(count, &format!("{}, {direction}, a kill at {number} steps", shape.name));
                 break;
             }
         }
@@ -245,7 +253,7 @@ fn fail_at_every_step(shape: &Shape, fault: fn(Errno) -> Fault, direction: &str)
                 }
             });
             if ended {
-                println!("{}, {direction}: {number} steps that fail, {count} cases", shape.name);
+                tell(count, &format!("{}, {direction}, an error at {number} steps", shape.name));
                 return;
             }
             count += 1;

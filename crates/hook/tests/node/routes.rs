@@ -65,6 +65,21 @@ fn routes_of_every_table_go_along_in_an_order_that_works() {
 }
 
 #[test]
+fn routes_of_other_links_from_an_address_of_the_device_are_there_again() {
+    on_host(|host| {
+        wired(host, "addr add 10.1.0.5/24 dev dev0\naddr add 10.1.0.6/24 dev dev0");
+        host.ip("link add other type ifb
+             link set other up
+             addr add 10.2.0.5/24 dev other
+             route add 10.90.0.0/16 via 10.2.0.1 src 10.1.0.5
+             route add 10.91.0.0/16 dev other src 10.1.0.6 table 100 metric 5
+             route add 10.92.0.0/16 dev other src 10.2.0.5
+             route add 10.93.0.0/16 src 10.1.0.5 nexthop via 10.2.0.1 nexthop via 10.2.0.2");
+        there_and_back(host, |sandbox| assert!(!sandbox.show("route show table all").contains("10.90.0.0")));
+    });
+}
+
+#[test]
 fn two_routes_to_one_place_both_go_along_and_come_back() {
     on_host(|host| {
         wired(

@@ -1,8 +1,13 @@
 //! Sandboxes that have something of their own, and who holds a device.
 
+use std::{
+    fs::{self, File},
+    io::Write,
+};
+
 use crate::{
     home::{assert_has, wired},
-    support::on_host,
+    support::{on_host, until},
 };
 
 #[test]
@@ -31,6 +36,34 @@ fn the_pods_own_link_of_the_same_name_kind_and_index_is_not_taken_for_the_device
         host.attach(&sandbox, "c1", "dev0").fails_with("the name dev0 is taken");
         host.assert_same(&before);
         sandbox.assert_same(&own);
+    });
+}
+
+/// containerd was killed under its runtime: the container ends while the hook is at work, and no hook will run for it.
+#[test]
+fn the_record_names_the_process_of_a_container_that_ends_meanwhile() {
+    on_host(|host| {
+        wired(host, "");
+        let sandbox = host.sandbox("web");
+        let _namespace = File::open(format!("/proc/{}/ns/net", sandbox.pid())).unwrap();
+        let lock = host.state_dir().join("lock/dev0");
+        fs::create_dir_all(lock.parent().unwrap()).unwrap();
+        let held = File::create(&lock).unwrap();
+        held.lock().unwrap();
+        let mut hook = host.command("attach", &["dev0"]).spawn().unwrap();
+        hook.stdin.take().unwrap().write_all(sandbox.state("c1").as_bytes()).unwrap();
+        let open = || {
+            let files = fs::read_dir(format!("/proc/{}/fd", hook.id())).into_iter().flatten().flatten();
+            files.filter_map(|file| fs::read_link(file.path()).ok()).any(|file| file == lock)
+        };
+        until("the hook waits for the lock", open);
+        let pid = sandbox.pid();
+        drop(sandbox);
+        drop(held);
+        assert!(hook.wait().unwrap().success());
+        let record = fs::read_to_string(host.state_dir().join("dev0.json")).unwrap();
+        assert_has(&record, &[&format!(r#""process":{{"pid":{pid},"start_time":"#)]);
+        host.detach("c1", "dev0").succeeds();
     });
 }
 

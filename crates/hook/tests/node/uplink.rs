@@ -1,5 +1,7 @@
 //! The node's own connectivity is refused at the moment of the move.
 
+use std::fs;
+
 use crate::support::on_host;
 
 /// The device is refused with these words, and the host is as it was.
@@ -97,5 +99,51 @@ fn a_default_route_that_no_rule_reaches_and_an_uplinks_sibling_are_no_hindrance(
         assert!(sandbox.show("route show table 200").contains("default via 10.1.0.1"));
         host.detach("c1", "eth9").succeeds();
         host.assert_same(&before);
+    });
+}
+
+/// The same with the addresses by which the agent says that the node is known.
+fn refused_for_an_address(addresses: &str, lines: &str, device: &str, words: &str) {
+    let lines = lines.to_owned();
+    on_host(|host| {
+        host.ip("link add eth9 type veth peer name far\nlink set far up addrgenmode none\nlink set eth9 up");
+        host.ip("addr add 10.1.0.5/24 dev eth9\naddr add 2001:db8::5/64 dev eth9");
+        host.ip(&lines);
+        fs::create_dir_all(host.state_dir()).unwrap();
+        host.write(host.state_dir().join("node-addresses"), addresses);
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", device).fails_with(&format!("it is never handed out because {words}"));
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+fn the_link_that_the_node_is_known_by_is_refused_without_a_default_route() {
+    let words = "it has the node's own address 10.1.0.5";
+    refused_for_an_address("10.1.0.5\n", "", "eth9", words);
+    refused_for_an_address("192.0.2.1\nnonsense\n10.1.0.5\n", "link set eth9 down", "eth9", words);
+    refused_for_an_address("2001:db8::5\n", "", "eth9", "it has the node's own address 2001:db8::5");
+}
+
+#[test]
+fn what_is_built_on_the_link_that_the_node_is_known_by_and_what_it_is_built_on_is_refused() {
+    let lines = "link add mv0 link eth9 type macvlan\nlink set mv0 up\naddr add 10.3.0.5/24 dev mv0
+         addr add 2001:db8:3::5/64 dev mv0 nodad";
+    refused_for_an_address("10.3.0.5\n", lines, "eth9", "the node's uplink mv0 is built on it");
+    refused_for_an_address("2001:db8:3::5\n", lines, "eth9", "the node's uplink mv0 is built on it");
+    refused_for_an_address("10.1.0.5\n", lines, "mv0", "it is built on the node's uplink eth9");
+}
+
+#[test]
+fn addresses_that_the_node_is_not_known_by_are_no_hindrance() {
+    on_host(|host| {
+        host.ip("link add eth9 type veth peer name far\nlink set far up addrgenmode none\nlink set eth9 up");
+        host.ip("addr add 10.1.0.5/24 dev eth9");
+        fs::create_dir_all(host.state_dir()).unwrap();
+        host.write(host.state_dir().join("node-addresses"), "10.1.0.50\n10.1.0.6\n");
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "eth9").succeeds();
+        host.detach("c1", "eth9").succeeds();
     });
 }

@@ -54,6 +54,12 @@ fn gone(index: u32) -> Told {
     Told::link(kind::DELLINK, 0, index, 0, |_| ())
 }
 
+fn address(kind: u16, index: u32, local: [u8; 4], prefix_len: u8) -> Told {
+    let mut header = [2, prefix_len, 0, 0, 0, 0, 0, 0];
+    header[4..].copy_from_slice(&index.to_ne_bytes());
+    Told::new(kind, 0, &header, |request| _ = request.attribute(2, &local))
+}
+
 fn new_route(family: u8, link: u32) -> Told {
     Told::route(kind::NEWROUTE, 0, family, 0, link)
 }
@@ -67,7 +73,7 @@ fn listed(links: &[(u32, &str)], routes: &[(u8, u32)]) -> State {
         match part {
             Part::Links => links.iter().for_each(|(index, name)| hear(up(*index, name))),
             Part::Routes(_) => routes.iter().for_each(|(family, link)| hear(new_route(*family, *link))),
-            Part::NextHops => {}
+            Part::Addresses | Part::NextHops => {}
             Part::Rules(_) => {
                 hear(Told::rule(kind::NEWRULE, 2, MAIN));
                 hear(Told::rule(kind::NEWRULE, 10, MAIN));
@@ -239,6 +245,7 @@ fn a_list_of_routes_replaces_those_of_its_family_only() {
 #[test]
 fn an_interrupted_list_takes_nothing_away_and_is_made_again() {
     let mut state = listed(&[(2, "eth0"), (3, "eth1")], &[(2, 2)]);
+    state.set_node_addresses([NODE.into()].into());
     state.lose_all();
     for part in state.stale() {
         state.init();
@@ -397,4 +404,53 @@ proptest! {
         }
         prop_assert_eq!(state.snapshot.links().len(), model.len());
     }
+}
+
+const NODE: [u8; 4] = [10, 0, 0, 5];
+
+fn node_links(state: &mut State) -> Vec<u32> {
+    state.settle(|_| None);
+    state.snapshot.node_links().iter().map(|(link, _)| *link).collect()
+}
+
+/// Lists these addresses (link, prefix length), all of them the node's.
+fn list_addresses(state: &mut State, links: &[(u32, u8)]) {
+    state.init();
+    for (link, prefix_len) in links {
+        address(kind::NEWADDR, *link, NODE, *prefix_len).tell(|message| state.init_apply(Part::Addresses, message));
+    }
+    state.init_done(Part::Addresses);
+}
+
+#[test]
+fn addresses_are_listed_only_when_the_node_is_known_by_some() {
+    let mut state = State::new();
+    assert!(!state.stale().contains(&Part::Addresses));
+    state.set_node_addresses([NODE.into()].into());
+    assert!(state.stale().contains(&Part::Addresses));
+    list_addresses(&mut state, &[(2, 24)]);
+    assert_eq!(node_links(&mut state), [2]);
+    state.set_node_addresses([NODE.into()].into());
+    assert!(!state.stale().contains(&Part::Addresses), "they are the same");
+    state.set_node_addresses([[10, 0, 0, 6].into()].into());
+    assert!(state.stale().contains(&Part::Addresses));
+    assert_eq!(node_links(&mut state), Vec::<u32>::new(), "what the node is no longer known by is nothing");
+}
+
+#[test]
+fn an_address_of_the_node_that_moves_is_known_at_once_and_others_are_no_change() {
+    let mut state = listed(&[(2, "eth0"), (3, "eth1")], &[]);
+    state.set_node_addresses([NODE.into()].into());
+    list_addresses(&mut state, &[(2, 24)]);
+    assert_eq!(node_links(&mut state), [2]);
+    address(kind::NEWADDR, 3, [10, 0, 0, 77], 24).tell(|message| state.apply(message));
+    assert!(state.settle(|_| None).is_none(), "another address is no new snapshot");
+    address(kind::NEWADDR, 3, NODE, 24).tell(|message| state.apply(message));
+    assert_eq!(node_links(&mut state), [2, 3]);
+    address(kind::DELADDR, 2, NODE, 24).tell(|message| state.apply(message));
+    assert!(state.stale().contains(&Part::Addresses), "it may be there with another prefix length");
+    list_addresses(&mut state, &[(3, 24)]);
+    assert_eq!(node_links(&mut state), [3]);
+    gone(3).tell(|message| state.apply(message));
+    assert_eq!(node_links(&mut state), Vec::<u32>::new(), "a link takes its addresses along");
 }

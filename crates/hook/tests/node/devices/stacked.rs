@@ -123,13 +123,17 @@ fn the_parent_of_a_vlan_with_the_default_route_is_refused_and_so_is_the_vlan() {
 
 #[test]
 #[ignore = "it needs the guest of hack/vm-test"]
-fn the_parent_of_a_vlan_goes_and_comes_home_with_the_vlan_on_it() {
+fn the_parent_of_a_vlan_is_refused_and_the_vlan_keeps_all_that_it_has() {
     on_machine(|host| {
-        host.ip("link set eth1 up");
-        wait_for_carrier("eth1");
-        host.ip("link add dev0 link eth1 type vlan id 7\nlink set dev0 up");
-        wait_for_carrier("dev0");
-        there_and_back(host, "eth1", |_| {});
+        assert!(Shape::Vlan.make(host));
+        host.ip("addr add 2001:db8:7::5/64 dev dev0");
+        let before = host.settled();
+        assert_has(
+            &netdevctl(host, POOL, &["explain", "eth1"]),
+            &["not offered", "the node's VLAN dev0 is built on it"],
+        );
+        host.attach(&host.sandbox("web"), "c1", "eth1").fails_with("the node's VLAN dev0 is built on it");
+        host.assert_same(&before);
     });
 }
 

@@ -107,11 +107,11 @@ impl Host {
         assert_eq!(self.records(), Vec::<String>::new(), "no record is left");
     }
 
-    /// Names of the files in the state folder but the journal and the agent's configuration.
+    /// Names of the files in the state folder but the journal and what the agent leaves there.
     pub(crate) fn records(&self) -> Vec<String> {
         let entries = fs::read_dir(self.state_dir()).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| !matches!(name.as_str(), "hook.log" | "lock" | "config.yaml")).collect()
+        names.filter(|name| !matches!(name.as_str(), "hook.log" | "lock" | "config.yaml" | "node-addresses")).collect()
     }
 
     pub(crate) fn journal(&self) -> String {

@@ -1,0 +1,102 @@
+//! Records that nobody can follow: put aside by whoever holds the device's lock, and the device with them.
+//!
+//! What such a file would have said is lost: where the device went, and what it was. A link of its name on the host may be
+//! the device, untouched or half restored, or another one. So nothing is guessed, and the device is neither moved nor
+//! offered until an administrator has looked and removed the file. A record of a newer version stays where it is: the
+//! program that wrote it can follow it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use netdevice::{
+    DeviceId, Record,
+    record::{QUARANTINE, quarantined_device, quarantined_name},
+};
+
+use crate::{
+    error::Error,
+    ledger::{Place, ReadError, Records, Unreadable, read_limited},
+};
+
+/// How many files of one device are kept. It is refused while there is one, so that a second is somebody's doing.
+const MAX_FILES: u32 = 100;
+
+impl Records {
+    /// The record of a device, whose lock is held; none if it is home. A record that nobody can follow is put aside.
+    ///
+    /// # Errors
+    ///
+    /// When there is or was a record that cannot be followed, or the folder cannot be read.
+    pub(crate) fn take(&self, device: &DeviceId) -> Result<Option<Record>, Error> {
+        match self.read(device) {
+            Ok(Some(record)) => Ok(Some(record)),
+            Ok(None) => match self.quarantined_of(device) {
+                None => Ok(None),
+                Some(path) => Err(Error::Quarantined { reason: reason(device, &path), path }),
+            },
+            Err(ReadError::Unfollowed(path, error)) if error.is_final() => match self.put_aside(device, &path) {
+                Ok(aside) => Err(Error::Quarantined { path: aside, reason: error.to_string() }),
+                // where nothing can be put, it stays, and is as good there
+                Err(_) => Err(Error::Unreadable { path, reason: error.to_string() }),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts the record of a device aside if nobody can follow it; says where it is then. A device that somebody works on
+    /// is left to them.
+    ///
+    /// # Errors
+    ///
+    /// When the lock cannot be taken or the file not be moved; it is then where it was.
+    pub fn quarantine(&self, device: &DeviceId) -> Result<Option<PathBuf>, Error> {
+        let Some(_lock) = self.try_lock(device)? else { return Ok(None) };
+        match self.read(device) {
+            Err(ReadError::Unfollowed(path, error)) if error.is_final() => {
+                self.put_aside(device, &path).map(Some).map_err(|source| Error::Record { path, source })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn put_aside(&self, device: &DeviceId, path: &Path) -> io::Result<PathBuf> {
+        let folder = self.folder().join(QUARANTINE);
+        fs::create_dir_all(&folder)?;
+        let mut places = (1..=MAX_FILES).map(|number| folder.join(quarantined_name(device, number)));
+        let place = places.find(|place| !place.exists()).ok_or(io::ErrorKind::AlreadyExists)?;
+        fs::rename(path, &place)?;
+        Ok(place)
+    }
+
+    /// A file in quarantine that was a record of the device.
+    fn quarantined_of(&self, device: &DeviceId) -> Option<PathBuf> {
+        self.quarantined_files().find(|(of, _)| of == device).map(|(_, path)| path)
+    }
+
+    /// All files in quarantine.
+    pub(crate) fn quarantined(&self) -> impl Iterator<Item = Unreadable> + use<> {
+        self.quarantined_files().map(|(device, path)| Unreadable {
+            reason: reason(&device, &path),
+            device: Some(device),
+            place: Place::Quarantine,
+            path,
+        })
+    }
+
+    fn quarantined_files(&self) -> impl Iterator<Item = (DeviceId, PathBuf)> + use<> {
+        // mostly there is no such folder: one system call says so
+        let entries = fs::read_dir(self.folder().join(QUARANTINE)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some((quarantined_device(entry.file_name().to_str()?)?, entry.path())))
+    }
+}
+
+/// Why a file was put aside, as it says itself.
+fn reason(device: &DeviceId, path: &Path) -> String {
+    match read_limited(path).map(|text| Record::from_json(device, &text)) {
+        Ok(Err(error)) => error.to_string(),
+        Ok(Ok(_)) => "somebody made it one that can be followed: put it back where it was".into(),
+        Err(error) => error.to_string(),
+    }
+}

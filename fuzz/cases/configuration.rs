@@ -1,0 +1,46 @@
+//! The YAML of `-config`, the pattern of `-interfaces`, and what they select.
+
+use netdevice::{InterfaceName, Link, Pools, selector::Pattern};
+
+pub fn run(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let names = ["eth0", "dummy0", "a.b:c"].map(|name| InterfaceName::new(name.as_bytes()));
+    let links: Vec<Link> = names.into_iter().flatten().map(link).collect();
+    if let Ok(pools) = Pools::from_yaml(text) {
+        judge(&pools, &links);
+    }
+    if let Ok(pattern) = text.parse::<Pattern>() {
+        let short = Pools::by_name(pattern.clone());
+        judge(&short, &links);
+        let yaml = Pools::yaml_by_name(&pattern);
+        assert_eq!(Pools::from_yaml(&yaml).expect("the short form as YAML"), short);
+    }
+}
+
+fn judge(pools: &Pools, links: &[Link]) {
+    for link in links {
+        let first = pools.iter().find(|pool| pool.takes(link));
+        assert_eq!(pools.of(link).map(|pool| &pool.resource), first.map(|pool| &pool.resource));
+        for pool in pools.iter() {
+            let _ = (pool.select.conditions(link).count(), pool.health.is_healthy(link));
+            assert_eq!(pools.named(&pool.resource).map(|pool| &pool.resource), Some(&pool.resource));
+        }
+    }
+}
+
+fn link(name: InterfaceName) -> Link {
+    Link {
+        index: 7,
+        name,
+        altnames: Box::default(),
+        alias: None,
+        kind: Some("dummy".into()),
+        mac: None,
+        flags: 0,
+        mtu: 1500,
+        master: None,
+        parent: None,
+        link_netnsid: None,
+        hardware: None,
+    }
+}

@@ -1,0 +1,14 @@
+//! What a runtime writes to the hook's standard input, and the container's `config.json`.
+
+use netdevice::oci::{Config, State};
+
+pub fn run(bytes: &[u8]) {
+    if let Ok(state) = State::from_json(bytes) {
+        assert!(!state.id.is_empty());
+        assert!(state.pid().is_ok_and(|pid| pid > 0) || state.pid().is_err());
+        let holder = state.holder();
+        assert!(holder.is_same_pod(&holder));
+        let _ = holder.to_string();
+    }
+    let _ = Config::network_namespace(bytes);
+}
