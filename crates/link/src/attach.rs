@@ -39,7 +39,8 @@ pub struct AttachRequest<'a> {
     pub paths: Vec<String>,
     /// Whose it becomes.
     pub holder: &'a Holder,
-    /// Pid of the first process of that container; none of a sandbox, whose own end is what counts.
+    /// Pid of the first process of that container or sandbox, whose end is the holder's. None where it is not to be seen: of
+    /// a sandbox the kernel and the mounts tell the end, too.
     pub pid: Option<i32>,
     /// How it shall be there; none makes it what it is on the host.
     pub configuration: Option<&'a SandboxConfiguration>,

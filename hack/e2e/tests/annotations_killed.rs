@@ -220,7 +220,7 @@ fn a_later_sandbox_of_the_same_pod_takes_the_device_from_the_one_before_it() {
     older.start(&ContainerSpec::new("c")).unwrap();
     node.sh(&format!("kill -KILL {}", older.pid()));
     let later = node.run_pod(spec.attempt(1)).unwrap();
-    later.start(&ContainerSpec::new("c")).unwrap();
+    later.start(&ContainerSpec::new("c").attempt(1)).unwrap();
     let has = |links: serde_json::Value| links.as_array().unwrap().iter().any(|link| link["ifname"] == "net1");
     assert!(has(later.ip(&["link", "show"])));
     older.stop().unwrap();

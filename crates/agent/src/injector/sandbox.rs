@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    fs, io,
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -64,7 +65,7 @@ impl Site {
         let _gate = Gate::pass(self.records.folder(), order.deadline)?.ok_or(ProvideError::Busy)?;
         let (holder, pod) = holder(&order.sandbox);
         let choices = self.choose(order, &holder, &pod)?;
-        let pid = order.sandbox.pid.and_then(|pid| i32::try_from(pid).ok());
+        let pid = order.sandbox.pid.and_then(|pid| first_process(pid, &namespace));
         let request =
             |(choice, request): (&'_ Choice, &'_ DeviceRequest)| (choice.clone(), request.configuration.clone());
         let parts: Vec<_> = choices.iter().zip(&order.requests).map(request).collect();
@@ -169,6 +170,13 @@ fn holder(sandbox: &PodSandbox) -> (Holder, Pod) {
     (Holder { container: id.clone(), sandbox: Some(id), pod: Some(pod.clone()) }, pod)
 }
 
+/// The first process of a sandbox, if that is what its pid means here: in a container without the node's processes it is
+/// nobody, or somebody else. A sandbox without a process here is known by the mounts of its namespace.
+fn first_process(pid: u32, namespace: &Namespace) -> Option<i32> {
+    let its_own = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
+    (its_own == namespace.inode()).then(|| i32::try_from(pid).ok()).flatten()
+}
+
 /// Opens the network namespace of a sandbox: by its path, which may be another one in our mount namespace, or by the
 /// sandbox's first process.
 fn open(sandbox: &PodSandbox) -> Result<Namespace, ProvideError> {
@@ -179,4 +187,20 @@ fn open(sandbox: &PodSandbox) -> Result<Namespace, ProvideError> {
     let first = tries.next().map_or_else(|| Err(io::ErrorKind::NotFound.into()), Namespace::open);
     let opened = first.or_else(|error| tries.find_map(|path| Namespace::open(path).ok()).ok_or(error));
     opened.map_err(|source| ProvideError::Namespace { path: path.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_counts_only_if_that_process_is_in_the_sandbox() {
+        let own = Namespace::open("/proc/self/ns/net").unwrap();
+        let pid = std::process::id();
+        assert_eq!(first_process(pid, &own), i32::try_from(pid).ok());
+        assert_eq!(first_process(u32::MAX, &own), None);
+        // any other namespace will do
+        let other = Namespace::open("/proc/self/ns/uts");
+        assert!(other.is_err() || first_process(pid, &other.unwrap()).is_none());
+    }
 }

@@ -1,8 +1,10 @@
 //! What a user does: `kubectl apply -f install.yaml` with the image that ships, and then Pods.
 
+mod annotations;
+
 use std::{fs, ops::Deref, path::PathBuf, process::Command, sync::Once, time::Duration};
 
-use e2e::{BUSYBOX_IMAGE, Kind, Node, SharedNode, eventually, wait_for};
+use e2e::{BUSYBOX_IMAGE, DeviceState, Kind, Node, SharedNode, eventually, wait_for};
 use serde_json::Value;
 
 static NODE: SharedNode = SharedNode::new("install", Kind::Cluster);
@@ -17,10 +19,13 @@ fn lock() -> impl Deref<Target = Node> {
     // a node that was up already has all this
     if node.get(&["daemonset", "netdevice-agent", "--namespace=kube-system"]).is_null() {
         run(Command::new(repository("hack/node/node")).args(["import", node.name()]).arg(image()));
-        node.apply(&fs::read_to_string(repository("install.yaml")).expect("it is in the repository"));
+        node.apply(&text("install.yaml"));
         rolled_out(&node);
         let link = "ip link add dummy0 type dummy 2>/dev/null || ip link add dummy0 type ifb
-            ip link set dummy0 up; ip address add 192.0.2.10/24 dev dummy0; ip route add 198.51.100.0/24 via 192.0.2.1";
+            ip link set dummy0 up
+            for family in ipv4 ipv6; do echo 77 > /proc/sys/net/$family/neigh/dummy0/gc_stale_time; done
+            echo 2 > /proc/sys/net/ipv4/conf/dummy0/rp_filter; echo 0 > /proc/sys/net/ipv6/conf/dummy0/accept_ra
+            ip address add 192.0.2.10/24 dev dummy0; ip route add 198.51.100.0/24 via 192.0.2.1";
         node.run(["sh", "-c", link]).text();
     }
     wait_for("the Node counts the device", || count(&node), |count| *count == ("1".into(), "1".into()));
@@ -29,6 +34,10 @@ fn lock() -> impl Deref<Target = Node> {
 
 fn repository(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(file)
+}
+
+fn text(file: &str) -> String {
+    fs::read_to_string(repository(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 fn image() -> PathBuf {
@@ -42,8 +51,11 @@ fn run(command: &mut Command) {
 }
 
 fn rolled_out(node: &Node) {
-    let args = ["rollout", "status", "--namespace=kube-system", "daemonset/netdevice-agent", "--timeout=60s"];
-    let done = node.kubectl(&args);
+    is_rolled_out(node, "daemonset/netdevice-agent");
+}
+
+fn is_rolled_out(node: &Node, daemon_set: &str) {
+    let done = node.kubectl(&["rollout", "status", "--namespace=kube-system", daemon_set, "--timeout=60s"]);
     assert!(done.success(), "{done}\n{}", node.kubectl(&["describe", "pods", "--namespace=kube-system"]));
 }
 
@@ -72,11 +84,17 @@ spec:
 }
 
 fn in_pod(node: &Node, pod: &str) -> String {
-    node.kubectl(&["exec", pod, "--", "sh", "-c", "ip address show dev dummy0; ip route"]).text().to_owned()
+    in_pod_of(node, pod, "dummy0")
 }
 
-fn on_node(node: &Node) -> String {
-    node.run(["sh", "-c", "ip -o link show dummy0; ip -o address show dummy0; ip route show dev dummy0"]).stdout
+fn in_pod_of(node: &Node, pod: &str, link: &str) -> String {
+    let script = format!("ip address show dev {link}; ip route");
+    node.kubectl(&["exec", pod, "--", "sh", "-c", &script]).text().to_owned()
+}
+
+/// The device as it is on the node, with its settings; none while a Pod has it.
+fn on_node(node: &Node) -> Option<DeviceState> {
+    node.device_state("dummy0")
 }
 
 #[test]
@@ -142,6 +160,6 @@ fn pools_from_a_config_map_are_taken_up_without_a_restart() {
     // as shipped again, for the other tests
     node.delete(&[&daemon_set[..], &["--wait"]].concat());
     node.delete(&["configmap/netdevice-pools", "--namespace=kube-system"]);
-    node.apply(&fs::read_to_string(repository("install.yaml")).expect("it is in the repository"));
+    node.apply(&text("install.yaml"));
     rolled_out(&node);
 }
