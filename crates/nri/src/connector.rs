@@ -10,6 +10,7 @@ use crate::{
     config::{Config, Way},
     error::Error,
     plugin::Plugin,
+    progress::Opening,
     session::{End, Sessions},
     state::State,
     synchronize::Synchronizer,
@@ -82,7 +83,7 @@ impl<P: Plugin> Sessions<P> {
         while !self.shutdown.is_cancelled() {
             let began = Instant::now();
             let end = match UnixStream::connect(path).await {
-                Ok(socket) => self.run(socket).await,
+                Ok(socket) => self.run(socket, Opening::Synchronized).await,
                 Err(source) => End::Failed(Error::ConnectFailed { path: path.to_owned(), source }),
             };
             if began.elapsed() >= STABLE {
@@ -104,7 +105,7 @@ impl<P: Plugin> Sessions<P> {
     async fn pre_launched(&self, socket: net::UnixStream) -> Result<(), Error> {
         let adopted = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
         let end = match adopted {
-            Ok(socket) => self.run(socket).await,
+            Ok(socket) => self.run(socket, Opening::Configured).await,
             Err(source) => End::Failed(Error::ReadFailed(source)),
         };
         match end {

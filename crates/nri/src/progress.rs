@@ -6,9 +6,20 @@ use tokio::sync::watch;
 
 use crate::{plugin::Runtime, state::State};
 
+/// What comes before a connection's first event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// Registration, configuration, synchronisation.
+    Synchronized,
+    /// Registration and configuration: a runtime with NRI before 0.7 (containerd 1.7.24) tells nothing of its Pods to
+    /// the plugins that it starts itself.
+    Configured,
+}
+
 /// Steps of one connection, and where they are told.
 #[derive(Debug)]
 pub(crate) struct Progress {
+    opening: Opening,
     steps: Mutex<Steps>,
     state: watch::Sender<State>,
 }
@@ -22,9 +33,9 @@ struct Steps {
 
 impl Progress {
     /// A connection has begun.
-    pub(crate) fn new(state: watch::Sender<State>) -> Self {
+    pub(crate) fn new(opening: Opening, state: watch::Sender<State>) -> Self {
         state.send_replace(State::Registering);
-        Self { steps: Mutex::default(), state }
+        Self { opening, steps: Mutex::default(), state }
     }
 
     pub(crate) fn registered(&self) {
@@ -55,7 +66,10 @@ impl Progress {
     }
 
     fn tell(&self, steps: &Steps) {
-        let Steps { is_registered: true, is_synchronized: true, runtime: Some(runtime) } = steps else { return };
+        let Steps { is_registered: true, is_synchronized, runtime: Some(runtime) } = steps else { return };
+        if !is_synchronized && self.opening == Opening::Synchronized {
+            return;
+        }
         let active = State::Active(runtime.clone());
         let changed = self.state.send_if_modified(|state| {
             let changed = *state != active;

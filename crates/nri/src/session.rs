@@ -18,7 +18,7 @@ use crate::{
     identity::{PluginIndex, PluginName},
     mux::{self, Connection},
     plugin::Plugin,
-    progress::Progress,
+    progress::{Opening, Progress},
     service::Service,
     state::State,
     synchronize::Synchronizer,
@@ -53,10 +53,10 @@ pub(crate) enum End {
 
 impl<P: Plugin> Sessions<P> {
     /// Registers and serves on a connected socket. Nothing of one connection is used in the next.
-    pub(crate) async fn run(&self, socket: UnixStream) -> End {
+    pub(crate) async fn run(&self, socket: UnixStream, opening: Opening) -> End {
         let (reader, writer) = socket.into_split();
         let (outbox, queue) = Outbox::new(mux::encode);
-        let progress = Arc::new(Progress::new(self.state.clone()));
+        let progress = Arc::new(Progress::new(opening, self.state.clone()));
         let runtime = Caller::new(Connection::Runtime, outbox.clone());
         let (synchronizer, handlers) = (self.synchronizer.clone(), self.handlers.clone());
         let mut service = Service::new(self.plugin.clone(), outbox, progress.clone(), synchronizer, handlers);

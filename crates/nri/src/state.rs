@@ -12,7 +12,7 @@ pub enum State {
     Starting,
     /// Connected; the runtime has not taken us, configured us and synchronised yet.
     Registering,
-    /// Registered, configured and synchronised: events come.
+    /// Registered, configured and, where the runtime does that, synchronised: events come.
     Active(Arc<Runtime>),
     /// The last connection, or the attempt to make one, ended for this reason.
     Disconnected(Arc<str>),

@@ -43,13 +43,29 @@ async fn configure_is_answered_before_the_registration_is() {
 
 #[tokio::test(start_paused = true)]
 async fn a_plugin_is_active_once_it_is_synchronized() {
-    let (mut rig, mut peer) = Rig::connected();
+    let socket = Socket::new();
+    let listener = socket.listen();
+    let mut rig = Rig::external(&socket.path());
+    let mut peer = accept(&listener).await;
     let registration = within(peer.registration()).await.unwrap();
     peer.accept(&registration).await;
     peer.configure(runtime()).await.unwrap();
     assert_eq!(*rig.state.borrow(), State::Registering);
     peer.synchronize(&[], &[]).await.unwrap();
     rig.until_state(|state| state.runtime().is_some()).await;
+    rig.stop().await;
+}
+
+/// Up to NRI 0.6 such plugins are told of new Pods only.
+#[tokio::test(start_paused = true)]
+async fn a_plugin_that_the_runtime_started_is_active_once_it_is_configured() {
+    let (mut rig, mut peer) = Rig::connected();
+    let registration = within(peer.registration()).await.unwrap();
+    peer.accept(&registration).await;
+    assert_eq!(*rig.state.borrow(), State::Registering);
+    peer.configure(old_runtime()).await.unwrap();
+    rig.until_state(|state| state.runtime().is_some()).await;
+    peer.run_pod_sandbox(&pod("a", &[])).await.unwrap();
     rig.stop().await;
 }
 
