@@ -259,7 +259,8 @@ fn pull(
             return Ok(());
         }
         match error.errno {
-            libc::EBUSY => place.ifindex = record.host.index + attempt * INDEX_STEP,
+            // of a record that somebody wrote, any number may be the index
+            libc::EBUSY => place.ifindex = record.host.index.wrapping_add(attempt * INDEX_STEP),
             libc::EEXIST => {
                 if read_bare(home, Which::Name(&place.name.to_name()))?.is_some() {
                     place.name = DeviceId::from(&fallback_name(record.host.index, attempt));

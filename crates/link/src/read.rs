@@ -1,13 +1,14 @@
-//! Reads the complete state of a link, with requests that the kernel filters: nothing is dumped that is not asked for.
+//! Reads the complete state of a link, with requests that the kernel filters: but for IPv4 routes of other links that come
+//! from its addresses, nothing is dumped that is not asked for.
 
-use std::{fs, io, net::IpAddr, os::unix::ffi::OsStrExt, path::Path};
+use std::{fs, io, net::IpAddr, ops::ControlFlow, os::unix::ffi::OsStrExt, path::Path};
 
 use netdevice::{
     DeviceId, InterfaceName, LinkState,
     state::{HardwarePlace, NEIGHBOUR_PERMANENT, Neighbour, Route},
 };
 use rtnl::{
-    message::kind,
+    message::{Message, kind},
     route::{IPV4, IPV6},
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -60,7 +61,7 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
     let Some(mut state) = read_addressed(socket, which)? else { return Ok(None) };
     let index = state.index;
     if state.is_up() {
-        state.routes_from = routes_from(socket, &state)?;
+        state.routes_from = routes_from(&state)?;
     }
     let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index))?;
     let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
@@ -105,16 +106,27 @@ pub(crate) fn read_addressed(socket: &mut RouteSocket, which: Which<'_>) -> Resu
     Ok(Some(state))
 }
 
+/// Datagrams of the node's routes that are looked through: each has up to 32 KiB, with some 300 routes. On a node with a
+/// million of them the rest is not worth a second of everybody's start.
+const ROUTE_DATAGRAMS: usize = 128;
+
 /// Routes of other links from an IPv4 address of this one. IPv6 keeps such a route when the address goes.
-fn routes_from(socket: &mut RouteSocket, state: &LinkState) -> Result<Vec<Route>, Error> {
+fn routes_from(state: &LinkState) -> Result<Vec<Route>, Error> {
     let sources: Vec<IpAddr> = state.addresses.iter().map(|address| address.local).filter(IpAddr::is_ipv4).collect();
     if sources.is_empty() {
         return Ok(Vec::new());
     }
-    let objects = dump(socket, "routes", |batch| rtnl::route::dump(batch, IPV4, 0))?;
-    let all = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
+    let mut found = Vec::new();
     let is_from = |route: &Route| route.source().is_some_and(|source| sources.contains(&source));
-    Ok(all.filter(|route| route.family == IPV4 && is_from(route) && !state.routes.contains(route)).collect())
+    let look = |message: &Message<'_>| {
+        let route = (message.kind == kind::NEWROUTE).then(|| rtnl::route::parse(message.payload).ok()).flatten();
+        let is_wanted = |route: &Route| route.family == IPV4 && is_from(route) && !state.routes.contains(route);
+        found.extend(route.filter(is_wanted));
+        ControlFlow::Continue(())
+    };
+    let socket = RouteSocket::open().subject("routes")?;
+    socket.look_through(|batch| rtnl::route::dump(batch, IPV4, 0), ROUTE_DATAGRAMS, look).subject("routes")?;
+    Ok(found)
 }
 
 fn dump(socket: &mut RouteSocket, what: &'static str, request: impl Fn(&mut rtnl::Batch)) -> Result<Objects, Error> {

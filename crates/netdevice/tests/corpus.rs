@@ -5,6 +5,8 @@
 
 use std::{fs, path::Path};
 
+#[path = "../../../fuzz/cases/annotation.rs"]
+mod annotation;
 #[path = "../../../fuzz/cases/cdi_document.rs"]
 mod cdi_document;
 #[path = "../../../fuzz/cases/configuration.rs"]
@@ -34,7 +36,8 @@ fn replay(target: &str, case: fn(&[u8])) {
 #[test]
 fn the_inputs_of_each_fuzz_target_are_read_or_refused() {
     for (target, case) in [
-        ("cdi_document", cdi_document::run as fn(&[u8])),
+        ("annotation", annotation::run as fn(&[u8])),
+        ("cdi_document", cdi_document::run),
         ("configuration", configuration::run),
         ("go_flags", go_flags::run),
         ("names", names::run),

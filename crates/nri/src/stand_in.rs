@@ -20,6 +20,7 @@ use crate::{
     mux::{self, Connection},
     plugin::Runtime,
     pod::{Container, PodSandbox},
+    request,
     trunk::{self, Outbox},
     ttrpc::{self, Body, Code, Message, encode_response},
 };
@@ -384,4 +385,35 @@ impl From<&Container> for nri::Container {
         let (id, name) = (container.id.clone(), container.name.clone());
         Self { id, name, pod_sandbox_id: container.sandbox_id.clone() }
     }
+}
+
+/// What a plugin makes of the bytes that a runtime sends, when they come in pieces of that length: each message with its
+/// request, and the error that ended the connection.
+#[must_use]
+pub fn understood(bytes: &[u8], piece: usize) -> Vec<String> {
+    let (mut frames, mut plugin, mut runtime) =
+        (mux::Decoder::default(), ttrpc::Decoder::default(), ttrpc::Decoder::default());
+    let mut said = Vec::new();
+    for piece in bytes.chunks(piece) {
+        let fed = frames.feed(piece, |connection, payload| match connection {
+            Connection::Plugin => plugin.feed(payload, |message| said.push(describe(&message))),
+            Connection::Runtime => runtime.feed(payload, |message| said.push(format!("{message:?}"))),
+        });
+        if let Err(error) = fed {
+            said.push(error.to_string());
+            break;
+        }
+    }
+    said
+}
+
+fn describe(message: &Message) -> String {
+    let Body::Whole(data) = &message.body else { return format!("{message:?}") };
+    let request = match proto::ttrpc::Request::decode(&data[..]) {
+        Ok(request) => request,
+        Err(error) => return format!("{:?} {} {error}", message.kind, message.stream),
+    };
+    // what is not a map: those are told in any order
+    let parsed = request::parse(&request.method, &request.payload).map(|_| request.payload.len());
+    format!("{:?} {} {} {parsed:?}", message.kind, message.stream, request.method)
 }

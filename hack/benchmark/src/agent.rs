@@ -56,7 +56,7 @@ impl Node {
         command.arg("-hook-source").arg(&bench.programs.hook);
         let log = fs::File::options().create(true).append(true).open(self.path().join("agent.log"))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Ok(Agent(command.spawn().context("start the agent")?))
+        Agent::start(&mut command)
     }
 
     /// Waits until the kubelet knows something, and says when it did.
@@ -87,6 +87,10 @@ pub(crate) fn health<'a>(state: &'a State, id: &str) -> Option<&'a str> {
 }
 
 impl Agent {
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        Ok(Self(command.spawn().context("start the agent")?))
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }

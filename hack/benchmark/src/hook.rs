@@ -98,6 +98,19 @@ impl Device {
         Ok(Self { name: name.to_owned(), number, index: index_of(name)?, sandbox, state: path })
     }
 
+    /// Where the network namespace of its sandbox is.
+    pub(crate) fn namespace(&self) -> String {
+        self.sandbox.path()
+    }
+
+    /// The annotation that asks for it as it is on the host, under another name.
+    pub(crate) fn annotation(&self) -> String {
+        let routes = routes(self.number).map(|(to, via)| json!({"to": to, "via": via}));
+        let wanted =
+            json!({"name": self.name, "new_name": "net1", "addresses": addresses(self.number), "routes": routes});
+        json!([wanted]).to_string()
+    }
+
     /// The file with what a runtime tells the hook.
     pub(crate) fn state(&self) -> &Path {
         &self.state

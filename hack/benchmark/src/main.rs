@@ -10,6 +10,7 @@ mod agent;
 mod calls;
 mod files;
 mod hook;
+mod injections;
 mod kernel;
 mod listener;
 mod node;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::{calls, files, hook, node, rig, row::Row, storm};
+use crate::{calls, files, hook, injections, node, rig, row::Row, storm};
 
 /// What was built and is measured.
 #[derive(Debug, Clone, clap::Args)]
@@ -63,6 +63,7 @@ const fn here(name: &'static str, run: fn(&Context) -> Result<Vec<Row>>) -> Sect
 pub(crate) const SECTIONS: &[Section] = &[
     here("moves", hook::moves),
     here("bursts", hook::bursts),
+    here("injections", injections::injections),
     here("links-10", node::few),
     here("links-1000", node::thousand),
     here("links-10000", node::ten_thousand),

@@ -87,7 +87,11 @@ impl Site {
         let attached = attach_all(&self.records, &requests, Some(latest)).inspect_err(tell_stranded)?;
         for (request, attached) in requests.iter().zip(&attached).filter(|(_, attached)| !attached.was_there) {
             let left_out: Vec<String> = attached.skipped.iter().map(ToString::to_string).collect();
-            info!(device = %request.device, %holder, "injected; {}", left_out.join("; "));
+            if left_out.is_empty() {
+                info!(device = %request.device, %holder, "injected");
+            } else {
+                info!(device = %request.device, %holder, "injected; left out: {}", left_out.join("; "));
+            }
         }
         Ok(attached.iter().filter(|attached| !attached.was_there).count())
     }
