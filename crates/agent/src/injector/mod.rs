@@ -187,11 +187,15 @@ impl Plugin for Injector {
 
     async fn run_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> Result<(), Refusal> {
         self.known(|known| known.insert(pod.id.clone()));
-        match self.provide(pod, deadline).await {
-            // told again, and to the runtime, when a container is made
-            Err(_) if self.stage() == Stage::Container => Ok(()),
-            result => result,
+        let provided = self.provide(pod, deadline);
+        if self.stage() == Stage::Sandbox {
+            return provided.await;
         }
+        // An error is told again, and to the runtime, when a container is made. So is a delay: what is begun goes on.
+        if timeout_at(deadline.into(), provided).await.is_err() {
+            warn!("the devices of a sandbox are late: its first container waits for them");
+        }
+        Ok(())
     }
 
     async fn create_container(&self, pod: PodSandbox, _: Container, deadline: Instant) -> Result<(), Refusal> {
