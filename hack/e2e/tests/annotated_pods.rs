@@ -234,7 +234,7 @@ fn the_sample_is_true() {
     node.apply(&fs::read_to_string(sample).unwrap());
     node.wait_until_ready("annotated");
     let logs = node.kubectl(&["logs", "annotated"]);
-    assert!(logs.text().contains("inet 192.168.2.2/24") && logs.text().contains("mtu 1500"), "{logs}");
+    assert!(logs.text().contains("inet 192.168.2.2/24") && logs.text().contains("mtu 1400"), "{logs}");
     gone(&node, "annotated", &device);
     drop(agent);
 }
