@@ -2,7 +2,8 @@
 //! one runs without it.
 
 use e2e::{
-    ANNOTATION, Action, Agent, Container, ContainerSpec, Failure, Kind, Network, Node, Pod, PodSpec, SharedNode, Signal, wait_for,
+    ANNOTATION, Action, Agent, Container, ContainerSpec, Failure, Kind, Network, Node, Pod, PodSpec, SharedNode,
+    Signal, wait_for,
 };
 use serde_json::Value;
 

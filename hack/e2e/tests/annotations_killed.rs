@@ -244,7 +244,8 @@ fn the_stop_of_a_sandbox_that_never_had_a_device_moves_nothing() {
     let device = node.add_rich_device("never0");
     // made while nobody is connected, and what it asks for cannot be
     let pod = node.run_pod(asking("never", "[{name: never0, new_name: eth0}]")).unwrap();
-    let links = || node.ip(&["link", "show"]).as_array().map(|links| links.iter().map(|link| link["ifname"].clone()).collect());
+    let links =
+        || node.ip(&["link", "show"]).as_array().map(|links| links.iter().map(|link| link["ifname"].clone()).collect());
     let before: Option<Vec<_>> = links();
     let injector = injector(&node, "^never0$");
     let refused = r#"netdevice_injections_total{result="failed"}"#;
