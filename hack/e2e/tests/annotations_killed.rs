@@ -36,9 +36,9 @@ fn assert_refused(node: &Node, spec: PodSpec, reason: &str) {
 /// Takes a lock that injectors and hooks take.
 fn hold(node: &Node, lock: &str) -> File {
     let path = node.path(&format!("/run/netdevice/{lock}"));
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let file = File::create(path).unwrap();
-    file.lock().unwrap();
+    fs::create_dir_all(path.parent().expect("it is in a folder")).expect("/run is writable");
+    let file = File::create(path).expect("/run is writable");
+    file.lock().expect("it can be locked");
     file
 }
 

@@ -59,6 +59,13 @@ struct Life<'n> {
     attempt: u32,
 }
 
+/// Stops and removes it.
+#[track_caller]
+fn remove(pod: &Pod<'_>) {
+    pod.stop().expect("a pod can be stopped");
+    wait_for("the pod goes", || pod.remove(), Result::is_ok).expect("waited for it");
+}
+
 struct Rig<'n> {
     node: &'n Node,
     agent: Option<Agent<'n>>,
@@ -175,7 +182,7 @@ impl<'n> Rig<'n> {
     /// A Pod with an annotation that gets a device, if `expected` says that one is free.
     fn annotated(&mut self, annotation: &str, expected: Option<&'static str>, reason: &str) {
         let pod = self.node.run_pod(PodSpec::new(&self.name()).annotation(ANNOTATION, annotation));
-        let started = pod.and_then(|pod| Ok((pod.start(&ContainerSpec::new("c")), pod)));
+        let started = pod.map(|pod| (pod.start(&ContainerSpec::new("c")), pod));
         match (started, expected) {
             (Ok((Ok(container), pod)), Some(_)) => {
                 // which one of a pool the injector chose, it says
@@ -186,8 +193,7 @@ impl<'n> Rig<'n> {
             }
             (Ok((Err(failure), pod)), None) => {
                 self.assert_reason(&failure, reason);
-                pod.stop().unwrap();
-                wait_for("the refused pod goes", || pod.remove(), Result::is_ok).unwrap();
+                remove(&pod);
             }
             (Err(failure), None) => self.assert_reason(&failure, reason),
             (Ok((started, _)), _) => panic!("step {}: {started:?}, expected was {expected:?}", self.number),
@@ -212,13 +218,12 @@ impl<'n> Rig<'n> {
     fn by_resource(&mut self) {
         let device = DEVICES[self.dice.position(&DEVICES)];
         let spec = ContainerSpec::new("c").cdi_device(&format!("networking.k8s.io/netdevice={device}"));
-        let pod = self.node.run_pod(PodSpec::new(&self.name())).unwrap();
+        let pod = self.node.run_pod(PodSpec::new(&self.name())).expect("it asks for nothing");
         match (pod.start(&spec), self.is_free(device)) {
             (Ok(container), true) => self.lives.push(self.life(pod, device, container, spec)),
             (Err(_), false) => {
                 self.refused += 1;
-                pod.stop().unwrap();
-                wait_for("the refused pod goes", || pod.remove(), Result::is_ok).unwrap();
+                remove(&pod);
             }
             (started, is_free) => panic!("step {}: {started:?}, and {device} is free: {is_free}", self.number),
         }
@@ -235,12 +240,12 @@ impl<'n> Rig<'n> {
         });
         let spec = PodSpec::new(&self.name()).annotation(ANNOTATION, &format!("[{{name: {device}}}]"));
         let pod = self.node.run_pod(spec);
-        strike.join().unwrap().unwrap();
+        strike.join().expect("it does not panic").expect("the agent was there");
         self.agent = None;
         self.start_agent();
         // a runtime that fails open has made it, and it has its device by now; one that fails closed has not
         if let Ok(pod) = pod {
-            let container = pod.start(&ContainerSpec::new("c")).unwrap();
+            let container = pod.start(&ContainerSpec::new("c")).expect("the device was free");
             self.lives.push(self.life(pod, device, container, ContainerSpec::new("c")));
         } else {
             self.refused += 1;
@@ -250,16 +255,15 @@ impl<'n> Rig<'n> {
     fn end(&mut self) {
         let life = self.lives.remove(self.dice.position(&self.lives));
         if self.dice.in_hundred(50) {
-            life.container.stop().unwrap();
+            life.container.stop().expect("a running container can be stopped");
         }
-        life.pod.stop().unwrap();
-        wait_for("the pod goes", || life.pod.remove(), Result::is_ok).unwrap();
+        remove(&life.pod);
     }
 
     fn restart_container(&mut self) {
         let at = self.dice.position(&self.lives);
         let life = &mut self.lives[at];
-        life.container.stop().unwrap();
+        life.container.stop().expect("a running container can be stopped");
         life.attempt += 1;
         let spec = life.spec.clone().attempt(life.attempt);
         life.container = life.pod.start(&spec).unwrap_or_else(|failure| panic!("step {}: {failure}", self.number));
