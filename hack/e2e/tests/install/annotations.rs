@@ -69,7 +69,7 @@ fn the_installed_agent_gives_devices_by_annotation_and_they_come_home_complete_w
     let first = sandbox(&node);
     node.sh(&format!(
         "pause=$(crictl inspectp --output go-template --template '{{{{.info.pid}}}}' {first})
-        pkill -KILL -f 'containerd-shim.*{first}'; kill -KILL $pause"
+        pkill -KILL -f '[c]ontainerd-shim.*{first}'; kill -KILL $pause"
     ));
     wait_for("a new sandbox", || sandbox(&node), |now| !now.is_empty() && *now != first);
     let has = || node.kubectl(&["exec", "annotated", "--", "ip", "address", "show", "dev", "eth1"]);
