@@ -285,6 +285,9 @@ fn each_device_is_in_one_place_whichever_way_it_was_asked_for_and_all_come_home(
     for number in 1..=steps {
         rig.number = number;
         rig.step();
+        if number.is_multiple_of(50) {
+            println!("step {number}, {} of them refused", rig.refused);
+        }
     }
     while !rig.lives.is_empty() {
         rig.end();
