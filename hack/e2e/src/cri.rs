@@ -1,5 +1,6 @@
 //! Pods and containers without a kubelet, by crictl.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::{Value, json};
@@ -240,6 +241,17 @@ impl Node {
     pub fn begin_pod(&self, spec: &PodSpec) -> Process {
         let config = self.write_request(&format!("{}.pod.json", spec.name), &spec.config());
         self.spawn(["crictl", "runp", &config])
+    }
+
+    /// Pids of all Pods' first processes and shims, also of those that containerd has forgotten.
+    ///
+    /// # Panics
+    /// When they cannot be listed.
+    #[must_use]
+    #[track_caller]
+    pub fn sandbox_processes(&self) -> BTreeSet<String> {
+        let pids = self.sh("pgrep -fx '/busybox sleep 2147483647' || :; pgrep containerd-shim || :").stdout;
+        pids.lines().map(str::to_owned).collect()
     }
 
     /// Stops and removes every Pod, the kubelet's too.

@@ -113,7 +113,7 @@ fn a_pod_that_cannot_have_what_it_asks_for_does_not_run_and_nothing_is_lost() {
     let node = NODE.lock();
     let _injector = injector(&node, "^(bad|eth0)");
     let (first, second) = (node.add_rich_device("bad0"), node.add_device("bad1"));
-    let uplink = node.device_state("eth0");
+    let (uplink, processes) = (node.device_state("eth0"), node.sandbox_processes());
     let long = format!("[{{name: bad0, comment: \"{}\"}}]", "x".repeat(10_000));
     let table = [
         ("[{name: bad0", "annotation netdevices.nri.containerd.io: "),
@@ -140,8 +140,11 @@ fn a_pod_that_cannot_have_what_it_asks_for_does_not_run_and_nothing_is_lost() {
     let hostnet = asking("hostnet", "[{name: bad0}]").network(Network::Host);
     assert_refused(&node, hostnet, "the pod uses the node's own network (hostNetwork)");
     // some runtimes forget the processes of a sandbox that a plugin refused (containerd#13355)
-    let left = || node.sh("pgrep -fx '/busybox sleep 2147483647' || :; pgrep containerd-shim || :").stdout;
-    wait_for("no pause process and no shim is left of the pods that were refused", left, String::is_empty);
+    wait_for(
+        "no process is left of the pods that were refused",
+        || node.sandbox_processes(),
+        |now| now.is_subset(&processes),
+    );
     first.wait_until_free();
     assert_eq!(node.device_state("eth0"), uplink);
     for nothing in ["", "null", "[]"] {

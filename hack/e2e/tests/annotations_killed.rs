@@ -1,6 +1,7 @@
 //! Devices by annotation when the injector or the runtime is killed in the middle, or somebody else is slow: a device is
 //! home or in the Pod, never between, and a Pod that asked for one does not run without it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
@@ -193,7 +194,7 @@ fn an_injector_that_is_late_says_so_before_the_runtime_gives_up_and_the_pod_does
 fn an_injector_that_hangs_fails_the_pod_and_leaves_no_process_behind() {
     let node = NODE.lock();
     let injector = injector(&node, "^hang");
-    let device = node.add_rich_device("hang0");
+    let (device, before) = (node.add_rich_device("hang0"), node.sandbox_processes());
     // who opens it to write waits for a reader
     node.sh("rm -f /run/netdevice/injector.lock; mkfifo /run/netdevice/injector.lock");
     assert_refused(&node, asking("hang", "[{name: hang0}]"), "was not done in time: try again");
@@ -204,8 +205,8 @@ fn an_injector_that_hangs_fails_the_pod_and_leaves_no_process_behind() {
     node.sh("rm /run/netdevice/away");
     node.remove_all_pods();
     device.wait_until_free();
-    let left = || node.sh("pgrep -fx '/busybox sleep 2147483647' || :; pgrep containerd-shim || :").stdout;
-    wait_for("no pause process and no shim is left of the pod that was refused", left, String::is_empty);
+    let is_none_left = |now: &BTreeSet<String>| now.is_subset(&before);
+    wait_for("no process is left of the pod that was refused", || node.sandbox_processes(), is_none_left);
     assert_eq!(injector.metric("netdevice_nri_connected"), Some(1));
     first_container(&node, asking("again", "[{name: hang0}]")).unwrap();
     node.remove_all_pods();
