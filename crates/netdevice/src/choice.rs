@@ -71,6 +71,16 @@ pub enum ChoiceError {
     NoneFree(ResourceName),
 }
 
+impl ChoiceError {
+    /// The device that is not on the node at all, as far as the view knows.
+    pub fn missing(&self) -> Option<&DeviceId> {
+        match self {
+            Self::Refused(device, refusal) if **refusal == Refusal::NotThere => Some(device),
+            _ => None,
+        }
+    }
+}
+
 /// Chooses a device for each request, in the requests' order. What the Pod has already it keeps.
 ///
 /// # Errors

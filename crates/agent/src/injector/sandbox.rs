@@ -6,10 +6,13 @@ use std::{
     os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::Arc,
+    thread::sleep,
     time::{Duration, Instant},
 };
 
-use link::{AttachAllError, AttachRequest, Detached, Homecoming, Namespace, Records, attach_all, detach_all};
+use link::{
+    AttachAllError, AttachRequest, Detached, Homecoming, Namespace, Records, RouteSocket, attach_all, detach_all,
+};
 use netdevice::{
     DeviceId, DeviceRequest, Holder, InterfaceName, View,
     choice::{Allocated, Choice, ChoiceError, Claim, choose},
@@ -23,6 +26,10 @@ use super::gate::Gate;
 
 /// How long a move home takes at most on a quiet node: the kernel waits for a grace period or two.
 const MOVE: Duration = Duration::from_millis(30);
+
+/// How long news of the kernel may take to come to us, and how often they are looked for.
+const NEWS: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Why a sandbox does not get its devices.
 #[derive(Debug, thiserror::Error)]
@@ -96,11 +103,19 @@ impl Site {
         Ok(attached.iter().filter(|attached| !attached.was_there).count())
     }
 
+    /// Chooses by what is known. A link that the kernel has and that is not known yet is on its way to us: it has just been
+    /// made or came home.
     fn choose(&self, order: &Order, holder: &Holder, pod: &Pod) -> Result<Vec<Choice>, ProvideError> {
-        let view = self.views.borrow().clone().ok_or(ProvideError::NotReady)?;
-        let (ledger, _) = self.records.list()?;
-        let (requests, allocated) = (&order.requests, &order.allocated);
-        Ok(choose(&view, &Claim { holder, pod, requests, allocated, ledger: &ledger })?)
+        let latest = order.deadline.min(Instant::now() + NEWS);
+        loop {
+            let view = self.views.borrow().clone().ok_or(ProvideError::NotReady)?;
+            let (ledger, _) = self.records.list()?;
+            let (requests, allocated) = (&order.requests, &order.allocated);
+            match choose(&view, &Claim { holder, pod, requests, allocated, ledger: &ledger }) {
+                Err(error) if error.missing().is_some_and(is_on_node) && Instant::now() < latest => sleep(LOOK),
+                chosen => return Ok(chosen?),
+            }
+        }
     }
 
     /// Brings home what a sandbox has. The devices, with their names, and whether each came.
@@ -165,6 +180,12 @@ fn tell_stranded(error: &AttachAllError) {
         let why = why.as_ref().map_or_else(|| "it is not on the node yet".to_owned(), ToString::to_string);
         warn!(%device, "did not come home after a failure of the pod's other devices, it is tried again: {why}");
     }
+}
+
+/// Whether the kernel has a link of the device's name.
+fn is_on_node(device: &DeviceId) -> bool {
+    let found = RouteSocket::open().ok().map(|mut node| link::read_link(&mut node, &device.to_name()));
+    matches!(found, Some(Ok(Some(_))))
 }
 
 /// Whose devices become: the sandbox's own, from before its first container to after its last one.
