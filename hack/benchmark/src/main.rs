@@ -44,8 +44,8 @@ struct Arguments {
     /// Only these sections
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Where the rows go as JSON
-    #[arg(long)]
+    /// Where the rows go as JSON; the last one counts
+    #[arg(long, overrides_with = "json")]
     json: Option<PathBuf>,
     #[command(subcommand)]
     inner: Option<Inner>,
