@@ -71,6 +71,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) hook_source: Option<PathBuf>,
 
+    /// Whether to post Events for Pods and the Node: auto does where there is a service account
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(crate) events: EventMode,
+
+    /// Name of the Node, for Events that no Pod is the object of
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", default_value = "", hide_default_value = true)]
+    node_name: String,
+
     /// Give interfaces to Pods by their annotation netdevices.nri.containerd.io, too, as a plugin of the runtime (NRI)
     #[arg(long)]
     pub(crate) nri: bool,
@@ -158,6 +166,15 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Whether Events are posted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EventMode {
+    /// Where there is a service account
+    Auto,
+    /// Never
+    Off,
+}
+
 /// Addresses, with commas between them; the downward API gives nothing while a node has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeAddresses(pub(crate) BTreeSet<IpAddr>);
@@ -233,6 +250,11 @@ impl Arguments {
     /// Where the log goes of a process that the runtime started: it has no standard error.
     pub(crate) fn log_file(&self) -> Option<PathBuf> {
         (self.nri && std::env::var_os("NRI_PLUGIN_SOCKET").is_some()).then(|| self.state_dir.join("injector.log"))
+    }
+
+    /// The Node's name, if it is known.
+    pub(crate) fn node_name(&self) -> Option<String> {
+        Some(self.node_name.clone()).filter(|name| !name.is_empty())
     }
 
     /// How the kernel is followed.

@@ -11,13 +11,18 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{folder::Folder, metrics::Metrics};
+use crate::{
+    events::{Events, Happening},
+    folder::Folder,
+    metrics::Metrics,
+};
 
 /// Follows the hooks' journal from now on.
 pub(crate) async fn follow(
     records: Records,
     metrics: Arc<Metrics>,
     restored: mpsc::UnboundedSender<InterfaceName>,
+    events: Events,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut folder = Folder::new(records.folder());
@@ -30,6 +35,9 @@ pub(crate) async fn follow(
         for entry in follower.next_entries() {
             tell(&entry);
             metrics.count_hook(entry.action, entry.outcome);
+            if let Some(happening) = happening(&entry) {
+                events.tell(happening);
+            }
             if (entry.action, entry.outcome) == (Action::Detach, Outcome::Ok)
                 && let Ok(device) = entry.device.parse::<DeviceId>()
             {
@@ -37,6 +45,16 @@ pub(crate) async fn follow(
                 let _ = restored.send(device.to_name());
             }
         }
+    }
+}
+
+/// What of it is worth an Event. That a hook did not attach a device is told by the kubelet, in the hook's words.
+fn happening(entry: &Entry) -> Option<Happening> {
+    let (device, pod) = (entry.device.parse().ok()?, entry.pod.clone());
+    match (&entry.renamed, entry.outcome) {
+        (_, Outcome::Lost) => Some(Happening::Lost { device, pod }),
+        (Some(name), Outcome::Ok) => Some(Happening::Renamed { device, pod, name: name.to_name() }),
+        _ => None,
     }
 }
 

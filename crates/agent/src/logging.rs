@@ -21,10 +21,13 @@ pub(crate) fn start(arguments: &Arguments) {
     };
     // libraries tell their own steps only when everything is asked for
     let libraries = if arguments.verbosity > 6 { "debug" } else { "warn" };
+    // what comes of a request is told by who made it
+    let client = if arguments.verbosity > 6 { "" } else { ",kube_client=off" };
     let ours = ["netdevice_agent", "device_plugin", "inventory", "link", "nri"]
         .map(|name| format!("{name}={level}"))
         .join(",");
-    let log = fmt().with_env_filter(EnvFilter::new(format!("{libraries},{ours}"))).with_writer(writer(arguments));
+    let log =
+        fmt().with_env_filter(EnvFilter::new(format!("{libraries},{ours}{client}"))).with_writer(writer(arguments));
     match arguments.log_format {
         LogFormat::Json => log.json().flatten_event(true).init(),
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).with_target(false).init(),

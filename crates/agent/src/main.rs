@@ -1,12 +1,13 @@
 //! netdevice-agent: offers the node's network devices to Pods.
 //!
 //! Reads like a table of contents: the inventory follows the kernel, the views say what is offered, a plugin for each
-//! pool tells the kubelet, the injector gives devices by annotation, the installer keeps the hook on the host, and the
-//! admin endpoint shows all of it. Every task is started here and ends here; the first that ends unasked ends the process.
+//! pool tells the kubelet, the injector gives devices by annotation, the installer keeps the hook on the host, Events tell
+//! the users of what happened, and the admin endpoint shows all of it. Every task is started here and ends here; the first that ends unasked ends the process.
 //! Called `network-device-injector`, it does the part of the injector alone.
 
 mod admin;
 mod arguments;
+mod events;
 mod folder;
 mod hook_file;
 mod injector;
@@ -67,6 +68,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let records = Records::new(&arguments.state_dir);
     let metrics = Arc::new(Metrics::default());
+    let (events, posting) = events::open(arguments.events, arguments.node_name(), &metrics);
+    if let Some(posting) = posting {
+        tasks.spawn(posting.run(shutdown.clone()));
+    }
     let (texts_sender, texts) = watch::channel(None);
     let source = PoolSource::new(&arguments, texts)?;
     let inventory = Inventory::open(arguments.inventory()).context("cannot read the node's interfaces")?;
@@ -85,17 +90,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     tasks.spawn(source.follow(pools_sender, effective, metrics.clone(), shutdown.clone()));
     tasks.spawn(names::keep(restored, inventory.subscribe(), shutdown.clone()));
     tasks.spawn(views::keep(
-        snapshots,
-        pools,
-        records.clone(),
-        metrics.clone(),
-        view_sender,
-        ledger_sender,
+        views::Inputs { snapshots, pools, records: records.clone() },
+        views::Outputs { views: view_sender, ledgers: ledger_sender, metrics: metrics.clone(), events: events.clone() },
         shutdown.clone(),
     ));
     let pod_resources = arguments.pod_resources_socket.clone();
     let triggers = repair::Triggers { ledgers, namespaces_ended, pod_resources: pod_resources.clone() };
-    tasks.spawn(repair::keep(triggers, records.clone(), metrics.clone(), restored_sender.clone(), shutdown.clone()));
+    let herald = repair::Herald { metrics: metrics.clone(), restored: restored_sender.clone(), events: events.clone() };
+    tasks.spawn(repair::keep(triggers, records.clone(), herald, shutdown.clone()));
     if let Some(plugin) = plugin {
         let injector = Injector::new(injector::Config {
             records: records.clone(),
@@ -103,6 +105,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             pod_resources,
             metrics: metrics.clone(),
             restored: restored_sender.clone(),
+            events: events.clone(),
             texts: texts_sender,
         });
         tasks.spawn(inject(plugin, injector, metrics.clone(), shutdown.clone()));
@@ -112,7 +115,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             let (source, path) = (arguments.hook_source(), arguments.hook_path.clone());
             tasks.spawn(hook_file::keep(source, path, hook_sender, shutdown.clone()));
             tasks.spawn(plugins::keep(arguments.clone(), view, hook.clone(), metrics.clone(), shutdown.clone()));
-            tasks.spawn(journal::follow(records, metrics.clone(), restored_sender, shutdown.clone()));
+            tasks.spawn(journal::follow(records, metrics.clone(), restored_sender, events, shutdown.clone()));
         }
         Program::Injector => _ = hook_sender.send_replace(hook_file::State::Unneeded),
     }

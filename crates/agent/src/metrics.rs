@@ -29,6 +29,8 @@ struct State {
     runtime: Option<watch::Receiver<nri::State>>,
     injections: BTreeMap<&'static str, u64>,
     releases: BTreeMap<&'static str, u64>,
+    /// None while no Events are posted.
+    events: Option<BTreeMap<EventResult, u64>>,
     records: usize,
     unreadable_records: usize,
     records_quarantined: usize,
@@ -55,6 +57,24 @@ struct ResourceResult {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallResult {
     result: &'static str,
+}
+
+/// What became of something that is worth an Event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum EventResult {
+    /// The API server has it.
+    Ok,
+    /// The same happened a moment ago: the next post counts it, too.
+    Joined,
+    /// The API server is away, or does not take it.
+    Failed,
+    /// There was too much to tell.
+    Dropped,
+}
+
+impl EventResult {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Ok, "ok"), (Self::Joined, "joined"), (Self::Failed, "failed"), (Self::Dropped, "dropped")];
 }
 
 /// States of a device, each of which is told even when no device has it.
@@ -125,6 +145,15 @@ impl Metrics {
 
     pub(crate) fn count_release(&self, result: &'static str) {
         self.with(|state| *state.releases.entry(result).or_default() += 1);
+    }
+
+    /// Counts Events from here on.
+    pub(crate) fn set_events(&self) {
+        self.with(|state| state.events = Some(BTreeMap::new()));
+    }
+
+    pub(crate) fn count_event(&self, result: EventResult) {
+        self.with(|state| *state.events.get_or_insert_default().entry(result).or_default() += 1);
     }
 
     pub(crate) fn count_hook(&self, action: Action, outcome: Outcome) {
@@ -235,6 +264,14 @@ impl State {
             registry.register("injections", help, injections);
             let releases = by_result(&self.releases, &RESULTS);
             registry.register("releases", "Devices of ended sandboxes that were brought home, by result", releases);
+        }
+
+        if let Some(events) = &self.events {
+            let family = Family::<CallResult, Counter>::default();
+            for (key, result) in EventResult::ALL {
+                family.get_or_create(&CallResult { result }).inc_by(events.get(&key).copied().unwrap_or(0));
+            }
+            registry.register("events", "Events for Pods and the Node, by what became of them", family);
         }
 
         if let Some(stats) = &self.inventory {

@@ -23,7 +23,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::metrics::Metrics;
+use crate::{
+    events::{Events, Happening},
+    metrics::Metrics,
+};
 
 /// How long a hook that is due is waited for. It comes within milliseconds, or never.
 const GRACE: Duration = Duration::from_secs(2);
@@ -41,12 +44,19 @@ pub(crate) struct Triggers {
     pub(crate) pod_resources: PathBuf,
 }
 
+/// Who is told what became of a device.
+pub(crate) struct Herald {
+    pub(crate) metrics: Arc<Metrics>,
+    /// Told of devices that came home under their name.
+    pub(crate) restored: mpsc::UnboundedSender<InterfaceName>,
+    pub(crate) events: Events,
+}
+
 /// Looks at the records when one changed, when a container or namespace ended, and again while a device is on its way.
 pub(crate) async fn keep(
     triggers: Triggers,
     records: Records,
-    metrics: Arc<Metrics>,
-    restored: mpsc::UnboundedSender<InterfaceName>,
+    herald: Herald,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let Triggers { mut ledgers, mut namespaces_ended, pod_resources } = triggers;
@@ -68,7 +78,7 @@ pub(crate) async fn keep(
         for process in round.holders {
             holders.spawn(end_of(process));
         }
-        let is_open = tell(round.findings, &mut told, &metrics, &restored);
+        let is_open = tell(round.findings, &mut told, &herald);
         retry = if is_open { (retry * 2).min(LAST_RETRY) } else { FIRST_RETRY };
         let wait = if is_open { Some(retry) } else { round.due };
         tokio::select! {
@@ -110,12 +120,17 @@ struct Patient {
     wards: BTreeMap<DeviceId, Ward>,
 }
 
-type Findings = Vec<(DeviceId, Result<Homecoming, String>)>;
+/// What became of a device, and of whose.
+struct Finding {
+    device: DeviceId,
+    pod: Option<Pod>,
+    result: Result<Homecoming, String>,
+}
 
 /// What one look found.
 #[derive(Default)]
 struct Round {
-    findings: Findings,
+    findings: Vec<Finding>,
     /// Processes of containers that are new; each is readable once it has ended.
     holders: Vec<OwnedFd>,
     /// When the next look is due.
@@ -154,12 +169,13 @@ impl Patient {
             let is_due = |now: &Record, home: &mut RouteSocket| {
                 (is_gone && now.holder == record.holder) || link::diagnose(now, home) != Diagnosis::Healthy
             };
+            let finding = |result| Finding { device: device.clone(), pod: record.holder.pod.clone(), result };
             match link::repair(&self.records, device, ward.sandbox.as_ref(), is_due) {
-                Ok(Repair::Done(homecoming)) => round.findings.push((device.clone(), Ok(homecoming))),
+                Ok(Repair::Done(homecoming)) => round.findings.push(finding(Ok(homecoming))),
                 // a hook that is killed at its work gives its lock back and says nothing
                 Ok(Repair::Busy) => round.due = Some(round.due.map_or(GRACE, |due| due.min(GRACE))),
                 Ok(Repair::Unneeded) => {}
-                Err(error) => round.findings.push((device.clone(), Err(error.to_string()))),
+                Err(error) => round.findings.push(finding(Err(error.to_string()))),
             }
         }
         round
@@ -227,18 +243,15 @@ fn holder(record: &Record) -> Option<OwnedFd> {
     pidfd_open(pid, PidfdFlags::NONBLOCK).ok()
 }
 
-/// Logs what is new, and says whether something is left to do.
-fn tell(
-    findings: Findings,
-    told: &mut BTreeMap<DeviceId, String>,
-    metrics: &Metrics,
-    restored: &mpsc::UnboundedSender<InterfaceName>,
-) -> bool {
+/// Tells what is new, and says whether something is left to do.
+fn tell(findings: Vec<Finding>, told: &mut BTreeMap<DeviceId, String>, herald: &Herald) -> bool {
+    let Herald { metrics, restored, events } = herald;
     let mut open = BTreeMap::new();
-    for (device, result) in findings {
+    for Finding { device, pod, result } in findings {
         match result {
             Ok(Homecoming::Home { renamed, skipped }) => {
                 metrics.count_repair("ok");
+                events.tell(Happening::home(device.clone(), pod, renamed.clone(), &skipped));
                 let left_out: Vec<String> = skipped.iter().map(ToString::to_string).collect();
                 match renamed {
                     None => {
@@ -254,6 +267,7 @@ fn tell(
             Ok(Homecoming::Lost) => {
                 metrics.count_repair("lost");
                 warn!(%device, "it is gone: a virtual link that was deleted with its sandbox before a hook could bring it home, or a device that was unplugged or switched off");
+                events.tell(Happening::Lost { device, pod });
             }
             Ok(Homecoming::Away) => _ = open.insert(device, "it is not on the node yet".to_owned()),
             Err(error) => _ = open.insert(device, error),

@@ -11,27 +11,41 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{folder::Folder, metrics::Metrics};
+use crate::{
+    events::{Events, Happening},
+    folder::Folder,
+    metrics::Metrics,
+};
 
 /// How long the kernel's word of a device that came home is waited for. It takes milliseconds, or the device is gone.
 const HOMECOMING: Duration = Duration::from_millis(500);
 
+/// What a view is made from.
+pub(crate) struct Inputs {
+    pub(crate) snapshots: watch::Receiver<Snapshot>,
+    pub(crate) pools: watch::Receiver<Arc<Pools>>,
+    pub(crate) records: Records,
+}
+
+/// Who is told of it.
+pub(crate) struct Outputs {
+    pub(crate) views: watch::Sender<Option<Arc<View>>>,
+    pub(crate) ledgers: watch::Sender<Arc<Ledger>>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Told of records that nobody can follow.
+    pub(crate) events: Events,
+}
+
 /// Publishes a view for each change of what it is made from, the first one complete.
-pub(crate) async fn keep(
-    mut snapshots: watch::Receiver<Snapshot>,
-    mut pools: watch::Receiver<Arc<Pools>>,
-    records: Records,
-    metrics: Arc<Metrics>,
-    views: watch::Sender<Option<Arc<View>>>,
-    ledgers: watch::Sender<Arc<Ledger>>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+pub(crate) async fn keep(inputs: Inputs, outputs: Outputs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Inputs { mut snapshots, mut pools, records } = inputs;
+    let Outputs { views, ledgers, metrics, events } = outputs;
     if let Err(error) = std::fs::create_dir_all(records.folder()) {
         warn!(folder = %records.folder().display(), "cannot make the folder of the records: {error}");
     }
     let mut folder = Folder::new(records.folder());
     let mut projector = Projector::new();
-    let mut ledger = LedgerReader { records, told: None };
+    let mut ledger = LedgerReader { records, events, told: None };
     projector.set_pools(pools.borrow_and_update().clone());
     let mut node_addresses = NodeAddressFile::new(ledger.records.clone());
     projector.set_snapshot(snapshots.borrow_and_update().clone());
@@ -149,6 +163,7 @@ fn tell_selection(view: &View) {
 /// Reads the records, and tells once of those that cannot be followed.
 struct LedgerReader {
     records: Records,
+    events: Events,
     told: Option<Result<Vec<Unreadable>, String>>,
 }
 
@@ -202,10 +217,22 @@ impl LedgerReader {
             match &result {
                 Ok(unreadable) => {
                     unreadable.iter().for_each(tell_unreadable);
+                    self.tell_quarantined(unreadable);
                 }
                 Err(error) => warn!(folder = %self.records.folder().display(), "cannot read the records: {error}"),
             }
             self.told = Some(result);
+        }
+    }
+
+    /// Events of what was put aside since the last look; what was there before this agent was told by another.
+    fn tell_quarantined(&self, unreadable: &[Unreadable]) {
+        let Some(Ok(before)) = &self.told else { return };
+        for file in unreadable.iter().filter(|file| file.place == Place::Quarantine && !before.contains(file)) {
+            if let Some(device) = file.device.clone() {
+                let (file, reason) = (file.path.display().to_string(), file.reason.to_string());
+                self.events.tell(Happening::RecordQuarantined { device, file, reason });
+            }
         }
     }
 }
@@ -231,6 +258,10 @@ mod tests {
     };
 
     use super::*;
+
+    fn reader(records: Records) -> LedgerReader {
+        LedgerReader { records, events: Events::none(), told: None }
+    }
 
     fn name() -> InterfaceName {
         InterfaceName::try_from("dummy0").unwrap()
@@ -292,7 +323,7 @@ mod tests {
         let mut projector = Projector::new();
         projector.set_pools(pools);
         projector.set_snapshot(Snapshot::default());
-        let mut ledger = LedgerReader { records: Records::new(folder.path()), told: None };
+        let mut ledger = reader(Records::new(folder.path()));
         let metrics = Metrics::default();
         ledger.read_into(&mut projector, &metrics);
         let device = DeviceId::from(&name());
@@ -332,7 +363,7 @@ mod tests {
         projector.set_snapshot(snapshot(flags::UP));
         assert_eq!(projector.view().devices().len(), 1);
         let records = Records::new(folder.path());
-        let mut ledger = LedgerReader { records: records.clone(), told: None };
+        let mut ledger = reader(records.clone());
         let metrics = Metrics::default();
         // a hook is at work on it: it is left to the hook, and refused all the same
         let lock = records.lock(&DeviceId::from(&name())).unwrap();

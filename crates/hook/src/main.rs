@@ -20,7 +20,7 @@ use link::{
     journal::{self, Action, Entry, Outcome},
 };
 use netdevice::{
-    Holder,
+    DeviceId, Holder,
     oci::{Config, MAX_STATE, State},
 };
 
@@ -75,7 +75,7 @@ impl Hook {
                 // for whom it was is not known; for which devices is
                 let names = arguments.devices.iter().map(|device| device.id.to_string()).collect::<Vec<_>>().join(" ");
                 let line = describe(action, &names, &error.to_string());
-                write_journal(&records, action, &names, "unknown", Outcome::Failed, error.to_string());
+                write_journal(&records, action, &names, None, Noted::failed(&error));
                 Err(line)
             }
         }
@@ -101,7 +101,7 @@ impl Hook {
                 .map_err(Clone::clone)
                 .and_then(|(pid, sandbox)| self.attach(device, *pid, sandbox).map_err(|error| error.to_string()));
             if let Err(error) = attached {
-                self.note(device, Outcome::Failed, error.clone());
+                self.note(&device.id, Noted::failed(&error));
                 self.give_back();
                 return Err(describe(self.action, device.id.as_str(), &error));
             }
@@ -123,7 +123,7 @@ impl Hook {
             },
         )?;
         let outcome = if attached.was_there { Outcome::Nothing } else { Outcome::Ok };
-        self.note(device, outcome, join(&attached.skipped));
+        self.note(&device.id, Noted::new(outcome, join(&attached.skipped)));
         Ok(())
     }
 
@@ -139,8 +139,8 @@ impl Hook {
         let Ok((ledger, _)) = self.records.list() else { return };
         for (id, _) in ledger.iter().filter(|(_, record)| record.holder.container == self.state.id) {
             let result = link::detach(&self.records, &DetachRequest { device: id, container: &self.state.id });
-            let (outcome, message) = result.map_or_else(|error| (Outcome::Failed, error.to_string()), report);
-            self.note_as(Action::Detach, id.as_str(), outcome, message);
+            let noted = result.map_or_else(|error| Noted::failed(&error), report);
+            write_journal(&self.records, Action::Detach, id.as_str(), Some(&self.holder), noted);
         }
     }
 
@@ -150,12 +150,9 @@ impl Hook {
         for device in devices {
             let request = DetachRequest { device: &device.id, container: &self.state.id };
             match link::detach(&self.records, &request) {
-                Ok(detached) => {
-                    let (outcome, message) = report(detached);
-                    self.note(device, outcome, message);
-                }
+                Ok(detached) => self.note(&device.id, report(detached)),
                 Err(error) => {
-                    self.note(device, Outcome::Failed, error.to_string());
+                    self.note(&device.id, Noted::failed(&error));
                     first_error = first_error.and(Err(describe(self.action, device.id.as_str(), &error.to_string())));
                 }
             }
@@ -163,12 +160,25 @@ impl Hook {
         first_error
     }
 
-    fn note(&self, device: &Device, outcome: Outcome, message: String) {
-        self.note_as(self.action, device.id.as_str(), outcome, message);
+    fn note(&self, device: &DeviceId, noted: Noted) {
+        write_journal(&self.records, self.action, device.as_str(), Some(&self.holder), noted);
+    }
+}
+
+/// What the journal is to say of a device.
+struct Noted {
+    outcome: Outcome,
+    message: String,
+    renamed: Option<DeviceId>,
+}
+
+impl Noted {
+    fn new(outcome: Outcome, message: String) -> Self {
+        Self { outcome, message, renamed: None }
     }
 
-    fn note_as(&self, action: Action, device: &str, outcome: Outcome, message: String) {
-        write_journal(&self.records, action, device, &self.holder.to_string(), outcome, message);
+    fn failed(error: &impl ToString) -> Self {
+        Self::new(Outcome::Failed, error.to_string())
     }
 }
 
@@ -193,20 +203,21 @@ fn describe(action: Action, device: &str, error: &str) -> String {
     format!("netdevice-hook {verb}: device {device}: {error}")
 }
 
-fn report(detached: Detached) -> (Outcome, String) {
+fn report(detached: Detached) -> Noted {
     match detached {
-        Detached::NotAttached => (Outcome::Nothing, String::new()),
-        Detached::TakenOver => (Outcome::Nothing, "a later container has it".into()),
-        Detached::Done(Homecoming::Home { renamed: None, skipped }) => (Outcome::Ok, join(&skipped)),
+        Detached::NotAttached => Noted::new(Outcome::Nothing, String::new()),
+        Detached::TakenOver => Noted::new(Outcome::Nothing, "a later container has it".into()),
+        Detached::Done(Homecoming::Home { renamed: None, skipped }) => Noted::new(Outcome::Ok, join(&skipped)),
         Detached::Done(Homecoming::Home { renamed: Some(name), skipped }) => {
-            let renamed = format!("its name was taken on the node: it is {name} now");
-            (Outcome::Ok, if skipped.is_empty() { renamed } else { format!("{renamed}; {}", join(&skipped)) })
+            let now = format!("its name was taken on the node: it is {name} now");
+            let message = if skipped.is_empty() { now } else { format!("{now}; {}", join(&skipped)) };
+            Noted { renamed: Some(DeviceId::from(&name)), ..Noted::new(Outcome::Ok, message) }
         }
         Detached::Done(Homecoming::Lost) => {
-            (Outcome::Lost, "it is gone: it was deleted, unplugged or switched off while it was away".into())
+            Noted::new(Outcome::Lost, "it is gone: it was deleted, unplugged or switched off while it was away".into())
         }
         Detached::Done(Homecoming::Away) => {
-            (Outcome::Failed, "the device is not on the node yet: it is looked for again".into())
+            Noted::new(Outcome::Failed, "the device is not on the node yet: it is looked for again".into())
         }
     }
 }
@@ -215,9 +226,12 @@ fn join(skipped: &[Skipped]) -> String {
     skipped.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-fn write_journal(records: &Records, action: Action, device: &str, holder: &str, outcome: Outcome, message: String) {
+fn write_journal(records: &Records, action: Action, device: &str, holder: Option<&Holder>, noted: Noted) {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let entry = Entry { time, action, device: device.into(), holder: holder.into(), outcome, message };
+    let Noted { outcome, message, renamed } = noted;
+    let pod = holder.and_then(|holder| holder.pod.clone());
+    let holder = holder.map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let entry = Entry { time, action, device: device.into(), holder, pod, outcome, renamed, message };
     // The work is what counts; without the journal, standard error remains.
     let _ = journal::append(records, &entry);
 }

@@ -10,6 +10,7 @@ use std::{
     path::PathBuf,
 };
 
+use netdevice::{DeviceId, record::Pod};
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Records;
@@ -54,8 +55,14 @@ pub struct Entry {
     pub device: String,
     /// For whom: the Pod, or the container.
     pub holder: String,
+    /// The Pod, if there is one; a hook of an earlier version does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
     /// How it went.
     pub outcome: Outcome,
+    /// What the device is called now that it is home, where its name was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renamed: Option<DeviceId>,
     /// The error, or what was left out.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,

@@ -16,7 +16,7 @@ use std::{
 };
 
 use link::Records;
-use netdevice::{DeviceRequest, InterfaceName, View, annotation, choice::Allocated};
+use netdevice::{DeviceRequest, InterfaceName, View, annotation, choice::Allocated, record::Pod};
 use nri::{Container, Plugin, PodSandbox, Refusal, Runtime};
 use tokio::{
     sync::{mpsc, watch},
@@ -25,8 +25,11 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use crate::metrics::Metrics;
-use sandbox::{Order, Released, Site};
+use crate::{
+    events::{Events, Happening},
+    metrics::Metrics,
+};
+use sandbox::{Order, Released, Site, pod};
 use stage::Stage;
 
 /// How long a Pod that was there before us may take, or the devices of one that is gone: nobody waits for an answer.
@@ -46,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) metrics: Arc<Metrics>,
     /// Told of devices that came home.
     pub(crate) restored: mpsc::UnboundedSender<InterfaceName>,
+    /// Told of what users should know.
+    pub(crate) events: Events,
     /// Told of the text that the runtime has for us in its folder of configurations.
     pub(crate) texts: watch::Sender<Option<String>>,
 }
@@ -78,9 +83,9 @@ impl Injector {
         let requests = match requests(&sandbox) {
             Ok(requests) if requests.is_empty() => return Ok(()),
             Ok(requests) => requests,
-            Err(refusal) => return self.refuse(&sandbox.namespace, &sandbox.name, refusal),
+            Err(refusal) => return self.refuse(pod(&sandbox), &refusal),
         };
-        let (namespace, name) = (sandbox.namespace.clone(), sandbox.name.clone());
+        let owner = pod(&sandbox);
         let provided = async {
             let allocated = self.allocated(deadline).await?;
             let (site, order) = (self.site.clone(), Order { sandbox, requests, allocated, deadline });
@@ -92,14 +97,16 @@ impl Injector {
                 self.config.metrics.count_injected(count);
                 Ok(())
             }
-            Err(refusal) => self.refuse(&namespace, &name, refusal),
+            Err(refusal) => self.refuse(owner, &refusal),
         }
     }
 
-    fn refuse(&self, namespace: &str, name: &str, refusal: Refusal) -> Result<(), Refusal> {
+    fn refuse(&self, pod: Pod, refusal: &Refusal) -> Result<(), Refusal> {
         self.config.metrics.count_injection_failure();
-        warn!(pod = format!("{namespace}/{name}"), "does not get its devices: {refusal}");
-        Err(Refusal::new(format_args!("netdevice: {refusal}")))
+        warn!(pod = format!("{}/{}", pod.namespace, pod.name), "does not get its devices: {refusal}");
+        let told = Refusal::new(format_args!("netdevice: {refusal}"));
+        self.config.events.tell(Happening::InjectionRefused { pod, reason: told.to_string() });
+        Err(told)
     }
 
     /// The devices that the kubelet gave to Pods.
@@ -122,7 +129,7 @@ impl Injector {
         let released = spawn_blocking(move || site.release(&id, deadline)).await;
         let released = released.map_err(Refusal::new)?.map_err(Refusal::new)?;
         let mut failed = None;
-        for (device, released) in released {
+        for (device, pod, released) in released {
             self.config.metrics.count_release(released.label());
             match released {
                 Released::Home(None) => {
@@ -132,9 +139,13 @@ impl Injector {
                 }
                 Released::Home(Some(name)) => {
                     warn!(%device, sandbox, "brought home as {name}, for its name was taken");
+                    self.config.events.tell(Happening::Renamed { device, pod, name });
                 }
                 Released::Nothing => debug!(%device, sandbox, "is home already"),
-                Released::Lost => warn!(%device, sandbox, "it is gone: a virtual link that was deleted in the pod"),
+                Released::Lost => {
+                    warn!(%device, sandbox, "it is gone: a virtual link that was deleted in the pod");
+                    self.config.events.tell(Happening::Lost { device, pod });
+                }
                 Released::Failed(reason) => {
                     warn!(%device, sandbox, "should come home and does not, it is tried again: {reason}");
                     failed.get_or_insert_with(|| Refusal::new(format_args!("netdevice: device {device}: {reason}")));

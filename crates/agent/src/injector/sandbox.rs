@@ -118,8 +118,8 @@ impl Site {
         }
     }
 
-    /// Brings home what a sandbox has. The devices, with their names, and whether each came.
-    pub(super) fn release(&self, sandbox: &str, deadline: Instant) -> io::Result<Vec<(DeviceId, Released)>> {
+    /// Brings home what a sandbox has.
+    pub(super) fn release(&self, sandbox: &str, deadline: Instant) -> io::Result<Vec<Return>> {
         let (ledger, _) = self.records.list()?;
         if !ledger.values().any(|record| record.holder.is_in_sandbox(sandbox)) {
             return Ok(Vec::new());
@@ -127,7 +127,11 @@ impl Site {
         // one who works on this sandbox is waited for; if he takes too long, each device still has its lock
         let _gate = Gate::pass(self.records.folder(), deadline)?;
         let devices = detach_all(&self.records, sandbox, None).map_err(io::Error::other)?;
-        Ok(devices.map(|(device, result)| (device, Released::from(result))).collect())
+        let with_pod = |(device, result)| {
+            let pod = ledger.get(&device).and_then(|record| record.holder.pod.clone());
+            (device, pod, Released::from(result))
+        };
+        Ok(devices.map(with_pod).collect())
     }
 
     /// Sandboxes that have devices by an annotation.
@@ -137,6 +141,9 @@ impl Site {
         Ok(of_sandboxes.map(|record| record.holder.container).collect())
     }
 }
+
+/// A device, the Pod that had it, and how it came home.
+pub(super) type Return = (DeviceId, Option<Pod>, Released);
 
 /// How a device came home.
 #[derive(Debug)]
@@ -188,10 +195,14 @@ fn is_on_node(device: &DeviceId) -> bool {
     matches!(found, Some(Ok(Some(_))))
 }
 
+/// The Pod of a sandbox.
+pub(super) fn pod(sandbox: &PodSandbox) -> Pod {
+    Pod { namespace: sandbox.namespace.clone(), name: sandbox.name.clone(), uid: sandbox.uid.clone() }
+}
+
 /// Whose devices become: the sandbox's own, from before its first container to after its last one.
 fn holder(sandbox: &PodSandbox) -> (Holder, Pod) {
-    let pod = Pod { namespace: sandbox.namespace.clone(), name: sandbox.name.clone(), uid: sandbox.uid.clone() };
-    let id = sandbox.id.clone();
+    let (pod, id) = (pod(sandbox), sandbox.id.clone());
     (Holder { container: id.clone(), sandbox: Some(id), pod: Some(pod.clone()) }, pod)
 }
 

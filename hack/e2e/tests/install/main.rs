@@ -11,6 +11,13 @@ static NODE: SharedNode = SharedNode::new("install", Kind::Cluster);
 
 const RESOURCE: &str = "networking.k8s.io/netdevice";
 
+/// Makes the device.
+const DEVICE: &str = "ip link add dummy0 type dummy 2>/dev/null || ip link add dummy0 type ifb
+    ip link set dummy0 up
+    for family in ipv4 ipv6; do echo 77 > /proc/sys/net/$family/neigh/dummy0/gc_stale_time; done
+    echo 2 > /proc/sys/net/ipv4/conf/dummy0/rp_filter; echo 0 > /proc/sys/net/ipv6/conf/dummy0/accept_ra
+    ip address add 192.0.2.10/24 dev dummy0; ip route add 198.51.100.0/24 via 192.0.2.1";
+
 /// A cluster with the agent installed, and one device.
 fn lock() -> impl Deref<Target = Node> {
     static BUILT: Once = Once::new();
@@ -21,12 +28,7 @@ fn lock() -> impl Deref<Target = Node> {
         run(Command::new(repository("hack/node/node")).args(["import", node.name()]).arg(image()));
         node.apply(&text("install.yaml"));
         rolled_out(&node);
-        let link = "ip link add dummy0 type dummy 2>/dev/null || ip link add dummy0 type ifb
-            ip link set dummy0 up
-            for family in ipv4 ipv6; do echo 77 > /proc/sys/net/$family/neigh/dummy0/gc_stale_time; done
-            echo 2 > /proc/sys/net/ipv4/conf/dummy0/rp_filter; echo 0 > /proc/sys/net/ipv6/conf/dummy0/accept_ra
-            ip address add 192.0.2.10/24 dev dummy0; ip route add 198.51.100.0/24 via 192.0.2.1";
-        node.run(["sh", "-c", link]).text();
+        node.run(["sh", "-c", DEVICE]).text();
     }
     wait_for("the Node counts the device", || count(&node), |count| *count == ("1".into(), "1".into()));
     node
@@ -146,6 +148,47 @@ fn a_device_whose_hook_fails_is_brought_home_by_the_agent_in_its_container() {
     node.run(["sh", "-ec", "mv -f $0.away $0", hook]).text();
     let log = node.kubectl(&["logs", "--namespace=kube-system", "daemonset/netdevice-agent"]);
     assert!(home.is_some() && log.stdout.contains("brought home"), "{log}");
+}
+
+/// The Events of one reason, as `kubectl get events` has them: the kind of each one's object, its name, the message.
+fn events(node: &Node, reason: &str) -> Vec<(String, String, String)> {
+    let list = node.get(&["events", &format!("--field-selector=reason={reason}")]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let events = list["items"].as_array().cloned().unwrap_or_default().into_iter();
+    let ours = events.filter(|event| event["reportingComponent"] == "netdevice");
+    ours.map(|event| {
+        let object = &event["involvedObject"];
+        (text(&object["kind"]), text(&object["name"]), text(&event["message"]))
+    })
+    .collect()
+}
+
+#[test]
+fn a_device_that_is_deleted_under_its_pod_is_told_of_in_events() {
+    let node = lock();
+    start_pod(&node, "loses-it");
+    let record = fs::read_to_string(node.path("/run/netdevice/dummy0.json")).expect("the device is attached");
+    let record: Value = serde_json::from_str(&record).expect("a record is JSON");
+    let paths = record["sandbox"]["paths"].as_array().expect("it says where the sandbox is").iter();
+    let tries = paths.map(|path| format!("nsenter --net={} ip link delete dummy0", path.as_str().unwrap_or_default()));
+    node.run(["sh", "-c", &tries.collect::<Vec<_>>().join(" || ")]).text();
+    node.delete(&["pod/loses-it"]);
+    let told = |kind: &str, events: &[(String, String, String)]| {
+        events
+            .iter()
+            .any(|(of, _, message)| of == kind && message.contains("device dummy0 of pod default/loses-it is gone"))
+    };
+    let lost = wait_for(
+        "Pod and Node have the event",
+        || events(&node, "DeviceLost"),
+        |it| told("Pod", it) && told("Node", it),
+    );
+    assert!(lost.iter().all(|(_, name, _)| name == "loses-it" || name == node.name()), "{lost:?}");
+    let described = node.kubectl(&["describe", "node", node.name()]);
+    assert!(described.stdout.contains("DeviceLost"), "{described}");
+    // for the other tests
+    node.run(["sh", "-c", DEVICE]).text();
+    wait_for("the Node counts the device", || count(&node), |count| *count == ("1".into(), "1".into()));
 }
 
 #[test]

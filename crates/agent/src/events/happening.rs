@@ -1,0 +1,195 @@
+//! What the agent found or did that is worth an Event, and what the Event says.
+
+use link::Skipped;
+use netdevice::{DeviceId, InterfaceName, record::Pod};
+
+/// Longest note in bytes; the API server refuses one of more than 1024.
+const MAX_NOTE: usize = 1000;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Happening {
+    /// A device is gone.
+    Lost { device: DeviceId, pod: Option<Pod> },
+    /// The agent brought a device home, for no hook did.
+    BroughtHome { device: DeviceId, pod: Option<Pod>, left_out: String },
+    /// A device is home, under another name than it had.
+    Renamed { device: DeviceId, pod: Option<Pod>, name: InterfaceName },
+    /// A record that nobody can follow was put aside.
+    RecordQuarantined { device: DeviceId, file: String, reason: String },
+    /// A Pod does not get what its annotation asks for.
+    InjectionRefused { pod: Pod, reason: String },
+}
+
+/// What an Event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Subject {
+    Pod { namespace: String, name: String, uid: String },
+    Node(String),
+}
+
+impl Subject {
+    fn pod(Pod { namespace, name, uid }: &Pod) -> Self {
+        Self::Pod { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }
+    }
+}
+
+/// How an Event is marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Severity {
+    Normal,
+    Warning,
+}
+
+/// One Event to be. Equal ones are the same thing again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Report {
+    pub(super) subject: Subject,
+    pub(super) reason: &'static str,
+    pub(super) action: &'static str,
+    pub(super) severity: Severity,
+    pub(super) note: String,
+}
+
+impl Happening {
+    /// A happening of a device that came home by the agent's hand.
+    pub(crate) fn home(
+        device: DeviceId,
+        pod: Option<Pod>,
+        renamed: Option<InterfaceName>,
+        skipped: &[Skipped],
+    ) -> Self {
+        match renamed {
+            Some(name) => Self::Renamed { device, pod, name },
+            None => {
+                let left_out: Vec<String> = skipped.iter().map(ToString::to_string).collect();
+                Self::BroughtHome { device, pod, left_out: left_out.join("; ") }
+            }
+        }
+    }
+
+    /// The Events to post: what changed on the node is told at the Node as well, which outlives the Pod.
+    pub(super) fn reports(&self, node: Option<&str>) -> Vec<Report> {
+        let on_node = || node.map(|node| Subject::Node(node.to_owned()));
+        let subjects: Vec<Subject> = match self {
+            Self::Lost { pod, .. } | Self::Renamed { pod, .. } => {
+                pod.as_ref().map(Subject::pod).into_iter().chain(on_node()).collect()
+            }
+            Self::BroughtHome { pod, .. } => pod.as_ref().map(Subject::pod).or_else(on_node).into_iter().collect(),
+            Self::RecordQuarantined { .. } => on_node().into_iter().collect(),
+            Self::InjectionRefused { pod, .. } => vec![Subject::pod(pod)],
+        };
+        let (reason, action, severity) = self.kind();
+        let note = one_line(&self.note());
+        let report = |subject| Report { subject, reason, action, severity, note: note.clone() };
+        subjects.into_iter().map(report).collect()
+    }
+
+    fn kind(&self) -> (&'static str, &'static str, Severity) {
+        match self {
+            Self::Lost { .. } => ("DeviceLost", "Detach", Severity::Warning),
+            Self::BroughtHome { .. } => ("DeviceBroughtHome", "Detach", Severity::Normal),
+            Self::Renamed { .. } => ("DeviceRenamed", "Detach", Severity::Warning),
+            Self::RecordQuarantined { .. } => ("DeviceRecordQuarantined", "Quarantine", Severity::Warning),
+            Self::InjectionRefused { .. } => ("InjectionRefused", "Attach", Severity::Warning),
+        }
+    }
+
+    fn note(&self) -> String {
+        match self {
+            Self::Lost { device, pod } => {
+                let holder = of(pod.as_ref());
+                format!(
+                    "network device {device}{holder} is gone: it was deleted, unplugged or switched off while it was away"
+                )
+            }
+            Self::BroughtHome { device, pod, left_out } => {
+                let left_out = if left_out.is_empty() { String::new() } else { format!("; left out: {left_out}") };
+                let holder = of(pod.as_ref());
+                format!("network device {device}{holder} was brought home by the agent, for no hook did{left_out}")
+            }
+            Self::Renamed { device, pod, name } => {
+                let holder = of(pod.as_ref());
+                format!("network device {device}{holder} is home as {name}, for its name was taken on the node")
+            }
+            Self::RecordQuarantined { device, file, reason } => format!(
+                "the record of network device {device} cannot be followed, the device is neither moved nor offered: see that the interface is on the node and as it should be, then remove {file}: {reason}"
+            ),
+            Self::InjectionRefused { reason, .. } => reason.clone(),
+        }
+    }
+}
+
+fn of(pod: Option<&Pod>) -> String {
+    pod.map(|pod| format!(" of pod {}/{}", pod.namespace, pod.name)).unwrap_or_default()
+}
+
+/// The text without line ends and other control characters, and not longer than a note may be.
+fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for character in text.chars().map(|character| if character.is_control() { ' ' } else { character }) {
+        if line.len() + character.len_utf8() > MAX_NOTE - '…'.len_utf8() {
+            line.push('…');
+            break;
+        }
+        line.push(character);
+    }
+    line
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::events) fn pod() -> Pod {
+        Pod { namespace: "default".into(), name: "web".into(), uid: "0a1b".into() }
+    }
+
+    pub(in crate::events) fn refused(reason: &str) -> Happening {
+        Happening::InjectionRefused { pod: pod(), reason: reason.into() }
+    }
+
+    fn device() -> DeviceId {
+        "eth2".parse().unwrap()
+    }
+
+    fn on(happening: &Happening, node: Option<&str>) -> Vec<(&'static str, Severity, bool)> {
+        let reports = happening.reports(node).into_iter();
+        reports.map(|it| (it.reason, it.severity, matches!(it.subject, Subject::Pod { .. }))).collect()
+    }
+
+    #[test]
+    fn each_happening_has_its_reason_and_its_objects() {
+        use Severity::{Normal, Warning};
+        let node = Some("node-1");
+        let lost = |pod| Happening::Lost { device: device(), pod };
+        assert_eq!(on(&lost(Some(pod())), node), [("DeviceLost", Warning, true), ("DeviceLost", Warning, false)]);
+        assert_eq!(on(&lost(None), node), [("DeviceLost", Warning, false)]);
+        assert_eq!(on(&lost(None), None), [], "without the node's name there is nothing to post to");
+        let home = Happening::home(device(), Some(pod()), None, &[]);
+        assert_eq!(on(&home, node), [("DeviceBroughtHome", Normal, true)]);
+        let name = InterfaceName::try_from("nd7").unwrap();
+        let renamed = Happening::home(device(), Some(pod()), Some(name), &[]);
+        assert_eq!(on(&renamed, None), [("DeviceRenamed", Warning, true)]);
+        let file = "/run/netdevice/quarantine/eth2.json".to_owned();
+        let quarantined = Happening::RecordQuarantined { device: device(), file, reason: "no JSON".into() };
+        assert_eq!(on(&quarantined, node), [("DeviceRecordQuarantined", Warning, false)]);
+        assert_eq!(on(&refused("no such device"), node), [("InjectionRefused", Warning, true)]);
+    }
+
+    #[test]
+    fn a_note_names_the_device_and_the_pod() {
+        let name = InterfaceName::try_from("nd7").unwrap();
+        let renamed = Happening::Renamed { device: device(), pod: Some(pod()), name };
+        let expected = "network device eth2 of pod default/web is home as nd7, for its name was taken on the node";
+        assert_eq!(renamed.reports(None)[0].note, expected);
+    }
+
+    #[test]
+    fn a_note_is_one_line_that_the_api_server_takes() {
+        let note = |text: &str| refused(text).reports(None).remove(0).note;
+        assert_eq!(note("two\nlines\tand a tab"), "two lines and a tab");
+        let long = note(&"ä".repeat(5000));
+        assert!(long.len() <= 1000 && long.ends_with("ä…"), "{} bytes", long.len());
+    }
+}

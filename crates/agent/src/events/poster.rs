@@ -1,0 +1,180 @@
+//! Posts Events. An API server that is away is tried a few times; then the report is dropped and counted.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{api::events::v1::Event, jiff::Timestamp};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::{
+    client::ConnectError,
+    event::{build_count, build_event, build_name},
+    happening::{Happening, Report},
+    series::{SeriesBook, Step},
+};
+use crate::metrics::{EventResult, Metrics};
+
+/// How long is waited before each further attempt.
+pub(super) const DELAYS: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5)];
+
+/// How a client is come by.
+pub(super) type Connect = Box<dyn Fn() -> Result<Client, ConnectError> + Send + Sync>;
+
+/// Why an Event was not posted.
+#[derive(Debug, thiserror::Error)]
+enum PostError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the API server does not take an event")]
+    Api(#[source] kube::Error),
+}
+
+/// What the API server is asked for.
+enum Request<'a> {
+    Create(&'a Event),
+    Count(&'a str, &'a Patch<Event>),
+}
+
+impl Request<'_> {
+    async fn send(&self, api: &Api<Event>) -> Result<(), kube::Error> {
+        match self {
+            Self::Create(event) => api.create(&PostParams::default(), event).await?,
+            Self::Count(event, patch) => api.patch(event, &PatchParams::default(), patch).await?,
+        };
+        Ok(())
+    }
+}
+
+/// What posts Events.
+pub(super) struct Poster {
+    connect: Connect,
+    delays: &'static [Duration],
+    node: Option<String>,
+    metrics: Arc<Metrics>,
+    client: Option<Client>,
+    book: SeriesBook,
+    /// Whether the last failure was told.
+    is_told: bool,
+}
+
+impl Poster {
+    pub(super) fn new(
+        connect: Connect,
+        delays: &'static [Duration],
+        node: Option<String>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { connect, delays, node, metrics, client: None, book: SeriesBook::new(Instant::now()), is_told: false }
+    }
+
+    /// Whether there is a client, which may hold a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// Gives the client back, with its connection and its memory.
+    pub(super) fn disconnect(&mut self) {
+        self.client = None;
+    }
+
+    /// Posts what happened. It may be dropped half way: what is lost is an Event.
+    pub(super) async fn tell(&mut self, happening: &Happening) {
+        for report in happening.reports(self.node.as_deref()) {
+            let result = match self.post(&report).await {
+                Ok(result) => result,
+                Err(error) => {
+                    self.tell_failure(&error.into(), &report);
+                    EventResult::Failed
+                }
+            };
+            self.is_told &= result == EventResult::Failed;
+            self.metrics.count_event(result);
+        }
+    }
+
+    /// Says it once in the log until it works again: what happened is in the log anyway.
+    fn tell_failure(&mut self, error: &anyhow::Error, report: &Report) {
+        if self.is_told {
+            debug!(reason = report.reason, "no event: {error:#}");
+        } else {
+            warn!(reason = report.reason, "no event: {error:#}");
+        }
+        self.is_told = true;
+        // the next report begins anew: with another token, perhaps
+        self.client = None;
+    }
+
+    async fn post(&mut self, report: &Report) -> Result<EventResult, PostError> {
+        match self.book.step(report, Instant::now()) {
+            Step::Join => Ok(EventResult::Joined),
+            Step::Refuse => Ok(EventResult::Dropped),
+            Step::Create => self.create(report).await,
+            Step::Count(event, count) => self.count(report, &event, count).await,
+        }
+    }
+
+    async fn create(&mut self, report: &Report) -> Result<EventResult, PostError> {
+        let now = Timestamp::now();
+        let name = build_name(&report.subject, now);
+        let event = build_event(report, &name, self.node.as_deref(), now);
+        match self.attempt(report, &Request::Create(&event)).await {
+            // the answer to an earlier attempt was lost on its way
+            Err(PostError::Api(error)) if is(&error, 409) => {}
+            result => result?,
+        }
+        self.book.created(report.clone(), name, Instant::now());
+        Ok(EventResult::Ok)
+    }
+
+    async fn count(&mut self, report: &Report, event: &str, count: i32) -> Result<EventResult, PostError> {
+        let patch = Patch::Merge(build_count(count, Timestamp::now()));
+        match self.attempt(report, &Request::Count(event, &patch)).await {
+            // the API server forgets Events after an hour
+            Err(PostError::Api(error)) if is(&error, 404) => {
+                self.book.forget(report);
+                return self.create(report).await;
+            }
+            result => result?,
+        }
+        self.book.counted(report, Instant::now());
+        Ok(EventResult::Ok)
+    }
+
+    /// Makes a request, and again after a while if that may help.
+    async fn attempt(&mut self, report: &Report, request: &Request<'_>) -> Result<(), PostError> {
+        let api = Api::namespaced(self.client()?, report.subject.namespace());
+        for delay in self.delays {
+            match request.send(&api).await {
+                Err(error) if is_passing(&error) => debug!("an event is posted again in {delay:?}: {error}"),
+                result => return result.map_err(PostError::Api),
+            }
+            sleep(*delay).await;
+        }
+        request.send(&api).await.map_err(PostError::Api)
+    }
+
+    fn client(&mut self) -> Result<Client, ConnectError> {
+        let client = self.client.take().map_or_else(&self.connect, Ok)?;
+        Ok(self.client.insert(client).clone())
+    }
+}
+
+fn is(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+/// Whether the same request may be taken later.
+fn is_passing(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        kube::Error::HyperError(_) | kube::Error::Service(_) => true,
+        _ => false,
+    }
+}
