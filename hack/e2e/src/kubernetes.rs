@@ -46,6 +46,17 @@ impl Node {
         if said.text().is_empty() { Value::Null } else { said.json() }
     }
 
+    /// `kubectl exec POD -- ARGV`. A kubelet that has just started learns of its Pods one by one: until then it is asked
+    /// again.
+    ///
+    /// # Panics
+    /// When the kubelet does not know the Pod within 30 seconds.
+    #[track_caller]
+    pub fn exec(&self, pod: &str, argv: &[&str]) -> Output {
+        let exec = || self.kubectl(&[&["exec", pod, "--"], argv].concat());
+        crate::wait_for("the kubelet knows the Pod", exec, |done| !done.stderr.contains("pod does not exist"))
+    }
+
     /// Waits for a Pod's phase and returns the Pod.
     ///
     /// # Panics

@@ -59,7 +59,7 @@ spec:
 /// What a Pod's container says of a link of its own.
 #[track_caller]
 fn link(node: &Node, pod: &str, name: &str) -> String {
-    node.kubectl(&["exec", pod, "--", "ip", "address", "show", "dev", name]).text().to_owned()
+    node.exec(pod, &["ip", "address", "show", "dev", name]).text().to_owned()
 }
 
 fn container(pod: &Value) -> Value {

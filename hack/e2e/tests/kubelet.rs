@@ -80,7 +80,7 @@ spec:
 #[track_caller]
 fn device_of(node: &Node, pod: &str) -> (String, String) {
     let script = "echo $NETWORKING_K8S_IO_NETDEVICE; ip address show dev $NETWORKING_K8S_IO_NETDEVICE";
-    let said = node.kubectl(&["exec", pod, "--", "sh", "-ec", script]);
+    let said = node.exec(pod, &["sh", "-ec", script]);
     let (name, link) = said.text().split_once('\n').unwrap_or_default();
     (name.to_owned(), link.to_owned())
 }

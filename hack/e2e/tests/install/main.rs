@@ -91,7 +91,7 @@ fn in_pod(node: &Node, pod: &str) -> String {
 
 fn in_pod_of(node: &Node, pod: &str, link: &str) -> String {
     let script = format!("ip address show dev {link}; ip route");
-    node.kubectl(&["exec", pod, "--", "sh", "-c", &script]).text().to_owned()
+    node.exec(pod, &["sh", "-c", &script]).text().to_owned()
 }
 
 /// The device as it is on the node, with its settings; none while a Pod has it.
