@@ -124,8 +124,13 @@ fn a_device_that_the_kubelet_gave_to_a_pod_is_refused_with_that_pods_name() {
     gone(&node, "owner", &device);
     // and while its container is not there, so that the device is on the node
     node.apply(&by_resource("crashing", "exit 1"));
-    let waits = || node.get(&["pod", "crashing"])["status"]["containerStatuses"][0]["state"]["waiting"].clone();
-    wait_for("the kubelet waits", waits, |waits| waits["reason"] == "CrashLoopBackOff");
+    let status = || node.get(&["pod", "crashing"])["status"].clone();
+    // the API server may be told of the end only, and not that the kubelet waits now
+    let has_crashed = |status: &Value| {
+        let state = &status["containerStatuses"][0]["state"];
+        state["waiting"]["reason"] == "CrashLoopBackOff" || state["terminated"]["exitCode"] == 1
+    };
+    wait_for("its container has ended", status, has_crashed);
     device.wait_until_free();
     node.apply(&annotated("thief", "[{pool: netdevice}]", SLEEP));
     wait_for_reason(&node, "thief", "no device of the pool networking.k8s.io/netdevice is free");

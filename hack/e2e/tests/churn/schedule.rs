@@ -58,14 +58,21 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Whether devices of the round before may still be on their way.
+    /// Whether devices of the round before may still be on their way. Not where the agent is killed: it holds the namespace
+    /// of a virtual device open that no hook brought home, and with it the device would die.
     pub(crate) fn may_follow_at_once(self) -> bool {
         use Fault::{
-            EverybodyKilled, EverybodyKilledAndLost, HookKilledAgentAway, ShimKilled, ShimKilledContainersLeaked,
+            AgentKilled, EverybodyKilled, EverybodyKilledAndLost, HookKilledAgentAway, ShimKilled,
+            ShimKilledContainersLeaked,
         };
         !matches!(
             self,
-            EverybodyKilled | EverybodyKilledAndLost | HookKilledAgentAway(_) | ShimKilled | ShimKilledContainersLeaked
+            AgentKilled(_)
+                | EverybodyKilled
+                | EverybodyKilledAndLost
+                | HookKilledAgentAway(_)
+                | ShimKilled
+                | ShimKilledContainersLeaked
         )
     }
 
