@@ -60,8 +60,15 @@ pub(crate) struct Injector {
     config: Config,
     site: Site,
     stage: Mutex<Stage>,
-    /// Sandboxes that this runtime has, as far as it told us.
-    known: Mutex<BTreeSet<String>>,
+    known: Mutex<Known>,
+}
+
+/// What the runtime told us of its sandboxes.
+#[derive(Debug, Default)]
+struct Known {
+    /// Connections that have ended: what was told before counts for nothing.
+    ended: u64,
+    sandboxes: BTreeSet<String>,
 }
 
 impl Injector {
@@ -70,7 +77,7 @@ impl Injector {
         Self { config, site, stage: Mutex::default(), known: Mutex::default() }
     }
 
-    fn known<T>(&self, work: impl FnOnce(&mut BTreeSet<String>) -> T) -> T {
+    fn known<T>(&self, work: impl FnOnce(&mut Known) -> T) -> T {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -155,8 +162,9 @@ impl Injector {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Looks after sandboxes that ended while we were not connected.
-    async fn release_unknown(&self) {
+    /// Looks after sandboxes that ended while we were not connected. Not if that connection, by its number, has ended since:
+    /// the next one tells what there is.
+    async fn release_unknown(&self, connection: u64) {
         sleep(SETTLE).await;
         let site = self.site.clone();
         let holders = match spawn_blocking(move || site.holders()).await {
@@ -165,7 +173,7 @@ impl Injector {
             Err(error) => return warn!("the records were not read: {error}"),
         };
         for sandbox in holders {
-            if !self.known(|known| known.contains(&sandbox)) {
+            if self.known(|known| known.ended == connection && !known.sandboxes.contains(&sandbox)) {
                 // what goes wrong is told, and tried again by the repair
                 let _ = self.release(&sandbox, Instant::now() + UNHURRIED).await;
             }
@@ -188,16 +196,24 @@ impl Plugin for Injector {
     }
 
     async fn synchronize(&self, pods: Vec<PodSandbox>, _: Vec<Container>) {
-        self.known(|known| *known = pods.iter().map(|pod| pod.id.clone()).collect());
+        // sandboxes that were made since this list was are known already
+        let connection = self.known(|known| {
+            known.sandboxes.extend(pods.iter().map(|pod| pod.id.clone()));
+            known.ended
+        });
         for pod in pods {
             // a Pod that started without us, or whose devices another runtime's end has left half way
             let _ = self.provide(pod, Instant::now() + UNHURRIED).await;
         }
-        self.release_unknown().await;
+        self.release_unknown(connection).await;
+    }
+
+    fn disconnected(&self) {
+        self.known(|known| *known = Known { ended: known.ended + 1, sandboxes: BTreeSet::new() });
     }
 
     async fn run_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> Result<(), Refusal> {
-        self.known(|known| known.insert(pod.id.clone()));
+        self.known(|known| known.sandboxes.insert(pod.id.clone()));
         let provided = self.provide(pod, deadline);
         if self.stage() == Stage::Sandbox {
             return provided.await;
@@ -218,7 +234,7 @@ impl Plugin for Injector {
     }
 
     async fn remove_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> Result<(), Refusal> {
-        self.known(|known| known.remove(&pod.id));
+        self.known(|known| known.sandboxes.remove(&pod.id));
         self.release(&pod.id, deadline).await
     }
 }
