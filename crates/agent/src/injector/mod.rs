@@ -5,11 +5,11 @@
 //! are those of the device plugin, so no device is given by both ways at a time.
 
 mod gate;
+mod known;
 mod sandbox;
 mod stage;
 
 use std::{
-    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -29,6 +29,7 @@ use crate::{
     events::{Events, Happening},
     metrics::Metrics,
 };
+use known::{Connection, Known};
 use sandbox::{Order, Released, Site, pod};
 use stage::Stage;
 
@@ -61,14 +62,6 @@ pub(crate) struct Injector {
     site: Site,
     stage: Mutex<Stage>,
     known: Mutex<Known>,
-}
-
-/// What the runtime told us of its sandboxes.
-#[derive(Debug, Default)]
-struct Known {
-    /// Connections that have ended: what was told before counts for nothing.
-    ended: u64,
-    sandboxes: BTreeSet<String>,
 }
 
 impl Injector {
@@ -162,9 +155,8 @@ impl Injector {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Looks after sandboxes that ended while we were not connected. Not if that connection, by its number, has ended since:
-    /// the next one tells what there is.
-    async fn release_unknown(&self, connection: u64) {
+    /// Looks after sandboxes that ended while we were not connected, as the list of a connection tells.
+    async fn release_ended(&self, list: Connection) {
         sleep(SETTLE).await;
         let site = self.site.clone();
         let holders = match spawn_blocking(move || site.holders()).await {
@@ -173,7 +165,7 @@ impl Injector {
             Err(error) => return warn!("the records were not read: {error}"),
         };
         for sandbox in holders {
-            if self.known(|known| known.ended == connection && !known.sandboxes.contains(&sandbox)) {
+            if self.known(|known| known.has_ended(&sandbox, list)) {
                 // what goes wrong is told, and tried again by the repair
                 let _ = self.release(&sandbox, Instant::now() + UNHURRIED).await;
             }
@@ -196,24 +188,20 @@ impl Plugin for Injector {
     }
 
     async fn synchronize(&self, pods: Vec<PodSandbox>, _: Vec<Container>) {
-        // sandboxes that were made since this list was are known already
-        let connection = self.known(|known| {
-            known.sandboxes.extend(pods.iter().map(|pod| pod.id.clone()));
-            known.ended
-        });
+        let list = self.known(|known| known.add_list(pods.iter().map(|pod| pod.id.clone())));
         for pod in pods {
             // a Pod that started without us, or whose devices another runtime's end has left half way
             let _ = self.provide(pod, Instant::now() + UNHURRIED).await;
         }
-        self.release_unknown(connection).await;
+        self.release_ended(list).await;
     }
 
     fn disconnected(&self) {
-        self.known(|known| *known = Known { ended: known.ended + 1, sandboxes: BTreeSet::new() });
+        self.known(Known::end_connection);
     }
 
     async fn run_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> Result<(), Refusal> {
-        self.known(|known| known.sandboxes.insert(pod.id.clone()));
+        self.known(|known| known.add(&pod.id));
         let provided = self.provide(pod, deadline);
         if self.stage() == Stage::Sandbox {
             return provided.await;
@@ -234,7 +222,7 @@ impl Plugin for Injector {
     }
 
     async fn remove_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> Result<(), Refusal> {
-        self.known(|known| known.sandboxes.remove(&pod.id));
+        self.known(|known| known.remove(&pod.id));
         self.release(&pod.id, deadline).await
     }
 }
