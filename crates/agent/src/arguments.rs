@@ -88,11 +88,11 @@ pub(crate) struct Arguments {
     pub(crate) nri_socket: PathBuf,
 
     /// Index of the NRI plugin, two digits: the runtime calls its plugins in this order [default: 10]
-    #[arg(long, value_name = "NN")]
+    #[arg(long, value_name = "NN", value_parser = plugin_index)]
     idx: Option<String>,
 
     /// Name of the NRI plugin
-    #[arg(long, value_name = "NAME", default_value = "netdevice")]
+    #[arg(long, value_name = "NAME", default_value = "netdevice", value_parser = plugin_name)]
     name: String,
 
     #[arg(skip)]
@@ -111,6 +111,8 @@ pub(crate) enum Program {
 
 /// Where the injector stands among the runtime's plugins, if nobody says.
 const DEFAULT_INDEX: &str = "10";
+/// What the injector does.
+const INJECTS: &str = "Gives network interfaces of this node to Pods by their annotation netdevices.nri.containerd.io";
 /// What the injector is called.
 const INJECTOR: &str = "network-device-injector";
 
@@ -146,7 +148,8 @@ impl Program {
         command
             .name(INJECTOR)
             .bin_name(INJECTOR)
-            .about("Gives network interfaces of this node to Pods by their annotation netdevices.nri.containerd.io")
+            .about(INJECTS)
+            .long_about(format!("{INJECTS}\n\nFlags may be written with one dash or two: -idx 10 is --idx=10."))
             .mut_group("selection", |group| group.required(false))
             .mut_arg("interfaces", |arg| arg.help("Give only interfaces whose name matches this regular expression (unanchored)"))
             .mut_arg("config", |arg| {
@@ -192,6 +195,14 @@ impl FromStr for NodeAddresses {
 fn api_server() -> Option<SocketAddr> {
     let port = env::var("KUBERNETES_SERVICE_PORT").ok()?.parse().ok()?;
     Some(SocketAddr::new(env::var("KUBERNETES_SERVICE_HOST").ok()?.parse().ok()?, port))
+}
+
+fn plugin_index(text: &str) -> Result<String, nri::Error> {
+    nri::PluginIndex::try_from(text).map(|index| index.to_string())
+}
+
+fn plugin_name(text: &str) -> Result<String, nri::Error> {
+    nri::PluginName::try_from(text).map(|name| name.to_string())
 }
 
 /// A path that CDI takes.
@@ -311,6 +322,12 @@ mod tests {
             assert_eq!((read.program, read.nri), (Program::Agent, false), "{name}");
         }
         assert!(parse(&["netdevice-agent", "-nri"]).is_err(), "the agent is told what to offer");
+        for wrong in [["-idx", "1"], ["-idx", "100"], ["-name", "a/b"], ["-name", ""]] {
+            let error = parse(&[&["network-device-injector"], &wrong[..]].concat()).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong:?}: {error}");
+        }
+        let help = parse(&["network-device-injector", "--help"]).unwrap_err().to_string();
+        assert!(help.starts_with(INJECTS) && !help.contains("--hook-path"), "{help}");
         assert!(parse(&["netdevice-agent", "-nri", "-interfaces=x"]).unwrap().nri);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Reads like a table of contents: the inventory follows the kernel, the views say what is offered, a plugin for each
 //! pool tells the kubelet, the injector gives devices by annotation, the installer keeps the hook on the host, Events tell
-//! the users of what happened, and the admin endpoint shows all of it. Every task is started here and ends here; the first that ends unasked ends the process.
+//! the users of what happened, and the admin endpoint shows all of it. Every task is started here and ends here; the first
+//! that ends unasked ends the process.
 //! Called `network-device-injector`, it does the part of the injector alone.
 
 mod admin;
