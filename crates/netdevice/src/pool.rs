@@ -1,6 +1,6 @@
 //! Pools: a resource name, a selector, and when a device of the pool is healthy. And the configuration that names them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use serde::Deserialize;
 
@@ -67,6 +67,19 @@ impl From<AnnotationsForm> for Annotations {
             AnnotationsForm::All(true) => Self::Allowed,
             AnnotationsForm::All(false) => Self::Refused,
             AnnotationsForm::Some(some) => Self::Namespaces(some.namespaces),
+        }
+    }
+}
+
+impl fmt::Display for Annotations {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => out.write_str("nobody"),
+            Self::Allowed => out.write_str("everybody"),
+            Self::Namespaces(namespaces) => {
+                let names: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+                write!(out, "namespaces: {}", names.join(" "))
+            }
         }
     }
 }
