@@ -11,7 +11,6 @@ use std::{
     io::{self, Read, Write},
     path::Path,
     process::ExitCode,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use arguments::{Arguments, Device, Invocation};
@@ -227,11 +226,10 @@ fn join(skipped: &[Skipped]) -> String {
 }
 
 fn write_journal(records: &Records, action: Action, device: &str, holder: Option<&Holder>, noted: Noted) {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let Noted { outcome, message, renamed } = noted;
     let pod = holder.and_then(|holder| holder.pod.clone());
     let holder = holder.map_or_else(|| "unknown".to_owned(), ToString::to_string);
-    let entry = Entry { time, action, device: device.into(), holder, pod, outcome, renamed, message };
+    let entry = Entry { time: journal::now(), action, device: device.into(), holder, pod, outcome, renamed, message };
     // The work is what counts; without the journal, standard error remains.
     let _ = journal::append(records, &entry);
 }

@@ -8,17 +8,15 @@ use netdevice::{
     record::{Process, RECORD_VERSION, SandboxPlace},
 };
 use rtnl::link::attribute as ifla;
-use rustix::{
-    fd::{AsFd, AsRawFd},
-    time::{ClockId, clock_gettime},
-};
+use rustix::fd::{AsFd, AsRawFd};
 
 use crate::{
     configure::configure_inside,
     detach::{Homecoming, come_home},
     error::{Error, WithSubject},
     identity::{Actor, find_at_home, find_inside, find_namespace, holder_has_ended, namespace_id, process, viewpoint},
-    ledger::Records,
+    journal,
+    ledger::{Records, Written},
     namespace::Namespace,
     neighbourhood::exclusion,
     read::{Which, read_bare, read_whole},
@@ -76,7 +74,7 @@ pub(crate) fn attach_before(
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
     let mut inside = request
         .sandbox
-        .socket()
+        .socket(&home)
         .map_err(|source| Error::Namespace { path: request.sandbox.path().to_owned(), source })?;
     if inside.cookie() == home.cookie() {
         return Err(Error::HostNetwork);
@@ -174,8 +172,8 @@ impl Move<'_> {
             return Err(Error::NewNameTaken(new_name));
         }
         let mut record = self.record(state)?;
-        self.records.write(&record)?;
-        if let Err(error) = self.move_inside(&mut record) {
+        let mut written = self.records.write(&record)?;
+        if let Err(error) = self.move_inside(&mut record, &mut written) {
             return Err(self.undo(record, error));
         }
         let link = match read_bare(self.inside, Which::Index(record.sandbox.ifindex)) {
@@ -187,8 +185,7 @@ impl Move<'_> {
             Ok(skipped) => skipped,
             Err(error) => return Err(self.undo(record, error)),
         };
-        record.phase = Phase::Attached;
-        if let Err(error) = self.records.write(&record) {
+        if let Err(error) = written.note_attached() {
             return Err(self.undo(record, error));
         }
         Ok(Attached { was_there: false, skipped })
@@ -217,7 +214,7 @@ impl Move<'_> {
             configuration: self.request.configuration.cloned(),
             home: None,
             host,
-            since: u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0),
+            since: journal::now(),
         })
     }
 
@@ -227,8 +224,8 @@ impl Move<'_> {
     }
 
     /// Moves the link. Its index inside is chosen and written down before: a container cannot change it, so the device
-    /// is found again whatever it is called.
-    fn move_inside(&mut self, record: &mut Record) -> Result<(), Error> {
+    /// is found again whatever it is called. `written` is the record's.
+    fn move_inside(&mut self, record: &mut Record, written: &mut Written) -> Result<(), Error> {
         let target = self.request.sandbox.as_fd().as_raw_fd().cast_unsigned();
         for attempt in 1.. {
             let (index, wanted) = (record.host.index, record.sandbox.ifindex);
@@ -253,7 +250,7 @@ impl Move<'_> {
                 Ok(()) => return Ok(()),
                 Err(error) if error.errno == libc::EBUSY && attempt <= INDEX_ATTEMPTS => {
                     record.sandbox.ifindex = index + attempt * INDEX_STEP;
-                    self.records.write(record)?;
+                    *written = self.records.write(record)?;
                 }
                 Err(error) if error.errno == libc::EEXIST => {
                     return Err(self.taken_name(&record.host));

@@ -5,10 +5,7 @@ use netdevice::{
     plan::{Place, Step, aged, missing, plan, wanted_as_configured, wanted_in_sandbox},
     state::Route,
 };
-use rtnl::{
-    message::kind,
-    route::{IPV4, IPV6},
-};
+use rtnl::{message::kind, route::ALL_FAMILIES};
 
 use crate::{
     error::{Error, WithSubject},
@@ -88,14 +85,9 @@ fn verify(
 
 /// Routes of a namespace that do not go through the link.
 fn routes_of_others(socket: &mut RouteSocket, link: u32) -> Result<Vec<Route>, Error> {
-    let mut routes = Vec::new();
-    for family in [IPV4, IPV6] {
-        let objects = socket.dump(|batch| rtnl::route::dump(batch, family, 0)).subject("the pod's routes")?;
-        let objects = objects.map_err(|source| Error::Read { what: "the pod's routes", source })?;
-        let all = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
-        let through =
-            |route: &Route| route.attribute(netdevice::state::route_attribute::OIF).and_then(|oif| oif.as_u32());
-        routes.extend(all.filter(|route| route.family == family && through(route) != Some(link)));
-    }
-    Ok(routes)
+    let objects = socket.dump(|batch| rtnl::route::dump(batch, ALL_FAMILIES, 0)).subject("the pod's routes")?;
+    let objects = objects.map_err(|source| Error::Read { what: "the pod's routes", source })?;
+    let all = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
+    let through = |route: &Route| route.attribute(netdevice::state::route_attribute::OIF).and_then(|oif| oif.as_u32());
+    Ok(all.filter(|route| route.is_ip() && through(route) != Some(link)).collect())
 }

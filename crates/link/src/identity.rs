@@ -1,7 +1,8 @@
 //! Finding a device again: where the record says it went, and under whatever name.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     os::{
         fd::{AsFd, AsRawFd},
         unix::fs::MetadataExt,
@@ -22,11 +23,15 @@ use crate::{
     socket::RouteSocket,
 };
 
+/// More than the 52 numbers and the name in `/proc/<pid>/stat` can be long, so that one read takes them.
+const MAX_STAT: usize = 2048;
+
 /// The process with that pid, if there is one.
 pub(crate) fn process(pid: i32) -> Option<Process> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut text = [0; MAX_STAT];
+    let length = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text)).ok()?;
     // the second field is the program's name in brackets, and may have anything in it
-    let fields = text.rsplit_once(')')?.1;
+    let fields = text[..length].rsplit(|byte| *byte == b')').next().and_then(|fields| str::from_utf8(fields).ok())?;
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?;
     let start_time = fields.nth(18)?.parse().ok()?;
@@ -104,31 +109,41 @@ pub(crate) fn find_namespace(
     home: &mut RouteSocket,
     actor: Actor<'_>,
 ) -> Result<Option<(Namespace, RouteSocket)>, Error> {
-    if has_ended(record, home) {
-        return Ok(None);
-    }
     let place = &record.sandbox;
     let mut obstacle = None;
     let kept = match actor {
         Actor::Agent(Some(kept)) => Some(PathBuf::from(format!("/proc/self/fd/{}", kept.as_fd().as_raw_fd()))),
         _ => None,
     };
-    for path in kept.into_iter().chain(candidates(place)) {
-        match fs::metadata(&path).map(|file| file.ino()) {
-            Ok(inode) if inode == place.inode => {}
-            // a process that even the runtime may not look at is none that it started
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && matches!(actor, Actor::Agent(_)) => {
-                obstacle = Some(error);
-                continue;
+    let mut find = |paths: &mut dyn Iterator<Item = PathBuf>, home: &RouteSocket| {
+        for path in paths {
+            match fs::metadata(&path).map(|file| file.ino()) {
+                Ok(inode) if inode == place.inode => {}
+                // a process that even the runtime may not look at is none that it started
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && matches!(actor, Actor::Agent(_)) => {
+                    obstacle = Some(error);
+                    continue;
+                }
+                _ => continue,
             }
-            _ => continue,
+            match Namespace::open(path).and_then(|namespace| Ok((namespace.socket(home)?, namespace))) {
+                // the inode may be another namespace's by now; the cookie never is
+                Ok((socket, namespace)) if socket.cookie() == place.cookie => return Some((namespace, socket)),
+                Ok(_) => {}
+                Err(error) => obstacle = Some(error),
+            }
         }
-        match Namespace::open(path).and_then(|namespace| Ok((namespace.socket()?, namespace))) {
-            // the inode may be another namespace's by now; the cookie never is
-            Ok((socket, namespace)) if socket.cookie() == place.cookie => return Ok(Some((namespace, socket))),
-            Ok(_) => {}
-            Err(error) => obstacle = Some(error),
-        }
+        None
+    };
+    if let Some(found) = find(&mut kept.into_iter().chain(place.paths.iter().map(PathBuf::from)), home) {
+        return Ok(Some(found));
+    }
+    // before a search in all of `/proc`
+    if has_ended(record, home) {
+        return Ok(None);
+    }
+    if let Some(found) = find(&mut elsewhere(place), home) {
+        return Ok(Some(found));
     }
     let here = viewpoint().subject("/proc")?;
     let sees_processes = here.pid_namespace == place.seen_from.pid_namespace;
@@ -140,15 +155,14 @@ pub(crate) fn find_namespace(
     }
 }
 
-/// Everywhere that a namespace can be found: where it was seen, among those with a name, at a process that is in it, at a
-/// process that keeps it open, which is the agent when nothing else is left.
-fn candidates(place: &SandboxPlace) -> impl Iterator<Item = PathBuf> + '_ {
+/// Everywhere else that a namespace can be found: among those with a name, at a process that is in it, at a process that
+/// keeps it open, which is the agent when nothing else is left.
+fn elsewhere(place: &SandboxPlace) -> impl Iterator<Item = PathBuf> + '_ {
     let named = || fs::read_dir("/run/netns").into_iter().flatten().flatten().map(|entry| entry.path());
     let members = || processes().map(|process| process.join("ns/net"));
     let keepers = || processes().flat_map(|process| descriptors(&process, place.inode));
-    let known = place.paths.iter().map(PathBuf::from);
     let inside = std::iter::once_with(named).flatten().chain(std::iter::once_with(members).flatten());
-    known.chain(inside).chain(std::iter::once_with(keepers).flatten())
+    inside.chain(std::iter::once_with(keepers).flatten())
 }
 
 /// The folders of all processes in `/proc`.

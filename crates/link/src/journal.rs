@@ -8,6 +8,7 @@ use std::{
     io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use netdevice::{DeviceId, record::Pod};
@@ -79,14 +80,26 @@ fn path(records: &Records) -> PathBuf {
 /// When the disk does not take it; a hook has done its work all the same.
 pub fn append(records: &Records, entry: &Entry) -> io::Result<()> {
     let path = path(records);
-    match fs::metadata(&path) {
-        Ok(file) if file.len() > MAX_SIZE => fs::rename(&path, path.with_extension("log.1"))?,
-        Ok(_) => {}
-        Err(_) => fs::create_dir_all(records.folder())?,
+    let open = || OpenOptions::new().append(true).create(true).mode(0o644).open(&path);
+    let mut file = match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(records.folder())?;
+            open()?
+        }
+        other => other?,
+    };
+    if file.metadata()?.len() > MAX_SIZE {
+        fs::rename(&path, path.with_extension("log.1"))?;
+        file = open()?;
     }
     let mut line = serde_json::to_vec(entry)?;
     line.push(b'\n');
-    OpenOptions::new().append(true).create(true).mode(0o644).open(&path)?.write_all(&line)
+    file.write_all(&line)
+}
+
+/// Seconds since 1970, as entries and records have them.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Follows the journal from where it ended when this was made.

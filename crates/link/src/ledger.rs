@@ -1,7 +1,8 @@
 //! The records on disk: one file a device below `/run/netdevice`, replaced whole.
 //!
 //! `/run` is memory: a reboot clears the records, and rightly, for then every namespace is gone. A file is written
-//! beside and renamed, so that a reader finds the old text or the new one. Each device has a lock, so that two actors
+//! beside and renamed, so that a reader finds the old text or the new one; only that an attachment is complete is noted in
+//! place. Each device has a lock, so that two actors
 //! never work on one device at a time.
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     net::IpAddr,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
@@ -18,7 +19,7 @@ use std::{
 use netdevice::{
     DeviceId, Ledger, Record,
     node_address::{self, MAX_NODE_ADDRESSES, NODE_ADDRESSES},
-    record::{MAX_RECORD, RecordError},
+    record::{MAX_RECORD, RecordError, attached_in_place},
 };
 use rustix::{
     fs::{FlockOperation, flock},
@@ -79,6 +80,28 @@ impl From<ReadError> for Error {
             ReadError::Io(path, source) => Self::Record { path, source },
             ReadError::Unfollowed(path, error) => Self::Unreadable { path, reason: error.to_string() },
         }
+    }
+}
+
+/// A record that was just written.
+#[derive(Debug)]
+pub struct Written {
+    path: PathBuf,
+    file: File,
+    text: Vec<u8>,
+}
+
+impl Written {
+    /// Says of a record that was of half an attachment that it is of a whole one: four bytes in place, for all else stands
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take them.
+    pub(crate) fn note_attached(self) -> Result<(), Error> {
+        let Some((at, bytes)) = attached_in_place(&self.text) else { return Ok(()) };
+        let written = self.file.write_all_at(bytes, at as u64);
+        written.map_err(|source| Error::Record { path: self.path, source })
     }
 }
 
@@ -164,9 +187,8 @@ impl Records {
                 other => other?,
             }
             // who held it before may have removed the file: then a later comer would lock another one
-            let is_same =
-                fs::metadata(&path).is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino()));
-            Ok(is_same.then_some(file))
+            let is_there = file.metadata()?.nlink() > 0;
+            Ok(is_there.then_some(file))
         };
         let taken = take().map_err(|source| Error::Record { path: path.clone(), source })?;
         Ok(taken.map(|file| Lock { path, _file: file }))
@@ -176,12 +198,17 @@ impl Records {
     /// cannot be followed.
     pub(crate) fn read(&self, device: &DeviceId) -> Result<Option<Record>, ReadError> {
         let path = self.path(device);
-        let text = match read_limited(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(ReadError::Io(path, error)),
+        let read = || match read_limited(&path) {
+            Ok(text) => Ok(Some(Record::from_json(device, &text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ReadError::Io(path.clone(), error)),
         };
-        Record::from_json(device, &text).map(Some).map_err(|error| ReadError::Unfollowed(path, error))
+        let record = match read()? {
+            // its phase may have changed at this very moment
+            Some(Err(_)) => read()?,
+            other => other,
+        };
+        record.transpose().map_err(|error| ReadError::Unfollowed(path, error))
     }
 
     /// Writes a record, in place of the one that is there, all or nothing.
@@ -189,7 +216,7 @@ impl Records {
     /// # Errors
     ///
     /// When the disk does not take it; the record that was there stays.
-    pub fn write(&self, record: &Record) -> Result<(), Error> {
+    pub fn write(&self, record: &Record) -> Result<Written, Error> {
         let path = self.path(&record.device);
         let text = record.to_json();
         if text.len() > MAX_RECORD {
@@ -199,13 +226,17 @@ impl Records {
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
             file.write_all(&text)?;
-            fs::rename(&beside, &path)
+            fs::rename(&beside, &path)?;
+            Ok(file)
         };
-        write().map_err(|source| {
-            // what is left of a full disk is better free; the error to tell is the first one
-            let _ = fs::remove_file(&beside);
-            Error::Record { path: path.clone(), source }
-        })
+        match write() {
+            Ok(file) => Ok(Written { path, file, text }),
+            Err(source) => {
+                // what is left of a full disk is better free; the error to tell is the first one
+                let _ = fs::remove_file(&beside);
+                Err(Error::Record { path, source })
+            }
+        }
     }
 
     /// Ends a record: the device is home.

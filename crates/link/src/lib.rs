@@ -10,6 +10,7 @@ mod attach;
 mod configure;
 mod detach;
 mod error;
+mod folder;
 mod identity;
 pub mod journal;
 mod ledger;
@@ -29,7 +30,7 @@ pub use detach::{
     rename_link, repair,
 };
 pub use error::Error;
-pub use ledger::{DEFAULT_STATE_DIR, Lock, Place, Records, Unreadable};
+pub use ledger::{DEFAULT_STATE_DIR, Lock, Place, Records, Unreadable, Written};
 pub use namespace::Namespace;
 pub use read::read_link;
 pub use sandbox::{AttachAllError, attach_all, detach_all};

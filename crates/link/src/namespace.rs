@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -53,7 +53,7 @@ impl Namespace {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         std::thread::scope(|scope| {
             let inside = || {
-                move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                self.enter()?;
                 Ok(work())
             };
             let thread = std::thread::Builder::new().spawn_scoped(scope, inside)?;
@@ -63,11 +63,26 @@ impl Namespace {
 
     /// A socket that acts inside, usable from outside.
     ///
+    /// The calling thread, which is in the namespace of `home`, goes inside and comes back: making a thread for it costs a
+    /// hook ten times as much. Nothing is between the two but the making of the socket, so that there is no other way out.
+    ///
     /// # Errors
     ///
     /// When the namespace cannot be entered or the socket not be made.
-    pub fn socket(&self) -> io::Result<RouteSocket> {
-        self.run(RouteSocket::open)?
+    pub fn socket(&self, home: &RouteSocket) -> io::Result<RouteSocket> {
+        let way_back = namespace_of(home)?;
+        self.enter()?;
+        let socket = RouteSocket::open();
+        if move_into_link_name_space(way_back.as_fd(), Some(LinkNameSpaceType::Network)).is_err() {
+            // Whatever this thread did now, it would do in the wrong place. A record tells the next start what to do.
+            std::process::abort();
+        }
+        socket
+    }
+
+    /// Moves the calling thread inside.
+    fn enter(&self) -> io::Result<()> {
+        Ok(move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?)
     }
 }
 
@@ -77,8 +92,21 @@ impl AsFd for Namespace {
     }
 }
 
+/// The namespace that a socket acts in (`SIOCGSKNS` in `net/socket.c`, for whoever has `CAP_NET_ADMIN` there): without
+/// `/proc`, which makes a folder for each process and thread that somebody looks for.
+#[allow(unsafe_code)] // no crate wraps it
+fn namespace_of(socket: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no argument, and the kernel writes nothing.
+    let descriptor = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGSKNS as _) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
 /// The cookie of the namespace that a socket acts in: counts up and is never used again while the node runs.
-#[allow(unsafe_code)] // the one system call that no crate wraps
+#[allow(unsafe_code)] // no crate wraps it
 pub(crate) fn cookie(socket: &impl AsRawFd) -> io::Result<u64> {
     let mut cookie = 0u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("8 fits");

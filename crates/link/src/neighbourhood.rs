@@ -1,6 +1,6 @@
 //! The rule about the node's own connectivity, asked of the links around one device at the moment of the move.
 
-use std::{collections::BTreeMap, ffi::OsString, fs, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, ffi::CString, net::IpAddr, sync::Arc};
 
 use netdevice::{
     InterfaceName, Link, LinkState, Snapshot,
@@ -9,7 +9,7 @@ use netdevice::{
 };
 use rtnl::{
     message::kind,
-    route::{IPV4, IPV6},
+    route::{ALL_FAMILIES, IPV4, IPV6},
 };
 
 use crate::{
@@ -116,10 +116,15 @@ fn read(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<Link>, Erro
 }
 
 /// `upper_<name>` and `lower_<name>` of a link's folder in sysfs, if sysfs shows the namespace of that link.
-fn stacking(link: &Link) -> Option<Vec<OsString>> {
-    let folder = sysfs_folder(&link.name, link.index)?;
-    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    Some(names.filter(|name| [UPPER, LOWER].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix))).collect())
+fn stacking(link: &Link) -> Option<Vec<CString>> {
+    let (_, folder) = sysfs_folder(&link.name, link.index)?;
+    let mut names = Vec::new();
+    folder.each_name(|name| {
+        if [UPPER, LOWER].iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
+            names.push(name.to_owned());
+        }
+    });
+    Some(names)
 }
 
 const UPPER: &[u8] = b"upper_";
@@ -130,7 +135,7 @@ fn next(
     socket: &mut RouteSocket,
     link: &Link,
     direction: Direction,
-    stacking: Option<Vec<OsString>>,
+    stacking: Option<Vec<CString>>,
 ) -> Result<Vec<u32>, Error> {
     let prefix = match direction {
         Direction::Up => UPPER,
@@ -146,7 +151,7 @@ fn next(
     match stacking {
         Some(names) => {
             for name in names {
-                let Some(name) = name.as_encoded_bytes().strip_prefix(prefix) else { continue };
+                let Some(name) = name.to_bytes().strip_prefix(prefix) else { continue };
                 if let Ok(name) = InterfaceName::new(name)
                     && let Some(other) = read(socket, Which::Name(&name))?
                 {
@@ -172,17 +177,15 @@ fn next(
 /// that they need no list more.
 fn add_default_routes(socket: &mut RouteSocket, snapshot: &mut Snapshot, link: u32) -> Result<Vec<IpAddr>, Error> {
     let mut addresses = Vec::new();
-    for family in [IPV4, IPV6] {
-        let routes = socket.dump(|batch| rtnl::route::dump(batch, family, link)).subject("the routes around it")?;
-        let routes = routes.map_err(|source| Error::Read { what: "the routes around it", source })?;
-        for payload in routes.of(kind::NEWROUTE) {
-            let by_object = rtnl::route::default_route_by_object(payload).map(|route| route.through(link));
-            for route in rtnl::route::default_routes(payload).into_iter().chain(by_object) {
-                snapshot.insert_default_route(route);
-            }
-            let route = rtnl::route::parse(payload).ok().filter(|route| route.kind == ROUTE_LOCAL);
-            addresses.extend(route.and_then(|route| route.destination()));
+    let routes = socket.dump(|batch| rtnl::route::dump(batch, ALL_FAMILIES, link)).subject("the routes around it")?;
+    let routes = routes.map_err(|source| Error::Read { what: "the routes around it", source })?;
+    for payload in routes.of(kind::NEWROUTE) {
+        let by_object = rtnl::route::default_route_by_object(payload).map(|route| route.through(link));
+        for route in rtnl::route::default_routes(payload).into_iter().chain(by_object) {
+            snapshot.insert_default_route(route);
         }
+        let route = rtnl::route::parse(payload).ok().filter(|route| route.kind == ROUTE_LOCAL);
+        addresses.extend(route.and_then(|route| route.destination()));
     }
     Ok(addresses)
 }

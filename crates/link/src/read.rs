@@ -1,7 +1,14 @@
 //! Reads the complete state of a link, with requests that the kernel filters: but for IPv4 routes of other links that come
 //! from its addresses, nothing is dumped that is not asked for.
 
-use std::{fs, io, net::IpAddr, ops::ControlFlow, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    net::IpAddr,
+    ops::ControlFlow,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 use netdevice::{
     DeviceId, InterfaceName, LinkState,
@@ -9,12 +16,13 @@ use netdevice::{
 };
 use rtnl::{
     message::{Message, kind},
-    route::{IPV4, IPV6},
+    route::{ALL_FAMILIES, IPV4},
 };
-use rustix::time::{ClockId, clock_gettime};
+use rustix::system::sysinfo;
 
 use crate::{
     error::{Error, WithSubject},
+    folder::{Folder, MAX_VALUE},
     socket::{Objects, RouteSocket},
     sysctl,
 };
@@ -61,7 +69,7 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
     let Some(mut state) = read_addressed(socket, which)? else { return Ok(None) };
     let index = state.index;
     if state.is_up() {
-        state.routes_from = routes_from(&state)?;
+        state.routes_from = routes_from(socket, &state)?;
     }
     let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index))?;
     let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
@@ -71,7 +79,7 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
         let master = read_bare(socket, Which::Index(master))?;
         state.master_name = master.map(|master| DeviceId::from(&master.name));
     }
-    state.sysctls = sysctl::explicit_settings(&state.name, index);
+    state.sysctls = sysctl::explicit_settings(socket, &state.name, index);
     // setting one sets the mode too, so that it is looked for there only
     if state.addr_gen_mode == Some(ADDR_GEN_MODE_STABLE_PRIVACY) {
         state.sysctls.extend(sysctl::stable_secret(&state.name));
@@ -96,12 +104,9 @@ pub(crate) fn read_addressed(socket: &mut RouteSocket, which: Which<'_>) -> Resu
     state.addresses = own.filter(|(link, _)| *link == index).map(|(_, address)| address).collect();
     // the kernel has taken the routes from a link that is down
     if state.is_up() {
-        for family in [IPV4, IPV6] {
-            let objects = dump(socket, "routes", |batch| rtnl::route::dump(batch, family, index))?;
-            // a kernel without IPv6 answers with what it has: the other family's
-            let routes = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
-            state.routes.extend(routes.filter(|route: &Route| route.family == family));
-        }
+        let objects = dump(socket, "routes", |batch| rtnl::route::dump(batch, ALL_FAMILIES, index))?;
+        let routes = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
+        state.routes.extend(routes.filter(Route::is_ip));
     }
     Ok(Some(state))
 }
@@ -111,7 +116,7 @@ pub(crate) fn read_addressed(socket: &mut RouteSocket, which: Which<'_>) -> Resu
 const ROUTE_DATAGRAMS: usize = 128;
 
 /// Routes of other links from an IPv4 address of this one. IPv6 keeps such a route when the address goes.
-fn routes_from(state: &LinkState) -> Result<Vec<Route>, Error> {
+fn routes_from(socket: &mut RouteSocket, state: &LinkState) -> Result<Vec<Route>, Error> {
     let sources: Vec<IpAddr> = state.addresses.iter().map(|address| address.local).filter(IpAddr::is_ipv4).collect();
     if sources.is_empty() {
         return Ok(Vec::new());
@@ -124,7 +129,6 @@ fn routes_from(state: &LinkState) -> Result<Vec<Route>, Error> {
         found.extend(route.filter(is_wanted));
         ControlFlow::Continue(())
     };
-    let socket = RouteSocket::open().subject("routes")?;
     socket.look_through(|batch| rtnl::route::dump(batch, IPV4, 0), ROUTE_DATAGRAMS, look).subject("routes")?;
     Ok(found)
 }
@@ -133,20 +137,23 @@ fn dump(socket: &mut RouteSocket, what: &'static str, request: impl Fn(&mut rtnl
     socket.dump(request).subject(what)?.map_err(|source| Error::Read { what, source })
 }
 
-/// Seconds of `CLOCK_BOOTTIME`.
+/// Seconds since the node's start, those asleep too. Not by `clock_gettime`: what finds it in the vDSO costs a program
+/// that lives for milliseconds more than the call.
 pub(crate) fn boot_time() -> u64 {
-    u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(0)
+    u64::try_from(sysinfo().uptime).unwrap_or(0)
 }
 
 /// Folder of a link in sysfs, if sysfs shows the namespace of that link.
-pub(crate) fn sysfs_folder(name: &InterfaceName, index: u32) -> Option<std::path::PathBuf> {
-    let folder = Path::new("/sys/class/net").join(std::ffi::OsStr::from_bytes(name.as_bytes()));
-    let shown = fs::read_to_string(folder.join("ifindex")).ok()?;
-    (shown.trim().parse() == Ok(index)).then_some(folder)
+pub(crate) fn sysfs_folder(name: &InterfaceName, index: u32) -> Option<(PathBuf, Folder)> {
+    let path = Path::new("/sys/class/net").join(OsStr::from_bytes(name.as_bytes()));
+    let folder = Folder::open(&path).ok()?;
+    let mut shown = [0; MAX_VALUE];
+    let shown = str::from_utf8(folder.read(c"ifindex", &mut shown).ok()?).ok()?;
+    (shown.trim().parse() == Ok(index)).then_some((path, folder))
 }
 
 fn hardware(state: &LinkState) -> Option<HardwarePlace> {
-    let device = sysfs_folder(&state.name, state.index)?.join("device");
+    let device = sysfs_folder(&state.name, state.index)?.0.join("device");
     let path = fs::canonicalize(&device).ok()?;
     let numa_node = fs::read_to_string(path.join("numa_node")).ok().and_then(|node| node.trim().parse().ok());
     Some(HardwarePlace { path: path.to_str()?.to_owned(), numa_node })

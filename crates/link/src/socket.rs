@@ -1,6 +1,11 @@
 //! A route socket: requests in, answers out, one after the other.
 
-use std::{fmt, io, ops::ControlFlow, os::fd::AsRawFd};
+use std::{
+    cell::Cell,
+    fmt, io,
+    ops::{ControlFlow, Range},
+    os::fd::AsRawFd,
+};
 
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use rtnl::{Batch, Message, messages};
@@ -38,8 +43,29 @@ pub struct RouteSocket {
     socket: Socket,
     sent: u32,
     cookie: u64,
-    /// Where answers arrive: of a size for which each allocation would be a mapping of its own.
-    buffer: Vec<u8>,
+}
+
+thread_local! {
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Where answers arrive. It is of a size for which each allocation is a mapping of its own, so that a thread makes one for
+/// all its sockets.
+struct Buffer(Vec<u8>);
+
+impl Buffer {
+    fn take() -> Self {
+        let mut buffer = SPARE.take();
+        buffer.clear();
+        buffer.reserve(RECEIVE);
+        Self(buffer)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        SPARE.set(std::mem::take(&mut self.0));
+    }
 }
 
 /// What the kernel sent in answer to a request for objects.
@@ -77,7 +103,7 @@ impl RouteSocket {
         socket.set_cap_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
         let cookie = crate::namespace::cookie(&socket)?;
-        Ok(Self { socket, sent: 0, cookie, buffer: Vec::new() })
+        Ok(Self { socket, sent: 0, cookie })
     }
 
     /// `SO_NETNS_COOKIE` of its namespace.
@@ -85,7 +111,7 @@ impl RouteSocket {
         self.cookie
     }
 
-    fn send(&mut self, batch: Batch) -> io::Result<std::ops::Range<u32>> {
+    fn send(&mut self, batch: Batch) -> io::Result<Range<u32>> {
         let (offset, count) = (self.sent, batch.count());
         let bytes = batch.into_bytes(offset);
         self.sent = offset.wrapping_add(count);
@@ -96,13 +122,12 @@ impl RouteSocket {
         Ok(offset + 1..offset + 1 + count)
     }
 
-    /// What the next datagram has; it stays until the next call.
-    fn receive(&mut self) -> io::Result<&[u8]> {
-        self.buffer.clear();
-        self.buffer.reserve(RECEIVE);
+    /// What the next datagram has.
+    fn receive<'a>(&self, Buffer(buffer): &'a mut Buffer) -> io::Result<&'a [u8]> {
+        buffer.clear();
         loop {
-            match self.socket.recv(&mut self.buffer, 0) {
-                Ok(_) => return Ok(&self.buffer),
+            match self.socket.recv(buffer, 0) {
+                Ok(_) => return Ok(buffer),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -128,23 +153,24 @@ impl RouteSocket {
         Ok(results)
     }
 
-    fn change_batch(&mut self, batch: Batch) -> io::Result<Vec<Result<(), KernelError>>> {
+    fn change_batch(&mut self, mut batch: Batch) -> io::Result<Vec<Result<(), KernelError>>> {
+        batch.acknowledge_last();
         let numbers = self.send(batch)?;
-        let mut results = Vec::with_capacity(numbers.len());
-        while results.len() < numbers.len() {
-            for message in messages(self.receive()?) {
+        let mut results = vec![Ok(()); numbers.len()];
+        let mut buffer = Buffer::take();
+        loop {
+            for message in messages(self.receive(&mut buffer)?) {
                 let message = message.map_err(io::Error::other)?;
-                if let Some(answer) = message.answer().filter(|_| numbers.contains(&message.sequence)) {
-                    let text = answer.text.map(str::to_owned);
-                    results.push(if answer.errno == 0 {
-                        Ok(())
-                    } else {
-                        Err(KernelError { errno: answer.errno, text })
-                    });
+                let Some(answer) = message.answer() else { continue };
+                let Some(at) = numbers.clone().position(|number| number == message.sequence) else { continue };
+                if answer.errno != 0 {
+                    results[at] = Err(KernelError { errno: answer.errno, text: answer.text.map(str::to_owned) });
+                }
+                if at + 1 == results.len() {
+                    return Ok(results);
                 }
             }
         }
-        Ok(results)
     }
 
     /// Makes one change.
@@ -161,8 +187,9 @@ impl RouteSocket {
         let mut batch = Batch::new();
         request(&mut batch);
         let numbers = self.send(batch)?;
+        let mut buffer = Buffer::take();
         loop {
-            let bytes = self.receive()?;
+            let bytes = self.receive(&mut buffer)?;
             let all: Result<Vec<_>, _> = messages(bytes).collect();
             let ours = all.map_err(io::Error::other)?.into_iter().find(|message| numbers.contains(&message.sequence));
             let refusal = match ours {
@@ -175,33 +202,55 @@ impl RouteSocket {
         }
     }
 
-    /// Looks at the beginning of a list, until `look` breaks off or so many datagrams have come. What was not received
-    /// then ends with the socket.
+    /// Looks at the beginning of a list, until `look` breaks off or so many datagrams have come. The calling thread must
+    /// be in the socket's namespace.
     pub(crate) fn look_through(
-        mut self,
+        &mut self,
         request: impl FnOnce(&mut Batch),
         datagrams: usize,
-        mut look: impl FnMut(&Message<'_>) -> ControlFlow<()>,
+        look: impl FnMut(&Message<'_>) -> ControlFlow<()>,
     ) -> io::Result<Seen> {
         let mut batch = Batch::new();
         request(&mut batch);
-        self.send(batch)?;
-        for _ in 0..datagrams {
-            for message in messages(self.receive()?) {
+        let numbers = self.send(batch)?;
+        let looked = self.look_at(numbers, datagrams, look);
+        if !matches!(looked, Ok((_, true))) {
+            // what was not received ends with the socket
+            self.socket = Self::open()?.socket;
+        }
+        looked.map(|(seen, _)| seen)
+    }
+
+    /// How far the list was looked through, and whether all of it was received.
+    fn look_at(
+        &self,
+        numbers: Range<u32>,
+        datagrams: usize,
+        mut look: impl FnMut(&Message<'_>) -> ControlFlow<()>,
+    ) -> io::Result<(Seen, bool)> {
+        let mut buffer = Buffer::take();
+        let mut has_enough = false;
+        for datagram in 0..datagrams {
+            for message in messages(self.receive(&mut buffer)?) {
                 let message = message.map_err(io::Error::other)?;
-                match message.answer() {
-                    Some(answer) if answer.errno == 0 => return Ok(Seen::Whole),
-                    Some(_) => return Ok(Seen::Beginning),
-                    None if look(&message).is_break() => return Ok(Seen::Enough),
-                    None => {}
+                match message.answer().filter(|_| numbers.contains(&message.sequence)) {
+                    Some(_) if has_enough => return Ok((Seen::Enough, true)),
+                    Some(answer) if answer.errno == 0 => return Ok((Seen::Whole, true)),
+                    Some(_) => return Ok((Seen::Beginning, true)),
+                    None => has_enough = has_enough || look(&message).is_break(),
                 }
             }
+            // of a short list the end comes next
+            if has_enough && datagram > 0 {
+                return Ok((Seen::Enough, false));
+            }
         }
-        Ok(Seen::Beginning)
+        Ok((if has_enough { Seen::Enough } else { Seen::Beginning }, false))
     }
 
     /// Asks for a list of objects, again if it changed while it was told.
     pub(crate) fn dump(&mut self, request: impl Fn(&mut Batch)) -> io::Result<Result<Objects, KernelError>> {
+        let mut buffer = Buffer::take();
         loop {
             let mut batch = Batch::new();
             request(&mut batch);
@@ -209,7 +258,7 @@ impl RouteSocket {
             let mut objects = Vec::new();
             let mut interrupted = false;
             let end = 'dump: loop {
-                let bytes = self.receive()?;
+                let bytes = self.receive(&mut buffer)?;
                 let mut end = None;
                 for message in messages(bytes) {
                     let message = message.map_err(io::Error::other)?;

@@ -5,7 +5,7 @@ use std::{
     ffi::{CStr, OsStr},
     fs, io,
     ops::ControlFlow,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -14,12 +14,12 @@ use netdevice::{
     sysctl::{IPV6_CONF_UNTOLD, Sysctl},
 };
 use rtnl::neighbour_table::Parameters;
-use rustix::{
-    fs::{Dir, Mode, OFlags, open, openat},
-    io::{Errno, read},
-};
+use rustix::io::Errno;
 
-use crate::socket::{RouteSocket, Seen};
+use crate::{
+    folder::{Folder, MAX_VALUE},
+    socket::{RouteSocket, Seen},
+};
 
 const ROOT: &str = "/proc/sys/net";
 
@@ -57,9 +57,12 @@ pub(crate) fn is_explicit(family: &str, file: &str, value: i32) -> bool {
 /// The settings of a link that somebody made and only files tell: those that differ from what new links get.
 ///
 /// Some 60 files of a link that has just come are more work than all else that a hook does besides the move. So the
-/// kernel is asked first whether there is anything to find in most of them; each of the others is opened below a folder
-/// that is open already, read with one call and closed.
-pub(crate) fn explicit_settings(link: &InterfaceName, index: u32) -> BTreeMap<String, String> {
+/// kernel is asked first whether there is anything to find in most of them.
+pub(crate) fn explicit_settings(
+    socket: &mut RouteSocket,
+    link: &InterfaceName,
+    index: u32,
+) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
     let mut compare = |own: &Folder, of_new: &Folder, key: &str, file: &CStr| {
         let (mut value, mut default) = ([0; MAX_VALUE], [0; MAX_VALUE]);
@@ -70,21 +73,20 @@ pub(crate) fn explicit_settings(link: &InterfaceName, index: u32) -> BTreeMap<St
             settings.insert(format!("{key}/{file}"), value.trim().to_owned());
         }
     };
-    if let Ok((own, of_new)) = Folder::pair("ipv6", "conf", link) {
+    if let Ok((own, of_new)) = pair("ipv6", "conf", link) {
         IPV6_CONF_UNTOLD.iter().for_each(|file| compare(&own, &of_new, "ipv6/conf", file));
     }
-    if has_neighbour_settings_of_new_links(index) {
+    if has_neighbour_settings_of_new_links(socket, index) {
         return settings;
     }
     for family in ["ipv4", "ipv6"] {
-        let Ok((own, of_new)) = Folder::pair(family, "neigh", link) else { continue };
+        let Ok((own, of_new)) = pair(family, "neigh", link) else { continue };
         let key = format!("{family}/neigh");
-        for file in Dir::read_from(&own.0).into_iter().flatten().flatten() {
-            let name = file.file_name();
+        own.each_name(|name| {
             if !name.to_bytes().starts_with(b".") && !TOLD_FINER.contains(&name) {
                 compare(&own, &of_new, &key, name);
             }
-        }
+        });
     }
     settings
 }
@@ -102,8 +104,7 @@ const NEIGHBOUR_DATAGRAMS: usize = 4;
 
 /// Whether the kernel says that the link resolves neighbours just as a new one. "No" may mean that there are many links
 /// and this one was not come to.
-fn has_neighbour_settings_of_new_links(index: u32) -> bool {
-    let Ok(socket) = RouteSocket::open() else { return false };
+fn has_neighbour_settings_of_new_links(socket: &mut RouteSocket, index: u32) -> bool {
     let mut of_new: Vec<Parameters> = Vec::new();
     let mut found = 0;
     let mut differs = false;
@@ -127,29 +128,10 @@ fn has_neighbour_settings_of_new_links(index: u32) -> bool {
 /// (`neigh_sysctl_table` in `net/core/neighbour.c`).
 const TOLD_FINER: [&CStr; 3] = [c"base_reachable_time", c"retrans_time", c"unres_qlen"];
 
-/// Longest value of a setting: a number.
-const MAX_VALUE: usize = 64;
-
-/// An open folder of settings.
-struct Folder(OwnedFd);
-
-impl Folder {
-    fn open(family: &str, kind: &str, link: &[u8]) -> Result<Self, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        open(folder(family, kind, link), flags, Mode::empty()).map(Self)
-    }
-
-    /// That of a link, and that of links to come: only the first namespace has `neigh/default`, elsewhere the loopback
-    /// interface shows what a new link gets.
-    fn pair(family: &str, kind: &str, link: &InterfaceName) -> Result<(Self, Self), Errno> {
-        let of_new = Self::open(family, kind, b"default").or_else(|_| Self::open(family, kind, b"lo"))?;
-        Ok((Self::open(family, kind, link.as_bytes())?, of_new))
-    }
-
-    /// Reads a file of one short line with one call.
-    fn read<'a>(&self, file: &CStr, value: &'a mut [u8; MAX_VALUE]) -> Result<&'a [u8], Errno> {
-        let file = openat(&self.0, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        let length = read(&file, &mut value[..])?;
-        Ok(&value[..length])
-    }
+/// The folder of a link, and that of links to come: only the first namespace has `neigh/default`, elsewhere the loopback
+/// interface shows what a new link gets.
+fn pair(family: &str, kind: &str, link: &InterfaceName) -> Result<(Folder, Folder), Errno> {
+    let open = |link| Folder::open(&folder(family, kind, link));
+    let of_new = open(b"default").or_else(|_| open(b"lo"))?;
+    Ok((open(link.as_bytes())?, of_new))
 }

@@ -125,13 +125,10 @@ pub(crate) mod hex {
 
     pub(crate) fn serialize<S: Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {
         // a record is mostly this, so digit by digit and not by way of a formatter
-        const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-        let mut digits = String::with_capacity(2 * bytes.len());
-        for byte in bytes {
-            digits.push(DIGITS[usize::from(byte >> 4)]);
-            digits.push(DIGITS[usize::from(byte & 0xf)]);
-        }
-        out.serialize_str(&digits)
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]).map(|digit| DIGITS[usize::from(digit)]);
+        let digits: Vec<u8> = digits.collect();
+        out.serialize_str(str::from_utf8(&digits).expect("digits are ASCII"))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {

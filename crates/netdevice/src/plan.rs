@@ -4,13 +4,16 @@
 //! that has just come, repairs one that is half done, and finds nothing to do for one that is right. The inverse of an
 //! attachment is the plan of its record on the host: a move takes away what it does not undo.
 
+use std::borrow::Cow;
+
 use crate::{
     bytes::{HardwareAddress, KernelString},
     configuration::{MIN_IPV6_MTU, SandboxConfiguration},
     link::flags,
     state::{
         Address, Attribute, LinkState, Neighbour, PROTOCOL_KERNEL_LINK_LOCAL, ROUTE_BY_ADVERTISEMENT, ROUTE_BY_KERNEL,
-        ROUTE_CLONED, ROUTE_UNICAST, Route, TABLE_LOCAL, address_flags, route_attribute::GATEWAY,
+        ROUTE_CLONED, ROUTE_UNICAST, Route, TABLE_LOCAL, address_flags,
+        route_attribute::{CACHEINFO, GATEWAY},
     },
     sysctl::{self, IPV4_MC_FORWARDING, IPV6_DISABLE, Sysctl},
 };
@@ -326,7 +329,12 @@ pub fn missing(configuration: &SandboxConfiguration, present: &LinkState) -> Opt
 
 /// The state with what time took from lifetimes since it was read; what ran out is gone. `now` is in seconds of
 /// `CLOCK_BOOTTIME`.
-pub fn aged(state: &LinkState, now: u64) -> LinkState {
+pub fn aged(state: &LinkState, now: u64) -> Cow<'_, LinkState> {
+    let is_timed = state.addresses.iter().any(|address| address.lifetimes.is_some())
+        || state.routes.iter().any(|route| route.attribute(CACHEINFO).is_some());
+    if !is_timed {
+        return Cow::Borrowed(state);
+    }
     let elapsed = u32::try_from(now.saturating_sub(state.read_at)).unwrap_or(u32::MAX);
     let rest = |seconds: u32| if seconds == u32::MAX { seconds } else { seconds.saturating_sub(elapsed) };
     let mut state = state.clone();
@@ -335,7 +343,7 @@ pub fn aged(state: &LinkState, now: u64) -> LinkState {
     }
     state.addresses.retain(|address| address.lifetimes.is_none_or(|(_, valid)| valid > 0));
     state.routes.retain_mut(|route| crate::route_lifetime::age(route, elapsed));
-    state
+    Cow::Owned(state)
 }
 
 /// Flags with which an address is added first, and those that it gets then.

@@ -220,8 +220,21 @@ impl Record {
 
     /// The text of a record's file.
     pub fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a record has only text keys")
+        // most have room
+        let mut text = Vec::with_capacity(8 << 10);
+        serde_json::to_writer(&mut text, self).expect("a record has only text keys, and memory takes all");
+        text
     }
+}
+
+/// What turns the text of a record that is [`Phase::Attaching`] into one that is [`Phase::Attached`]: where it goes, and
+/// some bytes that take the place of as many others.
+pub fn attached_in_place(text: &[u8]) -> Option<(usize, &'static [u8])> {
+    const MEMBER: &[u8] = br#""phase":"attaching""#;
+    const SAME: &[u8] = br#""phase":"attach"#;
+    // before it there are ids, which have no quotes
+    let at = text.windows(MEMBER.len()).position(|window| window == MEMBER)?;
+    Some((at + SAME.len(), br#"ed" "#))
 }
 
 /// Where a record is put that cannot be followed: `quarantine/<id>.<n>.json`, counted from 1.
@@ -255,6 +268,15 @@ mod tests {
         for name in ["eth0.json", "eth0.1", "eth0..json", "eth0.-1.json", ".1.json", "a/b.1.json", "hook.log", ""] {
             assert_eq!(quarantined_device(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_phase_changes_in_place() {
+        let mut text = br#"{"device":"eth0","phase":"attaching","holder":{}}"#.to_vec();
+        let (at, bytes) = attached_in_place(&text).unwrap();
+        text[at..at + bytes.len()].copy_from_slice(bytes);
+        assert_eq!(text, br#"{"device":"eth0","phase":"attached" ,"holder":{}}"#);
+        assert_eq!(attached_in_place(&text), None);
     }
 
     #[test]

@@ -281,6 +281,8 @@ pub mod route_attribute {
     pub const TABLE: u16 = 15;
     /// Gateway of another family.
     pub const VIA: u16 = 18;
+    /// How much an IPv6 router is to be preferred.
+    pub const PREF: u16 = 20;
     /// IPv6 lifetime in seconds.
     pub const EXPIRES: u16 = 23;
     /// Next-hop object.
@@ -295,8 +297,10 @@ pub struct Route {
     /// `rtm_dst_len`.
     pub dst_len: u8,
     /// `rtm_src_len`.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub src_len: u8,
     /// `rtm_tos`.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub tos: u8,
     /// `RTA_TABLE`, or `rtm_table`.
     pub table: u32,
@@ -307,9 +311,15 @@ pub struct Route {
     /// `rtm_type`: 1 is unicast.
     pub kind: u8,
     /// `rtm_flags`.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub flags: u32,
     /// All attributes but the table.
     pub attributes: Vec<Attribute>,
+}
+
+/// Whether a number of a route is what most have: records leave it out.
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 /// `rtm_type` of an ordinary route.
@@ -359,6 +369,11 @@ impl Route {
     /// Source address for packets of this node, if it names one.
     pub fn source(&self) -> Option<IpAddr> {
         self.attribute(route_attribute::PREFSRC)?.as_address()
+    }
+
+    /// Whether it is of IPv4 or IPv6: there are routes of other families, and of multicast routers.
+    pub fn is_ip(&self) -> bool {
+        matches!(self.family, 2 | 10)
     }
 
     /// Whether it leads everywhere.

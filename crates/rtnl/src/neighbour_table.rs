@@ -23,20 +23,23 @@ pub struct Parameters {
     pub family: u8,
     /// The link's index; none for what new links get.
     pub link: Option<u32>,
-    /// Each setting's number (`NDTPA_*`) and value.
-    pub settings: Vec<(u16, Vec<u8>)>,
+    /// The settings as the kernel wrote them: the number of each (`NDTPA_*`) and its value.
+    pub settings: Vec<u8>,
 }
 
 /// Reads an `RTM_NEWNEIGHTBL` payload; none if it has no settings.
 pub fn parse(payload: &[u8]) -> Option<Parameters> {
     let (head, tail) = payload.split_at_checked(HEADER)?;
     let parameters = attributes(tail).find(|attribute| attribute.kind == PARAMETERS)?;
-    let (mut link, mut settings) = (None, Vec::new());
+    let (mut link, mut settings) = (None, Vec::with_capacity(parameters.value.len()));
     for attribute in parameters.nested() {
         match attribute.kind {
             IFINDEX => link = attribute.u32(),
             kind if NO_SETTINGS.contains(&kind) => {}
-            kind => settings.push((kind, attribute.value.to_vec())),
+            kind => {
+                settings.extend(kind.to_ne_bytes());
+                settings.extend(attribute.value);
+            }
         }
     }
     Some(Parameters { family: head[0], link, settings })

@@ -9,7 +9,8 @@ const NESTED: u16 = 0x8000;
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
-    count: u32,
+    /// Where each request begins.
+    starts: Vec<usize>,
 }
 
 impl Batch {
@@ -18,15 +19,14 @@ impl Batch {
         Self::default()
     }
 
-    /// Adds a request that the kernel acknowledges; `header` is what its kind begins with (`struct ifinfomsg`, …).
+    /// Adds a request; `header` is what its kind begins with (`struct ifinfomsg`, …).
     pub fn push(&mut self, kind: u16, message_flags: u16, header: &[u8]) -> Request<'_> {
-        self.count += 1;
         let start = self.bytes.len();
+        self.starts.push(start);
         self.bytes.extend([0; 4]);
         self.bytes.extend(kind.to_ne_bytes());
         self.bytes.extend((flags::REQUEST | message_flags).to_ne_bytes());
-        self.bytes.extend(self.count.to_ne_bytes());
-        self.bytes.extend([0; 4]);
+        self.bytes.extend([0; 8]);
         self.bytes.extend(header);
         let mut request = Request { bytes: &mut self.bytes, start };
         request.pad();
@@ -35,25 +35,31 @@ impl Batch {
 
     /// All requests, numbered from 1, after `offset` was added to each number.
     pub fn into_bytes(mut self, offset: u32) -> Vec<u8> {
-        let mut at = 0;
-        while let Some(length) = self.bytes.get(at..at + 4) {
-            let length = u32::from_ne_bytes(length.try_into().expect("4 bytes were asked for"));
-            let field = &mut self.bytes[at + 8..at + 12];
-            let number = u32::from_ne_bytes((&*field).try_into().expect("4 bytes were asked for"));
-            field.copy_from_slice(&number.wrapping_add(offset).to_ne_bytes());
-            at += align(length as usize);
+        for (number, start) in (1u32..).zip(&self.starts) {
+            self.bytes[start + 8..start + 12].copy_from_slice(&number.wrapping_add(offset).to_ne_bytes());
         }
         self.bytes
     }
 
+    /// Asks for an acknowledgement of the last request only: the kernel works them off in order, and of each that fails
+    /// it tells anyhow (`netlink_rcv_skb` in `net/netlink/af_netlink.c`).
+    pub fn acknowledge_last(&mut self) {
+        let Some((_, others)) = self.starts.split_last() else { return };
+        for start in others {
+            let field = &mut self.bytes[start + 6..start + 8];
+            let asked = u16::from_ne_bytes([field[0], field[1]]);
+            field.copy_from_slice(&(asked & !flags::ACK).to_ne_bytes());
+        }
+    }
+
     /// How many requests there are.
     pub fn count(&self) -> u32 {
-        self.count
+        u32::try_from(self.starts.len()).expect("no batch of ours has 4 billion requests")
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.starts.is_empty()
     }
 }
 

@@ -13,14 +13,18 @@ use crate::{
 
 /// Size of `struct rtmsg`.
 const HEADER: usize = 12;
+/// `ICMPV6_ROUTER_PREF_MEDIUM`: what a route has for which nothing else was asked.
+const PREF_MEDIUM: u8 = 0;
 /// Size of `struct rtnexthop`.
 const NEXT_HOP: usize = 8;
+/// `AF_UNSPEC`: in a request for a list, every family that there is.
+pub const ALL_FAMILIES: u8 = 0;
 /// `AF_INET`.
 pub const IPV4: u8 = 2;
 /// `AF_INET6`.
 pub const IPV6: u8 = 10;
 
-/// Reads an `RTM_NEWROUTE` payload.
+/// Reads an `RTM_NEWROUTE` payload, without what the kernel tells of every route and nobody asked for.
 ///
 /// # Errors
 ///
@@ -43,10 +47,17 @@ pub fn parse(payload: &[u8]) -> Result<Route, Malformed> {
     for attribute in attributes(tail) {
         match attribute.kind {
             route_attribute::TABLE => route.table = attribute.u32().unwrap_or(route.table),
+            route_attribute::CACHEINFO if !expires(attribute.value) => {}
+            route_attribute::PREF if attribute.value == [PREF_MEDIUM] => {}
             _ => route.attributes.push(attribute.to_owned()),
         }
     }
     Ok(route)
+}
+
+/// Whether a `struct rta_cacheinfo` tells of an end (`rta_expires`), and not only how often the route was used.
+fn expires(counters: &[u8]) -> bool {
+    number(counters, 8).is_some_and(|ticks: [u8; 4]| ticks != [0; 4])
 }
 
 /// The next hops of an `RTM_NEWROUTE` or `RTM_DELROUTE` payload, if it is of a default route; it looks at the header
@@ -163,7 +174,7 @@ pub fn with_links(value: &[u8], link: impl Fn(u32) -> Option<u32>) -> Vec<u8> {
 /// Flags of a next hop that somebody asked for (pervasive, on-link); the others say how it is just now.
 const STABLE_HOP_FLAGS: u8 = 0x02 | 0x04;
 
-/// Asks for the routes of one family through one link, in every table; of all links with index 0. A strict socket
+/// Asks for the routes of one family, or of [`ALL_FAMILIES`], through one link, in every table; of all links with index 0. A strict socket
 /// filters in the kernel.
 pub fn dump(batch: &mut Batch, family: u8, index: u32) {
     let mut header = [0; HEADER];

@@ -81,22 +81,21 @@ fn move_to(namespace: &File, index: u32, name: &str) -> Batch {
     batch
 }
 
-/// Sends the requests and waits until each is acknowledged.
-fn ask(socket: &OwnedFd, batch: Batch) -> Result<(), Box<dyn Error>> {
-    let mut open = batch.count();
+/// Sends the requests and waits until the last one is acknowledged, or one fails.
+fn ask(socket: &OwnedFd, mut batch: Batch) -> Result<(), Box<dyn Error>> {
+    batch.acknowledge_last();
     send(socket, &batch.into_bytes(0), SendFlags::empty())?;
     let mut buffer = [0; 16 << 10];
-    while open > 0 {
+    loop {
         let (length, _) = recv(socket, &mut buffer, RecvFlags::empty())?;
         for message in messages(&buffer[..length]) {
-            let Some(answer) = message?.answer() else { continue };
-            if answer.errno != 0 {
-                return Err(std::io::Error::from_raw_os_error(answer.errno).into());
+            match message?.answer().map(|answer| answer.errno) {
+                Some(0) => return Ok(()),
+                Some(errno) => return Err(std::io::Error::from_raw_os_error(errno).into()),
+                None => {}
             }
-            open -= 1;
         }
     }
-    Ok(())
 }
 
 fn parse_prefix(text: &str) -> Result<(IpAddr, u8), Box<dyn Error>> {

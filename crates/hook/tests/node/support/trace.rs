@@ -147,7 +147,8 @@ impl Tracer {
                 if self.count == self.number {
                     self.step = Some(format!("netlink message {}", kind(header)));
                     self.refused = Some((u32::from_ne_bytes(header[8..12].try_into().unwrap()), errno));
-                    write(thread, address + at as u64 + 4, &NOTHING.to_ne_bytes());
+                    let flags = u16::from_ne_bytes([header[6], header[7]]) | ACKNOWLEDGE;
+                    write(thread, address + at as u64 + 4, &[NOTHING.to_ne_bytes(), flags.to_ne_bytes()].concat());
                 }
                 self.count += 1;
             }
@@ -188,6 +189,9 @@ impl Tracer {
 /// `NLMSG_NOOP`: the kernel acknowledges it and does nothing.
 const NOTHING: u16 = 1;
 
+/// `NLM_F_ACK`: of what it refuses, the kernel tells whether it is asked to or not; of what does nothing, if it is.
+const ACKNOWLEDGE: u16 = 4;
+
 fn kind(header: &[u8]) -> u16 {
     u16::from_ne_bytes([header[4], header[5]])
 }
@@ -207,6 +211,7 @@ fn describe(thread: Pid, registers: &libc::user_regs_struct) -> Option<String> {
             let header = read(thread, registers.rsi, 16);
             changes(&header).then(|| format!("send of kind {} with {} bytes", kind(&header), registers.rdx))?
         }
+        libc::SYS_pwrite64 => format!("write of {} bytes in place", registers.rdx),
         libc::SYS_write if registers.rdi > 2 => format!("write of {} bytes", registers.rdx),
         libc::SYS_openat if registers.rdx & libc::O_CREAT as u64 != 0 => format!("create {}", path(registers.rsi)),
         libc::SYS_mkdir => format!("mkdir {}", path(registers.rdi)),

@@ -1,0 +1,38 @@
+//! Folders that the kernel makes up, of settings or of a link: each short file is opened below a folder that is open
+//! already, read with one call and closed.
+
+use std::{ffi::CStr, mem::MaybeUninit, path::Path};
+
+use rustix::{
+    fd::OwnedFd,
+    fs::{CWD, Mode, OFlags, RawDir, openat},
+    io::{Errno, read},
+};
+
+/// Longest text that is read of a file: a number, or a few.
+pub(crate) const MAX_VALUE: usize = 64;
+
+/// An open folder.
+pub(crate) struct Folder(OwnedFd);
+
+impl Folder {
+    pub(crate) fn open(path: &Path) -> Result<Self, Errno> {
+        openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Self)
+    }
+
+    /// Reads a file of one short line.
+    pub(crate) fn read<'a>(&self, file: &CStr, value: &'a mut [u8; MAX_VALUE]) -> Result<&'a [u8], Errno> {
+        let file = openat(&self.0, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let length = read(&file, &mut value[..])?;
+        Ok(&value[..length])
+    }
+
+    /// Calls `look` with the name of each entry; an error ends the list.
+    pub(crate) fn each_name(&self, mut look: impl FnMut(&CStr)) {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut entries = RawDir::new(&self.0, &mut buffer);
+        while let Some(Ok(entry)) = entries.next() {
+            look(entry.file_name());
+        }
+    }
+}
