@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    io::Write,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,19 +14,23 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{happening::tests::refused, *};
+use super::{
+    happening::tests::refused,
+    transport::{Security, Server},
+    *,
+};
 
 /// One request: its method, its path, its body.
 type Asked = (String, String, Value);
 
-/// The server's side: what was asked, and the statuses to answer with; 201 when there is none left.
+/// The API server's side: what was asked, and the statuses to answer with; 201 when there is none left.
 #[derive(Clone, Default)]
-struct Server {
+struct ApiServer {
     asked: Arc<Mutex<Vec<Asked>>>,
     answers: Arc<Mutex<VecDeque<u16>>>,
 }
 
-impl Server {
+impl ApiServer {
     /// Serves on a free port, which it says.
     async fn start(&self, tasks: &mut JoinSet<()>) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -60,11 +65,11 @@ impl Server {
 
 /// A poster that talks to a port of this machine, and waits for nothing.
 fn poster(port: u16, metrics: &Arc<Metrics>) -> Poster {
+    let mut token = tempfile::NamedTempFile::new().unwrap();
+    token.write_all(b"secret\n").unwrap();
     let connect = move || {
-        let url = format!("http://127.0.0.1:{port}").parse().unwrap();
-        let mut config = kube::Config::new(url);
-        config.root_cert = Some(Vec::new());
-        client::client(config)
+        let server = Server { host: "127.0.0.1".into(), port, security: Security::None, token: token.path().into() };
+        Ok(client::client(server))
     };
     let delays: &[Duration] = &[Duration::ZERO, Duration::ZERO];
     Poster::new(Box::new(connect), delays, Some("node-1".into()), metrics.clone())
@@ -72,7 +77,7 @@ fn poster(port: u16, metrics: &Arc<Metrics>) -> Poster {
 
 /// Posts happenings to a server that gives these answers. What it was asked, and what was counted.
 async fn post(happenings: &[Happening], answers: &[u16]) -> (Vec<(String, String)>, Vec<Value>, String) {
-    let (server, mut tasks, metrics) = (Server::default(), JoinSet::new(), Arc::new(Metrics::default()));
+    let (server, mut tasks, metrics) = (ApiServer::default(), JoinSet::new(), Arc::new(Metrics::default()));
     server.answers.lock().unwrap().extend(answers);
     let mut poster = poster(server.start(&mut tasks).await, &metrics);
     for happening in happenings {
@@ -178,7 +183,7 @@ async fn a_full_queue_drops_and_does_not_wait_and_shutdown_does_not_wait_either(
 
 #[tokio::test]
 async fn the_task_posts_what_is_told_and_stays_when_nobody_tells_any_more() {
-    let (server, mut tasks, metrics) = (Server::default(), JoinSet::new(), Arc::new(Metrics::default()));
+    let (server, mut tasks, metrics) = (ApiServer::default(), JoinSet::new(), Arc::new(Metrics::default()));
     let port = server.start(&mut tasks).await;
     let (events, task) = with_poster(poster(port, &metrics), &metrics);
     let (mut running, shutdown) = (JoinSet::new(), CancellationToken::new());
