@@ -4,12 +4,21 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     io::Write,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    header::{AUTHORIZATION, HOST},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -28,6 +37,9 @@ type Asked = (String, String, Value);
 struct ApiServer {
     asked: Arc<Mutex<Vec<Asked>>>,
     answers: Arc<Mutex<VecDeque<u16>>>,
+    connections: Arc<AtomicUsize>,
+    /// Whether each connection is closed after one answer.
+    closes: bool,
 }
 
 impl ApiServer {
@@ -39,9 +51,12 @@ impl ApiServer {
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let server = server.clone();
+                let (server, keeps) = (server.clone(), !server.closes);
+                server.connections.fetch_add(1, Ordering::Relaxed);
                 let service = service_fn(move |request| server.clone().answer(request));
-                connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                let connection =
+                    http1::Builder::new().keep_alive(keeps).serve_connection(TokioIo::new(stream), service);
+                connections.spawn(connection);
             }
         });
         port
@@ -49,6 +64,8 @@ impl ApiServer {
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let (head, body) = request.into_parts();
+        assert_eq!(head.headers[AUTHORIZATION], "Bearer secret");
+        assert!(head.headers[HOST].to_str().unwrap().starts_with("127.0.0.1:"), "{:?}", head.headers);
         let body = body.collect().await.unwrap().to_bytes();
         let value: Value = serde_json::from_slice(&body).unwrap();
         self.asked.lock().unwrap().push((head.method.to_string(), head.uri.path().to_owned(), value));
@@ -114,6 +131,20 @@ async fn a_lost_device_is_told_at_the_pod_and_at_the_node() {
     assert_eq!(kinds, ["Pod", "Node"]);
     assert!(bodies.iter().all(|body| body["reason"] == "DeviceLost" && body["type"] == "Warning"), "{bodies:?}");
     assert_eq!(counts, "2 0 0 0");
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_events_and_one_that_the_server_closed_is_replaced() {
+    for (closes, connections) in [(false, 1), (true, 3)] {
+        let (server, mut tasks, metrics) =
+            (ApiServer { closes, ..Default::default() }, JoinSet::new(), Arc::new(Metrics::default()));
+        let mut poster = poster(server.start(&mut tasks).await, &metrics);
+        for reason in ["one", "two", "three"] {
+            poster.tell(&refused(reason)).await;
+        }
+        assert_eq!(counted(&metrics), "3 0 0 0");
+        assert_eq!(server.connections.load(Ordering::Relaxed), connections);
+    }
 }
 
 #[tokio::test]
