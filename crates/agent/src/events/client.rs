@@ -2,14 +2,26 @@
 //!
 //! It is there only while there is something to post, so that a node on which nothing happens pays nothing for it.
 
-use std::{env, path::Path, time::Duration};
+use std::{env, path::Path, sync::Arc};
 
-use kube::{Client, Config};
+use kube::Client;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem, pem::PemObject},
+};
+use tokio::sync::Mutex;
+use tokio_rustls::TlsConnector;
+use tower::service_fn;
 
+use super::transport::{Security, Server, Transport};
+
+/// Where Kubernetes puts the certificates that the API server's is signed with.
+const CERTIFICATES: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 /// The token of the Pod's service account.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-/// How long a connection may take, and silence on it.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Where the API server is.
+const HOST: &str = "KUBERNETES_SERVICE_HOST";
+const PORT: &str = "KUBERNETES_SERVICE_PORT";
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -17,36 +29,56 @@ pub(crate) enum ConnectError {
     /// The cryptography is written for processors of about 2014 and later, and ends the process on others.
     #[error("this processor lacks instructions that TLS is done with here")]
     Processor,
-    /// What Kubernetes gives is not there, or not whole.
-    #[error("the service account cannot be used")]
-    ServiceAccount(#[source] kube::config::InClusterError),
-    /// What it gives does not make a client.
-    #[error("no connection to the API server can be prepared")]
-    Client(#[source] kube::Error),
+    /// The environment does not say where the API server is.
+    #[error("{HOST} and {PORT} do not say where the API server is")]
+    Address,
+    /// The address is no name that a certificate could be for.
+    #[error("{HOST} is neither an address nor a name")]
+    Host(#[source] InvalidDnsNameError),
+    /// The certificates cannot be read.
+    #[error("{CERTIFICATES} cannot be read")]
+    Certificates(#[source] pem::Error),
+    /// They are none that TLS can be done with.
+    #[error("{CERTIFICATES} cannot be used")]
+    Tls(#[source] rustls::Error),
 }
 
 /// Whether this process is in a Pod that has a service account's token.
 pub(super) fn has_service_account() -> bool {
-    env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(TOKEN).exists()
+    env::var_os(HOST).is_some() && Path::new(TOKEN).exists()
 }
 
-/// The client of this Pod.
+/// The client of this Pod; nothing is sent yet.
 pub(super) fn in_cluster() -> Result<Client, ConnectError> {
-    client(Config::incluster().map_err(ConnectError::ServiceAccount)?)
-}
-
-/// A client; nothing is sent yet.
-pub(super) fn client(mut config: Config) -> Result<Client, ConnectError> {
     if !is_processor_supported() {
         return Err(ConnectError::Processor);
     }
-    // whoever installed it first has installed the same
-    let _ = rustls_graviola::default_provider().install_default();
-    let timeout = Some(TIMEOUT);
-    // we try again ourselves: less often, and only while nobody wants the agent to end
-    config.default_retry = false;
-    (config.connect_timeout, config.read_timeout, config.write_timeout) = (timeout, timeout, timeout);
-    Client::try_from(config).map_err(ConnectError::Client)
+    let host = env::var(HOST).map_err(|_| ConnectError::Address)?;
+    let port = env::var(PORT).ok().and_then(|port| port.parse().ok()).ok_or(ConnectError::Address)?;
+    let name = ServerName::try_from(host.clone()).map_err(ConnectError::Host)?;
+    let security = Security::Tls(TlsConnector::from(Arc::new(tls()?)), name);
+    Ok(client(Server { host, port, security, token: Path::new(TOKEN).into() }))
+}
+
+/// A client; nothing is sent yet.
+pub(super) fn client(server: Server) -> Client {
+    let transport = Arc::new(Mutex::new(Transport::new(server)));
+    let service = service_fn(move |request| {
+        let transport = transport.clone();
+        async move { transport.lock().await.send(request).await }
+    });
+    Client::new(service, "default")
+}
+
+/// TLS with a server whose certificate the cluster signed.
+fn tls() -> Result<ClientConfig, ConnectError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(CERTIFICATES).map_err(ConnectError::Certificates)? {
+        roots.add(certificate.map_err(ConnectError::Certificates)?).map_err(ConnectError::Tls)?;
+    }
+    let provider = Arc::new(rustls_graviola::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(config.map_err(ConnectError::Tls)?.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// What graviola asserts of the processor.

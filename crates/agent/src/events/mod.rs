@@ -10,6 +10,7 @@ mod poster;
 mod series;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::{sync::Arc, time::Duration};
 

@@ -174,7 +174,7 @@ fn is(error: &kube::Error, code: u16) -> bool {
 fn is_passing(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => status.code == 429 || status.code >= 500,
-        kube::Error::HyperError(_) | kube::Error::Service(_) => true,
+        kube::Error::Service(_) => true,
         _ => false,
     }
 }

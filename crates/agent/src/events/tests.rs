@@ -3,29 +3,46 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    sync::{Arc, Mutex},
+    io::Write,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    header::{AUTHORIZATION, HOST},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{happening::tests::refused, *};
+use super::{
+    happening::tests::refused,
+    transport::{Security, Server},
+    *,
+};
 
 /// One request: its method, its path, its body.
 type Asked = (String, String, Value);
 
-/// The server's side: what was asked, and the statuses to answer with; 201 when there is none left.
+/// The API server's side: what was asked, and the statuses to answer with; 201 when there is none left.
 #[derive(Clone, Default)]
-struct Server {
+struct ApiServer {
     asked: Arc<Mutex<Vec<Asked>>>,
     answers: Arc<Mutex<VecDeque<u16>>>,
+    connections: Arc<AtomicUsize>,
+    /// Whether each connection is closed after one answer.
+    closes: bool,
 }
 
-impl Server {
+impl ApiServer {
     /// Serves on a free port, which it says.
     async fn start(&self, tasks: &mut JoinSet<()>) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -34,9 +51,12 @@ impl Server {
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let server = server.clone();
+                let (server, keeps) = (server.clone(), !server.closes);
+                server.connections.fetch_add(1, Ordering::Relaxed);
                 let service = service_fn(move |request| server.clone().answer(request));
-                connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                let connection =
+                    http1::Builder::new().keep_alive(keeps).serve_connection(TokioIo::new(stream), service);
+                connections.spawn(connection);
             }
         });
         port
@@ -44,6 +64,8 @@ impl Server {
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let (head, body) = request.into_parts();
+        assert_eq!(head.headers[AUTHORIZATION], "Bearer secret");
+        assert!(head.headers[HOST].to_str().unwrap().starts_with("127.0.0.1:"), "{:?}", head.headers);
         let body = body.collect().await.unwrap().to_bytes();
         let value: Value = serde_json::from_slice(&body).unwrap();
         self.asked.lock().unwrap().push((head.method.to_string(), head.uri.path().to_owned(), value));
@@ -60,11 +82,11 @@ impl Server {
 
 /// A poster that talks to a port of this machine, and waits for nothing.
 fn poster(port: u16, metrics: &Arc<Metrics>) -> Poster {
+    let mut token = tempfile::NamedTempFile::new().unwrap();
+    token.write_all(b"secret\n").unwrap();
     let connect = move || {
-        let url = format!("http://127.0.0.1:{port}").parse().unwrap();
-        let mut config = kube::Config::new(url);
-        config.root_cert = Some(Vec::new());
-        client::client(config)
+        let server = Server { host: "127.0.0.1".into(), port, security: Security::None, token: token.path().into() };
+        Ok(client::client(server))
     };
     let delays: &[Duration] = &[Duration::ZERO, Duration::ZERO];
     Poster::new(Box::new(connect), delays, Some("node-1".into()), metrics.clone())
@@ -72,7 +94,7 @@ fn poster(port: u16, metrics: &Arc<Metrics>) -> Poster {
 
 /// Posts happenings to a server that gives these answers. What it was asked, and what was counted.
 async fn post(happenings: &[Happening], answers: &[u16]) -> (Vec<(String, String)>, Vec<Value>, String) {
-    let (server, mut tasks, metrics) = (Server::default(), JoinSet::new(), Arc::new(Metrics::default()));
+    let (server, mut tasks, metrics) = (ApiServer::default(), JoinSet::new(), Arc::new(Metrics::default()));
     server.answers.lock().unwrap().extend(answers);
     let mut poster = poster(server.start(&mut tasks).await, &metrics);
     for happening in happenings {
@@ -109,6 +131,20 @@ async fn a_lost_device_is_told_at_the_pod_and_at_the_node() {
     assert_eq!(kinds, ["Pod", "Node"]);
     assert!(bodies.iter().all(|body| body["reason"] == "DeviceLost" && body["type"] == "Warning"), "{bodies:?}");
     assert_eq!(counts, "2 0 0 0");
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_events_and_one_that_the_server_closed_is_replaced() {
+    for (closes, connections) in [(false, 1), (true, 3)] {
+        let (server, mut tasks, metrics) =
+            (ApiServer { closes, ..Default::default() }, JoinSet::new(), Arc::new(Metrics::default()));
+        let mut poster = poster(server.start(&mut tasks).await, &metrics);
+        for reason in ["one", "two", "three"] {
+            poster.tell(&refused(reason)).await;
+        }
+        assert_eq!(counted(&metrics), "3 0 0 0");
+        assert_eq!(server.connections.load(Ordering::Relaxed), connections);
+    }
 }
 
 #[tokio::test]
@@ -178,7 +214,7 @@ async fn a_full_queue_drops_and_does_not_wait_and_shutdown_does_not_wait_either(
 
 #[tokio::test]
 async fn the_task_posts_what_is_told_and_stays_when_nobody_tells_any_more() {
-    let (server, mut tasks, metrics) = (Server::default(), JoinSet::new(), Arc::new(Metrics::default()));
+    let (server, mut tasks, metrics) = (ApiServer::default(), JoinSet::new(), Arc::new(Metrics::default()));
     let port = server.start(&mut tasks).await;
     let (events, task) = with_poster(poster(port, &metrics), &metrics);
     let (mut running, shutdown) = (JoinSet::new(), CancellationToken::new());
