@@ -72,7 +72,7 @@ impl Namespace {
     pub fn socket(&self, home: &RouteSocket) -> io::Result<RouteSocket> {
         let way_back = namespace_of(home)?;
         self.enter()?;
-        let socket = RouteSocket::open();
+        let socket = home.open_beside();
         if move_into_link_name_space(way_back.as_fd(), Some(LinkNameSpaceType::Network)).is_err() {
             // Whatever this thread did now, it would do in the wrong place. A record tells the next start what to do.
             std::process::abort();

@@ -1,10 +1,10 @@
 //! A route socket: requests in, answers out, one after the other.
 
 use std::{
-    cell::Cell,
     fmt, io,
     ops::{ControlFlow, Range},
     os::fd::AsRawFd,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
@@ -43,29 +43,9 @@ pub struct RouteSocket {
     socket: Socket,
     sent: u32,
     cookie: u64,
-}
-
-thread_local! {
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// Where answers arrive. It is of a size for which each allocation is a mapping of its own, so that a thread makes one for
-/// all its sockets.
-struct Buffer(Vec<u8>);
-
-impl Buffer {
-    fn take() -> Self {
-        let mut buffer = SPARE.take();
-        buffer.clear();
-        buffer.reserve(RECEIVE);
-        Self(buffer)
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        SPARE.set(std::mem::take(&mut self.0));
-    }
+    /// Where answers arrive. It is of a size for which each allocation is a mapping of its own, so that sockets of one work
+    /// share it.
+    buffer: Arc<Mutex<Vec<u8>>>,
 }
 
 /// What the kernel sent in answer to a request for objects.
@@ -98,12 +78,21 @@ impl RouteSocket {
     ///
     /// When the kernel gives none.
     pub fn open() -> io::Result<Self> {
+        Self::with_buffer(Arc::default())
+    }
+
+    /// Opens a socket that is used in turn with this one, by one thread, in whichever namespace that is now.
+    pub(crate) fn open_beside(&self) -> io::Result<Self> {
+        Self::with_buffer(Arc::clone(&self.buffer))
+    }
+
+    fn with_buffer(buffer: Arc<Mutex<Vec<u8>>>) -> io::Result<Self> {
         let socket = Socket::new(NETLINK_ROUTE)?;
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
         let cookie = crate::namespace::cookie(&socket)?;
-        Ok(Self { socket, sent: 0, cookie })
+        Ok(Self { socket, sent: 0, cookie, buffer })
     }
 
     /// `SO_NETNS_COOKIE` of its namespace.
@@ -123,8 +112,9 @@ impl RouteSocket {
     }
 
     /// What the next datagram has.
-    fn receive<'a>(&self, Buffer(buffer): &'a mut Buffer) -> io::Result<&'a [u8]> {
+    fn receive<'a>(&self, buffer: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
         buffer.clear();
+        buffer.reserve(RECEIVE);
         loop {
             match self.socket.recv(buffer, 0) {
                 Ok(_) => return Ok(buffer),
@@ -157,7 +147,7 @@ impl RouteSocket {
         batch.acknowledge_last();
         let numbers = self.send(batch)?;
         let mut results = vec![Ok(()); numbers.len()];
-        let mut buffer = Buffer::take();
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             for message in messages(self.receive(&mut buffer)?) {
                 let message = message.map_err(io::Error::other)?;
@@ -187,7 +177,7 @@ impl RouteSocket {
         let mut batch = Batch::new();
         request(&mut batch);
         let numbers = self.send(batch)?;
-        let mut buffer = Buffer::take();
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let bytes = self.receive(&mut buffer)?;
             let all: Result<Vec<_>, _> = messages(bytes).collect();
@@ -216,7 +206,7 @@ impl RouteSocket {
         let looked = self.look_at(numbers, datagrams, look);
         if !matches!(looked, Ok((_, true))) {
             // what was not received ends with the socket
-            self.socket = Self::open()?.socket;
+            self.socket = self.open_beside()?.socket;
         }
         looked.map(|(seen, _)| seen)
     }
@@ -228,7 +218,7 @@ impl RouteSocket {
         datagrams: usize,
         mut look: impl FnMut(&Message<'_>) -> ControlFlow<()>,
     ) -> io::Result<(Seen, bool)> {
-        let mut buffer = Buffer::take();
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut has_enough = false;
         for datagram in 0..datagrams {
             for message in messages(self.receive(&mut buffer)?) {
@@ -250,11 +240,11 @@ impl RouteSocket {
 
     /// Asks for a list of objects, again if it changed while it was told.
     pub(crate) fn dump(&mut self, request: impl Fn(&mut Batch)) -> io::Result<Result<Objects, KernelError>> {
-        let mut buffer = Buffer::take();
         loop {
             let mut batch = Batch::new();
             request(&mut batch);
             let numbers = self.send(batch)?;
+            let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
             let mut objects = Vec::new();
             let mut interrupted = false;
             let end = 'dump: loop {
