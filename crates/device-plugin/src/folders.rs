@@ -66,8 +66,8 @@ impl Folders {
         let ticks = Ticks::every(self.poll).map_err(Error::TimerFailed)?;
         let mut heard = Heard::ALL;
         loop {
-            if heard.is_lost {
-                self.watch = None;
+            if let (true, Some(watch)) = (heard.is_lost, &mut self.watch) {
+                watch.watched.clear();
             }
             // first watch, then look: what happens between is an event
             self.arm();
@@ -91,8 +91,9 @@ impl Folders {
         if self.watch.as_ref().is_some_and(|watch| watch.watched == now) {
             return;
         }
-        // all anew: folders come and go with the node, and watches that end one by one share descriptors
-        self.watch = Watch::begin(now)
+        let watch = self.watch.take().map_or_else(Watch::new, Ok);
+        self.watch = watch
+            .and_then(|watch| watch.follow(now))
             .inspect_err(|error| {
                 if !std::mem::replace(&mut self.is_failure_told, true) {
                     let seconds = self.poll.as_secs();
@@ -141,19 +142,29 @@ struct Watch {
 }
 
 impl Watch {
-    fn begin(watched: Vec<Watched>) -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let mut contents: BTreeMap<i32, Vec<Contents>> = BTreeMap::new();
-        for Watched { path, contents: wanted, .. } in &watched {
-            let descriptor = inotify::add_watch(&events, path, wanted.flags())?;
-            contents.entry(descriptor).or_default().push(wanted.clone());
-        }
         #[allow(
             deprecated,
             reason = "what takes its place is unsafe, for owners that may close early: an OwnedFd does not"
         )]
         let events = AsyncFd::new(events)?;
-        Ok(Self { events, watched, contents })
+        Ok(Self { events, watched: Vec::new(), contents: BTreeMap::new() })
+    }
+
+    /// Follows these folders in place of those before. The descriptor stays: closing it waits for readers in the whole
+    /// kernel (`fsnotify_destroy_group`), some 20 ms.
+    fn follow(mut self, watched: Vec<Watched>) -> io::Result<Self> {
+        for descriptor in std::mem::take(&mut self.contents).into_keys() {
+            // one whose folder is gone has ended by itself
+            let _ = inotify::remove_watch(&self.events, descriptor);
+        }
+        for Watched { path, contents, .. } in &watched {
+            let descriptor = inotify::add_watch(&self.events, path, contents.flags())?;
+            self.contents.entry(descriptor).or_default().push(contents.clone());
+        }
+        self.watched = watched;
+        Ok(self)
     }
 
     /// Reads all that is queued.
@@ -162,12 +173,16 @@ impl Watch {
         let mut reader = Reader::new(&self.events, &mut buffer);
         let mut heard = Heard::default();
         while let Ok(event) = reader.next() {
-            heard.is_lost |= event.events().intersects(ReadFlags::IGNORED | ReadFlags::UNMOUNT);
             let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
             match (self.contents.get(&event.wd()), name) {
                 (Some(contents), Some(name)) => contents.iter().for_each(|contents| contents.add(name, &mut heard)),
-                // the folder itself, or the queue was full
-                _ => (heard.of_sockets, heard.of_file) = (true, true),
+                // of a folder that is not followed any more; descriptors are not used again
+                (None, _) if !event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {}
+                // the folder itself, or there was too much to tell
+                _ => {
+                    (heard.of_sockets, heard.of_file) = (true, true);
+                    heard.is_lost |= event.events().intersects(ReadFlags::IGNORED | ReadFlags::UNMOUNT);
+                }
             }
         }
         heard
