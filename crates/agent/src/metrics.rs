@@ -22,7 +22,8 @@ pub(crate) struct Metrics(Mutex<State>);
 struct State {
     inventory: Option<Arc<inventory::Stats>>,
     plugins: BTreeMap<ResourceName, Arc<device_plugin::Stats>>,
-    devices: BTreeMap<(ResourceName, &'static str), i64>,
+    /// What is offered; none until it is known for the first time.
+    view: Option<Arc<View>>,
     hooks: BTreeMap<(&'static str, &'static str), u64>,
     reloads: BTreeMap<&'static str, u64>,
     repairs: BTreeMap<&'static str, u64>,
@@ -34,7 +35,6 @@ struct State {
     records: usize,
     unreadable_records: usize,
     records_quarantined: usize,
-    has_view: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -98,21 +98,8 @@ impl Metrics {
         self.with(|state| state.plugins.remove(resource));
     }
 
-    pub(crate) fn set_view(&self, view: &View) {
-        let mut counts: BTreeMap<(&ResourceName, &'static str), i64> = BTreeMap::new();
-        for pool in view.pools.iter() {
-            STATES.iter().for_each(|name| _ = counts.insert((&pool.resource, *name), 0));
-        }
-        for device in view.devices().values() {
-            let name = match device.state {
-                DeviceState::Offered { healthy: true, .. } => STATES[0],
-                DeviceState::Offered { healthy: false, .. } => STATES[1],
-                DeviceState::Held(..) => STATES[2],
-            };
-            *counts.entry((&device.resource, name)).or_default() += 1;
-        }
-        let devices = counts.into_iter().map(|((resource, name), count)| ((resource.clone(), name), count)).collect();
-        self.with(|state| (state.devices, state.has_view) = (devices, true));
+    pub(crate) fn set_view(&self, view: Arc<View>) {
+        self.with(|state| state.view = Some(view));
     }
 
     pub(crate) fn set_records(&self, records: usize, unreadable: usize, quarantined: usize) {
@@ -173,7 +160,7 @@ impl Metrics {
     /// What keeps the agent from doing its work; nothing when it is ready.
     pub(crate) fn obstacles(&self) -> Vec<String> {
         self.with(|state| {
-            let view = (!state.has_view).then(|| "the node's interfaces are not read yet".to_owned());
+            let view = state.view.is_none().then(|| "the node's interfaces are not read yet".to_owned());
             let registered = state.plugins.iter().filter(|(_, stats)| !stats.is_registered());
             let plugins = registered.map(|(resource, stats)| {
                 let why = stats.last_error().map_or_else(String::new, |error| format!(": {error}"));
@@ -205,8 +192,8 @@ impl State {
         registry.register("build", "The version that runs", build);
 
         let devices = Family::<ResourceState, Gauge>::default();
-        for ((resource, state), count) in &self.devices {
-            devices.get_or_create(&ResourceState { resource: resource.to_string(), state }).set(*count);
+        for ((resource, state), count) in self.view.as_deref().map(count_devices).unwrap_or_default() {
+            devices.get_or_create(&ResourceState { resource: resource.to_string(), state }).set(count);
         }
         registry.register(
             "devices",
@@ -308,6 +295,23 @@ impl State {
         }
         registry
     }
+}
+
+/// Devices by resource and state.
+fn count_devices(view: &View) -> BTreeMap<(&ResourceName, &'static str), i64> {
+    let mut counts = BTreeMap::new();
+    for pool in view.pools.iter() {
+        STATES.iter().for_each(|name| _ = counts.insert((&pool.resource, *name), 0));
+    }
+    for device in view.devices().values() {
+        let name = match device.state {
+            DeviceState::Offered { healthy: true, .. } => STATES[0],
+            DeviceState::Offered { healthy: false, .. } => STATES[1],
+            DeviceState::Held(..) => STATES[2],
+        };
+        *counts.entry((&device.resource, name)).or_default() += 1;
+    }
+    counts
 }
 
 #[cfg(test)]

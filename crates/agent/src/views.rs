@@ -54,14 +54,13 @@ pub(crate) async fn keep(inputs: Inputs, outputs: Outputs, shutdown: Cancellatio
     loop {
         // hooks know before the kubelet does
         node_addresses.keep(&projector.view().snapshot);
-        publish(&projector, &views);
+        metrics.set_view(publish(&projector, &views));
         let ledger_now = &projector.view().ledger;
         ledgers.send_if_modified(|ledger| {
             let differs = *ledger != *ledger_now;
             *ledger = ledger_now.clone();
             differs
         });
-        metrics.set_view(projector.view());
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             changed = snapshots.changed() => {
@@ -125,7 +124,7 @@ fn is_on_its_way(before: &Ledger, now: &View) -> bool {
 }
 
 /// Publishes the view; whoever holds the one before keeps it.
-fn publish(projector: &Projector, views: &watch::Sender<Option<Arc<View>>>) {
+fn publish(projector: &Projector, views: &watch::Sender<Option<Arc<View>>>) -> Arc<View> {
     let before = views.borrow().clone();
     if let Some(before) = &before {
         for device in projector.view().changed_since(before) {
@@ -138,7 +137,9 @@ fn publish(projector: &Projector, views: &watch::Sender<Option<Arc<View>>>) {
             }
         }
     }
-    views.send_replace(Some(Arc::new(projector.view().clone())));
+    let view = Arc::new(projector.view().clone());
+    views.send_replace(Some(view.clone()));
+    view
 }
 
 /// Says what a new selection came to; that it came to nothing is worth a warning.

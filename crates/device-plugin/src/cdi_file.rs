@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
     hash::{BuildHasher, Hasher, RandomState},
-    io::{self, BufRead, BufReader, BufWriter, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,7 +18,7 @@ use crate::{config::Config, error::Error, identity::FileIdentity};
 const MAX_FILE: u64 = 16 << 20;
 
 /// Bytes that are read or written at once: the text of a large file is never in memory as a whole.
-const BUFFER: usize = 64 << 10;
+const BUFFER: usize = 32 << 10;
 
 /// The file and what is known to be in it.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(crate) struct CdiFile {
     folder: PathBuf,
     path: PathBuf,
     written: Written,
+    /// What is to be written next. Kept: fresh memory for each text would cost as much as the text.
+    buffer: Vec<u8>,
 }
 
 /// What was seen at the path last.
@@ -51,6 +53,7 @@ impl CdiFile {
             folder,
             path,
             written: Written::Unknown,
+            buffer: Vec::new(),
         };
         file.remove_leftovers();
         file
@@ -86,6 +89,7 @@ impl CdiFile {
     ///
     /// [`Error::CdiWriteFailed`]; then the file is what it was.
     pub(crate) fn write(&mut self, devices: Arc<BTreeSet<DeviceId>>) -> Result<(), Error> {
+        let mut buffer = std::mem::take(&mut self.buffer);
         let document = cdi::Document {
             resource: &self.resource,
             hook: &self.hook,
@@ -98,18 +102,25 @@ impl CdiFile {
             // another instance wrote the same: nobody who watches the folder needs to look again
             Ok(())
         } else {
-            self.replace(&document)
+            self.replace(&document, &mut buffer)
         };
+        self.buffer = buffer;
         done.map_err(|source| Error::CdiWriteFailed { path: self.path.clone(), source })?;
         self.written = Written::Ours(FileIdentity::of(&self.path), devices);
         Ok(())
     }
 
-    fn replace(&self, document: &cdi::Document<'_>) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o755).create(&self.folder)?;
+    fn replace(&self, document: &cdi::Document<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {
         // CDI implementations skip spec.*.tmp; two instances must not write to one file
         let temporary = self.folder.join(format!("{}{:016x}.tmp", self.leftover_prefix(), random()));
-        let written = write_file(&temporary, document).and_then(|()| fs::rename(&temporary, &self.path));
+        let file = match create(&temporary) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o755).create(&self.folder)?;
+                create(&temporary)?
+            }
+            created => created?,
+        };
+        let written = write_file(file, document, buffer).and_then(|()| fs::rename(&temporary, &self.path));
         if written.is_err() {
             // the error that is told is the first one
             let _ = fs::remove_file(&temporary);
@@ -137,23 +148,31 @@ pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-fn write_file(path: &Path, document: &cdi::Document<'_>) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
-    let mut out = BufWriter::with_capacity(BUFFER, file);
-    write_document(&mut out, document)?;
-    // not synced: what a crash of the node leaves is compared and written again at the next start
-    out.flush()
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)
 }
 
-fn write_document(mut out: impl Write, document: &cdi::Document<'_>) -> io::Result<()> {
-    document.for_each_piece(|piece| out.write_all(piece.as_bytes()))
+fn write_file(mut file: File, document: &cdi::Document<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {
+    buffer.clear();
+    buffer.reserve_exact(BUFFER);
+    document.for_each_piece(|piece| {
+        if buffer.len() + piece.len() > BUFFER {
+            file.write_all(buffer)?;
+            buffer.clear();
+        }
+        buffer.extend_from_slice(piece.as_bytes());
+        Ok::<_, io::Error>(())
+    })?;
+    // not synced: what a crash of the node leaves is compared and written again at the next start
+    file.write_all(buffer)
 }
 
 /// Whether the file has that document and nothing else.
 fn is_in(document: &cdi::Document<'_>, path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let mut expected = Expected(BufReader::with_capacity(BUFFER, file));
-    write_document(&mut expected, document).is_ok() && expected.0.fill_buf().is_ok_and(<[u8]>::is_empty)
+    let is_so = document.for_each_piece(|piece| expected.write_all(piece.as_bytes()));
+    is_so.is_ok() && expected.0.fill_buf().is_ok_and(<[u8]>::is_empty)
 }
 
 /// A file that must have what is written, where it is written.

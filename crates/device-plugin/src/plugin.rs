@@ -7,8 +7,16 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, error::Error, folders::Folders, memory::Memory, publisher::Publisher, recovery::Recovery,
-    registrar::Registrar, service::Shared, socket::remove_stale, stats::Stats,
+    config::Config,
+    error::Error,
+    folders::{Folders, Looks},
+    memory::Memory,
+    publisher::Publisher,
+    recovery::Recovery,
+    registrar::Registrar,
+    service::Shared,
+    socket::remove_stale,
+    stats::Stats,
 };
 
 /// The resources that need a plugin: those of the pools, and those of devices that Pods still have from a pool that was
@@ -60,17 +68,17 @@ impl DevicePlugin {
         let Self { config, view, shared } = self;
         remove_stale(&config.paths.device_plugins).await;
         let stop = shutdown.child_token();
-        let (look_sender, look) = watch::channel(());
-        let wanted = vec![config.paths.device_plugins.clone(), config.paths.cdi.clone()];
-        let folders = Folders::new(wanted, config.timing.poll);
+        let ((sockets, look_at_sockets), (file, look_at_file)) = (watch::channel(()), watch::channel(()));
+        let folders = Folders::new(&config.paths.device_plugins, &shared.cdi_file, config.timing.poll);
         let publisher =
-            Publisher { config: config.clone(), shared: shared.clone(), view: view.clone(), look: look.clone() };
+            Publisher { config: config.clone(), shared: shared.clone(), view: view.clone(), look: look_at_file };
+        let look = look_at_sockets;
         let recovery =
             Recovery { config: config.clone(), shared: shared.clone(), view: view.clone(), look: look.clone() };
         let registrar = Registrar { config, shared, view, look, stop: stop.clone() };
 
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
-        tasks.spawn(folders.run(look_sender, stop.clone()));
+        tasks.spawn(folders.run(Looks { sockets, file }, stop.clone()));
         tasks.spawn(publisher.run(stop.clone()));
         tasks.spawn(recovery.run(stop.clone()));
         tasks.spawn(registrar.run());

@@ -24,7 +24,7 @@ use crate::{
     stats::Trouble,
 };
 
-/// A file of 10,000 devices takes some 10 ms: at most a fifth of the time goes into writing such files.
+/// A file of 10,000 devices takes several milliseconds: at most a fifth of the time goes into writing such files.
 const LONG_WRITE: Duration = Duration::from_millis(5);
 
 /// What a publisher follows.

@@ -87,7 +87,7 @@ pub(crate) fn attach_before(
     // A record without its container's process would be kept for good: nobody would see that the container ended. When
     // it ends from here on, whoever reads the record sees that.
     let process = request.pid.map(|pid| process(pid).ok_or(Error::ContainerEnded)).transpose()?;
-    let _lock = match deadline {
+    let lock = match deadline {
         Some(deadline) => records.lock_before(request.device, deadline)?.ok_or(Error::Late)?,
         None => records.lock(request.device)?,
     };
@@ -105,11 +105,16 @@ pub(crate) fn attach_before(
             && went
             && let Some(link) = find_inside(&record, &mut inside)?
         {
-            return adopt(records, record, request, process, (&mut inside, &link));
+            let attached = adopt(records, record, request, process, (&mut inside, &link))?;
+            lock.leave();
+            return Ok(attached);
         }
         settle(records, record, request, &mut home)?;
     }
-    Move { records, request, process, host_name: &host_name, name: &name, home: &mut home, inside: &mut inside }.run()
+    let (home, inside) = (&mut home, &mut inside);
+    let attached = Move { records, request, process, host_name: &host_name, name: &name, home, inside }.run()?;
+    lock.leave();
+    Ok(attached)
 }
 
 /// The device is in this very sandbox: another container of the Pod starts, or an attempt was cut off.

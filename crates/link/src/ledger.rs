@@ -109,6 +109,7 @@ impl Written {
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
+    is_left: bool,
     _file: File,
 }
 
@@ -191,7 +192,7 @@ impl Records {
             Ok(is_there.then_some(file))
         };
         let taken = take().map_err(|source| Error::Record { path: path.clone(), source })?;
-        Ok(taken.map(|file| Lock { path, _file: file }))
+        Ok(taken.map(|file| Lock { path, is_left: false, _file: file }))
     }
 
     /// The record of a device; none if there is none. Without the device's lock somebody may be about to put aside what
@@ -335,10 +336,19 @@ pub(crate) fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+impl Lock {
+    /// Gives the device free and leaves the file, for whoever ends the record that there is now.
+    pub(crate) fn leave(mut self) {
+        self.is_left = true;
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
-        // still locked, so nobody relies on it; who waits for it looks whether the file is still this one
-        let _ = fs::remove_file(&self.path);
+        if !self.is_left {
+            // still locked, so nobody relies on it; who waits for it looks whether the file is still there
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! it is; any other name becomes `x:` and its bytes, those that CDI does not take written as `:` and two hex digits.
 //! No interface name has a `:`, so the two forms never meet.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::name::{InterfaceName, InterfaceNameError};
 /// The id of a device, for the kubelet and as CDI device name; at most 47 bytes of ASCII.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct DeviceId(Box<str>);
+pub struct DeviceId(Arc<str>);
 
 /// Why a text is no device id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +105,7 @@ impl TryFrom<String> for DeviceId {
 
 impl From<DeviceId> for String {
     fn from(id: DeviceId) -> Self {
-        id.0.into()
+        id.as_str().into()
     }
 }
 

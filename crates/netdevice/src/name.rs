@@ -13,8 +13,14 @@ pub const MAX_NAME_LEN: usize = 15;
 ///
 /// No `/`, `:`, NUL or white space (the kernel's `isspace`, so byte 0xA0 too), and neither `.` nor `..`. Every other
 /// byte is legal, so a name need not be UTF-8: [`Display`](fmt::Display) writes what is not as `\xNN`.
+///
+/// It is kept in place: snapshots share and copy maps with thousands of names.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InterfaceName(Box<[u8]>);
+pub struct InterfaceName {
+    /// Zeros fill it. No name has one, so that names are in the order of their bytes.
+    bytes: [u8; MAX_NAME_LEN],
+    length: u8,
+}
 
 /// The rule that a text broke which is no interface name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,20 +59,23 @@ impl InterfaceName {
         if bytes == b"." || bytes == b".." {
             return Err(InterfaceNameError::Dots(text()));
         }
-        match bytes.iter().find(|byte| refused_by_the_kernel(**byte)) {
-            Some(byte) => Err(InterfaceNameError::Byte(text(), *byte)),
-            None => Ok(Self(bytes.into())),
+        if let Some(byte) = bytes.iter().find(|byte| refused_by_the_kernel(**byte)) {
+            return Err(InterfaceNameError::Byte(text(), *byte));
         }
+        let too_long = |_| InterfaceNameError::TooLong(text(), bytes.len());
+        let mut name = Self { bytes: [0; MAX_NAME_LEN], length: u8::try_from(bytes.len()).map_err(too_long)? };
+        name.bytes[..bytes.len()].copy_from_slice(bytes);
+        Ok(name)
     }
 
     /// The bytes of the name.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes[..usize::from(self.length)]
     }
 
     /// The name as text, if it is UTF-8.
     pub fn to_str(&self) -> Option<&str> {
-        std::str::from_utf8(&self.0).ok()
+        std::str::from_utf8(self.as_bytes()).ok()
     }
 }
 
@@ -88,7 +97,7 @@ pub(crate) fn write_bytes(out: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Re
 
 impl fmt::Display for InterfaceName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_bytes(out, &self.0)
+        write_bytes(out, self.as_bytes())
     }
 }
 

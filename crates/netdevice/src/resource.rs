@@ -1,13 +1,13 @@
 //! Resource names: what a Pod writes in its limits, and the CDI kind of the same pool.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 /// The name of an extended resource, which is also a CDI kind: `vendor/class`, as in `networking.k8s.io/netdevice`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ResourceName(Box<str>);
+pub struct ResourceName(Arc<str>);
 
 /// The rule that a resource name breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,7 +114,7 @@ impl TryFrom<String> for ResourceName {
 
 impl From<ResourceName> for String {
     fn from(name: ResourceName) -> Self {
-        name.0.into()
+        name.as_str().into()
     }
 }
 

@@ -73,6 +73,21 @@ impl Node {
     pub(crate) async fn until_listed(&self, count: usize) -> Result<Instant> {
         self.until(&format!("{count} devices are listed"), |state| listed(state) == Some(count)).await
     }
+
+    /// How many lists came so far.
+    pub(crate) fn lists(&self) -> usize {
+        self.kubelet.with_state(lists)
+    }
+
+    /// Waits until so many devices are listed after those lists: what an agent that ended told stays known.
+    pub(crate) async fn until_listed_since(&self, known: usize, count: usize) -> Result<Instant> {
+        let what = format!("{count} devices are listed anew");
+        self.until(&what, |state| lists(state) > known && listed(state) == Some(count)).await
+    }
+}
+
+fn lists(state: &State) -> usize {
+    state.resources.get(RESOURCE).map_or(0, |known| known.lists.len())
 }
 
 /// How many devices the last list has.
