@@ -20,7 +20,7 @@ pub fn run(bytes: &[u8]) {
     assert_eq!(again, record);
     let _ = record.holder.to_string();
     for now in [0, record.host.read_at, u64::MAX] {
-        let wanted = aged(&record.host, now);
+        let wanted = aged(&record.host, || now);
         let bare = LinkState::new(record.host.name.clone(), record.host.index);
         for place in [Place::Host, Place::Sandbox] {
             let _ = plan(&wanted, &bare, place);

@@ -40,9 +40,17 @@ fn main() -> ExitCode {
         Invocation::Run(arguments) => arguments,
     };
     match Hook::new(&arguments).and_then(|hook| hook.run(&arguments.devices)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => leave(),
         Err(line) => fail(&line, 1),
     }
+}
+
+/// Ends the program at once. What a return from `main` would take down first, a stack for signals, goes with the process
+/// anyhow, and that way for nothing.
+#[allow(unsafe_code)] // no crate wraps it
+fn leave() -> ! {
+    // SAFETY: nothing is called at the end of this process, and nothing that it wrote is in a buffer of its own.
+    unsafe { libc::_exit(0) }
 }
 
 /// A runtime may have closed our output: then nobody reads it, and nothing else is wrong.
@@ -128,7 +136,7 @@ impl Hook {
 
     /// Where the namespace is found when the container's own process is gone: at the Pod's first one.
     fn other_paths(&self) -> Vec<String> {
-        let config = read_limited(File::open(Path::new(&self.state.bundle).join("config.json")), MAX_CONFIG);
+        let config = read_limited(File::open(Path::new(&self.state.bundle).join("config.json")), 16 << 10, MAX_CONFIG);
         let path = config.ok().and_then(|text| Config::network_namespace(&text).ok().flatten());
         path.into_iter().collect()
     }
@@ -182,14 +190,13 @@ impl Noted {
 }
 
 fn read_state() -> Result<State, Box<dyn std::error::Error>> {
-    let text = read_limited(Ok(io::stdin().lock()), MAX_STATE)?;
+    let text = read_limited(Ok(io::stdin().lock()), 4 << 10, MAX_STATE)?;
     Ok(State::from_json(&text)?)
 }
 
-/// Reads up to one byte more than the limit, so that what is too long shows.
-fn read_limited(from: io::Result<impl Read>, limit: usize) -> io::Result<Vec<u8>> {
-    // most of what is read has room, so that few calls read it
-    let mut text = Vec::with_capacity(16 << 10);
+/// Reads up to one byte more than the limit, so that what is too long shows. Few calls read what has room in `usual`.
+fn read_limited(from: io::Result<impl Read>, usual: usize, limit: usize) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(usual);
     from?.take(u64::try_from(limit).unwrap_or(u64::MAX) + 1).read_to_end(&mut text)?;
     Ok(text)
 }

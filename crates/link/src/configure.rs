@@ -23,7 +23,7 @@ pub(crate) fn configure_inside(
     inside: &mut RouteSocket,
     link: &LinkState,
 ) -> Result<Vec<Skipped>, Error> {
-    let host = aged(&record.host, boot_time());
+    let host = aged(&record.host, boot_time);
     // settings that somebody made on the host are told from those that every link has there
     let mut wanted = match &record.configuration {
         None => wanted_in_sandbox(&host, link, sysctl::is_explicit),
@@ -88,6 +88,5 @@ fn routes_of_others(socket: &mut RouteSocket, link: u32) -> Result<Vec<Route>, E
     let objects = socket.dump(|batch| rtnl::route::dump(batch, ALL_FAMILIES, 0)).subject("the pod's routes")?;
     let objects = objects.map_err(|source| Error::Read { what: "the pod's routes", source })?;
     let all = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
-    let through = |route: &Route| route.attribute(netdevice::state::route_attribute::OIF).and_then(|oif| oif.as_u32());
-    Ok(all.filter(|route| route.is_ip() && through(route) != Some(link)).collect())
+    Ok(all.filter(|route| route.is_ip() && route.link() != Some(link)).collect())
 }

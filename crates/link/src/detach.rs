@@ -290,7 +290,7 @@ fn restore(record: &Record, link: LinkState, home: &mut RouteSocket) -> Result<H
     // half restored before, or taken up by a manager of the host meanwhile
     let mut present = if link.is_up() { read_whole(home, Which::Index(index))?.ok_or(Error::Vanished)? } else { link };
     let renamed = rename(record, &mut present, home)?;
-    let mut wanted = aged(&record.host, boot_time()).into_owned();
+    let mut wanted = aged(&record.host, boot_time).into_owned();
     if let Some(name) = &record.host.master_name {
         let master = read_bare(home, Which::Name(&name.to_name()))?;
         wanted.master = master.map(|master| master.index);

@@ -14,8 +14,9 @@ use rtnl::{
 
 use crate::{
     error::{Error, WithSubject},
+    folder::Folder,
     ledger::Records,
-    read::{Which, sysfs_folder},
+    read::{Which, sysfs_folder, sysfs_path},
     socket::RouteSocket,
 };
 
@@ -37,15 +38,19 @@ pub(crate) fn exclusion(
 ) -> Result<Option<Exclusion>, Error> {
     let mut links = BTreeMap::new();
     let own = to_link(device);
-    let around_own = stacking(&own);
+    let around_own = sysfs_folder(&own.name, own.index).map(|(_, folder)| stacking(&folder));
     for direction in [Direction::Up, Direction::Down] {
         let mut queue = vec![own.clone()];
         while let Some(link) = queue.pop() {
-            let around = if link.index == own.index { around_own.clone() } else { stacking(&link) };
-            for index in next(socket, &link, direction, around)? {
-                if index != own.index && !links.contains_key(&index) {
-                    let Some(found) = read(socket, Which::Index(index))? else { continue };
-                    links.insert(index, found.clone());
+            let around = match &around_own {
+                Some(own_names) if link.index == own.index => Some(own_names.clone()),
+                // sysfs shows the namespace of the one, and so of the other
+                Some(_) => Folder::open(&sysfs_path(&link.name)).ok().map(|folder| stacking(&folder)),
+                None => None,
+            };
+            for found in next(socket, &link, direction, around)? {
+                if found.index != own.index && !links.contains_key(&found.index) {
+                    links.insert(found.index, found.clone());
                     queue.push(found);
                 }
             }
@@ -115,16 +120,15 @@ fn read(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<Link>, Erro
     }
 }
 
-/// `upper_<name>` and `lower_<name>` of a link's folder in sysfs, if sysfs shows the namespace of that link.
-fn stacking(link: &Link) -> Option<Vec<CString>> {
-    let (_, folder) = sysfs_folder(&link.name, link.index)?;
+/// `upper_<name>` and `lower_<name>` of a link's folder in sysfs.
+fn stacking(folder: &Folder) -> Vec<CString> {
     let mut names = Vec::new();
     folder.each_name(|name| {
         if [UPPER, LOWER].iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
             names.push(name.to_owned());
         }
     });
-    Some(names)
+    names
 }
 
 const UPPER: &[u8] = b"upper_";
@@ -136,26 +140,18 @@ fn next(
     link: &Link,
     direction: Direction,
     stacking: Option<Vec<CString>>,
-) -> Result<Vec<u32>, Error> {
-    let prefix = match direction {
-        Direction::Up => UPPER,
-        Direction::Down => LOWER,
-    };
-    // the two ends of a veth pair lead to each other: either way from one is the other
-    let mut found: Vec<u32> = match direction {
-        Direction::Up => {
-            link.master.into_iter().chain(link.parent.filter(|_| link.kind.as_deref() == Some("veth"))).collect()
-        }
-        Direction::Down => link.parent.into_iter().collect(),
-    };
+) -> Result<Vec<Link>, Error> {
+    let mut found = Vec::new();
     match stacking {
         Some(names) => {
+            let prefix = match direction {
+                Direction::Up => UPPER,
+                Direction::Down => LOWER,
+            };
             for name in names {
                 let Some(name) = name.to_bytes().strip_prefix(prefix) else { continue };
-                if let Ok(name) = InterfaceName::new(name)
-                    && let Some(other) = read(socket, Which::Name(&name))?
-                {
-                    found.push(other.index);
+                if let Ok(name) = InterfaceName::new(name) {
+                    found.extend(read(socket, Which::Name(&name))?);
                 }
             }
         }
@@ -164,10 +160,20 @@ fn next(
             let all = socket.dump(rtnl::link::dump).subject("the links around it")?;
             let all = all.map_err(|source| Error::Read { what: "the links around it", source })?;
             let parsed = all.of(kind::NEWLINK).filter_map(|payload| rtnl::link::parse(payload).ok()?.to_link());
-            found.extend(parsed.filter_map(|other| match direction {
-                Direction::Up => (other.parent == Some(link.index)).then_some(other.index),
-                Direction::Down => (other.master == Some(link.index)).then_some(other.index),
+            found.extend(parsed.filter(|other| match direction {
+                Direction::Up => other.parent == Some(link.index),
+                Direction::Down => other.master == Some(link.index),
             }));
+        }
+    }
+    // the two ends of a veth pair lead to each other: either way from one is the other
+    let told = match direction {
+        Direction::Up => [link.master, link.parent.filter(|_| link.kind.as_deref() == Some("veth"))],
+        Direction::Down => [link.parent, None],
+    };
+    for index in told.into_iter().flatten() {
+        if !found.iter().any(|other| other.index == index) {
+            found.extend(read(socket, Which::Index(index))?);
         }
     }
     Ok(found)

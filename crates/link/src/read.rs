@@ -106,7 +106,7 @@ pub(crate) fn read_addressed(socket: &mut RouteSocket, which: Which<'_>) -> Resu
     if state.is_up() {
         let objects = dump(socket, "routes", |batch| rtnl::route::dump(batch, ALL_FAMILIES, index))?;
         let routes = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
-        state.routes.extend(routes.filter(Route::is_ip));
+        state.routes.extend(routes.filter(|route| route.is_ip() && !route.comes_with_address()));
     }
     Ok(Some(state))
 }
@@ -125,7 +125,10 @@ fn routes_from(socket: &mut RouteSocket, state: &LinkState) -> Result<Vec<Route>
     let is_from = |route: &Route| route.source().is_some_and(|source| sources.contains(&source));
     let look = |message: &Message<'_>| {
         let route = (message.kind == kind::NEWROUTE).then(|| rtnl::route::parse(message.payload).ok()).flatten();
-        let is_wanted = |route: &Route| route.family == IPV4 && is_from(route) && !state.routes.contains(route);
+        let is_wanted = |route: &Route| {
+            let is_own = route.link() == Some(state.index) || state.routes.contains(route);
+            route.family == IPV4 && is_from(route) && !is_own
+        };
         found.extend(route.filter(is_wanted));
         ControlFlow::Continue(())
     };
@@ -143,9 +146,14 @@ pub(crate) fn boot_time() -> u64 {
     u64::try_from(sysinfo().uptime).unwrap_or(0)
 }
 
+/// Where sysfs has a link of that name, of whichever namespace it shows.
+pub(crate) fn sysfs_path(name: &InterfaceName) -> PathBuf {
+    Path::new("/sys/class/net").join(OsStr::from_bytes(name.as_bytes()))
+}
+
 /// Folder of a link in sysfs, if sysfs shows the namespace of that link.
 pub(crate) fn sysfs_folder(name: &InterfaceName, index: u32) -> Option<(PathBuf, Folder)> {
-    let path = Path::new("/sys/class/net").join(OsStr::from_bytes(name.as_bytes()));
+    let path = sysfs_path(name);
     let folder = Folder::open(&path).ok()?;
     let mut shown = [0; MAX_VALUE];
     let shown = str::from_utf8(folder.read(c"ifindex", &mut shown).ok()?).ok()?;

@@ -12,7 +12,7 @@ use crate::{
     link::flags,
     state::{
         Address, Attribute, LinkState, Neighbour, PROTOCOL_KERNEL_LINK_LOCAL, ROUTE_BY_ADVERTISEMENT, ROUTE_BY_KERNEL,
-        ROUTE_CLONED, ROUTE_UNICAST, Route, TABLE_LOCAL, address_flags,
+        ROUTE_CLONED, Route, address_flags,
         route_attribute::{CACHEINFO, GATEWAY},
     },
     sysctl::{self, IPV4_MC_FORWARDING, IPV6_DISABLE, Sysctl},
@@ -189,14 +189,12 @@ fn has_route(routes: &[Route], route: &Route) -> bool {
 
 fn routes(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Route> {
     let belongs = |route: &&Route| {
-        let by_kernel = route.protocol == ROUTE_BY_KERNEL;
         let there = has_route(&present.routes, route);
         match place {
             _ if there || route.flags & ROUTE_CLONED != 0 => false,
-            // local routes and the like, which a VRF has in its own table, come with the addresses
-            Place::Host => !(by_kernel && (route.table == TABLE_LOCAL || route.kind != ROUTE_UNICAST)),
+            Place::Host => !route.comes_with_address(),
             // what the kernel makes of addresses and advertisements, it makes there too
-            Place::Sandbox => !by_kernel && route.protocol != ROUTE_BY_ADVERTISEMENT,
+            Place::Sandbox => ![ROUTE_BY_KERNEL, ROUTE_BY_ADVERTISEMENT].contains(&route.protocol),
         }
     };
     let mut routes: Vec<Route> = wanted.routes.iter().filter(belongs).cloned().collect();
@@ -327,15 +325,15 @@ pub fn missing(configuration: &SandboxConfiguration, present: &LinkState) -> Opt
     flag.or(mtu).or(mac).or_else(address).or_else(route)
 }
 
-/// The state with what time took from lifetimes since it was read; what ran out is gone. `now` is in seconds of
-/// `CLOCK_BOOTTIME`.
-pub fn aged(state: &LinkState, now: u64) -> Cow<'_, LinkState> {
+/// The state with what time took from lifetimes since it was read; what ran out is gone. `now` tells seconds of
+/// `CLOCK_BOOTTIME`, and is asked where something has a lifetime.
+pub fn aged(state: &LinkState, now: impl FnOnce() -> u64) -> Cow<'_, LinkState> {
     let is_timed = state.addresses.iter().any(|address| address.lifetimes.is_some())
         || state.routes.iter().any(|route| route.attribute(CACHEINFO).is_some());
     if !is_timed {
         return Cow::Borrowed(state);
     }
-    let elapsed = u32::try_from(now.saturating_sub(state.read_at)).unwrap_or(u32::MAX);
+    let elapsed = u32::try_from(now().saturating_sub(state.read_at)).unwrap_or(u32::MAX);
     let rest = |seconds: u32| if seconds == u32::MAX { seconds } else { seconds.saturating_sub(elapsed) };
     let mut state = state.clone();
     for address in &mut state.addresses {

@@ -354,6 +354,11 @@ impl Route {
         self.attribute(route_attribute::PRIORITY).and_then(Attribute::as_u32).unwrap_or(0)
     }
 
+    /// The link that it leads through, if it names one for itself.
+    pub fn link(&self) -> Option<u32> {
+        self.attribute(route_attribute::OIF)?.as_u32()
+    }
+
     /// Destination address, none for a default route.
     pub fn destination(&self) -> Option<IpAddr> {
         self.attribute(route_attribute::DST)?.as_address()
@@ -374,6 +379,12 @@ impl Route {
     /// Whether it is of IPv4 or IPv6: there are routes of other families, and of multicast routers.
     pub fn is_ip(&self) -> bool {
         matches!(self.family, 2 | 10)
+    }
+
+    /// Whether the kernel made it with an address, and takes it and makes it again with that: a local route or the like,
+    /// which a VRF has in its own table.
+    pub fn comes_with_address(&self) -> bool {
+        self.protocol == ROUTE_BY_KERNEL && (self.table == TABLE_LOCAL || self.kind != ROUTE_UNICAST)
     }
 
     /// Whether it leads everywhere.
