@@ -40,17 +40,9 @@ fn main() -> ExitCode {
         Invocation::Run(arguments) => arguments,
     };
     match Hook::new(&arguments).and_then(|hook| hook.run(&arguments.devices)) {
-        Ok(()) => leave(),
+        Ok(()) => ExitCode::SUCCESS,
         Err(line) => fail(&line, 1),
     }
-}
-
-/// Ends the program at once. What a return from `main` would take down first, a stack for signals, goes with the process
-/// anyhow, and that way for nothing.
-#[allow(unsafe_code)] // no crate wraps it
-fn leave() -> ! {
-    // SAFETY: nothing is called at the end of this process, and nothing that it wrote is in a buffer of its own.
-    unsafe { libc::_exit(0) }
 }
 
 /// A runtime may have closed our output: then nobody reads it, and nothing else is wrong.
