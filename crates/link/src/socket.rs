@@ -138,7 +138,9 @@ impl RouteSocket {
                 let Some(request) = requests.next() else { break };
                 request(&mut batch);
             }
-            results.extend(self.change_batch(batch)?);
+            if !batch.is_empty() {
+                results.extend(self.change_batch(batch)?);
+            }
         }
         Ok(results)
     }

@@ -47,6 +47,9 @@ struct Arguments {
     /// Where the rows go as JSON; the last one counts
     #[arg(long, overrides_with = "json")]
     json: Option<PathBuf>,
+    /// Where the table goes as a document's (Markdown)
+    #[arg(long)]
+    markdown: Option<PathBuf>,
     #[command(subcommand)]
     inner: Option<Inner>,
 }
@@ -127,6 +130,11 @@ fn run_all(arguments: &Arguments) -> Result<bool> {
         let document = json!({"machine": machine, "quick": arguments.quick, "rows": rows, "failed": failed});
         std::fs::write(path, serde_json::to_string_pretty(&document)?).with_context(|| path.display().to_string())?;
         println!("as JSON: {}", path.display());
+    }
+    if let Some(path) = &arguments.markdown {
+        let document = format!("{}\n{}", describe(&machine), table::markdown(&rows));
+        std::fs::write(path, document).with_context(|| path.display().to_string())?;
+        println!("as a document: {}", path.display());
     }
     Ok(failed.is_empty())
 }

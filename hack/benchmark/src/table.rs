@@ -40,6 +40,13 @@ pub(crate) fn format(rows: &[Row]) -> String {
     text
 }
 
+/// The same as a table of a document.
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let line = |cells: [String; 11]| format!("| {} |\n", cells.join(" | "));
+    let titles = [line(TITLES.map(str::to_owned)), line(TITLES.map(|_| "---".to_owned()))];
+    titles.into_iter().chain(rows.iter().map(|row| line(cells(row)))).collect()
+}
+
 fn cells(row: &Row) -> [String; 11] {
     let many = row.runs > 1;
     [
