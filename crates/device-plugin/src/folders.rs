@@ -157,120 +157,70 @@ fn nearest(folder: &Path) -> Option<&Path> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::net::UnixListener};
+    use std::fs;
 
-    use tempfile::TempDir;
-    use tokio::{
-        task::JoinHandle,
-        time::{sleep, timeout},
-    };
+    use notify::event::{AccessKind, AccessMode, CreateKind, Flag, ModifyKind, RemoveKind, RenameMode};
+    use tokio::time::timeout;
 
     use super::*;
 
     /// Long enough on any machine, and shorter than the poll of these tests.
     const SOON: Duration = Duration::from_secs(20);
 
-    struct Rig {
-        folder: TempDir,
-        sockets: watch::Receiver<()>,
-        file: watch::Receiver<()>,
-        running: JoinHandle<Result<(), Error>>,
+    #[test]
+    fn what_is_ours_is_looked_at_and_what_is_not_is_not() {
+        let wanted = Wanted { sockets: "/plugins".into(), file: "/cdi/ours.json".into() };
+        let create = EventKind::Create(CreateKind::File);
+        let moved = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let (nothing, both) = ((false, false), (true, true));
+        for (kind, path, looks) in [
+            (create, "/cdi/spec.ours.json.0.tmp", nothing),
+            (create, "/cdi/other.json", nothing),
+            (create, "/plugins/kubelet_internal_checkpoint", nothing),
+            (written, "/cdi/ours.json", nothing),
+            (moved, "/cdi/ours.json", (false, true)),
+            (EventKind::Remove(RemoveKind::File), "/cdi/ours.json", (false, true)),
+            (create, "/plugins/kubelet.sock", (true, false)),
+            (EventKind::Remove(RemoveKind::File), "/plugins/kubelet.sock", (true, false)),
+            (create, "/cdi/other.sock", nothing),
+            (EventKind::Remove(RemoveKind::Folder), "/cdi", both),
+            (EventKind::Create(CreateKind::Folder), "/plugins", both),
+        ] {
+            let event = notify::Event::new(kind).add_path(path.into());
+            assert_eq!(wanted.to_look_at(&event), looks, "{event:?}");
+        }
+        assert_eq!(wanted.to_look_at(&notify::Event::new(EventKind::Other).set_flag(Flag::Rescan)), both);
+        let two = notify::Event::new(moved).add_path("/cdi/x.tmp".into()).add_path("/cdi/ours.json".into());
+        assert_eq!(wanted.to_look_at(&two), (false, true));
     }
 
-    impl Rig {
-        /// Folders `a/sockets` and `a/cdi`, of which the second is not there yet.
-        async fn new() -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            fs::create_dir_all(folder.path().join("a/sockets")).unwrap();
-            let (sockets_folder, path) = (folder.path().join("a/sockets"), folder.path().join("a/cdi/ours.json"));
-            let folders = Folders::new(&sockets_folder, &path, Duration::from_secs(3600));
-            let ((sockets_sender, sockets), (file_sender, file)) = (watch::channel(()), watch::channel(()));
-            let looks = Looks { sockets: sockets_sender, file: file_sender };
-            let running = tokio::spawn(folders.run(looks, CancellationToken::new()));
-            let mut rig = Self { folder, sockets, file, running };
-            rig.looks_at_sockets("at first").await;
-            rig.looks_at_file("at first").await;
-            rig
-        }
-
-        fn path(&self, path: &str) -> PathBuf {
-            self.folder.path().join(path)
-        }
-
-        async fn looks_at_sockets(&mut self, why: &str) {
-            timeout(SOON, self.sockets.changed()).await.expect(why).unwrap();
-        }
-
-        async fn looks_at_file(&mut self, why: &str) {
-            timeout(SOON, self.file.changed()).await.expect(why).unwrap();
-        }
-
-        /// Forgets what belongs to the same cause: it may be told in two parts.
-        async fn rests(&mut self) {
-            sleep(Duration::from_millis(50)).await;
-            self.sockets.mark_unchanged();
-            self.file.mark_unchanged();
-        }
-
-        async fn looks_away(&self, why: &str) {
-            sleep(Duration::from_millis(50)).await;
-            assert!(!self.sockets.has_changed().unwrap() && !self.file.has_changed().unwrap(), "it looked {why}");
-        }
-    }
-
-    impl Drop for Rig {
-        fn drop(&mut self) {
-            self.running.abort();
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_ours_is_looked_at_and_what_is_not_is_not() {
-        let mut rig = Rig::new().await;
-        fs::create_dir(rig.path("a/cdi")).unwrap();
-        rig.looks_at_file("its folder came").await;
-        rig.rests().await;
-        fs::write(rig.path("a/cdi/spec.ours.json.0.tmp"), "{}").unwrap();
-        fs::write(rig.path("a/cdi/other.json"), "{}").unwrap();
-        fs::write(rig.path("a/sockets/kubelet_internal_checkpoint"), "{}").unwrap();
-        rig.looks_away("at files of others, or at one that is not ready").await;
-        fs::rename(rig.path("a/cdi/spec.ours.json.0.tmp"), rig.path("a/cdi/ours.json")).unwrap();
-        rig.looks_at_file("it is in place").await;
-        assert!(!rig.sockets.has_changed().unwrap(), "it looked at sockets for a file");
-        fs::read(rig.path("a/cdi/ours.json")).unwrap();
-        rig.looks_away("at a reader").await;
-        fs::write(rig.path("a/cdi/ours.json"), "[]").unwrap();
-        rig.looks_at_file("somebody wrote it").await;
-        rig.rests().await;
-        fs::remove_file(rig.path("a/cdi/ours.json")).unwrap();
-        rig.looks_at_file("it is gone").await;
-        rig.rests().await;
-        let socket = UnixListener::bind(rig.path("a/sockets/kubelet.sock")).unwrap();
-        rig.looks_at_sockets("a kubelet came").await;
-        rig.rests().await;
-        drop(socket);
-        fs::remove_file(rig.path("a/sockets/kubelet.sock")).unwrap();
-        rig.looks_at_sockets("it went").await;
-    }
-
+    /// What happens to a folder counts for both; what happens to one of them alone shows in the difference.
     #[tokio::test]
     async fn folders_that_were_replaced_are_watched() {
-        let mut rig = Rig::new().await;
-        for above in ["a/cdi", "a", "a/cdi"] {
-            fs::create_dir_all(rig.path("a/cdi")).unwrap();
-            rig.looks_at_file("its folder came").await;
-            rig.rests().await;
-            fs::write(rig.path("a/cdi/ours.json"), "{}").unwrap();
-            rig.looks_at_file("it is in the folder").await;
-            rig.rests().await;
-            fs::remove_dir_all(rig.path(above)).unwrap();
-            rig.looks_at_file("the folder went").await;
-            rig.rests().await;
+        for above in ["a", "a/cdi", "a/sockets"] {
+            for is_file in [true, false] {
+                let root = tempfile::tempdir().unwrap();
+                let path = |path: &str| root.path().join(path);
+                let (sockets, file) = (path("a/sockets"), path("a/cdi/ours.json"));
+                let mut folders = Folders::new(&sockets, &file, Duration::from_secs(3600));
+                folders.arm();
+                for turn in 0..3 {
+                    fs::create_dir_all(&sockets).unwrap();
+                    fs::create_dir_all(path("a/cdi")).unwrap();
+                    folders.arm();
+                    if turn < 2 {
+                        // the one before stays somewhere, so that the new one is another one for certain
+                        fs::rename(path(above), path(&format!("before-{turn}"))).unwrap();
+                    }
+                }
+                fs::write(if is_file { file } else { sockets.join("kubelet.sock") }, "").unwrap();
+                let is_heard = |heard: &Heard| {
+                    if is_file { heard.of_file > heard.of_sockets } else { heard.of_sockets > heard.of_file }
+                };
+                let heard = timeout(SOON, folders.heard.wait_for(is_heard)).await;
+                heard.unwrap_or_else(|_| panic!("after {above} came again, file: {is_file}")).unwrap();
+            }
         }
-        fs::create_dir_all(rig.path("a/sockets")).unwrap();
-        rig.looks_at_sockets("their folder came").await;
-        rig.rests().await;
-        let _socket = UnixListener::bind(rig.path("a/sockets/kubelet.sock")).unwrap();
-        rig.looks_at_sockets("a kubelet in it").await;
     }
 }

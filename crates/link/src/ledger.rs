@@ -1,9 +1,8 @@
 //! The records on disk: one file a device below `/run/netdevice`, replaced whole.
 //!
 //! `/run` is memory: a reboot clears the records, and rightly, for then every namespace is gone. A file is written
-//! beside and renamed, so that a reader finds the old text or the new one; only that an attachment is complete is noted in
-//! place. Each device has a lock, so that two actors
-//! never work on one device at a time.
+//! beside and renamed, so that a reader finds the old text or the new one; only that an attachment is complete is noted
+//! in place. Each device has a lock, so that two actors never work on one device at a time.
 
 use std::{
     collections::BTreeSet,
@@ -88,7 +87,8 @@ impl From<ReadError> for Error {
 pub struct Written {
     path: PathBuf,
     file: File,
-    text: Vec<u8>,
+    /// What makes the text one of a whole attachment, if it is of half of one.
+    attached: Option<(u64, &'static [u8])>,
 }
 
 impl Written {
@@ -99,8 +99,8 @@ impl Written {
     ///
     /// When the disk does not take them.
     pub(crate) fn note_attached(self) -> Result<(), Error> {
-        let Some((at, bytes)) = attached_in_place(&self.text) else { return Ok(()) };
-        let written = self.file.write_all_at(bytes, at as u64);
+        let (at, bytes) = self.attached.expect("only an attachment that has begun is complete");
+        let written = self.file.write_all_at(bytes, at);
         written.map_err(|source| Error::Record { path: self.path, source })
     }
 }
@@ -231,7 +231,7 @@ impl Records {
             Ok(file)
         };
         match write() {
-            Ok(file) => Ok(Written { path, file, text }),
+            Ok(file) => Ok(Written { path, file, attached: attached_in_place(&text) }),
             Err(source) => {
                 // what is left of a full disk is better free; the error to tell is the first one
                 let _ = fs::remove_file(&beside);

@@ -152,17 +152,16 @@ pub(crate) fn sysfs_path(name: &InterfaceName) -> PathBuf {
 }
 
 /// Folder of a link in sysfs, if sysfs shows the namespace of that link.
-pub(crate) fn sysfs_folder(name: &InterfaceName, index: u32) -> Option<(PathBuf, Folder)> {
-    let path = sysfs_path(name);
-    let folder = Folder::open(&path).ok()?;
+pub(crate) fn sysfs_folder(name: &InterfaceName, index: u32) -> Option<Folder> {
+    let folder = Folder::open(&sysfs_path(name)).ok()?;
     let mut shown = [0; MAX_VALUE];
     let shown = str::from_utf8(folder.read(c"ifindex", &mut shown).ok()?).ok()?;
-    (shown.trim().parse() == Ok(index)).then_some((path, folder))
+    (shown.trim().parse() == Ok(index)).then_some(folder)
 }
 
 fn hardware(state: &LinkState) -> Option<HardwarePlace> {
-    let device = sysfs_folder(&state.name, state.index)?.0.join("device");
-    let path = fs::canonicalize(&device).ok()?;
+    sysfs_folder(&state.name, state.index)?;
+    let path = fs::canonicalize(sysfs_path(&state.name).join("device")).ok()?;
     let numa_node = fs::read_to_string(path.join("numa_node")).ok().and_then(|node| node.trim().parse().ok());
     Some(HardwarePlace { path: path.to_str()?.to_owned(), numa_node })
 }

@@ -7,6 +7,7 @@ mod states;
 use netdevice::{
     LinkState, Phase, Record,
     plan::{LinkChange, Place, Step, missing, plan, wanted_as_configured},
+    record::attached_in_place,
     state::Route,
     sysctl::{IPV4_MC_FORWARDING, IPV6_CONF, Unit},
 };
@@ -135,6 +136,18 @@ proptest! {
     fn a_record_is_read_as_it_was_written(record in any_record()) {
         let text = record.to_json();
         prop_assert_eq!(Record::from_json(&record.device, &text).unwrap(), record);
+    }
+
+    #[test]
+    fn an_attachment_is_completed_in_place(record in any_record()) {
+        let mut text = record.to_json();
+        let found = attached_in_place(&text);
+        prop_assert_eq!(found.is_some(), record.phase == Phase::Attaching);
+        if let Some((at, bytes)) = found {
+            let at = usize::try_from(at).unwrap();
+            text[at..at + bytes.len()].copy_from_slice(bytes);
+            prop_assert_eq!(Record::from_json(&record.device, &text).unwrap(), Record { phase: Phase::Attached, ..record });
+        }
     }
 
     #[test]

@@ -111,3 +111,24 @@ impl Request<'_> {
         self.bytes[self.start..self.start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::kind;
+
+    #[test]
+    fn only_the_last_request_is_acknowledged_and_each_has_its_number() {
+        let mut batch = Batch::new();
+        batch.push(kind::NEWROUTE, flags::ACK | flags::CREATE, &[1]);
+        batch.push(kind::NEWADDR, flags::ACK, &[2; 5]);
+        batch.push(kind::SETLINK, flags::ACK, &[3; 8]);
+        batch.acknowledge_last();
+        let bytes = batch.into_bytes(40);
+        let read: Vec<_> = crate::messages(&bytes).map(|message| message.unwrap()).collect();
+        let heads: Vec<_> = read.iter().map(|message| (message.kind, message.flags, message.sequence)).collect();
+        let (first, rest) = (flags::REQUEST | flags::CREATE, flags::REQUEST);
+        let expected = [(kind::NEWROUTE, first, 41), (kind::NEWADDR, rest, 42), (kind::SETLINK, rest | flags::ACK, 43)];
+        assert_eq!(heads, expected);
+    }
+}

@@ -296,3 +296,20 @@ fn a_macvlan_and_an_ifb_go_and_come_home() {
         }
     });
 }
+
+/// Lists that are not received to their end: the device's settings are in the first of several datagrams, or not come to.
+#[test]
+fn neighbour_settings_are_found_among_those_of_hundreds_of_links() {
+    for is_the_youngest in [true, false] {
+        on_host(|host| {
+            let others: String = (0..300).map(|n| format!("link add a{n} type veth peer name b{n}\n")).collect();
+            let file = "/proc/sys/net/ipv4/neigh/dev0/gc_stale_time";
+            host.ip(if is_the_youngest { &others } else { "" });
+            wired(host, "addr add 10.1.0.5/24 dev dev0");
+            host.ip(if is_the_youngest { "" } else { &others });
+            host.write(file, "77");
+            there_and_back(host, |sandbox| assert_eq!(sandbox.read(file), "77"));
+            assert_eq!(std::fs::read_to_string(file).unwrap().trim(), "77");
+        });
+    }
+}
