@@ -57,6 +57,17 @@ impl Node {
         crate::wait_for("the kubelet knows the Pod", exec, |done| !done.stderr.contains("pod does not exist"))
     }
 
+    /// Waits until `kubectl logs ARGS` has all of `texts`: what a container writes reaches its log some time later.
+    ///
+    /// # Panics
+    /// When it has not within 30 seconds.
+    #[track_caller]
+    pub fn wait_for_logs(&self, args: &[&str], texts: &[&str]) {
+        let logs = || self.kubectl(&[&["logs"], args].concat());
+        let all = |logs: &Output| texts.iter().all(|text| logs.stdout.contains(text));
+        crate::wait_for(&format!("the log has {texts:?}"), logs, all);
+    }
+
     /// Waits for a Pod's phase and returns the Pod.
     ///
     /// # Panics

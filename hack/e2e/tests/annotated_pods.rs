@@ -94,8 +94,7 @@ fn a_pod_has_its_device_before_its_first_instruction_and_a_pod_that_asks_for_the
     let annotation = r#"[{"name": "first0", "new_name": "eth1", "address": "192.168.2.2", "prefix": 24}]"#;
     node.apply(&annotated("first", annotation, &format!("ip address show dev eth1; {SLEEP}")));
     node.wait_until_ready("first");
-    let logs = node.kubectl(&["logs", "first"]);
-    assert!(logs.text().contains("inet 192.168.2.2/24"), "{logs}");
+    node.wait_for_logs(&["first"], &["inet 192.168.2.2/24"]);
     assert!(!device.is_on_node());
     wait_for("it is no longer allocatable", || capacity(&node), |seen| *seen == ("1".into(), "0".into()));
     node.apply(&by_resource("waiting", SLEEP));
@@ -238,8 +237,7 @@ fn the_sample_is_true() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/annotated-pod.yaml");
     node.apply(&fs::read_to_string(sample).unwrap());
     node.wait_until_ready("annotated");
-    let logs = node.kubectl(&["logs", "annotated"]);
-    assert!(logs.text().contains("inet 192.168.2.2/24") && logs.text().contains("mtu 1400"), "{logs}");
+    node.wait_for_logs(&["annotated"], &["inet 192.168.2.2/24", "mtu 1400"]);
     gone(&node, "annotated", &device);
     drop(agent);
 }

@@ -83,7 +83,7 @@ fn assert_repaired(agent: &Agent<'_>, device: &Device<'_>, handler: &str) {
     device.wait_until_free();
     let repairs = || agent.metric(r#"netdevice_repairs_total{result="ok"}"#);
     wait_for(&format!("{handler}: the agent counts the repair"), repairs, |count| *count == Some(1));
-    assert!(agent.output().contains("brought home after its sandbox or hook was killed"), "{}", agent.output());
+    agent.wait_for_output("brought home after its sandbox or hook was killed");
 }
 
 #[test]

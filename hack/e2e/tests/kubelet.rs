@@ -212,8 +212,7 @@ fn a_container_that_crashes_in_a_loop_gets_its_device_each_time() {
         assert!(!["RunContainerError", "CreateContainerError"].contains(&reason), "{status}");
         status["restartCount"].as_u64() >= Some(3)
     });
-    let logs = node.kubectl(&["logs", "loop", "--previous"]);
-    assert!(logs.text().contains("inet 192.0.2.5/24"), "{logs}");
+    node.wait_for_logs(&["loop", "--previous"], &["inet 192.0.2.5/24"]);
     gone(&node, "loop", &device);
     drop(agent);
 }
@@ -233,8 +232,7 @@ fn an_init_container_lends_its_device_to_the_container_that_follows() {
     );
     node.apply(&pod_with("init", SLEEP, &init));
     node.wait_until_ready("init");
-    let logs = node.kubectl(&["logs", "init", "--container=i"]);
-    assert!(logs.text().contains("inet 192.0.2.5/24"), "{logs}");
+    node.wait_for_logs(&["init", "--container=i"], &["inet 192.0.2.5/24"]);
     assert!(device_of(&node, "init").1.contains("inet 192.0.2.5/24"));
     gone(&node, "init", &device);
     drop(agent);
