@@ -1,4 +1,8 @@
-//! Has the relocations of a static program packed, those of the agent and of netdevctl too: half a megabyte of the agent.
+//! How the linker lays out our static programs; the build scripts of the agent and of netdevctl are this one too.
+//!
+//! All have their relocations packed: half a megabyte of the agent. The hook, which is started for every container, is
+//! mapped in one piece, aligned to what the kernel maps at a time (64 KiB, `fault_around_bytes`): seven page faults less.
+//! So is what it is measured beside.
 
 use std::{env, process::Command};
 
@@ -6,10 +10,16 @@ use std::{env, process::Command};
 const UNPACKS: u32 = 93;
 
 fn main() {
-    println!("cargo::rerun-if-changed=../hook/build.rs");
-    let is_musl = env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|libc| libc == "musl");
-    if is_musl && rust().is_some_and(|minor| minor >= UNPACKS) {
+    println!("cargo::rerun-if-env-changed=RUSTC");
+    let says = |variable: &str, value: &str| env::var(variable).is_ok_and(|it| it == value);
+    if !says("CARGO_CFG_TARGET_ENV", "musl") {
+        return;
+    }
+    if rust().is_some_and(|minor| minor >= UNPACKS) {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
+    if says("CARGO_PKG_NAME", "hook") || says("CARGO_PKG_NAME", "bare-move") {
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,max-page-size=65536,-z,noseparate-code");
     }
 }
 
