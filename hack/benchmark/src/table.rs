@@ -75,8 +75,8 @@ fn number(value: f64) -> String {
         small if small < 10.0 && value.fract() != 0.0 => format!("{value:.2}"),
         middle if middle < 100.0 && value.fract() != 0.0 => format!("{value:.1}"),
         _ => {
-            let digits = format!("{value:.0}");
-            let mut grouped = String::new();
+            let digits = format!("{:.0}", value.abs());
+            let mut grouped = String::from(if value < 0.0 { "-" } else { "" });
             for (at, digit) in digits.chars().enumerate() {
                 if at > 0 && (digits.len() - at).is_multiple_of(3) {
                     grouped.push(',');
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn numbers_have_three_digits_that_count() {
-        let texts = [0.034, 1.0, 9.876, 45.67, 999.5, 1_234_567.0].map(number);
-        assert_eq!(texts, ["0.03", "1", "9.88", "45.7", "1,000", "1,234,567"]);
+        let texts = [0.034, 1.0, 9.876, 45.67, 999.5, 1_234_567.0, -151.2, -1_234.0].map(number);
+        assert_eq!(texts, ["0.03", "1", "9.88", "45.7", "1,000", "1,234,567", "-151", "-1,234"]);
     }
 }
