@@ -139,15 +139,18 @@ fn a_rolling_update_disturbs_neither_the_pod_nor_the_count() {
 fn a_device_whose_hook_fails_is_brought_home_by_the_agent_in_its_container() {
     let node = lock();
     let before = on_node(&node);
+    let agents_log = ["logs", "--namespace=kube-system", "daemonset/netdevice-agent"];
+    let homecomings = || node.kubectl(&agents_log).stdout.matches("brought home").count();
+    let earlier = homecomings();
     start_pod(&node, "no-hook");
     // the runtime cannot start it; were it taken away, the agent would put it back, once a minute
     let folder = "/var/lib/netdevice";
     node.run(["sh", "-ec", "mount --bind $0 $0; mount -o remount,bind,noexec $0", folder]).text();
     node.delete(&["pod/no-hook"]);
     // this is what the agent has its capabilities for
-    node.wait_for_logs(&["--namespace=kube-system", "daemonset/netdevice-agent"], &["brought home"]);
-    node.run(["umount", folder]).text();
     wait_for("the device is as it was", || on_node(&node), |now| *now == before);
+    wait_for("the agent says that it was it", homecomings, |count| *count > earlier);
+    node.run(["umount", folder]).text();
 }
 
 /// The Events of one reason, as `kubectl get events` has them: the kind of each one's object, its name, the message.
