@@ -37,7 +37,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// How long tasks may take to end once they are told to.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -67,7 +67,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // before anything that takes its time: a signal then ends it, and not the default action
     tasks.spawn(end_on_signal(shutdown.clone())?);
 
-    let records = Records::new(&arguments.state_dir);
+    let (records, obstacle) = Records::of_agent(&arguments.state_dir);
+    if let Some(obstacle) = obstacle {
+        let consequence =
+            "a virtual device that a Pod has by annotation is lost when the Pod ends while this agent is down";
+        warn!("cannot mount in the mount namespace of PID 1: {obstacle}; {consequence}");
+    }
     let metrics = Arc::new(Metrics::default());
     let (events, posting) = events::open(arguments.events, arguments.node_name(), &metrics);
     if let Some(posting) = posting {

@@ -108,7 +108,7 @@ async fn end_of(process: OwnedFd) {
 struct Ward {
     /// The attachment, by the cookie of its namespace and its container.
     of: Option<(u64, String)>,
-    /// Its namespace, so that a virtual device does not die before it could be brought home.
+    /// Its namespace if it is not pinned, so that a virtual device does not die before it could be brought home.
     sandbox: Option<Namespace>,
     /// Since when it is not as it should be.
     ailing: Option<Instant>,
@@ -150,8 +150,11 @@ impl Patient {
             let attachment = Some((record.sandbox.cookie, record.holder.container.clone()));
             // of half an attachment too: its hook may have been killed, and the sandbox may end before the grace does
             if ward.of != attachment {
-                *ward = Ward { of: attachment, sandbox: keep_open(record), ailing: None };
+                *ward = Ward { of: attachment, sandbox: keep_open(&self.records, record), ailing: None };
                 round.holders.extend(holder(record));
+            } else if self.records.is_pinned(device, record.sandbox.inode) {
+                // by the hook that was still at work then
+                ward.sandbox = None;
             }
             let is_gone = gone.contains(device);
             let diagnosis = link::diagnose(record, &mut home);
@@ -229,9 +232,10 @@ impl Kubelet {
     }
 }
 
-/// The namespace of a virtual device. Without the capability to enter it the device is as safe as its hooks are.
-fn keep_open(record: &Record) -> Option<Namespace> {
-    link::keep_sandbox(record).unwrap_or_else(|error| {
+/// The namespace of a virtual device that is not pinned. Without the capability to enter it the device is as safe as its
+/// hooks are.
+fn keep_open(records: &Records, record: &Record) -> Option<Namespace> {
+    link::keep_sandbox(records, record).unwrap_or_else(|error| {
         debug!(device = %record.device, "its sandbox cannot be kept open: {error}");
         None
     })

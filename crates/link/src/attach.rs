@@ -127,6 +127,8 @@ fn adopt(
 ) -> Result<Attached, Error> {
     let skipped = configure_inside(&record, request.sandbox, inside, link)?;
     let was_there = record.phase == Phase::Attached;
+    // an older program may have attached it, or it was killed before
+    let _ = records.pin(&record, request.sandbox);
     // what the sandbox has, it has longer than any of its containers
     if !record.holder.is_sandbox() {
         record.holder = request.holder.clone();
@@ -141,7 +143,7 @@ fn adopt(
 fn settle(records: &Records, record: Record, request: &AttachRequest<'_>, home: &mut RouteSocket) -> Result<(), Error> {
     if record.phase == Phase::Attached && !record.holder.is_same_pod(request.holder) && !holder_has_ended(&record) {
         // a namespace that ended holds nothing any more
-        if let Some((_namespace, mut socket)) = find_namespace(&record, home, Actor::Runtime)?
+        if let Some((_namespace, mut socket)) = find_namespace(records, &record, home, Actor::Runtime)?
             && find_inside(&record, &mut socket)?.is_some()
         {
             return Err(Error::Held(record.holder));
@@ -178,6 +180,8 @@ impl Move<'_> {
         }
         let mut record = self.record(state)?;
         let mut written = self.records.write(&record)?;
+        // Where nothing can be mounted the device lives as long as the sandbox's processes and mounts.
+        let _ = self.records.pin(&record, self.request.sandbox);
         if let Err(error) = self.move_inside(&mut record, &mut written) {
             return Err(self.undo(record, error));
         }

@@ -1,5 +1,10 @@
 //! From a sandbox home, and everything back to what it was.
 
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
 use netdevice::{
     DeviceId, InterfaceName, LinkState, Phase, Record,
     plan::{LinkChange, Place, Step, aged, plan},
@@ -14,7 +19,7 @@ use crate::{
     identity::{
         Actor, fallback_name, find_at_home, find_inside, find_namespace, has_ended, holder_has_ended, is_unplugged,
     },
-    ledger::Records,
+    ledger::{Lock, Records},
     namespace::Namespace,
     read::{Which, boot_time, read_bare, read_whole},
     socket::{Change, KernelError, RouteSocket},
@@ -161,18 +166,46 @@ pub fn rename_link(index: u32, name: &InterfaceName) -> Result<(), Error> {
     renamed.subject("the kernel's network configuration")?.map_err(|source| Error::Configure { what: what(), source })
 }
 
-/// Opens the namespace of a virtual device's sandbox. While it is open, the device outlives the sandbox: a virtual link
-/// dies with its namespace, a physical one comes back by itself.
+/// Makes sure that the namespace of a virtual device's sandbox outlives its processes and mounts, so that the device can be
+/// brought home from it: a virtual link dies with its namespace, a physical one comes back by itself. If it is not pinned
+/// and cannot be, it is returned, for the caller to keep open.
 ///
 /// # Errors
 ///
 /// When the namespace cannot be found from here.
-pub fn keep_sandbox(record: &Record) -> Result<Option<Namespace>, Error> {
-    if record.host.hardware.is_some() {
+pub fn keep_sandbox(records: &Records, record: &Record) -> Result<Option<Namespace>, Error> {
+    let is_pinned = || records.is_pinned(&record.device, record.sandbox.inode);
+    if record.host.hardware.is_some() || is_pinned() {
         return Ok(None);
     }
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
-    Ok(find_namespace(record, &mut home, Actor::Agent(None))?.map(|(namespace, _)| namespace))
+    let found = find_namespace(records, record, &mut home, Actor::Agent(None))?;
+    let Some((namespace, socket)) = found else { return Ok(None) };
+    // whoever attaches the device just now pins it before the move; an older program does not
+    if let Some(_lock) = lock_soon(records, &record.device)?
+        && let Ok(Some(now)) = records.read(&record.device)
+        && now.sandbox.cookie == record.sandbox.cookie
+        && records.pin(record, &namespace).is_ok()
+        && is_pinned()
+    {
+        return Ok(None);
+    }
+    Namespace::of(&socket).map(Some).subject("the pod's network namespace")
+}
+
+/// How long an attachment is waited for, which takes some 20 ms.
+const SOON: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(10);
+
+fn lock_soon(records: &Records, device: &DeviceId) -> Result<Option<Lock>, Error> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let lock = records.try_lock(device)?;
+        if lock.is_some() || Instant::now() >= deadline {
+            return Ok(lock);
+        }
+        sleep(POLL);
+    }
 }
 
 /// What [`repair`] found.
@@ -200,7 +233,7 @@ pub(crate) fn come_home(
         Phase::Attaching | Phase::Detaching => find_at_home(&record, home)?,
     };
     if stayed.is_none()
-        && let Some((namespace, mut inside)) = find_namespace(&record, home, actor)?
+        && let Some((namespace, mut inside)) = find_namespace(records, &record, home, actor)?
     {
         if let Some(link) = find_inside(&record, &mut inside)? {
             strip(records, &record, &link, &mut inside)?;

@@ -1,6 +1,7 @@
 //! Finding a device again: where the record says it went, and under whatever name.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Read},
     os::{
@@ -18,8 +19,9 @@ use rtnl::message::kind;
 
 use crate::{
     error::{Error, WithSubject},
+    ledger::Records,
     namespace::Namespace,
-    read::{Which, read_bare, sysfs_folder},
+    read::{Which, read_bare, read_in_namespace, sysfs_folder},
     socket::RouteSocket,
 };
 
@@ -105,15 +107,18 @@ pub(crate) fn viewpoint() -> io::Result<Viewpoint> {
 ///
 /// [`Error::OutOfSight`] when it cannot be found and may be there all the same.
 pub(crate) fn find_namespace(
+    records: &Records,
     record: &Record,
     home: &mut RouteSocket,
     actor: Actor<'_>,
 ) -> Result<Option<(Namespace, RouteSocket)>, Error> {
     let place = &record.sandbox;
     let mut obstacle = None;
-    let kept = match actor {
-        Actor::Agent(Some(kept)) => Some(PathBuf::from(format!("/proc/self/fd/{}", kept.as_fd().as_raw_fd()))),
-        _ => None,
+    let enter = |opened: io::Result<Namespace>, home: &RouteSocket| {
+        let namespace = opened?;
+        let socket = namespace.socket(home)?;
+        // the inode may be another namespace's by now; the cookie never is
+        Ok::<_, io::Error>((socket.cookie() == place.cookie).then_some((namespace, socket)))
     };
     let mut find = |paths: &mut dyn Iterator<Item = PathBuf>, home: &RouteSocket| {
         for path in paths {
@@ -126,21 +131,31 @@ pub(crate) fn find_namespace(
                 }
                 _ => continue,
             }
-            match Namespace::open(path).and_then(|namespace| Ok((namespace.socket(home)?, namespace))) {
-                // the inode may be another namespace's by now; the cookie never is
-                Ok((socket, namespace)) if socket.cookie() == place.cookie => return Some((namespace, socket)),
-                Ok(_) => {}
+            match enter(Namespace::open(path), home) {
+                Ok(None) => {}
+                Ok(found) => return found,
                 Err(error) => obstacle = Some(error),
             }
         }
         None
     };
-    if let Some(found) = find(&mut kept.into_iter().chain(place.paths.iter().map(PathBuf::from)), home) {
+    let kept = match actor {
+        Actor::Agent(Some(kept)) => Some(PathBuf::from(format!("/proc/self/fd/{}", kept.as_fd().as_raw_fd()))),
+        _ => None,
+    };
+    let pin = record.host.hardware.is_none().then(|| records.pin_path(&record.device));
+    let named = place.paths.iter().map(PathBuf::from);
+    if let Some(found) = find(&mut kept.into_iter().chain(pin).chain(named), home) {
         return Ok(Some(found));
     }
     // before a search in all of `/proc`
     if has_ended(record, home) {
         return Ok(None);
+    }
+    if let Some(opened) = records.open_pin_of_runtime(&record.device)
+        && let Ok(Some(found)) = enter(Ok(opened), home)
+    {
+        return Ok(Some(found));
     }
     if let Some(found) = find(&mut elsewhere(place), home) {
         return Ok(Some(found));
@@ -149,10 +164,17 @@ pub(crate) fn find_namespace(
     let sees_processes = here.pid_namespace == place.seen_from.pid_namespace;
     let sees_mounts = matches!(actor, Actor::Runtime) || here.mount_namespace == place.seen_from.mount_namespace;
     match obstacle {
-        None if sees_processes && sees_mounts => Ok(None),
-        None => Err(Error::OutOfSight(None)),
-        Some(error) => Err(Error::OutOfSight(Some(error))),
+        None if sees_processes && sees_mounts && !is_known_by_id(record, home) => Ok(None),
+        obstacle => Err(Error::OutOfSight(obstacle)),
     }
+}
+
+/// Whether the kernel knows the device in a namespace that has the record's id: then it is there, though nobody has found
+/// the namespace. If the kernel does not say, it may be.
+fn is_known_by_id(record: &Record, home: &mut RouteSocket) -> bool {
+    let Some(id) = record.sandbox.nsid else { return false };
+    let found = read_in_namespace(home, id, record.sandbox.ifindex);
+    found.map_or(true, |link| link.is_some_and(|link| is_device(record, &link)))
 }
 
 /// Everywhere else that a namespace can be found: among those with a name, at a process that is in it, at a process that
@@ -171,12 +193,19 @@ fn processes() -> impl Iterator<Item = PathBuf> {
     all.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit)).map(|entry| entry.path())
 }
 
-/// Descriptors of a process that are the network namespace of that inode. By the text of the link: to look at what it
-/// leads to can block, where that is a file of a server that is gone.
+/// Descriptors of a process that are the network namespace of that inode. What a link leads to is not looked at, for that can
+/// block, where it is a file of a server that is gone. One that was opened by the path of a mount has that path as its
+/// text, and `/` once the mount is gone; then `fdinfo` has the inode (Linux 5.14).
 fn descriptors(process: &Path, inode: u64) -> impl Iterator<Item = PathBuf> + use<> {
-    let wanted = PathBuf::from(format!("net:[{inode}]"));
+    let (name, line) = (format!("net:[{inode}]"), format!("ino:\t{inode}\n"));
+    let information = process.join("fdinfo");
     let all = fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
-    all.filter(move |path| fs::read_link(path).is_ok_and(|target| target == wanted))
+    all.filter(move |path| {
+        let text = fs::read_link(path).unwrap_or_default().into_os_string().into_encoded_bytes();
+        let is_mount = text == b"/" || text.windows(7).any(|part| part == b"/netns/");
+        let has_line = |file: &OsStr| fs::read_to_string(information.join(file)).is_ok_and(|all| all.contains(&line));
+        text == name.as_bytes() || is_mount && path.file_name().is_some_and(has_line)
+    })
 }
 
 /// Whether a link can be the device of the record, whatever a container made of its name, address and size.

@@ -25,7 +25,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::error::Error;
+use crate::{error::Error, pin::Mounts};
 
 /// Where records are kept unless a flag says otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/run/netdevice";
@@ -40,6 +40,7 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(Debug, Clone)]
 pub struct Records {
     folder: PathBuf,
+    pub(crate) mounts: Mounts,
 }
 
 /// A record's file that cannot be followed.
@@ -116,7 +117,7 @@ pub struct Lock {
 impl Records {
     /// The records in that folder, which need not be there yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self { folder: folder.into(), mounts: Mounts::Runtime }
     }
 
     /// The folder.
@@ -246,6 +247,8 @@ impl Records {
     ///
     /// When the file cannot be removed.
     pub fn remove(&self, device: &DeviceId) -> Result<(), Error> {
+        // whoever is killed in between leaves a record whose device is home
+        self.unpin(device);
         // of a writer that was killed, and mostly not there
         let _ = fs::remove_file(self.beside(device));
         let path = self.path(device);
@@ -283,8 +286,10 @@ impl Records {
         fs::rename(&beside, self.folder.join(NODE_ADDRESSES))
     }
 
-    /// Removes what writers that were killed left half written, but for devices that somebody is at work on.
+    /// Removes what writers that were killed left half written, and pins without a record, but for devices that somebody is
+    /// at work on.
     pub fn sweep(&self) {
+        self.sweep_pins();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let device = name.to_str().and_then(|name| name.strip_suffix(BESIDE)?.parse().ok());
@@ -294,6 +299,12 @@ impl Records {
                 let _ = fs::remove_file(self.beside(&device));
             }
         }
+    }
+
+    /// Whether there is a record of the device, one that can be followed or not, in its place or in quarantine.
+    pub(crate) fn has_file(&self, device: &DeviceId) -> bool {
+        let is_gone = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        !fs::symlink_metadata(self.path(device)).is_err_and(is_gone) || self.quarantined_of(device).is_some()
     }
 
     /// All records, and the files that cannot be followed, in quarantine or not.

@@ -16,6 +16,7 @@ pub mod journal;
 mod ledger;
 mod namespace;
 mod neighbourhood;
+mod pin;
 mod quarantine;
 mod read;
 mod sandbox;

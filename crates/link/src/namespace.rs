@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::socket::RouteSocket;
 
@@ -33,6 +33,18 @@ impl Namespace {
         let file = File::open(&path)?;
         let status = rustix::fs::fstat(&file)?;
         Ok(Self { file, path, inode: status.st_ino })
+    }
+
+    /// The namespace that a socket acts in. Its descriptor has the namespace's own name in `/proc/<pid>/fd`, however the
+    /// namespace was found: one that was opened by a mount has the mount's path there, and `/` once that is unmounted.
+    ///
+    /// # Errors
+    ///
+    /// Without `CAP_NET_ADMIN` there.
+    pub(crate) fn of(socket: &impl AsRawFd) -> io::Result<Self> {
+        let file = File::from(namespace_of(socket)?);
+        let inode = rustix::fs::fstat(&file)?.st_ino;
+        Ok(Self { path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(), file, inode })
     }
 
     /// Where it was opened.
@@ -103,6 +115,32 @@ fn namespace_of(socket: &impl AsRawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Runs `work` in the mount namespace of PID 1, on a thread that ends afterwards.
+///
+/// # Errors
+///
+/// Those of `work`, and without `CAP_SYS_ADMIN`, `CAP_SYS_CHROOT` and `CAP_SYS_PTRACE`.
+pub(crate) fn in_mounts_of_init(work: &mut (dyn FnMut() -> io::Result<()> + Send)) -> io::Result<()> {
+    let mounts = File::open("/proc/1/ns/mnt")?;
+    std::thread::scope(|scope| {
+        let inside = || {
+            enter_mounts(&mounts)?;
+            work()
+        };
+        let thread = std::thread::Builder::new().spawn_scoped(scope, inside)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Moves the calling thread, which ends afterwards, into a mount namespace; root and working directory become its own.
+#[allow(unsafe_code)] // rustix calls it unsafe for what it can do to descriptors
+fn enter_mounts(mounts: &File) -> io::Result<()> {
+    // SAFETY: descriptors stay shared; what this thread stops to share are its root and working directory, which no memory
+    // depends on.
+    unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+    Ok(move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?)
 }
 
 /// The cookie of the namespace that a socket acts in: counts up and is never used again while the node runs.

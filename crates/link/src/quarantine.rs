@@ -71,7 +71,7 @@ impl Records {
     }
 
     /// A file in quarantine that was a record of the device.
-    fn quarantined_of(&self, device: &DeviceId) -> Option<PathBuf> {
+    pub(crate) fn quarantined_of(&self, device: &DeviceId) -> Option<PathBuf> {
         self.quarantined_files().find(|(of, _)| of == device).map(|(_, path)| path)
     }
 

@@ -41,10 +41,19 @@ pub(crate) enum Which<'a> {
 
 /// The link itself, without what is on it; none if there is no such link.
 pub(crate) fn read_bare(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<LinkState>, Error> {
-    let answer = socket.get(|batch| match which {
+    read_one(socket, &|batch| match which {
         Which::Name(name) => rtnl::link::get_by_name(batch, name.as_bytes()),
         Which::Index(index) => rtnl::link::get_by_index(batch, index),
-    });
+    })
+}
+
+/// The link itself in the namespace that has that id in the socket's, from outside.
+pub(crate) fn read_in_namespace(socket: &mut RouteSocket, id: i32, index: u32) -> Result<Option<LinkState>, Error> {
+    read_one(socket, &|batch| rtnl::link::get_in_namespace(batch, id, index))
+}
+
+fn read_one(socket: &mut RouteSocket, request: &dyn Fn(&mut rtnl::Batch)) -> Result<Option<LinkState>, Error> {
+    let answer = socket.get(request);
     let objects = match answer.subject("the link")? {
         Ok(objects) => objects,
         Err(error) if error.errno == libc::ENODEV => return Ok(None),

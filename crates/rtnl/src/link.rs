@@ -30,6 +30,7 @@ pub mod attribute {
     pub const GSO_MAX_SIZE: u16 = 41;
     pub const XDP: u16 = 43;
     pub const NEW_NETNSID: u16 = 45;
+    pub const TARGET_NETNSID: u16 = 46;
     pub const NEW_IFINDEX: u16 = 49;
     pub const PROP_LIST: u16 = 52;
     pub const ALT_IFNAME: u16 = 53;
@@ -246,6 +247,12 @@ pub fn get_by_name(batch: &mut Batch, name: &[u8]) {
 /// Asks for the link with that index.
 pub fn get_by_index(batch: &mut Batch, index: u32) {
     batch.push(kind::GETLINK, 0, &header(index, 0, 0)).u32(attribute::EXT_MASK, SKIP_STATS);
+}
+
+/// Asks for the link with that index in the namespace with that id.
+pub fn get_in_namespace(batch: &mut Batch, nsid: i32, index: u32) {
+    let mut request = batch.push(kind::GETLINK, 0, &header(index, 0, 0));
+    request.attribute(attribute::TARGET_NETNSID, &nsid.to_ne_bytes()).u32(attribute::EXT_MASK, SKIP_STATS);
 }
 
 /// Begins a change of a link: attributes are added to what is returned. Flags are set as in `flags` where `change` has

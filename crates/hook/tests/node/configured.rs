@@ -491,6 +491,7 @@ fn a_sandbox_that_died_with_its_virtual_device_ends_the_record() {
         let sandbox = host.sandbox("web");
         let order = order(host, &sandbox, "dev0", &json!({"name": "eth1"}));
         order.arrives();
+        umount2(&host.pin_path("dev0"), MntFlags::MNT_DETACH).unwrap();
         drop(sandbox);
         let records = Records::new(host.state_dir());
         let record = records.list().unwrap().0.remove(&"dev0".parse().unwrap()).unwrap();

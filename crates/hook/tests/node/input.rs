@@ -47,7 +47,7 @@ fn every_legal_name_goes_and_comes_home() {
             let sandbox = host.sandbox("web");
             let before = host.settled();
             host.attach(&sandbox, "c1", id).succeeds();
-            assert_eq!(host.records(), [format!("{id}.json")]);
+            assert_eq!(host.records(), [format!("{id}.json"), format!("netns/{id}")]);
             assert!(sandbox.show("addr show").contains("10.1.0.5/24"), "{id}");
             host.attach(&sandbox, "c1", id).succeeds();
             host.detach("c1", id).succeeds();

@@ -10,6 +10,7 @@ mod hostile;
 mod input;
 mod kill;
 mod kill_configured;
+mod pins;
 mod routes;
 mod sandboxes;
 mod support;

@@ -191,11 +191,12 @@ fn the_same_pods_older_sandbox_gives_the_device_to_the_new_one() {
 }
 
 #[test]
-fn a_virtual_device_that_died_with_its_sandbox_ends_its_record_with_a_clear_error() {
+fn a_virtual_device_that_its_container_deleted_ends_its_record_with_a_clear_error() {
     on_host(|host| {
         host.ip("link add dev0 type ifb\nlink set dev0 up");
         let first = host.sandbox("web");
         host.attach(&first, "c1", "dev0").succeeds();
+        first.ip("link delete dev0");
         drop(first);
         let second = host.sandbox("web");
         host.attach(&second, "c2", "dev0").fails_with("device dev0: no such interface is on the node");

@@ -107,11 +107,21 @@ impl Host {
         assert_eq!(self.records(), Vec::<String>::new(), "no record is left");
     }
 
-    /// Names of the files in the state folder but the journal and what the agent leaves there.
+    /// Names of the files in the state folder but the journal and what the agent leaves there, and of pins.
     pub(crate) fn records(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.state_dir()).into_iter().flatten().flatten();
-        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| !matches!(name.as_str(), "hook.log" | "lock" | "config.yaml" | "node-addresses")).collect()
+        let names = |folder: PathBuf| {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+        };
+        let pins = names(self.state_dir().join("netns")).map(|name| format!("netns/{name}"));
+        let is_other =
+            |name: &String| matches!(name.as_str(), "hook.log" | "lock" | "netns" | "config.yaml" | "node-addresses");
+        names(self.state_dir()).filter(|name| !is_other(name)).chain(pins).collect()
+    }
+
+    /// What the namespace of a device is pinned on.
+    pub(crate) fn pin_path(&self, device: &str) -> PathBuf {
+        self.state_dir().join("netns").join(device)
     }
 
     pub(crate) fn journal(&self) -> String {

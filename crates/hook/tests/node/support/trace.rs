@@ -215,6 +215,9 @@ fn describe(thread: Pid, registers: &libc::user_regs_struct) -> Option<String> {
         libc::SYS_write if registers.rdi > 2 => format!("write of {} bytes", registers.rdx),
         libc::SYS_openat if registers.rdx & libc::O_CREAT as u64 != 0 => format!("create {}", path(registers.rsi)),
         libc::SYS_mkdir => format!("mkdir {}", path(registers.rdi)),
+        libc::SYS_mount => format!("mount {}", path(registers.rsi)),
+        libc::SYS_umount2 => format!("unmount {}", path(registers.rdi)),
+        libc::SYS_mknodat => format!("make {}", path(registers.rsi)),
         libc::SYS_rename => format!("rename {}", path(registers.rdi)),
         libc::SYS_unlink => format!("unlink {}", path(registers.rdi)),
         libc::SYS_unlinkat | libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_mkdirat => {
