@@ -16,6 +16,7 @@ use crate::{
     error::{Error, WithSubject},
     identity::{Actor, find_at_home, find_inside, find_namespace, holder_has_ended, namespace_id, process, viewpoint},
     journal,
+    kept::read_kept,
     ledger::{Records, Written},
     namespace::Namespace,
     neighbourhood::exclusion,
@@ -169,10 +170,11 @@ struct Move<'a> {
 
 impl Move<'_> {
     fn run(mut self) -> Result<Attached, Error> {
-        let state = read_whole(self.home, Which::Name(self.host_name))?.ok_or(Error::NotThere)?;
+        let mut state = read_whole(self.home, Which::Name(self.host_name))?.ok_or(Error::NotThere)?;
         if let Some(exclusion) = exclusion(self.records, self.home, &state)? {
             return Err(Error::Excluded(exclusion));
         }
+        read_kept(self.home, &mut state)?;
         if let Some(new_name) = self.new_name()
             && read_bare(self.inside, Which::Name(&new_name))?.is_some()
         {

@@ -2,7 +2,7 @@
 
 use netdevice::{
     LinkState, Record, SandboxConfiguration,
-    plan::{Place, Step, aged, missing, plan, wanted_as_configured, wanted_in_sandbox},
+    plan::{Place, Step, aged, missing, plan, relabel, wanted_as_configured, wanted_in_sandbox},
     state::Route,
 };
 use rtnl::{message::kind, route::ALL_FAMILIES};
@@ -29,8 +29,9 @@ pub(crate) fn configure_inside(
         None => wanted_in_sandbox(&host, link, sysctl::is_explicit),
         Some(configuration) => wanted_as_configured(configuration, &host, link, sysctl::is_explicit),
     };
-    // the sandbox's name and master are its own
+    // the sandbox's name and master are its own, and labels of addresses have that name
     wanted.name.clone_from(&link.name);
+    relabel(&mut wanted.addresses, &host.name, &link.name);
     let index = link.index;
     // files show the namespace of the thread that opens them; all else is the socket's business
     let work = |inside: &mut RouteSocket, present: &LinkState, steps: Vec<Step>| {

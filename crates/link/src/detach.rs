@@ -7,7 +7,7 @@ use std::{
 
 use netdevice::{
     DeviceId, InterfaceName, LinkState, Phase, Record,
-    plan::{LinkChange, Place, Step, aged, plan},
+    plan::{LinkChange, Place, Step, aged, plan, relabel},
     record::HomePlace,
 };
 use rtnl::link::attribute as ifla;
@@ -19,6 +19,7 @@ use crate::{
     identity::{
         Actor, fallback_name, find_at_home, find_inside, find_namespace, has_ended, holder_has_ended, is_unplugged,
     },
+    kept::{is_forwarding_kept, read_forwarding},
     ledger::{Lock, Records},
     namespace::Namespace,
     read::{Which, boot_time, read_bare, read_whole},
@@ -324,6 +325,7 @@ fn restore(record: &Record, link: LinkState, home: &mut RouteSocket) -> Result<H
     let mut present = if link.is_up() { read_whole(home, Which::Index(index))?.ok_or(Error::Vanished)? } else { link };
     let renamed = rename(record, &mut present, home)?;
     let mut wanted = aged(&record.host, boot_time).into_owned();
+    relabel(&mut wanted.addresses, &record.host.name, &present.name);
     if let Some(name) = &record.host.master_name {
         let master = read_bare(home, Which::Name(&name.to_name()))?;
         wanted.master = master.map(|master| master.index);
@@ -338,8 +340,17 @@ fn restore(record: &Record, link: LinkState, home: &mut RouteSocket) -> Result<H
         let now = read_bare(home, Which::Index(index))?.ok_or(Error::Vanished)?;
         (present.mtu, present.ipv6_conf) = (wanted.mtu, now.ipv6_conf);
     }
+    if is_forwarding_kept(&wanted) {
+        present.neighbours.extend(read_forwarding(home, present.index)?);
+    }
     let steps = plan(&wanted, &present, Place::Host);
     skipped.extend(at_home(record, &present, home).apply(steps)?);
+    if wanted.routes_unseen {
+        skipped.push(Skipped {
+            what: "routes through other links with an address of it as their source".into(),
+            reason: "the node has more routes than are looked through for them".into(),
+        });
+    }
     Ok(Homecoming::Home { renamed, skipped })
 }
 

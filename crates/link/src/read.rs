@@ -2,6 +2,7 @@
 //! from its addresses, nothing is dumped that is not asked for.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs, io,
     net::IpAddr,
@@ -16,6 +17,7 @@ use netdevice::{
 };
 use rtnl::{
     message::{Message, kind},
+    neighbour::List,
     route::{ALL_FAMILIES, IPV4},
 };
 use rustix::system::sysinfo;
@@ -23,12 +25,13 @@ use rustix::system::sysinfo;
 use crate::{
     error::{Error, WithSubject},
     folder::{Folder, MAX_VALUE},
-    socket::{Objects, RouteSocket},
+    socket::{Objects, RouteSocket, Seen},
     sysctl,
 };
 
-/// `IN6_ADDR_GEN_MODE_STABLE_PRIVACY` (`include/uapi/linux/if_link.h`).
-const ADDR_GEN_MODE_STABLE_PRIVACY: u8 = 2;
+/// `IN6_ADDR_GEN_MODE_STABLE_PRIVACY` and `IN6_ADDR_GEN_MODE_RANDOM` (`include/uapi/linux/if_link.h`): modes that make
+/// addresses of a secret, which somebody gave or the kernel drew.
+const MODES_WITH_SECRET: [u8; 2] = [2, 3];
 
 /// How a link is looked for.
 #[derive(Debug, Clone, Copy)]
@@ -78,19 +81,16 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
     let Some(mut state) = read_addressed(socket, which)? else { return Ok(None) };
     let index = state.index;
     if state.is_up() {
-        state.routes_from = routes_from(socket, &state)?;
+        (state.routes_from, state.routes_unseen) = routes_from(socket, &state)?;
     }
-    let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index))?;
-    let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
-    let permanent = |(link, neighbour): &(u32, Neighbour)| *link == index && neighbour.state & NEIGHBOUR_PERMANENT != 0;
-    state.neighbours = all.filter(permanent).map(|(_, neighbour)| neighbour).collect();
+    let permanent = |neighbour: &Neighbour| neighbour.state & NEIGHBOUR_PERMANENT != 0;
+    state.neighbours = neighbours(socket, index, List::Neighbours)?.filter(permanent).collect();
     if let Some(master) = state.master {
         let master = read_bare(socket, Which::Index(master))?;
         state.master_name = master.map(|master| DeviceId::from(&master.name));
     }
     state.sysctls = sysctl::explicit_settings(socket, &state.name, index);
-    // setting one sets the mode too, so that it is looked for there only
-    if state.addr_gen_mode == Some(ADDR_GEN_MODE_STABLE_PRIVACY) {
+    if state.addr_gen_mode.is_some_and(|mode| MODES_WITH_SECRET.contains(&mode)) {
         state.sysctls.extend(sysctl::stable_secret(&state.name));
     }
     if state.kind.is_none() {
@@ -120,32 +120,49 @@ pub(crate) fn read_addressed(socket: &mut RouteSocket, which: Which<'_>) -> Resu
     Ok(Some(state))
 }
 
-/// Datagrams of the node's routes that are looked through: each has up to 32 KiB, with some 300 routes. On a node with a
-/// million of them the rest is not worth a second of everybody's start.
-const ROUTE_DATAGRAMS: usize = 128;
-
-/// Routes of other links from an IPv4 address of this one. IPv6 keeps such a route when the address goes.
-fn routes_from(socket: &mut RouteSocket, state: &LinkState) -> Result<Vec<Route>, Error> {
-    let sources: Vec<IpAddr> = state.addresses.iter().map(|address| address.local).filter(IpAddr::is_ipv4).collect();
-    if sources.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut found = Vec::new();
-    let is_from = |route: &Route| route.source().is_some_and(|source| sources.contains(&source));
-    let look = |message: &Message<'_>| {
-        let route = (message.kind == kind::NEWROUTE).then(|| rtnl::route::parse(message.payload).ok()).flatten();
-        let is_wanted = |route: &Route| {
-            let is_own = route.link() == Some(state.index) || state.routes.contains(route);
-            route.family == IPV4 && is_from(route) && !is_own
-        };
-        found.extend(route.filter(is_wanted));
-        ControlFlow::Continue(())
-    };
-    socket.look_through(|batch| rtnl::route::dump(batch, IPV4, 0), ROUTE_DATAGRAMS, look).subject("routes")?;
-    Ok(found)
+/// One list of a link's neighbours.
+pub(crate) fn neighbours(
+    socket: &mut RouteSocket,
+    index: u32,
+    list: List,
+) -> Result<impl Iterator<Item = Neighbour>, Error> {
+    let objects = dump(socket, "neighbours", |batch| rtnl::neighbour::dump(batch, index, list))?;
+    let all = objects.of(kind::NEWNEIGH).filter_map(|payload| rtnl::neighbour::parse(payload).ok());
+    let own = all.filter(|(link, _)| *link == index).map(|(_, neighbour)| neighbour);
+    Ok(own.collect::<Vec<_>>().into_iter())
 }
 
-fn dump(socket: &mut RouteSocket, what: &'static str, request: impl Fn(&mut rtnl::Batch)) -> Result<Objects, Error> {
+/// Datagrams of the node's routes that are looked through: each has up to 32 KiB, with some 300 routes. A million routes
+/// take a quarter of a second.
+const ROUTE_DATAGRAMS: usize = 4096;
+
+/// Routes of other links from an IPv4 address of this one, and whether some were not looked at. IPv6 keeps such a route
+/// when the address goes.
+fn routes_from(socket: &mut RouteSocket, state: &LinkState) -> Result<(Vec<Route>, bool), Error> {
+    let sources: BTreeSet<IpAddr> =
+        state.addresses.iter().map(|address| address.local).filter(IpAddr::is_ipv4).collect();
+    if sources.is_empty() {
+        return Ok((Vec::new(), false));
+    }
+    let mut found = Vec::new();
+    let look = |message: &Message<'_>| {
+        // most have no source, and are not taken apart
+        let is_from = message.kind == kind::NEWROUTE
+            && rtnl::route::source(message.payload).is_some_and(|source| sources.contains(&source));
+        let route = is_from.then(|| rtnl::route::parse(message.payload).ok()).flatten();
+        found.extend(route.filter(|route| route.family == IPV4 && !rtnl::route::leads_through(route, state.index)));
+        ControlFlow::Continue(())
+    };
+    let seen = socket.look_through(|batch| rtnl::route::dump(batch, IPV4, 0), ROUTE_DATAGRAMS, look);
+    let seen = seen.subject("routes")?;
+    Ok((found, seen != Seen::Whole))
+}
+
+pub(crate) fn dump(
+    socket: &mut RouteSocket,
+    what: &'static str,
+    request: impl Fn(&mut rtnl::Batch),
+) -> Result<Objects, Error> {
     socket.dump(request).subject(what)?.map_err(|source| Error::Read { what, source })
 }
 

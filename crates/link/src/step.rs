@@ -13,6 +13,8 @@ use rtnl::{
 
 use crate::{
     error::{Error, WithSubject},
+    ioctl,
+    kept::is_group,
     socket::{Change, KernelError, RouteSocket},
     sysctl,
 };
@@ -69,6 +71,18 @@ fn may_be_there(what: &str) -> bool {
 const ALTNAME: &str = "altname";
 const ADDRESS: &str = "address";
 const NEIGHBOUR: &str = "neighbour";
+const FOREIGN: &str = "removal of the forwarding entry ";
+
+/// How an attribute that is sent back is named in a report.
+fn attribute_name(kind: u16) -> &'static str {
+    match kind {
+        ifla::BROADCAST => "broadcast address",
+        ifla::LINKMODE => "link mode",
+        ifla::CARRIER => "carrier",
+        ifla::AF_SPEC => "IPv6 token",
+        _ => "protodown",
+    }
+}
 
 /// `nla_type` without its flags.
 const KIND_MASK: u16 = 0x3fff;
@@ -101,6 +115,12 @@ impl Site<'_> {
                     self.send(std::mem::take(&mut pending), &mut skipped)?;
                     skipped.extend(self.add_in_turn(routes.iter().map(as_they_were).collect())?);
                 }
+                Step::Neighbour(group) if is_group(&group) => {
+                    let address = group.hardware_address().unwrap_or_default();
+                    if let Err(error) = ioctl::add_group(self.socket, self.name, address) {
+                        skipped.push(Skipped { what: format!("group {group}"), reason: error.to_string() });
+                    }
+                }
                 other => pending.extend(self.requests(other)),
             }
         }
@@ -113,6 +133,16 @@ impl Site<'_> {
         let one = |what: String, change: Change| vec![Pending { what, change }];
         match step {
             Step::Link(change) => self.link_requests(change),
+            Step::Attribute(attribute) => one(
+                attribute_name(attribute.kind & KIND_MASK).into(),
+                Box::new(move |batch| {
+                    rtnl::link::set(batch, index, 0, 0).attribute(attribute.kind, &attribute.value);
+                }),
+            ),
+            Step::Kind(kind, settings) => one(
+                format!("{kind} settings"),
+                Box::new(move |batch| rtnl::link::set_info_data(batch, index, &kind, &settings)),
+            ),
             Step::AddAltname(name) => one(
                 format!("{ALTNAME} {name}"),
                 Box::new(move |batch| rtnl::link::add_altname(batch, index, name.as_bytes())),
@@ -147,10 +177,14 @@ impl Site<'_> {
                 }
                 requests
             }
-            Step::Neighbour(neighbour) => {
-                let to = neighbour.destination().map_or_else(|| "?".into(), |address| address.to_string());
-                one(format!("{NEIGHBOUR} {to}"), Box::new(move |batch| rtnl::neighbour::add(batch, index, &neighbour)))
-            }
+            Step::Neighbour(neighbour) => one(
+                format!("{NEIGHBOUR} {neighbour}"),
+                Box::new(move |batch| rtnl::neighbour::add(batch, index, &neighbour)),
+            ),
+            Step::RemoveNeighbour(neighbour) => one(
+                format!("{FOREIGN}{neighbour}"),
+                Box::new(move |batch| rtnl::neighbour::remove(batch, index, &neighbour)),
+            ),
             Step::Sysctl(_) | Step::Routes(_) | Step::RoutesFrom(_) => Vec::new(),
         }
     }
@@ -224,6 +258,7 @@ impl Site<'_> {
                 Ok(()) => {}
                 // somebody put it there already: the same actor before it was killed, or a manager of the host
                 Err(error) if error.errno == libc::EEXIST && may_be_there(&what) => {}
+                Err(error) if error.errno == libc::ENOENT && what.starts_with(FOREIGN) => {}
                 Err(error) if self.place == Place::Host => skipped.push(Skipped { what, reason: error.to_string() }),
                 Err(source) => return Err(Error::Configure { what, source }),
             }

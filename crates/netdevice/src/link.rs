@@ -11,8 +11,12 @@ use crate::{
 pub mod flags {
     /// Administratively up.
     pub const UP: u32 = 1;
+    /// The driver reports more.
+    pub const DEBUG: u32 = 1 << 2;
     /// A loopback interface. Bit 3: not bit 0, as one reads at times.
     pub const LOOPBACK: u32 = 1 << 3;
+    /// No trailers.
+    pub const NOTRAILERS: u32 = 1 << 5;
     /// No address resolution.
     pub const NOARP: u32 = 1 << 7;
     /// Receives every frame.
@@ -21,6 +25,12 @@ pub mod flags {
     pub const ALLMULTI: u32 = 1 << 9;
     /// Supports multicast.
     pub const MULTICAST: u32 = 1 << 12;
+    /// The medium can be selected.
+    pub const PORTSEL: u32 = 1 << 13;
+    /// The medium is selected automatically.
+    pub const AUTOMEDIA: u32 = 1 << 14;
+    /// Addresses go with the link.
+    pub const DYNAMIC: u32 = 1 << 15;
     /// The lower layer is up: there is a carrier.
     pub const LOWER_UP: u32 = 1 << 16;
 }

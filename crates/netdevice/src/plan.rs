@@ -4,15 +4,16 @@
 //! that has just come, repairs one that is half done, and finds nothing to do for one that is right. The inverse of an
 //! attachment is the plan of its record on the host: a move takes away what it does not undo.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 
 use crate::{
     bytes::{HardwareAddress, KernelString},
     configuration::{MIN_IPV6_MTU, SandboxConfiguration},
     link::flags,
+    name::InterfaceName,
     state::{
-        Address, Attribute, LinkState, Neighbour, PROTOCOL_KERNEL_LINK_LOCAL, ROUTE_BY_ADVERTISEMENT, ROUTE_BY_KERNEL,
-        ROUTE_CLONED, Route, address_flags,
+        Address, Attribute, FORWARDING, LinkState, Neighbour, PROTOCOL_KERNEL_LINK_LOCAL, ROUTE_BY_ADVERTISEMENT,
+        ROUTE_BY_KERNEL, ROUTE_CLONED, Route, address_flags,
         route_attribute::{CACHEINFO, GATEWAY},
     },
     sysctl::{self, IPV4_MC_FORWARDING, IPV6_DISABLE, Sysctl},
@@ -28,7 +29,18 @@ pub enum Place {
 }
 
 /// Flags that somebody sets; the others follow from these or from the hardware.
-const SETTABLE_FLAGS: u32 = flags::NOARP | flags::PROMISC | flags::ALLMULTI | flags::MULTICAST;
+const SETTABLE_FLAGS: u32 = flags::NOARP
+    | flags::PROMISC
+    | flags::ALLMULTI
+    | flags::MULTICAST
+    | flags::DEBUG
+    | flags::NOTRAILERS
+    | flags::PORTSEL
+    | flags::AUTOMEDIA
+    | flags::DYNAMIC;
+
+/// `IFLA_AF_SPEC`, in which the token of IPv6 addresses is sent back.
+pub const LINK_TOKEN: u16 = 26;
 
 /// What one `RTM_SETLINK` changes: only what differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,6 +70,10 @@ pub struct LinkChange {
 pub enum Step {
     /// Attributes of the link itself.
     Link(LinkChange),
+    /// An attribute of the link, as the kernel wrote it.
+    Attribute(Attribute),
+    /// Settings of the link's kind, as the kernel wrote them in `IFLA_INFO_DATA`.
+    Kind(String, Vec<Attribute>),
     /// An alternative name that is missing.
     AddAltname(KernelString),
     /// An alternative name that should not be there.
@@ -73,8 +89,10 @@ pub enum Step {
     Routes(Vec<Route>),
     /// Routes through other links that have an address of this one as their source.
     RoutesFrom(Vec<Route>),
-    /// A permanent neighbour.
+    /// A permanent neighbour, a proxy entry or an entry of the forwarding database.
     Neighbour(Neighbour),
+    /// An entry of the forwarding database that should not be there.
+    RemoveNeighbour(Neighbour),
 }
 
 /// The steps that make `present` be as `wanted`, in order.
@@ -84,6 +102,14 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
     if change != LinkChange::default() {
         steps.push(Step::Link(change));
     }
+    let is_token = |attribute: &Attribute| attribute.kind == LINK_TOKEN;
+    let differing = differing(&wanted.attributes, &present.attributes);
+    let (tokens, attributes): (Vec<_>, Vec<_>) = differing.cloned().partition(is_token);
+    steps.extend(attributes.into_iter().map(Step::Attribute));
+    if place == Place::Host {
+        let data: Vec<Attribute> = self::differing(&wanted.info_data, &present.info_data).cloned().collect();
+        steps.extend(wanted.kind.clone().filter(|_| !data.is_empty()).map(|kind| Step::Kind(kind, data)));
+    }
     let missing = |here: &LinkState, name: &KernelString| !here.altnames.contains(name);
     let gone = present.altnames.iter().filter(|name| missing(wanted, name));
     steps.extend(gone.cloned().map(Step::RemoveAltname));
@@ -92,6 +118,10 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
     // the secret of stable private addresses comes before the mode that needs it
     steps.extend(sysctls(wanted, present).map(Step::Sysctl));
     steps.extend(ipv6_conf(wanted, present).map(Step::Sysctl));
+    if place == Place::Host {
+        // the kernel takes a token only where router advertisements are accepted
+        steps.extend(tokens.into_iter().map(Step::Attribute));
+    }
 
     let (early, late): (Vec<_>, Vec<_>) = addresses(wanted, present).partition(|address| {
         // the kernel would make the same one when the link comes up, and try it out for a second
@@ -108,15 +138,27 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
         if !routes.is_empty() {
             steps.push(Step::Routes(routes));
         }
-        let missing = |route: &&Route| !has_route(&present.routes_from, route);
+        let there = targets(&present.routes_from);
+        let missing = |route: &&Route| !there.contains(&target(route));
         let routes_from: Vec<Route> = wanted.routes_from.iter().filter(missing).cloned().collect();
         if place == Place::Host && !routes_from.is_empty() {
             steps.push(Step::RoutesFrom(routes_from));
         }
     }
+    let belongs = |neighbour: &&Neighbour| place == Place::Host || !neighbour.is_of_node();
+    let foreign =
+        present.neighbours.iter().filter(|entry| entry.family == FORWARDING && !wanted.neighbours.contains(entry));
+    if place == Place::Host {
+        steps.extend(foreign.cloned().map(Step::RemoveNeighbour));
+    }
     let missing = |neighbour: &&Neighbour| !present.neighbours.contains(neighbour);
-    steps.extend(wanted.neighbours.iter().filter(missing).cloned().map(Step::Neighbour));
+    steps.extend(wanted.neighbours.iter().filter(belongs).filter(missing).cloned().map(Step::Neighbour));
     steps
+}
+
+/// Attributes that are another one in `present`, or none.
+fn differing<'a>(wanted: &'a [Attribute], present: &'a [Attribute]) -> impl Iterator<Item = &'a Attribute> {
+    wanted.iter().filter(|attribute| !present.contains(attribute))
 }
 
 fn link_change(wanted: &LinkState, present: &LinkState, place: Place) -> LinkChange {
@@ -183,13 +225,21 @@ fn is_link_local_of_the_kernel(address: &Address) -> bool {
     address.is_ipv6_link_local() && address.protocol == Some(PROTOCOL_KERNEL_LINK_LOCAL)
 }
 
-fn has_route(routes: &[Route], route: &Route) -> bool {
-    routes.iter().any(|there| there.has_same_target(route) && there.metric() == route.metric())
+/// What the kernel tells routes apart by: [`Route::has_same_target`], and the metric.
+type Target = (u8, u32, u8, u8, Option<IpAddr>, u32);
+
+fn target(route: &Route) -> Target {
+    (route.family, route.table, route.dst_len, route.tos, route.destination(), route.metric())
+}
+
+fn targets(routes: &[Route]) -> BTreeSet<Target> {
+    routes.iter().map(target).collect()
 }
 
 fn routes(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Route> {
+    let all = targets(&present.routes);
     let belongs = |route: &&Route| {
-        let there = has_route(&present.routes, route);
+        let there = all.contains(&target(route));
         match place {
             _ if there || route.flags & ROUTE_CLONED != 0 => false,
             Place::Host => !route.comes_with_address(),
@@ -343,6 +393,21 @@ pub fn aged(state: &LinkState, now: impl FnOnce() -> u64) -> Cow<'_, LinkState> 
     state.routes.retain_mut(|route| crate::route_lifetime::age(route, elapsed));
     Cow::Owned(state)
 }
+
+/// Gives IPv4 addresses the label that they would have if the link had been renamed: getifaddrs(3) tells the interface of
+/// an address by its label. One that would be too long for the kernel becomes the name alone.
+pub fn relabel(addresses: &mut [Address], old: &InterfaceName, new: &InterfaceName) {
+    for label in addresses.iter_mut().filter_map(|address| address.label.as_mut()) {
+        let Some(rest) = label.as_bytes().strip_prefix(old.as_bytes()) else { continue };
+        if old != new && rest.first().is_none_or(|byte| *byte == b':') {
+            let whole = [new.as_bytes(), rest].concat();
+            *label = KernelString::new(if whole.len() > MAX_LABEL { new.as_bytes() } else { &whole });
+        }
+    }
+}
+
+/// `IFNAMSIZ` less the final NUL (`include/uapi/linux/if.h`).
+const MAX_LABEL: usize = 15;
 
 /// Flags with which an address is added first, and those that it gets then.
 pub fn address_request(address: &Address) -> (u32, u32) {

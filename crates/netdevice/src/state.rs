@@ -50,6 +50,13 @@ pub struct LinkState {
     /// `IFLA_MACVLAN_MODE`, of a macvlan or macvtap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub macvlan_mode: Option<u32>,
+    /// Attributes of the link's message that a container can change and that are sent back as the kernel wrote them, see
+    /// `SENT_BACK` in `rtnl::link`: broadcast address, link mode, protodown and its reasons, carrier, IPv6 token.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<Attribute>,
+    /// `IFLA_INFO_DATA` of a kind whose settings can be changed while the link exists: of a vxlan or a macvlan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub info_data: Vec<Attribute>,
     /// `IFLA_MASTER`.
     pub master: Option<u32>,
     /// Name of the master: its index may be another link's by the time that the device is home.
@@ -67,7 +74,10 @@ pub struct LinkState {
     /// address (`fib_sync_down_addr`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes_from: Vec<Route>,
-    /// Neighbours that somebody made permanent.
+    /// Whether the node had more routes than were looked through for `routes_from`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub routes_unseen: bool,
+    /// Neighbours that somebody made permanent, proxy entries, and static entries of the forwarding database (family 7).
     pub neighbours: Vec<Neighbour>,
     /// `IFLA_INET_CONF`: `/proc/sys/net/ipv4/conf/<link>`, value by index of `IPV4_DEVCONF_*` less one.
     pub ipv4_conf: Vec<i32>,
@@ -114,6 +124,8 @@ impl LinkState {
             group: 0,
             offload_sizes: BTreeMap::new(),
             macvlan_mode: None,
+            attributes: Vec::new(),
+            info_data: Vec::new(),
             master: None,
             master_name: None,
             parent: None,
@@ -121,6 +133,7 @@ impl LinkState {
             addresses: Vec::new(),
             routes: Vec::new(),
             routes_from: Vec::new(),
+            routes_unseen: false,
             neighbours: Vec::new(),
             ipv4_conf: Vec::new(),
             ipv6_conf: Vec::new(),
@@ -415,7 +428,7 @@ impl fmt::Display for Route {
     }
 }
 
-/// A permanent neighbour: `struct ndmsg` and attributes.
+/// A permanent neighbour, a proxy entry or an entry of the forwarding database: `struct ndmsg` and attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neighbour {
     /// `ndm_family`.
@@ -430,11 +443,41 @@ pub struct Neighbour {
 
 /// `NUD_PERMANENT`.
 pub const NEIGHBOUR_PERMANENT: u16 = 0x80;
+/// `NUD_NOARP`: of the forwarding database, an entry that does not age.
+pub const NEIGHBOUR_NOARP: u16 = 0x40;
+/// `NTF_PROXY`: the node answers for the address.
+pub const NEIGHBOUR_PROXY: u8 = 0x08;
+/// `NTF_SELF`: an entry of the link's own forwarding database, not of its master's.
+pub const NEIGHBOUR_SELF: u8 = 0x02;
+/// `AF_BRIDGE`, the family of the forwarding database.
+pub const FORWARDING: u8 = 7;
 
 impl Neighbour {
+    /// Whether the entry is the node's business, not the device's: proxy entries, and the forwarding database.
+    pub fn is_of_node(&self) -> bool {
+        self.family == FORWARDING || self.flags & NEIGHBOUR_PROXY != 0
+    }
+
+    /// `NDA_LLADDR`: the hardware address.
+    pub fn hardware_address(&self) -> Option<&[u8]> {
+        self.attributes.iter().find(|attribute| attribute.kind == 2).map(|attribute| attribute.value.as_slice())
+    }
+
     /// `NDA_DST`: the protocol address.
     pub fn destination(&self) -> Option<IpAddr> {
         self.attributes.iter().find(|attribute| attribute.kind == 1)?.as_address()
+    }
+}
+
+impl fmt::Display for Neighbour {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.destination(), self.hardware_address().and_then(HardwareAddress::new)) {
+            (Some(address), None) => address.fmt(out),
+            (Some(address), Some(_)) if self.family != FORWARDING => address.fmt(out),
+            (Some(address), Some(hardware)) => write!(out, "{hardware} dst {address}"),
+            (None, Some(hardware)) => hardware.fmt(out),
+            (None, None) => out.write_str("?"),
+        }
     }
 }
 

@@ -5,10 +5,10 @@
 mod states;
 
 use netdevice::{
-    LinkState, Phase, Record,
-    plan::{LinkChange, Place, Step, missing, plan, wanted_as_configured},
+    KernelString, LinkState, Phase, Record,
+    plan::{LINK_TOKEN, LinkChange, Place, Step, missing, plan, relabel, wanted_as_configured},
     record::attached_in_place,
-    state::Route,
+    state::{Address, Attribute, FORWARDING, Neighbour, Route},
     sysctl::{IPV4_MC_FORWARDING, IPV6_CONF, Unit},
 };
 use proptest::prelude::*;
@@ -47,7 +47,15 @@ fn apply(state: &mut LinkState, step: Step) {
         Step::Routes(routes) => state.routes.extend(routes),
         Step::RoutesFrom(routes) => state.routes_from.extend(routes),
         Step::Neighbour(neighbour) => state.neighbours.push(neighbour),
+        Step::RemoveNeighbour(neighbour) => state.neighbours.retain(|there| *there != neighbour),
+        Step::Attribute(attribute) => set(&mut state.attributes, attribute),
+        Step::Kind(_, settings) => settings.into_iter().for_each(|setting| set(&mut state.info_data, setting)),
     }
+}
+
+fn set(all: &mut [Attribute], attribute: Attribute) {
+    let place = all.iter_mut().find(|there| there.kind == attribute.kind).expect("the kernel has it");
+    *place = attribute;
 }
 
 fn apply_link(state: &mut LinkState, change: LinkChange) {
@@ -72,7 +80,9 @@ fn apply_link(state: &mut LinkState, change: LinkChange) {
 fn after_a_move(state: &LinkState) -> LinkState {
     let mut moved = state.clone();
     moved.flags &= !1;
-    (moved.addresses, moved.neighbours) = (Vec::new(), Vec::new());
+    moved.addresses.clear();
+    // as a vxlan, which keeps its forwarding database
+    moved.neighbours.retain(|neighbour| neighbour.family == FORWARDING);
     (moved.routes, moved.routes_from) = (Vec::new(), Vec::new());
     moved.sysctls.clear();
     moved
@@ -102,6 +112,7 @@ proptest! {
         plan(&host, &state, Place::Host).into_iter().for_each(|step| apply(&mut state, step));
         // what no plan is about: the index and name come with the move
         state.index = host.index;
+        state.routes_unseen = host.routes_unseen;
         state.name = host.name.clone();
         state.ipv4_conf[IPV4_MC_FORWARDING] = host.ipv4_conf[IPV4_MC_FORWARDING];
         for (index, (_, unit)) in IPV6_CONF.iter().enumerate() {
@@ -113,6 +124,8 @@ proptest! {
         let mut wanted = host.clone();
         wanted.altnames.sort_by_key(|name| name.as_bytes().to_vec());
         wanted.routes.sort_by_key(|route| (route.has_gateway(), u8::MAX - route.dst_len));
+        state.neighbours.sort_by_key(|neighbour| format!("{neighbour:?}"));
+        wanted.neighbours.sort_by_key(|neighbour| format!("{neighbour:?}"));
         prop_assert_eq!(state, wanted);
     }
 
@@ -127,7 +140,9 @@ proptest! {
         prop_assert_eq!(missing(&configuration, &state), None);
         prop_assert_eq!(plan(&wanted, &state, Place::Sandbox), vec![]);
         if !configuration.inherit {
-            prop_assert!(state.alias.is_none() && state.altnames.is_empty() && state.neighbours.is_empty());
+            let moved_along = |neighbour: &Neighbour| neighbour.family == FORWARDING;
+            prop_assert!(state.alias.is_none() && state.altnames.is_empty());
+            prop_assert!(state.neighbours.iter().all(moved_along));
             prop_assert!(state.routes.len() <= configuration.routes.len());
         }
     }
@@ -165,6 +180,51 @@ proptest! {
     fn any_bytes_are_a_record_or_refused(record in any_record(), bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(Record::from_json(&record.device, &bytes).is_err());
     }
+}
+
+fn an_address() -> Address {
+    serde_json::from_str(r#"{"local":"10.9.0.2","prefix_len":24,"scope":0,"flags":128}"#).unwrap()
+}
+
+#[test]
+fn labels_follow_the_name_as_far_as_the_kernel_has_room() {
+    for (label, expected) in [
+        ("td0", "net1"),
+        ("td0:1", "net1:1"),
+        ("td0:as-long-one", "net1"),
+        ("td01", "td01"),
+        ("other", "other"),
+        ("td", "td"),
+    ] {
+        let mut address = Address { label: Some(KernelString::new(label.as_bytes())), ..an_address() };
+        relabel(std::slice::from_mut(&mut address), &"td0".try_into().unwrap(), &"net1".try_into().unwrap());
+        assert_eq!(address.label.unwrap().as_bytes(), expected.as_bytes(), "{label}");
+    }
+}
+
+#[test]
+fn what_is_the_nodes_does_not_go_into_a_sandbox() {
+    let entry = |family, flags| Neighbour { family, state: 0x80, flags, attributes: Vec::new() };
+    let (own, proxy, forwarding) = (entry(2, 0), entry(2, 8), entry(FORWARDING, 2));
+    let state = |neighbours| LinkState { neighbours, ..LinkState::new("eth0".try_into().unwrap(), 2) };
+    let host = state(vec![own.clone(), proxy.clone(), forwarding.clone()]);
+    assert_eq!(plan(&host, &state(Vec::new()), Place::Sandbox), [Step::Neighbour(own.clone())]);
+    let steps = plan(&host, &state(vec![own, entry(FORWARDING, 3)]), Place::Host);
+    let expected = [Step::RemoveNeighbour(entry(FORWARDING, 3)), Step::Neighbour(proxy), Step::Neighbour(forwarding)];
+    assert_eq!(steps, expected);
+}
+
+#[test]
+fn a_token_comes_after_the_settings_that_it_needs() {
+    let token = Attribute { kind: LINK_TOKEN, value: vec![1] };
+    let mode = Attribute { kind: 17, value: vec![1] };
+    let mut host = LinkState { ipv6_conf: vec![0, 0, 0, 1], ..LinkState::new("eth0".try_into().unwrap(), 2) };
+    host.attributes = vec![token.clone(), mode.clone()];
+    let present = LinkState { ipv6_conf: vec![0; 4], attributes: Vec::new(), ..host.clone() };
+    let steps = plan(&host, &present, Place::Host);
+    assert_eq!((&steps[0], &steps[2]), (&Step::Attribute(mode.clone()), &Step::Attribute(token)));
+    assert!(matches!(&steps[1], Step::Sysctl(setting) if setting.file == "accept_ra"));
+    assert_eq!(plan(&host, &present, Place::Sandbox)[0], Step::Attribute(mode));
 }
 
 #[test]

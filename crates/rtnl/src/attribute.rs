@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::message::{align, number};
 
 /// The flags in an attribute's kind: nested, and network byte order.
-const KIND_MASK: u16 = 0x3fff;
+pub(crate) const KIND_MASK: u16 = 0x3fff;
 
 /// One attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,21 +3,23 @@
 use netdevice::{HardwareAddress, InterfaceName, KernelString, Link, LinkState};
 
 use crate::{
-    attribute::{Attribute, attributes},
+    attribute::{Attribute, KIND_MASK, attributes},
     message::{Malformed, flags, kind, number},
-    request::{Batch, Request},
+    request::{Batch, NESTED, Request},
 };
 
 /// `IFLA_*` (`include/uapi/linux/if_link.h`).
 #[allow(missing_docs)] // the kernel's names say it
 pub mod attribute {
     pub const ADDRESS: u16 = 1;
+    pub const BROADCAST: u16 = 2;
     pub const IFNAME: u16 = 3;
     pub const MTU: u16 = 4;
     pub const LINK: u16 = 5;
     pub const MASTER: u16 = 10;
     pub const WIRELESS: u16 = 11;
     pub const TXQLEN: u16 = 13;
+    pub const LINKMODE: u16 = 17;
     pub const LINKINFO: u16 = 18;
     pub const NET_NS_PID: u16 = 19;
     pub const IFALIAS: u16 = 20;
@@ -25,7 +27,9 @@ pub mod attribute {
     pub const GROUP: u16 = 27;
     pub const NET_NS_FD: u16 = 28;
     pub const EXT_MASK: u16 = 29;
+    pub const CARRIER: u16 = 33;
     pub const LINK_NETNSID: u16 = 37;
+    pub const PROTO_DOWN: u16 = 39;
     pub const GSO_MAX_SEGS: u16 = 40;
     pub const GSO_MAX_SIZE: u16 = 41;
     pub const XDP: u16 = 43;
@@ -35,6 +39,7 @@ pub mod attribute {
     pub const PROP_LIST: u16 = 52;
     pub const ALT_IFNAME: u16 = 53;
     pub const PERM_ADDRESS: u16 = 54;
+    pub const PROTO_DOWN_REASON: u16 = 55;
     pub const PARENT_DEV_NAME: u16 = 56;
     pub const GRO_MAX_SIZE: u16 = 58;
     pub const GSO_IPV4_MAX_SIZE: u16 = 63;
@@ -44,6 +49,10 @@ pub mod attribute {
     pub const INFO_DATA: u16 = 2;
     /// Inside `INFO_DATA` of a macvlan or macvtap.
     pub const MACVLAN_MODE: u16 = 1;
+    pub const MACVLAN_MACADDR_MODE: u16 = 3;
+    pub const MACVLAN_MACADDR_DATA: u16 = 5;
+    pub const MACVLAN_MACADDR_COUNT: u16 = 6;
+    pub const MACVLAN_BC_QUEUE_LEN_USED: u16 = 8;
     /// Inside `AF_SPEC`: the address family.
     pub const AF_INET: u16 = 2;
     pub const AF_INET6: u16 = 10;
@@ -51,6 +60,7 @@ pub mod attribute {
     pub const INET_CONF: u16 = 1;
     /// Inside `AF_INET6`.
     pub const INET6_CONF: u16 = 2;
+    pub const INET6_TOKEN: u16 = 7;
     pub const INET6_ADDR_GEN_MODE: u16 = 8;
     /// Inside `XDP`.
     pub const XDP_FD: u16 = 1;
@@ -61,6 +71,42 @@ pub mod attribute {
 const SKIP_STATS: u32 = 1 << 3;
 /// Kinds whose `INFO_DATA` begins as a macvlan's.
 const MACVLAN_KINDS: [&str; 2] = ["macvlan", "macvtap"];
+/// Kinds whose `INFO_DATA` can be changed while the link exists and has no counters.
+const CHANGEABLE_KINDS: [&str; 16] = [
+    "macvlan",
+    "macvtap",
+    "ipvlan",
+    "ipvtap",
+    "vlan",
+    "vxlan",
+    "geneve",
+    "gre",
+    "gretap",
+    "ip6gre",
+    "ip6gretap",
+    "ipip",
+    "sit",
+    "ip6tnl",
+    "vti",
+    "vti6",
+];
+/// Of a macvlan's `INFO_DATA`, what is told otherwise or cannot be set: the mode, how many addresses there are, and a
+/// length that others of its parent decide.
+const NOT_SENT_BACK: [u16; 3] =
+    [attribute::MACVLAN_MODE, attribute::MACVLAN_MACADDR_COUNT, attribute::MACVLAN_BC_QUEUE_LEN_USED];
+/// Attributes of a link that are sent back as the kernel wrote them. Whether there is a carrier is the driver's to say, but
+/// for a dummy, of which `ip link set carrier` says it.
+const SENT_BACK: [u16; 5] = [
+    attribute::BROADCAST,
+    attribute::LINKMODE,
+    attribute::CARRIER,
+    attribute::PROTO_DOWN_REASON,
+    attribute::PROTO_DOWN,
+];
+/// Inside `PROTO_DOWN_REASON`: `IFLA_PROTO_DOWN_REASON_VALUE`, 4 bytes.
+const REASON_VALUE: u16 = 2;
+/// `MACVLAN_MACADDR_SET`: these addresses, and no others.
+const MACADDR_SET: u32 = 3;
 /// Size of `struct ifinfomsg`.
 const HEADER: usize = 16;
 
@@ -141,6 +187,7 @@ impl<'a> LinkMessage<'a> {
     /// The link's own part of its complete state; none if its name is none.
     pub fn to_state(&self) -> Option<LinkState> {
         let link = self.to_link()?;
+        let is_changeable = link.kind.as_deref().is_some_and(|kind| CHANGEABLE_KINDS.contains(&kind));
         let is_macvlan = link.kind.as_deref().is_some_and(|kind| MACVLAN_KINDS.contains(&kind));
         let mut state = LinkState {
             kind: link.kind.map(Into::into),
@@ -170,11 +217,21 @@ impl<'a> LinkMessage<'a> {
                 | attribute::GRO_IPV4_MAX_SIZE => {
                     state.offload_sizes.extend(attribute.u32().map(|size| (attribute.kind, size)));
                 }
-                attribute::LINKINFO if is_macvlan => state.macvlan_mode = macvlan_mode(&attribute),
+                attribute::LINKINFO if is_changeable => {
+                    let data = info_data(&attribute);
+                    let is_sent_back = |part: &Attribute<'_>| !(is_macvlan && NOT_SENT_BACK.contains(&part.kind));
+                    if is_macvlan {
+                        state.macvlan_mode = macvlan_mode(&attribute);
+                    }
+                    state.info_data = data.filter(is_sent_back).map(|part| part.to_owned()).collect();
+                }
                 attribute::AF_SPEC => read_conf(&attribute, &mut state),
+                attribute::CARRIER if state.kind.as_deref() != Some("dummy") => {}
+                kind if SENT_BACK.contains(&kind) => state.attributes.push(attribute.to_owned()),
                 _ => {}
             }
         }
+        add_absent_reasons(&mut state);
         Some(state)
     }
 
@@ -201,9 +258,40 @@ fn info_kind<'a>(info: &Attribute<'a>) -> Option<&'a str> {
     std::str::from_utf8(kind.string()).ok()
 }
 
+fn info_data<'a>(info: &Attribute<'a>) -> impl Iterator<Item = Attribute<'a>> + use<'a> {
+    let data = info.nested().find(|attribute| attribute.kind == attribute::INFO_DATA);
+    data.into_iter().flat_map(|data| data.nested())
+}
+
 fn macvlan_mode(info: &Attribute<'_>) -> Option<u32> {
-    let data = info.nested().find(|attribute| attribute.kind == attribute::INFO_DATA)?;
-    data.nested().find(|attribute| attribute.kind == attribute::MACVLAN_MODE)?.u32()
+    info_data(info).find(|attribute| attribute.kind == attribute::MACVLAN_MODE)?.u32()
+}
+
+/// The kernel leaves the reasons of protodown out where there are none; sent back, none must be said. They come first: while
+/// there are reasons, protodown cannot be switched off.
+fn add_absent_reasons(state: &mut LinkState) {
+    let at = |kind: u16| state.attributes.iter().position(|attribute| attribute.kind & KIND_MASK == kind);
+    match (at(attribute::PROTO_DOWN), at(attribute::PROTO_DOWN_REASON)) {
+        (Some(down), None) => {
+            let value = attribute_of(REASON_VALUE, &[0; 4]);
+            let none = netdevice::state::Attribute { kind: attribute::PROTO_DOWN_REASON | NESTED, value };
+            state.attributes.insert(down, none);
+        }
+        (Some(down), Some(reasons)) if down < reasons => state.attributes.swap(down, reasons),
+        _ => {}
+    }
+}
+
+/// The bytes of one attribute.
+fn attribute_of(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
+}
+
+/// The token as it is sent back.
+fn token(address: &[u8]) -> netdevice::state::Attribute {
+    let inet6 = attribute_of(attribute::AF_INET6 | NESTED, &attribute_of(attribute::INET6_TOKEN, address));
+    netdevice::state::Attribute { kind: attribute::AF_SPEC, value: inet6 }
 }
 
 fn altnames_of(list: &Attribute<'_>) -> Vec<KernelString> {
@@ -218,6 +306,9 @@ fn read_conf(specification: &Attribute<'_>, state: &mut LinkState) {
                 (attribute::AF_INET, attribute::INET_CONF) => state.ipv4_conf = attribute.numbers().collect(),
                 (attribute::AF_INET6, attribute::INET6_CONF) => state.ipv6_conf = attribute.numbers().collect(),
                 (attribute::AF_INET6, attribute::INET6_ADDR_GEN_MODE) => state.addr_gen_mode = attribute.u8(),
+                (attribute::AF_INET6, attribute::INET6_TOKEN) if attribute.value.iter().any(|byte| *byte != 0) => {
+                    state.attributes.push(token(attribute.value));
+                }
                 _ => {}
             }
         }
@@ -266,6 +357,21 @@ pub fn set_macvlan_mode(batch: &mut Batch, index: u32, link_kind: &str, mode: u3
     batch.push(kind::NEWLINK, flags::ACK, &header(index, 0, 0)).nest(attribute::LINKINFO, |info| {
         info.attribute(attribute::INFO_KIND, link_kind.as_bytes()).nest(attribute::INFO_DATA, |data| {
             data.u32(attribute::MACVLAN_MODE, mode);
+        });
+    });
+}
+
+/// Changes settings of a link's own kind, told as the kernel tells them.
+pub fn set_info_data(batch: &mut Batch, index: u32, link_kind: &str, settings: &[netdevice::state::Attribute]) {
+    let is_macvlan = MACVLAN_KINDS.contains(&link_kind);
+    batch.push(kind::NEWLINK, flags::ACK, &header(index, 0, 0)).nest(attribute::LINKINFO, |info| {
+        info.attribute(attribute::INFO_KIND, link_kind.as_bytes()).nest(attribute::INFO_DATA, |data| {
+            for setting in settings {
+                if is_macvlan && setting.kind & KIND_MASK == attribute::MACVLAN_MACADDR_DATA {
+                    data.u32(attribute::MACVLAN_MACADDR_MODE, MACADDR_SET);
+                }
+                data.attribute(setting.kind, &setting.value);
+            }
         });
     });
 }

@@ -1,6 +1,6 @@
 //! Neighbours: `struct ndmsg` and `NDA_*`.
 
-use netdevice::state::{Attribute as Owned, Neighbour};
+use netdevice::state::{Attribute as Owned, FORWARDING, NEIGHBOUR_PERMANENT, NEIGHBOUR_PROXY, Neighbour};
 
 use crate::{
     attribute::attributes,
@@ -12,9 +12,9 @@ use crate::{
 const HEADER: usize = 12;
 /// `NDA_IFINDEX`.
 const IFINDEX: u16 = 8;
-/// `NDA_DST`, `NDA_LLADDR`, `NDA_VLAN`, `NDA_PORT`, `NDA_VNI`, `NDA_PROTOCOL`, `NDA_FLAGS_EXT`: what can be set.
-/// The others are counters.
-const SETTABLE: [u16; 7] = [1, 2, 5, 6, 7, 12, 15];
+/// `NDA_DST`, `NDA_LLADDR`, `NDA_VLAN`, `NDA_PORT`, `NDA_VNI`, `NDA_IFINDEX`, `NDA_SRC_VNI`, `NDA_PROTOCOL`, `NDA_NH_ID`,
+/// `NDA_FLAGS_EXT`: what can be set. The others are counters.
+const SETTABLE: [u16; 10] = [1, 2, 5, 6, 7, 8, 11, 12, 13, 15];
 
 /// Reads an `RTM_NEWNEIGH` payload: the link's index and the neighbour.
 ///
@@ -31,19 +31,49 @@ pub fn parse(payload: &[u8]) -> Result<(u32, Neighbour), Malformed> {
     Ok((index, Neighbour { family: head[0], state, flags: head[10], attributes }))
 }
 
-/// Asks for the neighbours on one link. A strict socket filters in the kernel.
-pub fn dump(batch: &mut Batch, index: u32) {
-    batch.push(kind::GETNEIGH, flags::DUMP, &[0; HEADER]).u32(IFINDEX, index);
+/// A list of neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// Neighbours of IPv4 and IPv6.
+    Neighbours,
+    /// Addresses that the node answers for.
+    Proxies,
+    /// The forwarding database.
+    Forwarding,
+}
+
+/// Asks for one list of a link. A strict socket filters in the kernel.
+pub fn dump(batch: &mut Batch, index: u32, list: List) {
+    let mut header = [0; HEADER];
+    match list {
+        List::Neighbours => {}
+        List::Proxies => header[10] = NEIGHBOUR_PROXY,
+        List::Forwarding => header[0] = FORWARDING,
+    }
+    batch.push(kind::GETNEIGH, flags::DUMP, &header).u32(IFINDEX, index);
 }
 
 /// Adds a neighbour, in place of one that is there: what the kernel learned gives way to what somebody wrote.
 pub fn add(batch: &mut Batch, index: u32, neighbour: &Neighbour) {
+    // an entry of the forwarding database may stand beside others of its hardware address
+    let how = if neighbour.family == FORWARDING { flags::APPEND } else { flags::REPLACE };
+    change(batch, kind::NEWNEIGH, flags::CREATE | how, index, neighbour);
+}
+
+/// Takes a neighbour away.
+pub fn remove(batch: &mut Batch, index: u32, neighbour: &Neighbour) {
+    change(batch, kind::DELNEIGH, 0, index, neighbour);
+}
+
+fn change(batch: &mut Batch, message: u16, message_flags: u16, index: u32, neighbour: &Neighbour) {
     let mut header = [0; HEADER];
     header[0] = neighbour.family;
     header[4..8].copy_from_slice(&index.to_ne_bytes());
-    header[8..10].copy_from_slice(&neighbour.state.to_ne_bytes());
+    // the kernel does not say of a proxy entry that it stays while the link is down: as `ip neighbour add proxy` makes it
+    let permanent = if neighbour.flags & NEIGHBOUR_PROXY != 0 { NEIGHBOUR_PERMANENT } else { 0 };
+    header[8..10].copy_from_slice(&(neighbour.state | permanent).to_ne_bytes());
     header[10] = neighbour.flags;
-    let mut request = batch.push(kind::NEWNEIGH, flags::ACK | flags::CREATE | flags::REPLACE, &header);
+    let mut request = batch.push(message, flags::ACK | message_flags, &header);
     for Owned { kind, value } in &neighbour.attributes {
         request.attribute(*kind, value);
     }

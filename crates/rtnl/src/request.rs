@@ -2,7 +2,7 @@
 
 use crate::message::{align, flags};
 
-const NESTED: u16 = 0x8000;
+pub(crate) const NESTED: u16 = 0x8000;
 
 /// Requests that go to the kernel in one `sendmsg`. It works them off in order and answers each one, and a failure of
 /// one does not keep it from the next.

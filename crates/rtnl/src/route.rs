@@ -1,5 +1,7 @@
 //! Routes: `struct rtmsg` and `RTA_*`.
 
+use std::net::IpAddr;
+
 use netdevice::{
     snapshot::{DefaultRoute, Family},
     state::{Attribute as Owned, ROUTE_UNICAST, Route, route_attribute},
@@ -154,6 +156,18 @@ pub fn next_hops(value: &[u8]) -> impl Iterator<Item = NextHop<'_>> {
         let link = u32::from_ne_bytes(number(hop, 4)?);
         Some(NextHop { link, flags: hop[2], hops: hop[3], attributes: &hop[NEXT_HOP..] })
     })
+}
+
+/// The source address for packets of this node that a route's message names, without taking the rest apart.
+pub fn source(payload: &[u8]) -> Option<IpAddr> {
+    let mut all = attributes(payload.get(HEADER..)?);
+    all.find(|attribute| attribute.kind == route_attribute::PREFSRC)?.address()
+}
+
+/// Whether a route leads through the link, as one of several at least.
+pub fn leads_through(route: &Route, link: u32) -> bool {
+    let paths = route.attribute(route_attribute::MULTIPATH);
+    route.link() == Some(link) || paths.is_some_and(|paths| next_hops(&paths.value).any(|hop| hop.link == link))
 }
 
 /// An `RTA_MULTIPATH` value with the same next hops on other links; without those for which there is none.

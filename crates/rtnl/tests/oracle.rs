@@ -165,7 +165,7 @@ fn lists_of_addresses_routes_neighbours_and_rules_are_asked_for() {
     assert_eq!(asked.attributes, [RouteAttribute::Oif(7)]);
 
     let mut batch = Batch::new();
-    neighbour::dump(&mut batch, 7);
+    neighbour::dump(&mut batch, 7, neighbour::List::Neighbours);
     let Oracle::GetNeighbour(asked) = read_one(batch, kind::GETNEIGH, flags::DUMP) else { panic!() };
     assert_eq!(asked.attributes, [NeighbourAttribute::IfIndex(7)]);
 

@@ -8,6 +8,7 @@ mod devices;
 mod home;
 mod hostile;
 mod input;
+mod kept;
 mod kill;
 mod kill_configured;
 mod pins;

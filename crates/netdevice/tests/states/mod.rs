@@ -55,10 +55,11 @@ fn any_route() -> impl Strategy<Value = Route> {
 }
 
 fn any_neighbour() -> impl Strategy<Value = Neighbour> {
-    (any::<[u8; 4]>(), any::<[u8; 6]>()).prop_map(|(to, mac)| Neighbour {
-        family: 2,
+    let what = prop_oneof![Just((2, 0)), Just((2, 8)), Just((7, 2))];
+    (any::<[u8; 4]>(), any::<[u8; 6]>(), what).prop_map(|(to, mac, (family, flags))| Neighbour {
+        family,
         state: 0x80,
-        flags: 0,
+        flags,
         attributes: vec![Attribute { kind: 1, value: to.to_vec() }, Attribute { kind: 2, value: mac.to_vec() }],
     })
 }
@@ -106,12 +107,15 @@ pub(crate) fn any_state() -> impl Strategy<Value = LinkState> {
                 group: txqlen % 7,
                 offload_sizes: [(41, txqlen % 3), (58, mtu)].into(),
                 macvlan_mode: Some(txqlen % 5),
+                attributes: [17, 39, 26].map(|kind| Attribute { kind, value: vec![mac[1] % 2] }).into(),
+                info_data: vec![Attribute { kind: 5, value: vec![mac[2] % 3] }],
                 master,
                 master_name: None,
                 parent: None,
                 link_netnsid: None,
                 addresses,
                 routes_from: routes.first().cloned().filter(|_| flags & 1 != 0).into_iter().collect(),
+                routes_unseen: mtu % 2 == 0,
                 routes,
                 neighbours,
                 ipv4_conf,

@@ -302,8 +302,21 @@ fn ip_batch(lines: &str) -> Result<(), String> {
 }
 
 fn show(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    output("ip", &arguments.split_whitespace().collect::<Vec<_>>())
+}
+
+/// What a program prints in the calling thread's namespace.
+pub(crate) fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a program in the calling thread's namespace; it must succeed.
+#[track_caller]
+pub(crate) fn run(line: &str) {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn has_link(name: &str) -> bool {
@@ -318,10 +331,10 @@ fn is_guest() -> bool {
 
 /// How long something may take; an emulated machine is slow.
 pub(crate) fn patience() -> Duration {
-    Duration::from_secs(if is_guest() { 30 } else { 5 })
+    Duration::from_secs(if is_guest() { 60 } else { 20 })
 }
 
-/// Waits for a condition, for 5 seconds at most.
+/// Waits for a condition, as long as a busy machine may need.
 #[track_caller]
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience();

@@ -39,6 +39,26 @@ impl Picture {
         for neighbour in list("-j neigh show nud permanent") {
             facts.insert(format!("neighbour {neighbour}"));
         }
+        for (what, arguments) in [
+            ("proxy", "-4 neigh show proxy"),
+            ("proxy", "-6 neigh show proxy"),
+            ("rule", "-4 rule"),
+            ("rule", "-6 rule"),
+        ] {
+            facts.extend(super::show(arguments).lines().map(|line| format!("{what} {}", line.trim())));
+        }
+        // groups that are no sockets'
+        let groups = fs::read_to_string("/proc/thread-self/net/dev_mcast").unwrap();
+        let group = |line: &str| {
+            let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            (words[3] != "0").then(|| format!("group {} {}", words[1], words[4]))
+        };
+        facts.extend(groups.lines().filter_map(group));
+        let is_group = |line: &str| u8::from_str_radix(&line[..2], 16).unwrap() & 1 != 0 && !line.starts_with("00:");
+        let forwarding = super::output("bridge", &["fdb", "show"]);
+        facts.extend(
+            forwarding.lines().filter(|line| !is_group(line)).map(|line| format!("forwarding {}", line.trim())),
+        );
         Self(facts)
     }
 
