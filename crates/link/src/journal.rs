@@ -4,22 +4,29 @@
 //! repeats the lines in its own log and counts them.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use netdevice::{DeviceId, record::Pod};
-use serde::{Deserialize, Serialize};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ledger::Records;
 
 /// Size from which the file is put aside, as `hook.log.1`, and begun anew.
 const MAX_SIZE: u64 = 1 << 20;
-/// Longest line that a reader takes.
-const MAX_LINE: usize = 8 << 10;
+/// Longest message in bytes: some 150 reasons why a route was left out.
+const MAX_MESSAGE: usize = 16 << 10;
+/// Longest line that a reader takes, in bytes: hooks of earlier versions did not shorten what they had to say.
+const MAX_LINE: u64 = 1 << 20;
+/// How often, and how long after one another, a writer looks whether the file is free; then it writes all the same.
+const LOOKS: u32 = 50;
+const LOOK: Duration = Duration::from_millis(1);
 
 /// What a hook was started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,7 +72,7 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<DeviceId>,
     /// The error, or what was left out.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", serialize_with = "shortened")]
     pub message: String,
 }
 
@@ -73,7 +80,20 @@ fn path(records: &Records) -> PathBuf {
     records.folder().join("hook.log")
 }
 
-/// Adds a line. Lines of several hooks at once do not mix: each is one write to the end of the file.
+/// A message as the file has it: a device with thousands of routes may have thousands of reasons.
+fn shortened<S: Serializer>(message: &str, to: S) -> Result<S::Ok, S::Error> {
+    if message.len() <= MAX_MESSAGE {
+        return to.serialize_str(message);
+    }
+    let mut end = MAX_MESSAGE;
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    to.serialize_str(&[&message[..end], " ... (shortened)"].concat())
+}
+
+/// Adds a line. Lines of several hooks at once do not mix, and a file that was put aside gets no further line: whoever
+/// writes holds the lock of the file that is in place.
 ///
 /// # Errors
 ///
@@ -88,13 +108,25 @@ pub fn append(records: &Records, entry: &Entry) -> io::Result<()> {
         }
         other => other?,
     };
-    if file.metadata()?.len() > MAX_SIZE {
-        fs::rename(&path, path.with_extension("log.1"))?;
+    let mut size = 0;
+    for _ in 0..LOOKS {
+        // not for ever: everybody may read the file, and so lock it
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            sleep(LOOK);
+            continue;
+        }
+        let opened = file.metadata()?;
+        let is_in_place = fs::metadata(&path).is_ok_and(|there| identity(&there) == identity(&opened));
+        size = opened.len();
+        if is_in_place && (size <= MAX_SIZE || fs::rename(&path, aside(&path)).is_err()) {
+            break;
+        }
         file = open()?;
     }
     let mut line = serde_json::to_vec(entry)?;
     line.push(b'\n');
-    file.write_all(&line)
+    // half a line would spoil the next one
+    file.write_all(&line).inspect_err(|_| _ = file.set_len(size))
 }
 
 /// Seconds since 1970, as entries and records have them.
@@ -102,45 +134,230 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Follows the journal from where it ended when this was made.
+/// Follows the journal from where it ended when this was made. It loses no line of a file that is put aside, unless a
+/// third one is begun between two looks.
 #[derive(Debug)]
 pub struct Follower {
-    records: Records,
-    inode: u64,
+    path: PathBuf,
+    current: Option<Followed>,
+    /// What was aside when the current file was begun to be read: its inode may be used again, but not with the same size and time.
+    aside: Option<[u64; 4]>,
+}
+
+/// A file that is read as far as it goes. It is kept open, so that its inode is not used again.
+#[derive(Debug)]
+struct Followed {
+    file: File,
+    identity: (u64, u64),
     offset: u64,
+    /// Whether the end of a line that is too long is still to come.
+    is_in_long_line: bool,
 }
 
 impl Follower {
     /// Starts at the present end of the journal.
     pub fn new(records: &Records) -> Self {
-        let (inode, offset) = fs::metadata(path(records)).map_or((0, 0), |file| (file.ino(), file.len()));
-        Self { records: records.clone(), inode, offset }
+        let path = path(records);
+        let current = Followed::open(&path).map(|current| {
+            let offset = current.file.metadata().map_or(0, |file| file.len());
+            Followed { offset, ..current }
+        });
+        let aside = Followed::open(&aside(&path)).and_then(|aside| aside.state());
+        Self { path, current, aside }
     }
 
     /// The lines that came since the last call; what is no line of a journal is passed over.
     pub fn next_entries(&mut self) -> Vec<Entry> {
-        let Ok(mut file) = File::open(path(&self.records)) else { return Vec::new() };
-        let Ok(inode) = file.metadata().map(|file| file.ino()) else { return Vec::new() };
-        if inode != self.inode {
-            (self.inode, self.offset) = (inode, 0);
-        }
-        if file.seek(SeekFrom::Start(self.offset)).is_err() {
-            return Vec::new();
-        }
         let mut entries = Vec::new();
-        let mut reader = BufReader::new(file);
+        // first: what is not in place any more by now gets no further line
+        let now = Followed::open(&self.path);
+        let before = self.current.as_mut().map(|current| {
+            current.read_into(&mut entries);
+            current.identity
+        });
+        let Some(mut now) = now.filter(|now| Some(now.identity) != before) else { return entries };
+        if let Some(mut between) = Followed::open(&aside(&self.path)) {
+            let state = between.state();
+            let is_read = Some(between.identity) == before || between.identity == now.identity;
+            if before.is_some() && !is_read && self.aside != state {
+                between.read_into(&mut entries);
+            }
+            self.aside = state;
+        }
+        now.read_into(&mut entries);
+        self.current = Some(now);
+        entries
+    }
+}
+
+impl Followed {
+    fn open(path: &Path) -> Option<Self> {
+        let file = File::open(path).ok()?;
+        let identity = identity(&file.metadata().ok()?);
+        Some(Self { file, identity, offset: 0, is_in_long_line: false })
+    }
+
+    fn state(&self) -> Option<[u64; 4]> {
+        let file = self.file.metadata().ok()?;
+        Some([file.ino(), file.len(), file.mtime().cast_unsigned(), file.mtime_nsec().cast_unsigned()])
+    }
+
+    fn read_into(&mut self, entries: &mut Vec<Entry>) {
+        // somebody may have emptied it
+        if self.file.metadata().is_ok_and(|file| file.len() < self.offset) {
+            self.offset = 0;
+        }
+        if self.file.seek(SeekFrom::Start(self.offset)).is_err() {
+            return;
+        }
+        let mut reader = BufReader::new(&self.file);
         let mut line = Vec::new();
-        while let Ok(length) = reader.read_until(b'\n', &mut line) {
+        while let Ok(length) = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+            let length = u64::try_from(length).unwrap_or(MAX_LINE);
+            let is_whole = line.ends_with(b"\n");
             // a line without its end is still being written
-            if length == 0 || !line.ends_with(b"\n") {
+            if !is_whole && length < MAX_LINE {
                 break;
             }
-            self.offset += length as u64;
-            if length <= MAX_LINE {
+            self.offset += length;
+            if is_whole && !self.is_in_long_line {
                 entries.extend(serde_json::from_slice::<Entry>(&line));
             }
+            self.is_in_long_line = !is_whole;
             line.clear();
         }
-        entries
+    }
+}
+
+/// Where the journal is put when it has become large.
+fn aside(path: &Path) -> PathBuf {
+    path.with_extension("log.1")
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Barrier, thread};
+
+    use super::*;
+
+    fn entry(number: u64, message: String) -> Entry {
+        Entry {
+            time: number,
+            action: Action::Detach,
+            device: "eth2".into(),
+            holder: "pod default/web".into(),
+            pod: None,
+            outcome: Outcome::Ok,
+            renamed: None,
+            message,
+        }
+    }
+
+    /// Each round is larger than a file may be, so that both writers put it aside, often at once.
+    #[test]
+    fn two_writers_put_the_file_aside_and_a_follower_loses_no_line() {
+        const ROUNDS: u64 = 12;
+        const LINES: u64 = 80;
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let mut follower = Follower::new(&records);
+        append(&records, &entry(u64::MAX, String::new())).unwrap();
+        let mut seen: Vec<u64> = follower.next_entries().iter().map(|entry| entry.time).collect();
+        assert_eq!(seen, [u64::MAX], "a journal that is new is read from its beginning");
+        seen.clear();
+        let barrier = Barrier::new(3);
+        thread::scope(|scope| {
+            for writer in 0..2 {
+                let (records, barrier) = (&records, &barrier);
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        barrier.wait();
+                        for line in 0..LINES {
+                            let number = (round * LINES + line) * 2 + writer;
+                            append(records, &entry(number, "x".repeat(10_000))).unwrap();
+                        }
+                        barrier.wait();
+                    }
+                });
+            }
+            for _ in 0..ROUNDS {
+                barrier.wait();
+                seen.extend(follower.next_entries().iter().map(|entry| entry.time));
+                barrier.wait();
+                seen.extend(follower.next_entries().iter().map(|entry| entry.time));
+            }
+        });
+        let numbers: BTreeSet<u64> = seen.iter().copied().collect();
+        assert_eq!((seen.len(), numbers.len()), (seen.len(), seen.len()), "no line comes twice");
+        assert_eq!(numbers, (0..ROUNDS * LINES * 2).collect());
+        assert!(folder.path().join("hook.log.1").exists());
+    }
+
+    #[test]
+    fn both_of_two_files_that_were_put_aside_between_two_looks_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let mut numbers = 0..;
+        let mut fill = || {
+            let mut written = 0;
+            // one line more than fits
+            while written <= MAX_SIZE + 10_000 {
+                append(&records, &entry(numbers.next().unwrap(), "x".repeat(10_000))).unwrap();
+                written += 10_000;
+            }
+        };
+        append(&records, &entry(u64::MAX, String::new())).unwrap();
+        let mut follower = Follower::new(&records);
+        fill();
+        fill();
+        let seen: Vec<u64> = follower.next_entries().iter().map(|entry| entry.time).collect();
+        assert_eq!(seen, (0..numbers.next().unwrap()).collect::<Vec<u64>>());
+        assert!(follower.next_entries().is_empty());
+        // what was aside before is no news when somebody removes the journal
+        fs::remove_file(path(&records)).unwrap();
+        append(&records, &entry(7, String::new())).unwrap();
+        let seen: Vec<u64> = follower.next_entries().iter().map(|entry| entry.time).collect();
+        assert_eq!(seen, [7]);
+    }
+
+    #[test]
+    fn a_long_message_is_shortened_and_its_line_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let mut follower = Follower::new(&records);
+        // 75 routes that were left out
+        let routes = "route 10.0.0.0/24 via 192.0.2.1: the gateway cannot be reached in the pod: left out; ".repeat(95);
+        append(&records, &entry(1, routes.clone())).unwrap();
+        append(&records, &entry(2, "\u{1}é".repeat(1 << 20))).unwrap();
+        let read = follower.next_entries();
+        assert_eq!(read.len(), 2);
+        assert_eq!(read[0].message, routes);
+        assert!(read[1].message.ends_with(" ... (shortened)"));
+        assert!(fs::metadata(path(&records)).unwrap().len() < 200_000);
+    }
+
+    #[test]
+    fn what_is_no_line_of_a_journal_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let mut follower = Follower::new(&records);
+        let mut file = OpenOptions::new().append(true).create(true).open(path(&records)).unwrap();
+        file.write_all(&vec![b'x'; 3 << 20]).unwrap();
+        assert!(follower.next_entries().is_empty());
+        file.write_all(b"x\n{}\n\xff\n").unwrap();
+        let line = serde_json::to_string(&entry(3, String::new())).unwrap();
+        let (begin, end) = line.split_at(10);
+        file.write_all(begin.as_bytes()).unwrap();
+        assert!(follower.next_entries().is_empty());
+        file.write_all(format!("{end}\n").as_bytes()).unwrap();
+        assert_eq!(follower.next_entries(), [entry(3, String::new())]);
+        // somebody empties it
+        file.set_len(0).unwrap();
+        append(&records, &entry(4, String::new())).unwrap();
+        assert_eq!(follower.next_entries(), [entry(4, String::new())]);
     }
 }

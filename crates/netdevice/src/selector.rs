@@ -3,7 +3,10 @@
 //! Each condition is a list of which one must match; all conditions that are given must hold. A selector that gives
 //! none selects nothing: a pool of everything is written `names: [""]`.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::{FromStr, Utf8Chunk},
+};
 
 use regex::bytes::Regex;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -14,12 +17,18 @@ use crate::{
 };
 
 /// A regular expression over the bytes of a name, unanchored: `dummy` matches `dummy0` and `my-dummy`.
+///
+/// It matches as Go's `regexp` does: a byte that is not of valid UTF-8 is one character, U+FFFD (so `.` and `[^a]` match
+/// it), and `\w`, `\d`, `\s` and `\b` are of ASCII. Beside that, `(?-u)\xff` matches the byte itself.
 #[derive(Debug, Clone)]
-pub struct Pattern(Regex);
+pub struct Pattern {
+    text: Box<str>,
+    regex: Regex,
+}
 
 /// A text that is no regular expression.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{pattern:?} is no regular expression: {reason}")]
+#[error("invalid regular expression {pattern:?}: {reason}")]
 pub struct PatternError {
     pattern: String,
     reason: String,
@@ -28,13 +37,54 @@ pub struct PatternError {
 impl Pattern {
     /// Whether the pattern matches anywhere in the bytes.
     pub fn matches(&self, bytes: &[u8]) -> bool {
-        self.0.is_match(bytes)
+        self.regex.is_match(bytes)
+            || std::str::from_utf8(bytes).is_err() && self.regex.is_match(as_go_reads(bytes).as_bytes())
     }
 
     /// The text of the pattern.
     pub fn as_str(&self) -> &str {
-        self.0.as_str()
+        &self.text
     }
+}
+
+/// The bytes as Go reads characters of them: each byte that is not of valid UTF-8 is a U+FFFD.
+fn as_go_reads(bytes: &[u8]) -> String {
+    let replaced = |chunk: Utf8Chunk<'_>| {
+        let invalid = std::iter::repeat_n(char::REPLACEMENT_CHARACTER, chunk.invalid().len());
+        chunk.valid().chars().chain(invalid).collect::<String>()
+    };
+    bytes.utf8_chunks().map(replaced).collect()
+}
+
+/// The pattern with the classes of Go: without Unicode, but over characters and not over bytes.
+fn with_classes_of_go(pattern: &str) -> String {
+    let mut text = String::with_capacity(pattern.len());
+    let mut characters = pattern.chars();
+    while let Some(character) = characters.next() {
+        text.push(character);
+        if character != '\\' {
+            continue;
+        }
+        let escaped = characters.next();
+        let class = match escaped {
+            Some('d') => "[0-9]",
+            Some('D') => "[^0-9]",
+            Some('w') => "[0-9A-Za-z_]",
+            Some('W') => "[^0-9A-Za-z_]",
+            Some('s') => r"[\t\n\f\r ]",
+            Some('S') => r"[^\t\n\f\r ]",
+            // `\b{start}` is none of Go's
+            Some('b') if !characters.as_str().starts_with('{') => r"(?-u:\b)",
+            Some('B') => r"(?-u:\B)",
+            _ => {
+                text.extend(escaped);
+                continue;
+            }
+        };
+        text.pop();
+        text.push_str(class);
+    }
+    text
 }
 
 /// The text, in quotes where it has a space or nothing.
@@ -64,7 +114,9 @@ impl FromStr for Pattern {
             let text = error.to_string();
             text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
         };
-        Regex::new(pattern).map(Self).map_err(|error| PatternError { pattern: pattern.into(), reason: reason(error) })
+        let error = |error| PatternError { pattern: pattern.into(), reason: reason(error) };
+        let regex = Regex::new(&with_classes_of_go(pattern)).map_err(error)?;
+        Ok(Self { text: pattern.into(), regex })
     }
 }
 
@@ -426,7 +478,7 @@ mod tests {
     #[test]
     fn wrong_values_are_refused_with_their_line() {
         let table = [
-            ("drivers: [a]\nnames: ['(']", "\"(\" is no regular expression: unclosed group"),
+            ("drivers: [a]\nnames: ['(']", "invalid regular expression \"(\": unclosed group"),
             ("pciIds: ['8086']", "\"8086\" is no PCI id"),
             ("virtualFunctions: ['pf#3-1']", "names no virtual functions"),
             ("name: [a]", "unknown field `name`"),
@@ -451,8 +503,41 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_not_utf8_are_matched_as_bytes() {
-        let pattern: Pattern = r"(?-u)\xff".parse().unwrap();
-        assert!(pattern.matches(b"a\xffb"));
+    fn names_that_are_not_utf8_are_matched_as_go_and_as_bytes() {
+        // what Go 1.26 says of regexp.MustCompile(pattern).Match(name)
+        let table: [(&str, &[u8], bool); 24] = [
+            (".", b"\xff", true),
+            ("^.$", b"\xff", true),
+            ("^..$", b"\xc3\xc3", true),
+            // two of the three bytes of a character are two, not one
+            ("^..$", b"\xe2\x82", true),
+            ("^.$", b"\xe2\x82", false),
+            ("^.$", "é".as_bytes(), true),
+            ("^a.b$", b"a\xffb", true),
+            ("^a..b$", b"a\xffb", false),
+            ("^[^a]$", b"\xff", true),
+            ("^[^0-9]+$", b"x\xff\xfe", true),
+            (r"^\x{fffd}$", b"\xff", true),
+            ("\u{fffd}", b"a\xff", true),
+            (r"^\W$", b"\xff", true),
+            (r"^\w$", b"\xff", false),
+            (r"^\w$", "é".as_bytes(), false),
+            (r"^\W$", "é".as_bytes(), true),
+            (r"^[\W]$", "é".as_bytes(), true),
+            (r"^[\da]\D$", "3é".as_bytes(), true),
+            (r"^\d$", "٣".as_bytes(), false),
+            (r"a\b", b"a\xff", true),
+            (r"a\b", "aé".as_bytes(), true),
+            (r"^\\w$", b"\\w", true),
+            ("^eth", b"eth\xff", true),
+            ("ff", b"\xff", false),
+        ];
+        for (pattern, name, matches) in table {
+            let parsed: Pattern = pattern.parse().unwrap();
+            assert_eq!(parsed.matches(name), matches, "{pattern} of {}", name.escape_ascii());
+            assert_eq!(parsed.as_str(), pattern);
+        }
+        let byte: Pattern = r"(?-u)\xff".parse().unwrap();
+        assert!(byte.matches(b"a\xffb") && !byte.matches(b"a\xfeb"));
     }
 }
