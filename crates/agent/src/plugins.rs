@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use device_plugin::{Config, DevicePlugin, Error, Paths, Timing};
-use link::DEFAULT_STATE_DIR;
-use netdevice::{ResourceName, View};
+use device_plugin::{Config, DevicePlugin, Error, Paths, RecordCheck, Reservations, Timing};
+use link::{DEFAULT_STATE_DIR, Records};
+use netdevice::{Refusal, ResourceName, View};
 use tokio::{
     sync::watch,
     task::{Id, JoinSet},
@@ -27,6 +27,7 @@ pub(crate) async fn keep(
         view = first_view(&mut views, &mut hook) => view?,
     };
     let (sender, receiver) = watch::channel(first);
+    let reservations = Arc::<Reservations>::default();
     let mut running: JoinSet<Result<(), Error>> = JoinSet::new();
     let mut resources: BTreeMap<ResourceName, Id> = BTreeMap::new();
     loop {
@@ -34,7 +35,7 @@ pub(crate) async fn keep(
         for resource in wanted {
             resources.entry(resource).or_insert_with_key(|resource| {
                 info!(%resource, "the device plugin starts");
-                let plugin = DevicePlugin::new(config(&arguments, resource), receiver.clone());
+                let plugin = DevicePlugin::new(config(&arguments, resource, &reservations), receiver.clone());
                 metrics.add_plugin(resource.clone(), plugin.stats());
                 running.spawn(plugin.run(shutdown.clone())).id()
             });
@@ -76,7 +77,8 @@ async fn first_view(
     view.ok_or_else(|| anyhow::anyhow!("a view was waited for"))
 }
 
-fn config(arguments: &Arguments, resource: &ResourceName) -> Config {
+fn config(arguments: &Arguments, resource: &ResourceName, reservations: &Arc<Reservations>) -> Config {
+    let records = Records::new(&arguments.state_dir);
     let is_default = arguments.state_dir.as_os_str() == DEFAULT_STATE_DIR;
     let state_dir = (!is_default).then(|| arguments.state_dir.to_string_lossy().into_owned());
     Config {
@@ -89,5 +91,11 @@ fn config(arguments: &Arguments, resource: &ResourceName) -> Config {
             state_dir,
         },
         timing: Timing::default(),
+        record_check: RecordCheck::new(move |device| match records.holder(device) {
+            Ok(None) => Ok(()),
+            Ok(Some(holder)) => Err(Refusal::Held(holder)),
+            Err(_) => Err(Refusal::Unknown),
+        }),
+        reservations: reservations.clone(),
     }
 }

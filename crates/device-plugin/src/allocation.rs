@@ -11,7 +11,7 @@ use netdevice::{DeviceId, DeviceIdError, Refusal, ResourceName, View, cdi};
 use proto::deviceplugin as wire;
 use tonic::{Code, Status};
 
-use crate::preference::PreferenceError;
+use crate::{config::RecordCheck, preference::PreferenceError};
 
 /// Why devices are not handed out.
 #[derive(Debug, thiserror::Error)]
@@ -84,11 +84,14 @@ impl Request {
         &self,
         resource: &ResourceName,
         view: &View,
+        record_check: &RecordCheck,
         written: &BTreeSet<DeviceId>,
         file: &Path,
     ) -> Result<(), AllocationError> {
         let check = |id: &DeviceId| {
-            view.allocate(resource, id).map_err(|refusal| AllocationError::Refused(id.clone(), Box::new(refusal)))?;
+            let refused = |refusal| AllocationError::Refused(id.clone(), Box::new(refusal));
+            view.allocate(resource, id).map_err(refused)?;
+            record_check.check(id).map_err(refused)?;
             if written.contains(id) { Ok(()) } else { Err(AllocationError::NotWritten(id.clone(), file.to_owned())) }
         };
         let errors: Vec<AllocationError> = self.ids().filter_map(|id| check(id).err()).collect();

@@ -1,8 +1,10 @@
 //! What a device plugin is told by its caller.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use netdevice::ResourceName;
+use netdevice::{DeviceId, Refusal, ResourceName};
+
+use crate::reservations::Reservations;
 
 /// A device plugin of one pool.
 #[derive(Debug, Clone)]
@@ -13,6 +15,39 @@ pub struct Config {
     pub paths: Paths,
     /// How long things may take.
     pub timing: Timing,
+    /// Asked about a device at the moment when it is handed out.
+    pub record_check: RecordCheck,
+    /// Devices that were handed out and are not attached yet, of all plugins of the process.
+    pub reservations: Arc<Reservations>,
+}
+
+/// Whether a device's record on disk lets it be handed out. The view learns of a record some milliseconds later: in
+/// between a Pod may have taken the device by an annotation.
+#[derive(Clone)]
+pub struct RecordCheck(Arc<dyn Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync>);
+
+impl RecordCheck {
+    /// Asks `check`, which must not block for long.
+    pub fn new(check: impl Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(check))
+    }
+
+    pub(crate) fn check(&self, device: &DeviceId) -> Result<(), Refusal> {
+        (self.0)(device)
+    }
+}
+
+impl Default for RecordCheck {
+    /// There are no records.
+    fn default() -> Self {
+        Self::new(|_| Ok(()))
+    }
+}
+
+impl fmt::Debug for RecordCheck {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("RecordCheck")
+    }
 }
 
 /// Where the kubelet, the runtime and the hook are.

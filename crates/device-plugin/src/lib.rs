@@ -24,15 +24,17 @@ pub mod preference;
 mod publisher;
 mod recovery;
 mod registrar;
+mod reservations;
 mod service;
 mod socket;
 mod stats;
 mod tick;
 
-pub use config::{Config, Paths, Timing};
+pub use config::{Config, Paths, RecordCheck, Timing};
 pub use error::Error;
 pub use plugin::{DevicePlugin, resources};
 pub use recovery::{allocated, known_pods};
+pub use reservations::Reservations;
 pub use socket::SOCKET_PREFIX;
 pub use stats::Stats;
 pub use tick::Ticks;

@@ -42,6 +42,8 @@ impl DevicePlugin {
             resource: config.resource.clone(),
             cdi_file: config.paths.cdi.join(cdi::file_name(&config.resource)),
             held_grace: config.timing.held_grace,
+            record_check: config.record_check.clone(),
+            reservations: config.reservations.clone(),
             stats: Arc::default(),
             published: watch::Sender::new(None),
             memory: watch::Sender::new(Memory::default()),

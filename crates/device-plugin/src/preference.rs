@@ -2,7 +2,10 @@
 //!
 //! Devices of which nobody knows a node are a group of their own: nothing says that they are near anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 /// A device to choose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +14,20 @@ pub struct Candidate {
     pub id: String,
     /// Its NUMA node.
     pub numa_node: Option<u32>,
+    /// Whether somebody has it, whatever the kubelet says.
+    pub claim: Claim,
+}
+
+/// Who has a device. A kubelet that lost its checkpoint takes all of them for free.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Claim {
+    /// Nobody.
+    #[default]
+    None,
+    /// A container that was promised it, and is not started yet.
+    Reserved,
+    /// A Pod, or it cannot be handed out for another reason.
+    Held,
 }
 
 /// Why there is no choice.
@@ -48,11 +65,31 @@ fn group(numa_node: Option<u32>) -> Group {
 }
 
 /// Chooses `size` of the available devices, all that must be included among them; the same choice whatever the order.
+/// What somebody has is chosen only when there is nothing else.
 ///
 /// # Errors
 ///
 /// When no choice of that size is possible.
 pub fn prefer(available: &[Candidate], must: &BTreeSet<String>, size: i32) -> Result<Vec<String>, PreferenceError> {
+    let enough = usize::try_from(size).unwrap_or(0);
+    let mut must = Cow::Borrowed(must);
+    for claim in [Claim::None, Claim::Reserved] {
+        let is_free = |candidate: &&Candidate| candidate.claim <= claim || must.contains(&candidate.id);
+        if available.iter().all(|candidate| is_free(&candidate)) {
+            break;
+        }
+        let free: Vec<Candidate> = available.iter().filter(is_free).cloned().collect();
+        if free.len() >= enough {
+            return pack(&free, &must, size);
+        }
+        // too few: all of them, and others
+        must = Cow::Owned(must.iter().cloned().chain(free.into_iter().map(|candidate| candidate.id)).collect());
+    }
+    pack(available, &must, size)
+}
+
+/// The choice, whoever has the devices.
+fn pack(available: &[Candidate], must: &BTreeSet<String>, size: i32) -> Result<Vec<String>, PreferenceError> {
     let size = usize::try_from(size).map_err(|_| PreferenceError::Negative(size))?;
     let nodes: BTreeMap<&str, Group> =
         available.iter().map(|candidate| (candidate.id.as_str(), group(candidate.numa_node))).collect();
@@ -106,7 +143,12 @@ mod tests {
     fn candidates(text: &str) -> Vec<Candidate> {
         let one = |part: &str| {
             let (id, node) = part.split_once('@').unwrap();
-            Candidate { id: id.into(), numa_node: node.parse().ok() }
+            let claim = match node.trim_start_matches(|node: char| node.is_ascii_digit() || node == '-') {
+                "" => Claim::None,
+                "r" => Claim::Reserved,
+                _ => Claim::Held,
+            };
+            Candidate { id: id.into(), numa_node: node.trim_end_matches(char::is_alphabetic).parse().ok(), claim }
         };
         text.split_whitespace().map(one).collect()
     }
@@ -139,6 +181,34 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_has_is_chosen_last_and_what_is_reserved_before_it() {
+        let table = [
+            ("a@0h b@0 c@1", "", 1, "b"),
+            ("a@0r b@0h c@1", "", 1, "c"),
+            ("a@0r b@0h c@1", "", 2, "a c"),
+            ("a@0r b@0h c@1", "", 3, "a b c"),
+            ("a@0h b@0 c@1 d@1", "", 2, "c d"),
+            ("a@0h b@0r c@1 d@1r", "", 2, "c d"),
+            ("a@0h b@0 c@1 d@1", "a", 2, "a b"),
+            ("a@0h b@1 c@1 d@0h", "", 3, "a b c"),
+            ("a@0h", "", 1, "a"),
+        ];
+        for (available, must, size, expected) in table {
+            let chosen = prefer(&candidates(available), &ids(must), size).unwrap();
+            assert_eq!(chosen.join(" "), expected, "{size} of {available:?} with {must:?}");
+        }
+        let errors = [("a@0h b@0", "c", 1), ("a@0h b@0r", "", 3), ("a@0h b@0", "a b", 1), ("a@0h", "", -1)];
+        for (available, must, size) in errors {
+            let free: Vec<Candidate> = candidates(available)
+                .into_iter()
+                .map(|candidate| Candidate { claim: Claim::None, ..candidate })
+                .collect();
+            let error = prefer(&candidates(available), &ids(must), size).unwrap_err();
+            assert_eq!(error, prefer(&free, &ids(must), size).unwrap_err());
+        }
+    }
+
+    #[test]
     fn sizes_that_cannot_be_are_refused_with_the_reason() {
         let table = [
             ("a@0", "", -1, "cannot choose -1 devices: the number must not be negative"),
@@ -164,7 +234,7 @@ mod tests {
             size in 0i32..10,
         ) {
             let available: Vec<Candidate> =
-                (0..).zip(&nodes).map(|(at, node)| Candidate { id: format!("d{at}"), numa_node: *node }).collect();
+                (0..).zip(&nodes).map(|(at, node)| Candidate { id: format!("d{at}"), numa_node: *node, claim: Claim::None }).collect();
             let has = |set: u16, at: usize| set & (1 << at) != 0;
             let subset = |set: u16| (0..nodes.len()).filter(|at| has(set, *at)).map(|at| format!("d{at}")).collect();
             let must: BTreeSet<String> = subset(must & must >> 3);

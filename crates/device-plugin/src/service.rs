@@ -17,11 +17,16 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     allocation::{self, AllocationError},
+    config::RecordCheck,
     memory::Memory,
     offer::List,
-    preference::{Candidate, prefer},
+    preference::{Candidate, Claim, prefer},
+    reservations::Reservations,
     stats::Stats,
 };
+
+/// How often the disk is looked at while a device is waited for: the view does not tell of a record that came and went.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What the kubelet may know: the list, and the CDI names that resolve.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) resource: ResourceName,
     pub(crate) cdi_file: PathBuf,
     pub(crate) held_grace: Duration,
+    pub(crate) record_check: RecordCheck,
+    pub(crate) reservations: Arc<Reservations>,
     pub(crate) stats: Arc<Stats>,
     /// None until the CDI file was looked after once.
     pub(crate) published: watch::Sender<Option<Published>>,
@@ -81,14 +88,19 @@ impl Service {
             let seen_view = view.borrow_and_update().clone();
             let written = published.borrow_and_update().as_ref().map(|published| published.written.clone());
             let written = written.unwrap_or_default();
-            let error = match request.check(&self.shared.resource, &seen_view, &written, &self.shared.cdi_file) {
+            let Shared { resource, record_check, cdi_file, .. } = &*self.shared;
+            let error = match request.check(resource, &seen_view, record_check, &written, cdi_file) {
                 Err(error) if error.is_passing() => error,
                 done => return done,
             };
             tokio::select! {
                 Ok(()) = view.changed() => {}
                 Ok(()) = published.changed() => {}
-                () = time::sleep_until(deadline) => return Err(error),
+                () = time::sleep_until(deadline.min(time::Instant::now() + LOOK)) => {
+                    if time::Instant::now() >= deadline {
+                        return Err(error);
+                    }
+                }
             }
         }
     }
@@ -101,16 +113,41 @@ impl Service {
             // their CDI names are written already: nobody has anything to do
             false
         });
+        self.shared.reservations.begin(request.ids().cloned());
         Ok(request.answer(&self.shared.resource))
     }
 
     fn choose(&self, request: wire::ContainerPreferredAllocationRequest) -> Result<Vec<String>, AllocationError> {
+        let Shared { resource, record_check, reservations, .. } = &*self.shared;
         let view = self.view.borrow();
-        let numa_node = |id: &str| view.devices().get(&id.parse::<DeviceId>().ok()?)?.numa_node;
-        let candidate = |id: String| Candidate { numa_node: numa_node(&id), id };
-        let available: Vec<Candidate> = request.available_device_i_ds.into_iter().map(candidate).collect();
+        reservations.end_attached(&view);
+        let candidate = |id: String| {
+            let device = id.parse::<DeviceId>().ok().and_then(|id| view.devices().get(&id));
+            let claim = match device {
+                Some(device) if device.holder().is_none() && device.resource == *resource => {
+                    if reservations.has(&device.id) { Claim::Reserved } else { Claim::None }
+                }
+                _ => Claim::Held,
+            };
+            Candidate { numa_node: device.and_then(|device| device.numa_node), claim, id }
+        };
+        let mut available: Vec<Candidate> = request.available_device_i_ds.into_iter().map(candidate).collect();
         let must = request.must_include_device_i_ds.into_iter().collect();
-        Ok(prefer(&available, &must, request.allocation_size)?)
+        loop {
+            let chosen = prefer(&available, &must, request.allocation_size)?;
+            // on disk only those that are chosen are looked at; who was taken a moment ago is no candidate any more
+            let is_taken = |candidate: &Candidate| {
+                let id = candidate.id.parse();
+                candidate.claim != Claim::Held
+                    && chosen.binary_search(&candidate.id).is_ok()
+                    && id.is_ok_and(|id| record_check.check(&id).is_err())
+            };
+            let taken: Vec<usize> = (0..available.len()).filter(|at| is_taken(&available[*at])).collect();
+            if taken.is_empty() {
+                return Ok(chosen);
+            }
+            taken.into_iter().for_each(|at| available[at].claim = Claim::Held);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use netdevice::{
-    DeviceId, Ledger, Record,
+    DeviceId, Holder, Ledger, Record,
     node_address::{self, MAX_NODE_ADDRESSES, NODE_ADDRESSES},
     record::{MAX_RECORD, RecordError, attached_in_place},
 };
@@ -211,6 +211,15 @@ impl Records {
             other => other,
         };
         record.transpose().map_err(|error| ReadError::Unfollowed(path, error))
+    }
+
+    /// Who has a device by its record, as the disk says at this moment; nobody if it is home.
+    ///
+    /// # Errors
+    ///
+    /// When there is a record that cannot be read or followed.
+    pub fn holder(&self, device: &DeviceId) -> Result<Option<Holder>, Error> {
+        Ok(self.read(device)?.map(|record| record.holder))
     }
 
     /// Writes a record, in place of the one that is there, all or nothing.

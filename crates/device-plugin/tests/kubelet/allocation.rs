@@ -1,11 +1,16 @@
 //! What a container gets, and what the user reads when it gets nothing.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use device_plugin::RecordCheck;
 use kubelet_stand_in::Kubelet;
+use netdevice::Refusal;
 use tonic::Code;
 
-use crate::node::{Node, RESOURCE, eventually, listed};
+use crate::node::{Node, RESOURCE, eventually, listed, record};
 
 fn names(answer: &proto::deviceplugin::ContainerAllocateResponse) -> Vec<&str> {
     answer.cdi_devices.iter().map(|device| device.name.as_str()).collect()
@@ -145,4 +150,71 @@ async fn a_device_that_vanished_after_allocate_still_resolves() {
     eventually("only what nobody asked for is gone", || node.cdi_devices() == ["dummy0"]).await;
     pods.set_pods(RESOURCE, &[("other", &[])]);
     eventually("the file goes after the Pod", || !file.exists()).await;
+}
+
+/// The kubelet lost its checkpoint: all devices are free to it.
+#[tokio::test]
+async fn a_device_that_is_held_or_promised_is_preferred_last() {
+    let mut node = Node::with_links(&["dummy0", "dummy1", "dummy2", "dummy3"]);
+    let kubelet = node.kubelet();
+    let _plugin = node.start();
+    let all = ["dummy0", "dummy1", "dummy2", "dummy3"];
+    listed(&kubelet, &all).await;
+    let prefer = |size| kubelet.prefer(RESOURCE, all.map(str::to_owned).to_vec(), Vec::new(), size);
+    // one in a Pod, one given to a container that is not started yet
+    kubelet.allocate(RESOURCE, &["dummy0"]).await.unwrap();
+    node.attach("dummy0", "web");
+    kubelet.allocate(RESOURCE, &["dummy1"]).await.unwrap();
+    assert_eq!(prefer(1).await.unwrap(), ["dummy2"]);
+    assert_eq!(prefer(2).await.unwrap(), ["dummy2", "dummy3"]);
+    assert_eq!(prefer(3).await.unwrap(), ["dummy1", "dummy2", "dummy3"]);
+    assert_eq!(prefer(4).await.unwrap(), all);
+    // the container of the second is started and ends, and the first comes home: all are free
+    node.attach("dummy1", "other");
+    prefer(1).await.unwrap();
+    node.detach("dummy1");
+    node.detach("dummy0");
+    assert_eq!(prefer(1).await.unwrap(), ["dummy0"]);
+}
+
+#[tokio::test]
+async fn what_an_annotation_took_a_moment_ago_is_refused_with_the_holder_and_not_preferred() {
+    let node = Node::with_links(&["dummy0", "dummy1"]);
+    let kubelet = node.kubelet();
+    let mut config = node.config();
+    let on_disk = Arc::new(Mutex::new(Some(record("dummy0", "annotated").holder)));
+    let taken = on_disk.clone();
+    config.record_check = RecordCheck::new(move |device| match &*taken.lock().unwrap() {
+        Some(holder) if device.as_str() == "dummy0" => Err(Refusal::Held(holder.clone())),
+        _ => Ok(()),
+    });
+    let _plugin = node.start_with(config);
+    listed(&kubelet, &["dummy0", "dummy1"]).await;
+    let available = vec!["dummy0".to_owned(), "dummy1".to_owned()];
+    assert_eq!(kubelet.prefer(RESOURCE, available, Vec::new(), 1).await.unwrap(), ["dummy1"]);
+    let (code, message) = refusal(&kubelet, &["dummy0"]).await;
+    assert_eq!(code, Code::FailedPrecondition);
+    assert!(message.contains("it is held by pod default/annotated"), "{message}");
+    // it came and went between two views
+    *on_disk.lock().unwrap() = None;
+    kubelet.allocate(RESOURCE, &["dummy0"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn allocate_waits_for_a_record_that_no_view_shows() {
+    let mut node = Node::with_links(&["dummy0"]);
+    node.timing.held_grace = Duration::from_secs(60);
+    let kubelet = node.kubelet();
+    let mut config = node.config();
+    let looks = Arc::new(Mutex::new(0));
+    let seen = looks.clone();
+    config.record_check = RecordCheck::new(move |_| {
+        let mut looks = seen.lock().unwrap();
+        *looks += 1;
+        if *looks > 3 { Ok(()) } else { Err(Refusal::Held(record("dummy0", "leaving").holder)) }
+    });
+    let _plugin = node.start_with(config);
+    listed(&kubelet, &["dummy0"]).await;
+    kubelet.allocate(RESOURCE, &["dummy0"]).await.unwrap();
+    assert_eq!(*looks.lock().unwrap(), 4);
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use device_plugin::{Config, DevicePlugin, Error, Paths, Stats, Timing};
+use device_plugin::{Config, DevicePlugin, Error, Paths, RecordCheck, Stats, Timing};
 use kubelet_stand_in::{Kubelet, Resource, State};
 use netdevice::{
     DeviceId, Holder, InterfaceName, Ledger, Link, LinkState, Phase, Pools, Projector, Record, ResourceName, Snapshot,
@@ -159,7 +159,13 @@ impl Node {
             hook: "/opt/netdevice/netdevice-hook".into(),
             state_dir: None,
         };
-        Config { resource: ResourceName::default(), paths, timing: self.timing.clone() }
+        Config {
+            resource: ResourceName::default(),
+            paths,
+            timing: self.timing.clone(),
+            record_check: RecordCheck::default(),
+            reservations: Arc::default(),
+        }
     }
 
     pub(crate) fn start(&self) -> Plugin {
@@ -237,7 +243,7 @@ pub(crate) fn health(resource: &Resource) -> BTreeMap<&str, &str> {
     resource.devices().iter().map(|device| (device.id.as_str(), device.health.as_str())).collect()
 }
 
-fn record(name: &str, pod: &str) -> Record {
+pub(crate) fn record(name: &str, pod: &str) -> Record {
     let name = InterfaceName::try_from(name).unwrap();
     let pod = Pod { namespace: "default".into(), name: pod.into(), uid: format!("uid-{pod}") };
     let holder = Holder { container: "c0ffee".into(), sandbox: Some("5a4db0c5".into()), pod: Some(pod) };
