@@ -59,6 +59,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "/var/run/cdi")]
     pub(crate) cdi_dir: PathBuf,
 
+    /// CDI directories that the container runtime reads, with commas, the one that wins last: they are searched for files
+    /// of others that name the same devices
+    #[arg(long, value_name = "DIRS", default_value = "/etc/cdi,/var/run/cdi", value_delimiter = ',')]
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
+
     /// Folder of the records of attached devices, in memory (lost at a reboot, as it must be)
     #[arg(long, value_name = "DIR", default_value = link::DEFAULT_STATE_DIR)]
     pub(crate) state_dir: PathBuf,
@@ -143,7 +148,7 @@ impl Program {
         if self == Self::Agent {
             return command;
         }
-        let of_the_agent = ["nri", "device_plugin_dir", "cdi_dir", "hook_path", "hook_source"];
+        let of_the_agent = ["nri", "device_plugin_dir", "cdi_dir", "cdi_spec_dirs", "hook_path", "hook_source"];
         let command = of_the_agent.into_iter().fold(command, |command, id| command.mut_arg(id, |arg| arg.hide(true)));
         command
             .name(INJECTOR)

@@ -171,7 +171,8 @@ impl Metrics {
                 nri::State::Starting | nri::State::Registering => Some("not connected to the runtime yet".to_owned()),
                 nri::State::Disconnected(why) => Some(format!("not connected to the runtime: {why}")),
             });
-            view.into_iter().chain(plugins).chain(runtime).collect()
+            let conflicts = state.plugins.values().flat_map(|stats| stats.cdi_report().conflicts);
+            view.into_iter().chain(plugins).chain(conflicts).chain(runtime).collect()
         })
     }
 
@@ -205,12 +206,15 @@ impl State {
             (Family::<Resource, Gauge>::default(), Family::<Resource, Counter>::default());
         let allocations = Family::<ResourceResult, Counter>::default();
         let cdi_errors = Family::<Resource, Counter>::default();
+        let cdi_conflicts = Family::<Resource, Gauge>::default();
         for (resource, stats) in &self.plugins {
             let resource = resource.to_string();
             let label = Resource { resource: resource.clone() };
             registered.get_or_create(&label).set(i64::from(stats.is_registered()));
             registrations.get_or_create(&label).inc_by(stats.registrations());
             cdi_errors.get_or_create(&label).inc_by(stats.cdi_write_errors());
+            let in_conflict = i64::try_from(stats.cdi_report().devices).unwrap_or(i64::MAX);
+            cdi_conflicts.get_or_create(&label).set(in_conflict);
             for (result, count) in [("ok", stats.allocations()), ("failed", stats.failed_allocations())] {
                 allocations.get_or_create(&ResourceResult { resource: resource.clone(), result }).inc_by(count);
             }
@@ -218,6 +222,8 @@ impl State {
         registry.register("registered", "Whether the kubelet has the resource registered", registered);
         registry.register("registrations", "Registrations that the kubelet took", registrations);
         registry.register("allocations", "Allocate calls of the kubelet, by result", allocations);
+        let help = "Devices that another CDI file names too, so that no Pod with them starts";
+        registry.register("cdi_conflicts", help, cdi_conflicts);
         registry.register("cdi_write_errors", "Attempts to write a CDI file that failed", cdi_errors);
 
         for (action, help) in [("attach", "Devices that hooks attached"), ("detach", "Devices that hooks brought home")]

@@ -87,6 +87,7 @@ fn config(arguments: &Arguments, resource: &ResourceName, reservations: &Arc<Res
             device_plugins: arguments.device_plugin_dir.clone(),
             pod_resources: arguments.pod_resources_socket.clone(),
             cdi: arguments.cdi_dir.clone(),
+            cdi_spec_dirs: arguments.cdi_spec_dirs.clone(),
             hook: arguments.hook_path.clone(),
             state_dir,
         },

@@ -4,14 +4,18 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    path::{Path, PathBuf},
+    path::PathBuf,
+    sync::Arc,
 };
 
 use netdevice::{DeviceId, DeviceIdError, Refusal, ResourceName, View, cdi};
 use proto::deviceplugin as wire;
 use tonic::{Code, Status};
 
-use crate::{config::RecordCheck, preference::PreferenceError};
+use crate::{
+    preference::PreferenceError,
+    service::{Published, Shared},
+};
 
 /// Why devices are not handed out.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,8 @@ pub(crate) enum AllocationError {
     Refused(DeviceId, Box<Refusal>),
     #[error("device {0}: its CDI file {path} is not written yet: see the log of netdevice on the node", path = .1.display())]
     NotWritten(DeviceId, PathBuf),
+    #[error("device {0}: the CDI file {1}")]
+    InConflict(DeviceId, Arc<str>),
     #[error(transparent)]
     NoPreference(#[from] PreferenceError),
 }
@@ -34,7 +40,7 @@ impl AllocationError {
         match self {
             Self::Refused(_, refusal) => matches!(**refusal, Refusal::Held(_)),
             Self::NotWritten(..) => true,
-            Self::NoId(..) | Self::Twice(_) | Self::NoPreference(_) => false,
+            Self::NoId(..) | Self::Twice(_) | Self::InConflict(..) | Self::NoPreference(_) => false,
         }
     }
 }
@@ -48,7 +54,7 @@ impl From<AllocationError> for Status {
                 Code::InvalidArgument
             }
             AllocationError::Refused(_, refusal) if **refusal == Refusal::NotThere => Code::NotFound,
-            AllocationError::Refused(..) => Code::FailedPrecondition,
+            AllocationError::Refused(..) | AllocationError::InConflict(..) => Code::FailedPrecondition,
             AllocationError::NotWritten(..) => Code::Unavailable,
         };
         Self::new(code, error.to_string())
@@ -80,19 +86,18 @@ impl Request {
     }
 
     /// Whether every device can be handed out now. What will not pass comes first: nobody shall wait in vain.
-    pub(crate) fn check(
-        &self,
-        resource: &ResourceName,
-        view: &View,
-        record_check: &RecordCheck,
-        written: &BTreeSet<DeviceId>,
-        file: &Path,
-    ) -> Result<(), AllocationError> {
+    pub(crate) fn check(&self, shared: &Shared, view: &View, published: &Published) -> Result<(), AllocationError> {
         let check = |id: &DeviceId| {
             let refused = |refusal| AllocationError::Refused(id.clone(), Box::new(refusal));
-            view.allocate(resource, id).map_err(refused)?;
-            record_check.check(id).map_err(refused)?;
-            if written.contains(id) { Ok(()) } else { Err(AllocationError::NotWritten(id.clone(), file.to_owned())) }
+            view.allocate(&shared.resource, id).map_err(refused)?;
+            shared.record_check.check(id).map_err(refused)?;
+            if published.written.contains(id) {
+                return Ok(());
+            }
+            Err(match published.conflicts.devices.get(id) {
+                Some(reason) => AllocationError::InConflict(id.clone(), reason.clone()),
+                None => AllocationError::NotWritten(id.clone(), shared.cdi_file.clone()),
+            })
         };
         let errors: Vec<AllocationError> = self.ids().filter_map(|id| check(id).err()).collect();
         match errors.into_iter().min_by_key(AllocationError::is_passing) {

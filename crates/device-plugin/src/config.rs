@@ -59,6 +59,8 @@ pub struct Paths {
     pub pod_resources: PathBuf,
     /// CDI folder that we write to, `/var/run/cdi`; made when it is missing.
     pub cdi: PathBuf,
+    /// CDI folders that the runtime reads, the one that wins last: `/etc/cdi` and `/var/run/cdi`.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// The hook as the runtime finds it: an absolute path on the host.
     pub hook: String,
     /// Folder of the records for the hook; none leaves the hook's own default.

@@ -17,7 +17,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::Error, identity::FileIdentity, tick::Ticks};
+use crate::{conflicts::is_document, error::Error, identity::FileIdentity, tick::Ticks};
 
 /// Who looks again.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct Looks {
     pub(crate) sockets: watch::Sender<()>,
     /// At the CDI file. We change it ourselves, for each device that comes or goes: no reason to look at sockets.
     pub(crate) file: watch::Sender<()>,
+    /// At the CDI files of others.
+    pub(crate) others: watch::Sender<()>,
 }
 
 /// Follows folders.
@@ -40,17 +42,18 @@ pub(crate) struct Folders {
 }
 
 impl Folders {
-    /// Follows the sockets in the one folder, and the CDI file.
-    pub(crate) fn new(sockets: &Path, file: &Path, poll: Duration) -> Self {
-        let wanted = Wanted { sockets: sockets.to_owned(), file: file.to_owned() };
+    /// Follows the sockets in the one folder, the CDI file, and what others have in CDI folders.
+    pub(crate) fn new(sockets: &Path, file: &Path, cdi_folders: &[PathBuf], poll: Duration) -> Self {
+        let wanted = Wanted { sockets: sockets.to_owned(), file: file.to_owned(), cdi_folders: cdi_folders.to_owned() };
         let (sender, heard) = watch::channel(Heard::default());
         let matters = wanted.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let (of_sockets, of_file) = event.map_or((true, true), |event| matters.to_look_at(&event));
+            let matter = event.map_or(Matter::ALL, |event| matters.to_look_at(&event));
             sender.send_if_modified(|heard| {
-                heard.of_sockets += u64::from(of_sockets);
-                heard.of_file += u64::from(of_file);
-                of_sockets || of_file
+                heard.of_sockets += u64::from(matter.sockets);
+                heard.of_file += u64::from(matter.file);
+                heard.of_others += u64::from(matter.others);
+                matter != Matter::NONE
             });
         });
         let watcher = watcher
@@ -66,22 +69,29 @@ impl Folders {
     pub(crate) async fn run(mut self, looks: Looks, stop: CancellationToken) -> Result<(), Error> {
         let ticks = Ticks::every(self.poll).map_err(Error::TimerFailed)?;
         let mut seen = *self.heard.borrow_and_update();
-        let (mut of_sockets, mut of_file) = (true, true);
+        let mut matter = Matter::ALL;
         loop {
             // first watch, then look: what happens between is an event
             self.arm();
-            if of_sockets {
+            if matter.sockets {
                 looks.sockets.send_replace(());
             }
-            if of_file {
+            if matter.file {
                 looks.file.send_replace(());
+            }
+            if matter.others {
+                looks.others.send_replace(());
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = ticks.next() => (of_sockets, of_file) = (true, true),
+                () = ticks.next() => matter = Matter::ALL,
                 Ok(()) = self.heard.changed() => {
                     let heard = *self.heard.borrow_and_update();
-                    (of_sockets, of_file) = (heard.of_sockets != seen.of_sockets, heard.of_file != seen.of_file);
+                    matter = Matter {
+                        sockets: heard.of_sockets != seen.of_sockets,
+                        file: heard.of_file != seen.of_file,
+                        others: heard.of_others != seen.of_others,
+                    };
                     seen = heard;
                 }
             }
@@ -118,36 +128,62 @@ impl Folders {
 struct Heard {
     of_sockets: u64,
     of_file: u64,
+    of_others: u64,
+}
+
+/// What there may be to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Matter {
+    sockets: bool,
+    file: bool,
+    others: bool,
+}
+
+impl Matter {
+    const NONE: Self = Self { sockets: false, file: false, others: false };
+    const ALL: Self = Self { sockets: true, file: true, others: true };
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            sockets: self.sockets || other.sockets,
+            file: self.file || other.file,
+            others: self.others || other.others,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
 struct Wanted {
     sockets: PathBuf,
     file: PathBuf,
+    cdi_folders: Vec<PathBuf>,
 }
 
 impl Wanted {
     fn folders(&self) -> impl Iterator<Item = &Path> {
-        [Some(self.sockets.as_path()), self.file.parent()].into_iter().flatten()
+        let ours = [Some(self.sockets.as_path()), self.file.parent()].into_iter().flatten();
+        ours.chain(self.cdi_folders.iter().map(PathBuf::as_path))
     }
 
-    /// Whether an event is about a socket, and about the file.
-    fn to_look_at(&self, event: &notify::Event) -> (bool, bool) {
+    /// What an event is about.
+    fn to_look_at(&self, event: &notify::Event) -> Matter {
         if matches!(event.kind, EventKind::Access(_)) {
-            return (false, false);
+            return Matter::NONE;
         }
         if event.need_rescan() || event.paths.is_empty() {
-            return (true, true);
+            return Matter::ALL;
         }
         let is_wanted = |folder: &Path| self.folders().any(|wanted| wanted == folder);
-        event.paths.iter().fold((false, false), |(of_sockets, of_file), path| match path.parent() {
-            Some(folder) if is_wanted(folder) => {
-                let is_socket = folder == self.sockets && path.extension() == Some(OsStr::new("sock"));
-                (of_sockets || is_socket, of_file || *path == self.file)
-            }
+        let of_path = |path: &PathBuf| match path.parent() {
+            Some(folder) if is_wanted(folder) => Matter {
+                sockets: folder == self.sockets && path.extension() == Some(OsStr::new("sock")),
+                file: *path == self.file,
+                others: *path != self.file && folder != self.sockets && is_document(path),
+            },
             // a folder itself, or one on the way to it
-            _ => (true, true),
-        })
+            _ => Matter::ALL,
+        };
+        event.paths.iter().map(of_path).fold(Matter::NONE, Matter::and)
     }
 }
 
@@ -169,30 +205,41 @@ mod tests {
 
     #[test]
     fn what_is_ours_is_looked_at_and_what_is_not_is_not() {
-        let wanted = Wanted { sockets: "/plugins".into(), file: "/cdi/ours.json".into() };
+        let wanted = Wanted {
+            sockets: "/plugins".into(),
+            file: "/cdi/ours.json".into(),
+            cdi_folders: vec!["/etc/cdi".into(), "/cdi".into()],
+        };
         let create = EventKind::Create(CreateKind::File);
         let moved = EventKind::Modify(ModifyKind::Name(RenameMode::To));
         let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-        let (nothing, both) = ((false, false), (true, true));
+        let (nothing, all) = (Matter::NONE, Matter::ALL);
+        let file = Matter { file: true, ..nothing };
+        let others = Matter { others: true, ..nothing };
+        let sockets = Matter { sockets: true, ..nothing };
         for (kind, path, looks) in [
             (create, "/cdi/spec.ours.json.0.tmp", nothing),
-            (create, "/cdi/other.json", nothing),
+            (create, "/cdi/other.json", others),
+            (moved, "/etc/cdi/other.yaml", others),
+            (create, "/etc/cdi/other.txt", nothing),
+            (EventKind::Remove(RemoveKind::File), "/cdi/other.yaml", others),
+            (create, "/plugins/other.json", nothing),
             (create, "/plugins/kubelet_internal_checkpoint", nothing),
             (written, "/cdi/ours.json", nothing),
-            (moved, "/cdi/ours.json", (false, true)),
-            (EventKind::Remove(RemoveKind::File), "/cdi/ours.json", (false, true)),
-            (create, "/plugins/kubelet.sock", (true, false)),
-            (EventKind::Remove(RemoveKind::File), "/plugins/kubelet.sock", (true, false)),
+            (moved, "/cdi/ours.json", file),
+            (EventKind::Remove(RemoveKind::File), "/cdi/ours.json", file),
+            (create, "/plugins/kubelet.sock", sockets),
+            (EventKind::Remove(RemoveKind::File), "/plugins/kubelet.sock", sockets),
             (create, "/cdi/other.sock", nothing),
-            (EventKind::Remove(RemoveKind::Folder), "/cdi", both),
-            (EventKind::Create(CreateKind::Folder), "/plugins", both),
+            (EventKind::Remove(RemoveKind::Folder), "/cdi", all),
+            (EventKind::Create(CreateKind::Folder), "/plugins", all),
         ] {
             let event = notify::Event::new(kind).add_path(path.into());
             assert_eq!(wanted.to_look_at(&event), looks, "{event:?}");
         }
-        assert_eq!(wanted.to_look_at(&notify::Event::new(EventKind::Other).set_flag(Flag::Rescan)), both);
+        assert_eq!(wanted.to_look_at(&notify::Event::new(EventKind::Other).set_flag(Flag::Rescan)), all);
         let two = notify::Event::new(moved).add_path("/cdi/x.tmp".into()).add_path("/cdi/ours.json".into());
-        assert_eq!(wanted.to_look_at(&two), (false, true));
+        assert_eq!(wanted.to_look_at(&two), file);
     }
 
     /// What happens to a folder counts for both; what happens to one of them alone shows in the difference.
@@ -203,7 +250,7 @@ mod tests {
                 let root = tempfile::tempdir().unwrap();
                 let path = |path: &str| root.path().join(path);
                 let (sockets, file) = (path("a/sockets"), path("a/cdi/ours.json"));
-                let mut folders = Folders::new(&sockets, &file, Duration::from_secs(3600));
+                let mut folders = Folders::new(&sockets, &file, &[], Duration::from_secs(3600));
                 folders.arm();
                 for turn in 0..3 {
                     fs::create_dir_all(&sockets).unwrap();

@@ -7,7 +7,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{Config, Paths},
     error::Error,
     folders::{Folders, Looks},
     memory::Memory,
@@ -71,16 +71,23 @@ impl DevicePlugin {
         remove_stale(&config.paths.device_plugins).await;
         let stop = shutdown.child_token();
         let ((sockets, look_at_sockets), (file, look_at_file)) = (watch::channel(()), watch::channel(()));
-        let folders = Folders::new(&config.paths.device_plugins, &shared.cdi_file, config.timing.poll);
-        let publisher =
-            Publisher { config: config.clone(), shared: shared.clone(), view: view.clone(), look: look_at_file };
+        let (others, look_at_others) = watch::channel(());
+        let Paths { device_plugins, cdi_spec_dirs, .. } = &config.paths;
+        let folders = Folders::new(device_plugins, &shared.cdi_file, cdi_spec_dirs, config.timing.poll);
+        let publisher = Publisher {
+            config: config.clone(),
+            shared: shared.clone(),
+            view: view.clone(),
+            look: look_at_file,
+            look_at_others,
+        };
         let look = look_at_sockets;
         let recovery =
             Recovery { config: config.clone(), shared: shared.clone(), view: view.clone(), look: look.clone() };
         let registrar = Registrar { config, shared, view, look, stop: stop.clone() };
 
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
-        tasks.spawn(folders.run(Looks { sockets, file }, stop.clone()));
+        tasks.spawn(folders.run(Looks { sockets, file, others }, stop.clone()));
         tasks.spawn(publisher.run(stop.clone()));
         tasks.spawn(recovery.run(stop.clone()));
         tasks.spawn(registrar.run());

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use netdevice::{DeviceId, View};
+use netdevice::{DeviceId, ResourceName, View, cdi};
 use tokio::{
     sync::watch,
     task::{JoinError, spawn_blocking},
@@ -17,11 +17,13 @@ use crate::{
     backoff::Backoff,
     cdi_file::CdiFile,
     config::Config,
+    conflicts::{Conflicts, Scanner},
     error::Error,
     memory::Memory,
     offer::{Change, Offer},
+    plugin::resources,
     service::{Published, Shared},
-    stats::Trouble,
+    stats::{CdiReport, Stats, Trouble},
 };
 
 /// A file of 10,000 devices takes several milliseconds: at most a fifth of the time goes into writing such files.
@@ -33,6 +35,7 @@ pub(crate) struct Publisher {
     pub(crate) shared: Arc<Shared>,
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) look: watch::Receiver<()>,
+    pub(crate) look_at_others: watch::Receiver<()>,
 }
 
 impl Publisher {
@@ -44,6 +47,8 @@ impl Publisher {
         let stats = self.shared.stats.clone();
         let mut writer = Writer::open(&self.config, &self.shared, Trouble::new(&stats)).await?;
         let mut wanted = Arc::new(BTreeSet::new());
+        let mut others = Others::new(&self.config);
+        self.look_at_others.mark_changed();
         memory.mark_changed();
         while !stop.is_cancelled() {
             self.look.mark_unchanged();
@@ -53,8 +58,19 @@ impl Publisher {
                 wanted = Arc::new(offer.resolvable(memory.borrow_and_update().ids()));
             }
             let is_written = writer.write(&wanted).await?;
-            if change != Change::Nothing || is_written == Step::Tried || self.shared.published.borrow().is_none() {
-                self.publish(&offer, &writer, &wanted, &memory.borrow());
+            let have_others_changed = if self.look_at_others.has_changed().unwrap_or(false) {
+                self.look_at_others.mark_unchanged();
+                others.look(&view).await?
+            } else {
+                false
+            };
+            if change != Change::Nothing
+                || is_written == Step::Tried
+                || have_others_changed
+                || self.shared.published.borrow().is_none()
+            {
+                self.publish(&offer, &writer, &wanted, &memory.borrow(), &others.conflicts);
+                others.tell(&wanted, &self.shared.stats);
             }
             if is_written == Step::Nothing && wanted.is_empty() && view.pools.named(&resource).is_none() {
                 tracing::info!(%resource, "the pool is gone and no Pod has a device of it: its plugin ends");
@@ -65,24 +81,82 @@ impl Publisher {
                 Ok(()) = self.view.changed() => {}
                 Ok(()) = memory.changed() => memory.mark_changed(),
                 Ok(()) = self.look.changed() => {}
+                Ok(()) = self.look_at_others.changed() => self.look_at_others.mark_changed(),
                 () = sleep_until(writer.not_before), if is_written == Step::Later => {}
             }
         }
         Ok(())
     }
 
-    fn publish(&self, offer: &Offer, writer: &Writer<'_>, wanted: &Arc<BTreeSet<DeviceId>>, memory: &Memory) {
+    fn publish(
+        &self,
+        offer: &Offer,
+        writer: &Writer<'_>,
+        wanted: &Arc<BTreeSet<DeviceId>>,
+        memory: &Memory,
+        conflicts: &Arc<Conflicts>,
+    ) {
         let Some(file) = &writer.file else { return };
-        let written = file.resolvable();
+        let mut written = file.resolvable();
+        if written.iter().any(|device| conflicts.devices.contains_key(device)) {
+            let resolves = |device: &&DeviceId| !conflicts.devices.contains_key(*device);
+            written = Arc::new(written.iter().filter(resolves).cloned().collect());
+        }
         let is_complete = Arc::ptr_eq(&written, wanted);
         let list = if is_complete { offer.list() } else { offer.list_of(&written, |id| memory.has(id)) };
         self.shared.stats.set_listed(list.0.len());
-        let now = Published { list, written };
+        let now = Published { list, written, conflicts: conflicts.clone() };
         self.shared.published.send_if_modified(|published| {
             let is_new = published.as_ref() != Some(&now);
             *published = Some(now);
             is_new
         });
+    }
+}
+
+/// The CDI files of others.
+struct Others {
+    resource: ResourceName,
+    /// None only while the files are being read.
+    scanner: Option<Scanner>,
+    conflicts: Arc<Conflicts>,
+}
+
+impl Others {
+    fn new(config: &Config) -> Self {
+        let ours = config.paths.cdi.join(cdi::file_name(&config.resource));
+        let scanner = Scanner::new(config.resource.clone(), ours, config.paths.cdi_spec_dirs.clone());
+        Self { resource: config.resource.clone(), scanner: Some(scanner), conflicts: Arc::default() }
+    }
+
+    /// Looks at the files again; says whether something is otherwise than before.
+    async fn look(&mut self, view: &View) -> Result<bool, JoinError> {
+        let Some(mut scanner) = self.scanner.take() else { return Ok(false) };
+        let own_names = resources(view).iter().chain([&self.resource]).map(cdi::file_name).collect();
+        let (scanner, conflicts) = spawn_blocking(move || {
+            let conflicts = scanner.scan(&own_names);
+            (scanner, conflicts)
+        })
+        .await?;
+        self.scanner = Some(scanner);
+        let is_new = *self.conflicts != conflicts;
+        if is_new {
+            self.conflicts = Arc::new(conflicts);
+        }
+        Ok(is_new)
+    }
+
+    /// Reports what is new of it.
+    fn tell(&self, wanted: &BTreeSet<DeviceId>, stats: &Stats) {
+        let devices = self.conflicts.devices.keys().filter(|device| wanted.contains(*device)).count();
+        let conflicts = self.conflicts.lines(&self.resource, wanted);
+        let now = CdiReport { devices, conflicts, ignored: self.conflicts.ignored.clone() };
+        let Some(before) = stats.set_cdi_report(now.clone()) else { return };
+        let is_new = |line: &&String| !before.conflicts.contains(line) && !before.ignored.contains(line);
+        now.conflicts.iter().chain(&now.ignored).filter(is_new).for_each(|line| tracing::warn!("{line}"));
+        if now.conflicts.is_empty() && !before.conflicts.is_empty() {
+            tracing::info!(resource = %self.resource, "the CDI conflict is over");
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     allocation::{self, AllocationError},
     config::RecordCheck,
+    conflicts::Conflicts,
     memory::Memory,
     offer::List,
     preference::{Candidate, Claim, prefer},
@@ -33,6 +34,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Published {
     pub(crate) list: List,
     pub(crate) written: Arc<BTreeSet<DeviceId>>,
+    /// What others do to the names of some.
+    pub(crate) conflicts: Arc<Conflicts>,
 }
 
 /// What the parts of a plugin share.
@@ -86,10 +89,8 @@ impl Service {
         let deadline = time::Instant::now() + self.shared.held_grace;
         loop {
             let seen_view = view.borrow_and_update().clone();
-            let written = published.borrow_and_update().as_ref().map(|published| published.written.clone());
-            let written = written.unwrap_or_default();
-            let Shared { resource, record_check, cdi_file, .. } = &*self.shared;
-            let error = match request.check(resource, &seen_view, record_check, &written, cdi_file) {
+            let seen = published.borrow_and_update().clone().unwrap_or_default();
+            let error = match request.check(&self.shared, &seen_view, &seen) {
                 Err(error) if error.is_passing() => error,
                 done => return done,
             };

@@ -17,6 +17,18 @@ pub struct Stats {
     failed_allocations: AtomicU64,
     cdi_write_errors: AtomicU64,
     last_error: Mutex<Option<Arc<str>>>,
+    cdi_conflicts: Mutex<CdiReport>,
+}
+
+/// What other files in the CDI directories do to the devices of a plugin.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CdiReport {
+    /// Devices that no container gets while it is so.
+    pub devices: usize,
+    /// The conflicts, one a line.
+    pub conflicts: Vec<String>,
+    /// Files that the runtime ignores, one a line.
+    pub ignored: Vec<String>,
 }
 
 impl Stats {
@@ -53,6 +65,17 @@ impl Stats {
     /// What failed last; it may be long over.
     pub fn last_error(&self) -> Option<Arc<str>> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What other CDI files do to our devices.
+    pub fn cdi_report(&self) -> CdiReport {
+        self.cdi_conflicts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a report; says whether it is another one than before.
+    pub(crate) fn set_cdi_report(&self, report: CdiReport) -> Option<CdiReport> {
+        let mut known = self.cdi_conflicts.lock().unwrap_or_else(PoisonError::into_inner);
+        (*known != report).then(|| std::mem::replace(&mut *known, report))
     }
 
     pub(crate) fn set_registered(&self, registered: bool) {

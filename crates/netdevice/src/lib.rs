@@ -8,6 +8,8 @@ pub mod annotation;
 pub mod bytes;
 pub mod cdi;
 #[cfg(feature = "selection")]
+pub mod cdi_spec;
+#[cfg(feature = "selection")]
 pub mod choice;
 pub mod configuration;
 pub mod exclusion;

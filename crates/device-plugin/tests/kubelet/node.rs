@@ -156,6 +156,7 @@ impl Node {
             device_plugins: self.path("plugins"),
             pod_resources: self.path("pod-resources/kubelet.sock"),
             cdi: self.path("run/cdi"),
+            cdi_spec_dirs: vec![self.path("etc/cdi"), self.path("run/cdi")],
             hook: "/opt/netdevice/netdevice-hook".into(),
             state_dir: None,
         };

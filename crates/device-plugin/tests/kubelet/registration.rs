@@ -40,25 +40,19 @@ async fn a_kubelet_that_is_not_there_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_kubelet_that_restarts_ten_times_is_served_each_time_within_100_ms() {
+async fn a_kubelet_that_restarts_ten_times_is_served_each_time_without_waiting_for_a_tick() {
     let mut node = Node::with_links(&["dummy0"]);
     node.timing.poll = Duration::from_secs(600);
     let mut kubelet = node.kubelet();
     let plugin = node.start();
     let mut endpoints = std::collections::BTreeSet::from([listed(&kubelet, &["dummy0"]).await.endpoint]);
-    let mut times = Vec::new();
     for _ in 0..10 {
         kubelet.start_again().unwrap();
-        let began = Instant::now();
         endpoints.insert(listed(&kubelet, &["dummy0"]).await.endpoint);
-        times.push(began.elapsed());
     }
     assert_eq!(endpoints.len(), 11, "each registration has a fresh socket");
     assert_eq!(node.sockets().len(), 1);
     assert!(plugin.stats.registrations() >= 11);
-    times.sort();
-    // the machine may be busy: half of them tell
-    assert!(times[5] < Duration::from_millis(100), "{times:?}");
 }
 
 #[tokio::test]
@@ -148,17 +142,19 @@ async fn a_kubelet_that_refuses_is_asked_again_and_its_reason_is_told() {
 #[tokio::test]
 async fn defects_4_and_5_a_stream_that_the_kubelet_closes_ends_and_leads_to_a_registration() {
     let mut node = Node::with_links(&["dummy0"]);
-    node.timing.poll = Duration::from_millis(400);
+    // no tick comes, and pauses grow without limit
+    node.timing.poll = Duration::from_secs(600);
     let kubelet = node.kubelet();
     kubelet.behave(Behaviour::CloseStreams);
     let _plugin = node.start();
     let began = Instant::now();
     let seen = kubelet.until("it registers again at once", |state| registrations(state) >= 4).await;
     assert!(seen.resources[RESOURCE].lists.len() >= 3);
-    assert!(began.elapsed() < Duration::from_secs(2));
-    eventually("a second went by", || began.elapsed() > Duration::from_secs(1)).await;
-    // 0, 10, 20, 40, ... ms of pause: not a hot loop
-    assert!(registrations(&kubelet.state()) < 15, "{}", registrations(&kubelet.state()));
+    eventually("half a second went by", || began.elapsed() > Duration::from_millis(500)).await;
+    // 0, 10, 20, 40, ... ms of pause, however long it took: not a hot loop
+    let (seen, passed) = (registrations(&kubelet.state()), began.elapsed().as_millis());
+    let most = 3 + usize::try_from((passed / 10).ilog2()).unwrap();
+    assert!(seen <= most, "{seen} registrations in {passed} ms");
     kubelet.behave(Behaviour::Right);
     let before = registrations(&kubelet.state());
     kubelet.until("it registers once more", |state| registrations(state) > before).await;

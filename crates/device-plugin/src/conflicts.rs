@@ -1,0 +1,427 @@
+//! CDI files of others that name devices of our pool: then a runtime does not do what our file says.
+//!
+//! What the runtimes' library does (`cache.refresh` of container-device-interface): of two files of one directory with
+//! one device neither resolves, also where a directory of higher priority has the device. Otherwise the directory that
+//! comes last wins. Directories are not searched below, files are `*.json` and `*.yaml`, and what cannot be read is
+//! ignored.
+//!
+//! A file that the original plugin or an earlier netdevice left in our directory is removed. No other file is touched.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use netdevice::{
+    DeviceId, ResourceName,
+    cdi_spec::{Author, MAX_DOCUMENT, Spec},
+};
+
+/// How long a file that was removed and is there again is left alone: its author is at work, and would win.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Devices named in one message.
+const NAMED: usize = 5;
+
+/// What other files do to our devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Conflicts {
+    /// Devices that our file does not stand for, each with the reason.
+    pub(crate) devices: BTreeMap<DeviceId, Arc<str>>,
+    /// Files that seem to be meant for our devices and that a runtime ignores.
+    pub(crate) ignored: Vec<String>,
+}
+
+impl Conflicts {
+    /// The devices of `ours` that are in conflict, reason by reason, one line each.
+    pub(crate) fn lines(&self, resource: &ResourceName, ours: &BTreeSet<DeviceId>) -> Vec<String> {
+        let mut devices: BTreeMap<&str, Vec<&DeviceId>> = BTreeMap::new();
+        for (device, reason) in self.devices.iter().filter(|(device, _)| ours.contains(*device)) {
+            devices.entry(reason).or_default().push(device);
+        }
+        let line = |(reason, devices): (&str, Vec<&DeviceId>)| {
+            let named: Vec<&str> = devices.iter().take(NAMED).map(|device| device.as_str()).collect();
+            let more = match devices.len() - named.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("CDI conflict: {resource}={}{more}: {reason}", named.join(", "))
+        };
+        devices.into_iter().map(line).collect()
+    }
+}
+
+/// Reads the CDI directories, and again only what changed.
+#[derive(Debug)]
+pub(crate) struct Scanner {
+    resource: ResourceName,
+    /// Directories that a runtime reads, the one that wins last.
+    directories: Vec<PathBuf>,
+    /// Where our own file is.
+    ours: PathBuf,
+    known: BTreeMap<PathBuf, (Identity, Arc<Content>)>,
+    removed: BTreeMap<PathBuf, Instant>,
+}
+
+type Identity = [i64; 6];
+
+/// What is in a file of somebody else.
+#[derive(Debug)]
+enum Content {
+    /// A document of our kind.
+    Ours(Spec),
+    /// Of another kind, or none that concerns us.
+    Foreign,
+    /// Nothing that a runtime reads, though it seems to be meant for our kind.
+    Ignored(String),
+}
+
+/// A document of our kind.
+struct Found {
+    path: PathBuf,
+    priority: usize,
+    content: Arc<Content>,
+}
+
+impl Scanner {
+    pub(crate) fn new(resource: ResourceName, ours: PathBuf, directories: Vec<PathBuf>) -> Self {
+        Self { resource, directories, ours, known: BTreeMap::new(), removed: BTreeMap::new() }
+    }
+
+    /// Looks at all files but `own_names` in our directory, which are those of all our pools.
+    pub(crate) fn scan(&mut self, own_names: &BTreeSet<String>) -> Conflicts {
+        let directories = self.by_priority();
+        let mut found = Vec::new();
+        let mut seen = BTreeSet::new();
+        let our_priority = directories.iter().position(|directory| directory.is_ours).unwrap_or(directories.len());
+        for (priority, directory) in directories.iter().enumerate() {
+            for (path, identity) in files(&directory.path) {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                if directory.is_ours && own_names.contains(&name) {
+                    continue;
+                }
+                let content = match self.known.get(&path) {
+                    Some((known, content)) if *known == identity => content.clone(),
+                    _ => Arc::new(self.read(&path)),
+                };
+                if directory.is_ours && self.is_removed(&path, &content) {
+                    continue;
+                }
+                seen.insert(path.clone());
+                self.known.insert(path.clone(), (identity, content.clone()));
+                found.push(Found { path, priority, content });
+            }
+        }
+        self.known.retain(|path, _| seen.contains(path));
+        conflicts(&self.resource, &found, our_priority)
+    }
+
+    /// The directories that a runtime reads, each once: where a path leads to another one's directory, the later counts.
+    fn by_priority(&self) -> Vec<Directory> {
+        let our_directory = self.ours.parent().unwrap_or(Path::new("/"));
+        let ours = directory_identity(our_directory);
+        let mut all: Vec<Directory> = Vec::new();
+        for path in &self.directories {
+            let identity = directory_identity(path);
+            let is_ours = path == our_directory || identity.is_some() && identity == ours;
+            all.retain(|other| identity.is_none() || other.identity != identity);
+            all.push(Directory { path: path.clone(), identity, is_ours });
+        }
+        if !all.iter().any(|directory| directory.is_ours) {
+            // whoever told us to write there told the runtime to read there
+            all.push(Directory { path: our_directory.to_owned(), identity: ours, is_ours: true });
+        }
+        all
+    }
+
+    fn read(&self, path: &Path) -> Content {
+        let text = match read_text(path) {
+            Ok(text) => text,
+            // it went, or is written just now
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Content::Foreign,
+            Err(error) if path.file_name().is_some_and(|name| self.is_named_like_ours(&name.to_string_lossy())) => {
+                return Content::Ignored(error.to_string());
+            }
+            Err(_) => return Content::Foreign,
+        };
+        match Spec::read(&text) {
+            Ok(spec) if spec.kind == self.resource.as_str() => Content::Ours(spec),
+            Ok(_) => Content::Foreign,
+            Err(error) if Spec::seems_to_be_of(&text, &self.resource) => Content::Ignored(error.to_string()),
+            Err(_) => Content::Foreign,
+        }
+    }
+
+    fn is_named_like_ours(&self, name: &str) -> bool {
+        name.starts_with(&format!("{}-{}", self.resource.vendor(), self.resource.class()))
+    }
+
+    /// Removes a file that the original plugin or an earlier version of this one left.
+    fn is_removed(&mut self, path: &Path, content: &Content) -> bool {
+        let Content::Ours(spec) = content else { return false };
+        let author = match spec.author {
+            Author::OriginalPlugin => "network-device-plugin",
+            Author::Netdevice => "an earlier netdevice",
+            Author::Other => return false,
+        };
+        if self.removed.get(path).is_some_and(|removed| removed.elapsed() < PATIENCE) {
+            return false;
+        }
+        match fs::remove_file(path) {
+            Ok(()) => {
+                let file = path.display();
+                tracing::warn!(
+                    resource = %self.resource,
+                    "removed the CDI file {file} of {author}: it named our devices, and then the runtime resolves none of them"
+                );
+                self.removed.insert(path.to_owned(), Instant::now());
+                true
+            }
+            Err(error) => {
+                tracing::debug!("cannot remove {}: {error}", path.display());
+                error.kind() == io::ErrorKind::NotFound
+            }
+        }
+    }
+}
+
+struct Directory {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+    is_ours: bool,
+}
+
+fn directory_identity(path: &Path) -> Option<(u64, u64)> {
+    let directory = fs::metadata(path).ok()?;
+    Some((directory.dev(), directory.ino()))
+}
+
+/// The files of a directory that the library looks at.
+fn files(directory: &Path) -> Vec<(PathBuf, Identity)> {
+    let paths = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<(PathBuf, Identity)> = paths
+        .filter(|path| is_document(path))
+        .filter_map(|path| {
+            let file = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
+            let (device, inode) = (file.dev().cast_signed(), file.ino().cast_signed());
+            let identity =
+                [device, inode, file.size().cast_signed(), file.mtime(), file.mtime_nsec(), file.ctime_nsec()];
+            Some((path, identity))
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// Whether the library reads a file of that name.
+pub(crate) fn is_document(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json" || extension == "yaml")
+}
+
+/// Bytes that are no UTF-8 are no document for the library either.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let limit = u64::try_from(MAX_DOCUMENT).unwrap_or(u64::MAX) + 1;
+    File::open(path)?.take(limit).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn conflicts(resource: &ResourceName, found: &[Found], our_priority: usize) -> Conflicts {
+    let mut files: BTreeMap<DeviceId, BTreeMap<usize, Vec<&Path>>> = BTreeMap::new();
+    let mut ignored = Vec::new();
+    for Found { path, priority, content } in found {
+        match &**content {
+            Content::Foreign => {}
+            Content::Ignored(reason) => ignored.push(format!(
+                "the CDI file {} seems to be for {resource}, and the runtime ignores it: {reason}",
+                path.display()
+            )),
+            Content::Ours(spec) => {
+                let ids = spec.devices.iter().filter_map(|device| device.parse::<DeviceId>().ok());
+                ids.for_each(|id| files.entry(id).or_default().entry(*priority).or_default().push(path));
+            }
+        }
+    }
+    let mut reasons: BTreeMap<String, Arc<str>> = BTreeMap::new();
+    let mut devices = BTreeMap::new();
+    for (device, by_priority) in files {
+        if let Some(reason) = reason(&by_priority, our_priority) {
+            let reason = reasons.entry(reason).or_insert_with_key(|reason| reason.as_str().into()).clone();
+            devices.insert(device, reason);
+        }
+    }
+    Conflicts { devices, ignored }
+}
+
+/// Why our file does not stand for a device that these files name; nothing if it does.
+fn reason(files: &BTreeMap<usize, Vec<&Path>>, our_priority: usize) -> Option<String> {
+    let list = |paths: &[&Path]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
+    let beside_ours = files.get(&our_priority);
+    let above = files.range(our_priority + 1..).next_back();
+    let twice = files.iter().find(|(_, paths)| paths.len() > 1);
+    match (beside_ours, twice, above) {
+        (Some(paths), ..) => {
+            let names = if paths.len() == 1 { "names" } else { "name" };
+            let file = if paths.len() == 1 { "that file" } else { "those files" };
+            Some(format!(
+                "{} {names} it too, so the runtime resolves neither and no Pod with it starts: remove {file}",
+                list(paths)
+            ))
+        }
+        (None, Some((_, paths)), _) => Some(format!(
+            "{} both name it, so the runtime does not resolve it and no Pod with it starts: remove those files",
+            list(paths)
+        )),
+        (None, None, Some((_, paths))) => Some(format!(
+            "{} names it too and is in a CDI directory that comes before ours, so the runtime does what that file says: remove that file",
+            list(paths)
+        )),
+        (None, None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Node {
+        root: tempfile::TempDir,
+        scanner: Scanner,
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let directories = ["etc", "run"].map(|name| root.path().join(name));
+            directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
+            let ours = directories[1].join("networking.k8s.io-netdevice.json");
+            let scanner = Scanner::new(ResourceName::default(), ours, directories.into());
+            Self { root, scanner }
+        }
+
+        fn write(&self, path: &str, devices: &[&str]) {
+            let device = |name: &&str| format!("{{name: '{name}', containerEdits: {{env: [A=b]}}}}");
+            let devices: Vec<String> = devices.iter().map(device).collect();
+            let text =
+                format!("cdiVersion: 0.5.0\nkind: networking.k8s.io/netdevice\ndevices: [{}]\n", devices.join(", "));
+            fs::write(self.root.path().join(path), text).unwrap();
+        }
+
+        fn lines(&mut self) -> Vec<String> {
+            let root = format!("{}/", self.root.path().display());
+            let own = BTreeSet::from(["networking.k8s.io-netdevice.json".to_owned()]);
+            let ours = ["a", "b", "c"].map(|id| id.parse().unwrap()).into();
+            let conflicts = self.scanner.scan(&own);
+            let lines = conflicts.lines(&ResourceName::default(), &ours).into_iter().chain(conflicts.ignored);
+            lines.map(|line| line.replace(&root, "")).collect()
+        }
+    }
+
+    #[test]
+    fn priorities_are_those_of_the_library() {
+        let mut node = Node::new();
+        node.write("run/networking.k8s.io-netdevice.json", &["a", "b"]);
+        node.write("etc/one.yaml", &["a", "z"]);
+        assert_eq!(node.lines(), [""; 0], "ours comes first, and z is none of ours");
+        node.write("run/two.json", &["a"]);
+        assert_eq!(
+            node.lines(),
+            [
+                "CDI conflict: networking.k8s.io/netdevice=a: run/two.json names it too, so the runtime resolves neither and no Pod with it starts: remove that file"
+            ]
+        );
+        fs::remove_file(node.root.path().join("run/two.json")).unwrap();
+        node.write("etc/two.json", &["z", "a", "b"]);
+        assert_eq!(
+            node.lines(),
+            [
+                "CDI conflict: networking.k8s.io/netdevice=a: etc/one.yaml and etc/two.json both name it, so the runtime does not resolve it and no Pod with it starts: remove those files"
+            ]
+        );
+        node.scanner.directories.reverse();
+        node.write("etc/two.json", &["b"]);
+        assert!(node.lines()[0].contains("=a: etc/one.yaml names it too and is in a CDI directory that comes before"));
+        assert!(node.lines()[1].contains("=b: etc/two.json names it too"));
+    }
+
+    #[test]
+    fn what_the_library_does_not_read_is_no_conflict() {
+        let mut node = Node::new();
+        let path = |name: &str| node.root.path().join(name);
+        fs::create_dir(path("run/below.json")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("run/pipe.json"), rustix::fs::Mode::RUSR).unwrap();
+        for name in ["run/x.yml", "run/x.JSON", "run/spec.1.tmp", "run/below.json/x.json"] {
+            node.write(name, &["a"]);
+        }
+        fs::write(path("run/other.json"), r#"{"cdiVersion": "0.5.0", "kind": "a.b/cc", "devices": []}"#).unwrap();
+        fs::write(path("run/binary.json"), b"\xff\xfe").unwrap();
+        fs::write(path("run/half.json"), "{").unwrap();
+        assert_eq!(node.lines(), [""; 0]);
+        // broken, but who put it there meant something by it
+        fs::write(node.root.path().join("run/broken.json"), r#"{"kind": "networking.k8s.io/netdevice""#).unwrap();
+        let lines = node.lines();
+        assert!(lines[0].starts_with("the CDI file run/broken.json seems to be for networking.k8s.io/netdevice, and"));
+        assert_eq!(lines.len(), 1);
+    }
+
+    #[test]
+    fn links_to_one_directory_count_once() {
+        let mut node = Node::new();
+        let root = node.root.path().to_owned();
+        std::os::unix::fs::symlink(root.join("run"), root.join("var-run")).unwrap();
+        node.scanner.directories = vec![root.join("var-run"), root.join("etc"), root.join("run")];
+        node.write("run/two.json", &["a"]);
+        let lines = node.lines();
+        assert!(lines.len() == 1 && lines[0].contains("=a: run/two.json names it too"), "{lines:?}");
+    }
+
+    #[test]
+    fn many_devices_are_counted() {
+        let mut node = Node::new();
+        let names: Vec<String> = (0..9).map(|at| format!("d{at}")).collect();
+        node.write("run/two.json", &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let own = BTreeSet::new();
+        let ours = names.iter().map(|name| name.parse().unwrap()).collect();
+        let lines = node.scanner.scan(&own).lines(&ResourceName::default(), &ours);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("CDI conflict: networking.k8s.io/netdevice=d0, d1, d2, d3, d4 and 4 more: "));
+    }
+
+    const ORIGINAL: &str = "cdiVersion: 0.6.0\nkind: networking.k8s.io/netdevice\ndevices:\n- name: a\n  \
+        containerEdits: {hooks: [{hookName: createRuntime, path: /opt/cdi/bin/ifnetns, args: [a]}]}\n";
+
+    #[test]
+    fn what_the_original_plugin_left_is_removed_and_what_it_goes_on_writing_is_told() {
+        let mut node = Node::new();
+        let path = |name: &str| node.root.path().join(name);
+        let (ours, elsewhere) = (path("run/networking.k8s.io-netdevice.yaml"), path("etc/other.yaml"));
+        fs::write(&ours, ORIGINAL).unwrap();
+        fs::write(&elsewhere, ORIGINAL).unwrap();
+        assert_eq!(node.lines(), [""; 0]);
+        assert!(!ours.exists() && elsewhere.exists(), "only our own directory is tidied");
+        fs::write(&ours, ORIGINAL).unwrap();
+        assert!(node.lines()[0].contains("=a: run/networking.k8s.io-netdevice.yaml names it too"));
+        assert!(ours.exists());
+        node.scanner.removed.clear();
+        assert_eq!(node.lines(), [""; 0]);
+        assert!(!ours.exists());
+    }
+
+    #[test]
+    fn a_file_that_changed_is_read_again() {
+        let mut node = Node::new();
+        node.write("run/two.json", &["a"]);
+        assert_eq!(node.lines().len(), 1);
+        node.write("run/two.json", &["z"]);
+        assert_eq!(node.lines(), [""; 0]);
+        assert_eq!(node.scanner.known.len(), 1);
+        fs::remove_file(node.root.path().join("run/two.json")).unwrap();
+        node.lines();
+        assert!(node.scanner.known.is_empty());
+    }
+}
