@@ -24,7 +24,9 @@ pub struct Config {
 /// Whether a device's record on disk lets it be handed out. The view learns of a record some milliseconds later: in
 /// between a Pod may have taken the device by an annotation.
 #[derive(Clone)]
-pub struct RecordCheck(Arc<dyn Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync>);
+pub struct RecordCheck(Arc<Check>);
+
+type Check = dyn Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync;
 
 impl RecordCheck {
     /// Asks `check`, which must not block for long.
