@@ -8,6 +8,7 @@
 
 mod admin;
 mod arguments;
+mod descriptors;
 mod events;
 mod folder;
 mod hook_file;
@@ -18,7 +19,7 @@ mod metrics;
 mod names;
 mod plugins;
 mod pools;
-mod repair;
+mod reconciler;
 mod views;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
@@ -46,7 +47,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::read();
     logging::start(&arguments);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start");
-    match runtime.and_then(|runtime| runtime.block_on(run(arguments))) {
+    let result = runtime.and_then(|runtime| {
+        let result = runtime.block_on(run(arguments));
+        // work on a device may hang: whoever comes next goes on from its record
+        runtime.shutdown_timeout(SHUTDOWN);
+        result
+    });
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -62,6 +69,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let plugin = arguments.plugin().context("cannot be a plugin of the runtime")?;
     let name = arguments.program.name();
     info!(version = env!("CARGO_PKG_VERSION"), "{name} starts");
+    descriptors::raise_limit();
     let shutdown = CancellationToken::new();
     let mut tasks: Tasks = JoinSet::new();
     // before anything that takes its time: a signal then ends it, and not the default action
@@ -101,9 +109,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         shutdown.clone(),
     ));
     let pod_resources = arguments.pod_resources_socket.clone();
-    let triggers = repair::Triggers { ledgers, namespaces_ended, pod_resources: pod_resources.clone() };
-    let herald = repair::Herald { metrics: metrics.clone(), restored: restored_sender.clone(), events: events.clone() };
-    tasks.spawn(repair::keep(triggers, records.clone(), herald, shutdown.clone()));
+    let triggers = reconciler::Triggers { ledgers, namespaces_ended, pod_resources: pod_resources.clone() };
+    let notifier =
+        reconciler::Notifier { metrics: metrics.clone(), restored: restored_sender.clone(), events: events.clone() };
+    tasks.spawn(reconciler::run(triggers, records.clone(), notifier, shutdown.clone()));
     if let Some(plugin) = plugin {
         let injector = Injector::new(injector::Config {
             records: records.clone(),

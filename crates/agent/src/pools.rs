@@ -4,6 +4,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -12,7 +13,7 @@ use netdevice::{
     Pools,
     pool::{EFFECTIVE_CONFIGURATION, MAX_CONFIGURATION},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -78,11 +79,16 @@ impl PoolSource {
         metrics: Arc<Metrics>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
+        let mut effective = EffectiveFile { records: effective, unwritten: None, failed: false };
         let path = match self {
             Self::Flag(_, yaml) => {
-                leave_effective(effective.as_ref(), &yaml);
-                shutdown.cancelled().await;
-                return Ok(());
+                effective.set(&yaml);
+                loop {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = sleep(RETRY), if effective.unwritten.is_some() => effective.write(),
+                    }
+                }
             }
             Self::Runtime(texts) => return follow_runtime(texts, &pools, &shutdown).await,
             Self::File(path) => path,
@@ -94,12 +100,13 @@ impl PoolSource {
         loop {
             let text = read(&path).map_err(|error| error.to_string());
             if known.as_ref() != Some(&text) {
-                reload(&path, &text, &pools, effective.as_ref(), &metrics, known.is_none());
+                reload(&path, &text, &pools, &mut effective, &metrics, known.is_none());
                 known = Some(text);
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 () = folder.changed() => {}
+                () = sleep(RETRY), if effective.unwritten.is_some() => effective.write(),
             }
         }
     }
@@ -134,14 +141,14 @@ fn reload(
     path: &Path,
     text: &Result<String, String>,
     pools: &watch::Sender<Arc<Pools>>,
-    effective: Option<&Records>,
+    effective: &mut EffectiveFile,
     metrics: &Metrics,
     is_first: bool,
 ) {
     let read = text.as_ref().map_err(Clone::clone);
     match read.and_then(|text| Ok((text, Pools::from_yaml(text).map_err(|error| error.to_string())?))) {
         Ok((text, new)) => {
-            leave_effective(effective, text);
+            effective.set(text);
             let changed = pools.send_if_modified(|pools| {
                 let differs = **pools != new;
                 *pools = Arc::new(new);
@@ -170,17 +177,57 @@ fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
 }
 
-/// Tells netdevctl what is offered; it does without, asked with flags of its own.
-fn leave_effective(records: Option<&Records>, yaml: &str) {
-    let Some(records) = records else { return };
-    let path = records.folder().join(EFFECTIVE_CONFIGURATION);
-    let beside = records.folder().join(format!("{EFFECTIVE_CONFIGURATION}.new"));
-    let write = || {
-        fs::create_dir_all(records.folder())?;
-        fs::write(&beside, yaml)?;
-        fs::rename(&beside, &path)
-    };
-    if let Err(error) = write() {
-        warn!(file = %path.display(), "cannot leave the configuration for netdevctl: {error}");
+/// How long after a failure the file for netdevctl is written again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The configuration in force, as a file for netdevctl beside the records; netdevctl also works with flags of its own.
+struct EffectiveFile {
+    /// None where no file is wanted.
+    records: Option<Records>,
+    /// What the file is to say and does not yet.
+    unwritten: Option<String>,
+    /// Whether the last attempt failed, which was logged.
+    failed: bool,
+}
+
+impl EffectiveFile {
+    fn set(&mut self, yaml: &str) {
+        self.unwritten = Some(yaml.to_owned());
+        self.write();
+    }
+
+    fn write(&mut self) {
+        let (Some(records), Some(yaml)) = (&self.records, &self.unwritten) else {
+            self.unwritten = None;
+            return;
+        };
+        match records.replace(EFFECTIVE_CONFIGURATION, yaml.as_bytes()) {
+            Ok(()) => (self.unwritten, self.failed) = (None, false),
+            Err(_) if self.failed => {}
+            Err(error) => {
+                let file = records.folder().join(EFFECTIVE_CONFIGURATION);
+                warn!(file = %file.display(), "cannot write the configuration for netdevctl, trying again every 5 s: {error}");
+                self.failed = true;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_could_not_be_written_for_netdevctl_is_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        fs::write(&state, "a file where the directory shall be").unwrap();
+        let mut effective = EffectiveFile { records: Some(Records::new(&state)), unwritten: None, failed: false };
+        effective.set("pools: []\n");
+        assert!(effective.unwritten.is_some() && effective.failed);
+        fs::remove_file(&state).unwrap();
+        effective.write();
+        assert!(effective.unwritten.is_none() && !effective.failed);
+        assert_eq!(fs::read_to_string(state.join(EFFECTIVE_CONFIGURATION)).unwrap(), "pools: []\n");
     }
 }

@@ -1,12 +1,17 @@
 //! Keeps the view up to date: the inventory, the records and the pools go in, what is offered comes out.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use link::{Place, Records, Unreadable};
-use netdevice::{DeviceState, Ledger, Pools, Projector, Snapshot, View};
+use netdevice::{DeviceId, DeviceState, Ledger, Pools, Projector, Record, Snapshot, View, link::flags};
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -17,8 +22,11 @@ use crate::{
     metrics::Metrics,
 };
 
-/// How long the kernel's word of a device that came home is waited for. It takes milliseconds, or the device is gone.
-const HOMECOMING: Duration = Duration::from_millis(500);
+/// How long the kernel's notification of a device that returned to the host is waited for. It takes milliseconds, or the
+/// device is gone.
+const RETURN: Duration = Duration::from_millis(500);
+/// How long after a failure the records are read, or the node's addresses written, again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What a view is made from.
 pub(crate) struct Inputs {
@@ -45,7 +53,7 @@ pub(crate) async fn keep(inputs: Inputs, outputs: Outputs, shutdown: Cancellatio
     }
     let mut folder = Folder::new(records.folder());
     let mut projector = Projector::new();
-    let mut ledger = LedgerReader { records, events, told: None };
+    let mut ledger = LedgerReader::new(records, events);
     projector.set_pools(pools.borrow_and_update().clone());
     let mut node_addresses = NodeAddressFile::new(ledger.records.clone());
     projector.set_snapshot(snapshots.borrow_and_update().clone());
@@ -61,6 +69,8 @@ pub(crate) async fn keep(inputs: Inputs, outputs: Outputs, shutdown: Cancellatio
             *ledger = ledger_now.clone();
             differs
         });
+        let failed = (node_addresses.failed || ledger.failed).then(|| Instant::now() + RETRY);
+        let next = ledger.next_deadline().into_iter().chain(failed).min();
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             changed = snapshots.changed() => {
@@ -69,7 +79,9 @@ pub(crate) async fn keep(inputs: Inputs, outputs: Outputs, shutdown: Cancellatio
                 projector.set_snapshot(snapshots.borrow_and_update().clone());
                 // a device that left the host may be on its way into a sandbox: then its record was there first
                 if projector.view().devices().len() < before {
-                    ledger.read_with(&mut snapshots, &mut projector, &metrics).await?;
+                    ledger.read_into(&mut projector, &metrics);
+                } else {
+                    ledger.release_returned(&mut projector);
                 }
             }
             changed = pools.changed() => {
@@ -77,7 +89,10 @@ pub(crate) async fn keep(inputs: Inputs, outputs: Outputs, shutdown: Cancellatio
                 projector.set_pools(pools.borrow_and_update().clone());
                 tell_selection(projector.view());
             }
-            () = folder.changed() => ledger.read_with(&mut snapshots, &mut projector, &metrics).await?,
+            () = folder.changed() => ledger.read_into(&mut projector, &metrics),
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                ledger.read_into(&mut projector, &metrics);
+            }
         }
     }
 }
@@ -115,12 +130,6 @@ impl NodeAddressFile {
             }
         }
     }
-}
-
-/// Whether a device whose record ended is not, or not up, on the host as far as we know.
-fn is_on_its_way(before: &Ledger, now: &View) -> bool {
-    let mut ended = before.keys().filter(|device| !now.ledger.contains_key(*device));
-    ended.any(|device| now.devices().get(device).is_none_or(|device| !device.is_healthy()))
 }
 
 /// Publishes the view; whoever holds the one before keeps it.
@@ -161,32 +170,71 @@ fn tell_selection(view: &View) {
     }
 }
 
-/// Reads the records, and tells once of those that cannot be followed.
+/// A device whose record has ended, until the snapshot has it.
+struct Returning {
+    record: Record,
+    deadline: Instant,
+}
+
+impl Returning {
+    /// Whether the snapshot has the device, healthy or as it was before it left.
+    fn has_returned(&self, view: &View) -> bool {
+        let before = self.record.host.flags & (flags::UP | flags::LOWER_UP);
+        let link = view.snapshot.link_named(&self.record.device.to_name());
+        link.is_some_and(|link| {
+            let is_healthy = view.pools.of(link).is_none_or(|pool| pool.health.is_healthy(link));
+            is_healthy || link.flags & before == before
+        })
+    }
+}
+
+/// Reads the records, and reports once those that cannot be followed.
+///
+/// A record ends when its device is on the host, and that it is there may still be on its way to us. Without it the device
+/// would be withdrawn for a moment, and a Pod that asks in that moment be rejected for good. So such a device counts as
+/// held a while longer; no other device waits for it.
 struct LedgerReader {
     records: Records,
     events: Events,
     told: Option<Result<Vec<Unreadable>, String>>,
+    returning: BTreeMap<DeviceId, Returning>,
+    /// Whether the records could not be read: those that were read before count until they can.
+    failed: bool,
 }
 
 impl LedgerReader {
-    /// Reads the records together with what the kernel told: a record ends when its device is home, and that the device
-    /// is home may still be on its way to us. Without it the device would be withdrawn for a moment, and a Pod that asks
-    /// in that moment be rejected for good.
-    async fn read_with(
-        &mut self,
-        snapshots: &mut watch::Receiver<Snapshot>,
-        projector: &mut Projector,
-        metrics: &Metrics,
-    ) -> anyhow::Result<()> {
-        let before = projector.view().ledger.clone();
-        self.read_into(projector, metrics);
-        let deadline = Instant::now() + HOMECOMING;
-        while is_on_its_way(&before, projector.view()) {
-            let Ok(changed) = timeout_at(deadline, snapshots.changed()).await else { break };
-            changed?;
-            projector.set_snapshot(snapshots.borrow_and_update().clone());
+    fn new(records: Records, events: Events) -> Self {
+        Self { records, events, told: None, returning: BTreeMap::new(), failed: false }
+    }
+
+    /// When a device that has not returned is not waited for any longer.
+    fn next_deadline(&self) -> Option<Instant> {
+        self.returning.values().map(|returning| returning.deadline).min()
+    }
+
+    /// What the view takes for the records: those that there are, and those of devices that are returning.
+    fn with_returning(&mut self, mut ledger: Ledger, view: &View) -> Ledger {
+        let now = Instant::now();
+        for (device, record) in view.ledger.iter().filter(|(device, _)| !ledger.contains_key(*device)) {
+            let returning = || Returning { record: record.clone(), deadline: now + RETURN };
+            self.returning.entry(device.clone()).or_insert_with(returning);
         }
-        Ok(())
+        let ended = |device: &DeviceId| !ledger.contains_key(device);
+        self.returning
+            .retain(|device, returning| ended(device) && now < returning.deadline && !returning.has_returned(view));
+        ledger.extend(self.returning.iter().map(|(device, returning)| (device.clone(), returning.record.clone())));
+        ledger
+    }
+
+    /// Looks at a new snapshot for devices that are returning.
+    fn release_returned(&mut self, projector: &mut Projector) {
+        if self.returning.is_empty() {
+            return;
+        }
+        let mut ledger = (*projector.view().ledger).clone();
+        self.returning.keys().for_each(|device| _ = ledger.remove(device));
+        let ledger = self.with_returning(ledger, projector.view());
+        projector.set_ledger(Arc::new(ledger));
     }
 
     /// All records. What nobody can follow is put aside first, unless a hook is at work on that device.
@@ -208,12 +256,19 @@ impl LedgerReader {
             Ok((ledger, unreadable)) => {
                 let quarantined = unreadable.iter().filter(|file| file.place == Place::Quarantine).count();
                 metrics.set_records(ledger.len(), unreadable.len() - quarantined, quarantined);
+                let (mut ledger, before) = (ledger, projector.view().ledger.clone());
+                // a file that cannot be read now says what it said before
+                let held = unreadable.iter().filter(|file| file.place == Place::Records);
+                let known = held.filter_map(|file| before.get_key_value(file.device.as_ref()?));
+                known.for_each(|(device, record)| _ = ledger.entry(device.clone()).or_insert_with(|| record.clone()));
+                let ledger = self.with_returning(ledger, projector.view());
                 projector.set_ledger(Arc::new(ledger));
                 projector.set_unknown(unreadable.iter().filter_map(|file| file.device.clone()).collect());
                 Ok(unreadable)
             }
             Err(error) => Err(error.to_string()),
         };
+        self.failed = result.is_err();
         if self.told.as_ref() != Some(&result) {
             match &result {
                 Ok(unreadable) => {
@@ -261,7 +316,7 @@ mod tests {
     use super::*;
 
     fn reader(records: Records) -> LedgerReader {
-        LedgerReader { records, events: Events::none(), told: None }
+        LedgerReader::new(records, Events::none())
     }
 
     fn name() -> InterfaceName {
@@ -313,44 +368,123 @@ mod tests {
         }
     }
 
-    /// The kernel's word comes late, and in parts: first a link that is not up yet.
-    #[test]
-    fn a_device_that_comes_home_is_listed_and_healthy_all_the_while() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("dummy0.json");
-        std::fs::write(&file, record().to_json()).unwrap();
-        let pools = Arc::new(Pools::by_name("dummy".parse().unwrap()));
-        let (sender, mut snapshots) = watch::channel(Snapshot::default());
-        let mut projector = Projector::new();
-        projector.set_pools(pools);
-        projector.set_snapshot(Snapshot::default());
-        let mut ledger = reader(Records::new(folder.path()));
-        let metrics = Metrics::default();
-        ledger.read_into(&mut projector, &metrics);
-        let device = DeviceId::from(&name());
-        assert!(projector.view().devices()[&device].holder().is_some());
+    /// A device that Pods have by the pool's rule, its record, and who reads it.
+    struct Attached {
+        _folder: tempfile::TempDir,
+        file: std::path::PathBuf,
+        projector: Projector,
+        ledger: LedgerReader,
+        metrics: Metrics,
+    }
 
-        std::fs::remove_file(&file).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(async {
-            let tell = async {
-                tokio::task::yield_now().await;
-                sender.send_replace(snapshot(0));
-                tokio::task::yield_now().await;
-                sender.send_replace(snapshot(flags::UP));
-            };
-            let read = ledger.read_with(&mut snapshots, &mut projector, &metrics);
-            let (read, ()) = tokio::join!(read, tell);
-            read.unwrap();
-            assert!(projector.view().devices()[&device].is_healthy(), "the reader did not wait for the kernel's word");
-            // one that is gone for good is not waited for long
-            std::fs::write(&file, record().to_json()).unwrap();
-            ledger.read_into(&mut projector, &metrics);
+    impl Attached {
+        fn new(pools: Pools, host: u32) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("dummy0.json");
+            let mut record = record();
+            record.host.flags = host;
+            std::fs::write(&file, record.to_json()).unwrap();
+            let mut projector = Projector::new();
+            projector.set_pools(Arc::new(pools));
             projector.set_snapshot(Snapshot::default());
-            std::fs::remove_file(&file).unwrap();
-            ledger.read_with(&mut snapshots, &mut projector, &metrics).await.unwrap();
-            assert!(projector.view().devices().is_empty());
-        });
+            let mut ledger = reader(Records::new(folder.path()));
+            let metrics = Metrics::default();
+            ledger.read_into(&mut projector, &metrics);
+            Self { _folder: folder, file, projector, ledger, metrics }
+        }
+
+        fn read(&mut self) {
+            self.ledger.read_into(&mut self.projector, &self.metrics);
+        }
+
+        fn sees(&mut self, snapshot: Snapshot) {
+            self.projector.set_snapshot(snapshot);
+            self.ledger.release_returned(&mut self.projector);
+        }
+
+        fn device(&self) -> Option<&Arc<netdevice::Device>> {
+            self.projector.view().devices().get(&DeviceId::from(&name()))
+        }
+
+        fn is_held(&self) -> bool {
+            self.device().is_some_and(|device| device.holder().is_some())
+        }
+    }
+
+    fn by_name() -> Pools {
+        Pools::by_name("dummy".parse().unwrap())
+    }
+
+    /// The kernel's notifications come late, and in parts: first a link that is not up yet.
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_returns_to_the_host_is_listed_and_healthy_all_the_while() {
+        let mut attached = Attached::new(by_name(), flags::UP);
+        assert!(attached.is_held());
+        std::fs::remove_file(&attached.file).unwrap();
+        attached.read();
+        assert!(attached.is_held(), "the reader did not wait for the kernel's notification");
+        attached.sees(snapshot(0));
+        assert!(attached.is_held(), "the link is not up yet");
+        attached.sees(snapshot(flags::UP));
+        assert!(attached.device().unwrap().is_healthy() && !attached.is_held());
+        assert_eq!(attached.ledger.next_deadline(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_is_gone_for_good_is_not_waited_for_long() {
+        let mut attached = Attached::new(by_name(), flags::UP);
+        std::fs::remove_file(&attached.file).unwrap();
+        attached.read();
+        assert!(attached.is_held());
+        tokio::time::sleep_until(attached.ledger.next_deadline().unwrap()).await;
+        attached.read();
+        assert!(attached.projector.view().devices().is_empty());
+        assert_eq!(attached.ledger.next_deadline(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_was_down_or_without_a_carrier_on_the_host_is_not_waited_for_to_become_healthy() {
+        let carrier = "pools: [{resource: networking.k8s.io/netdevice, select: {names: [dummy]}, health: carrier}]";
+        for (pools, host) in [(by_name(), 0), (Pools::from_yaml(carrier).unwrap(), flags::UP)] {
+            let mut attached = Attached::new(pools, host);
+            std::fs::remove_file(&attached.file).unwrap();
+            attached.read();
+            attached.sees(snapshot(host));
+            assert!(!attached.is_held() && !attached.device().unwrap().is_healthy());
+            assert_eq!(attached.ledger.next_deadline(), None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_is_attached_again_before_it_was_seen_on_the_host_stays_held() {
+        let mut attached = Attached::new(by_name(), flags::UP);
+        std::fs::remove_file(&attached.file).unwrap();
+        attached.read();
+        std::fs::write(&attached.file, record().to_json()).unwrap();
+        attached.read();
+        attached.sees(snapshot(flags::UP));
+        assert!(attached.is_held());
+        assert_eq!(attached.ledger.next_deadline(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn records_that_cannot_be_read_stay_what_they_were() {
+        let mut attached = Attached::new(by_name(), flags::UP);
+        let directory = attached.file.parent().unwrap().to_owned();
+        std::fs::remove_file(&attached.file).unwrap();
+        // an error of the file, and then one of the directory
+        std::fs::create_dir(&attached.file).unwrap();
+        attached.read();
+        assert!(attached.is_held() && attached.ledger.next_deadline().is_none());
+        std::fs::remove_dir_all(&directory).unwrap();
+        std::fs::write(&directory, "").unwrap();
+        attached.read();
+        assert!(attached.is_held() && attached.ledger.failed);
+        std::fs::remove_file(&directory).unwrap();
+        attached.read();
+        tokio::time::sleep_until(attached.ledger.next_deadline().unwrap()).await;
+        attached.read();
+        assert!(!attached.is_held() && !attached.ledger.failed);
     }
 
     #[test]

@@ -87,7 +87,8 @@ pub(crate) fn attach_before(
     };
     // A record without its container's process would be kept for good: nobody would see that the container ended. When
     // it ends from here on, whoever reads the record sees that.
-    let process = request.pid.map(|pid| process(pid).ok_or(Error::ContainerEnded)).transpose()?;
+    let first = |pid| process(pid).subject("the container's process")?.ok_or(Error::ContainerEnded);
+    let process = request.pid.map(first).transpose()?;
     let lock = match deadline {
         Some(deadline) => records.lock_before(request.device, deadline)?.ok_or(Error::Late)?,
         None => records.lock(request.device)?,

@@ -141,6 +141,25 @@ pub enum Error {
     Away(DeviceId),
 }
 
+impl Error {
+    /// Whether it failed only because the process or the system has no descriptor or memory left.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Namespace { source, .. } | Self::Record { source, .. } => {
+                is_shortage(source)
+            }
+            Self::OutOfSight(source) => source.as_ref().is_some_and(is_shortage),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a call failed only because the process or the system has no descriptor or memory left: it says nothing of what
+/// was asked for.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
+}
+
 /// Names what a system call was for.
 pub(crate) trait WithSubject<T> {
     fn subject(self, what: &'static str) -> Result<T, Error>;

@@ -18,8 +18,9 @@ use netdevice::{
 use rtnl::message::kind;
 
 use crate::{
-    error::{Error, WithSubject},
+    error::{Error, WithSubject, is_shortage},
     ledger::Records,
+    mounts,
     namespace::Namespace,
     read::{Which, read_bare, read_in_namespace, sysfs_folder},
     socket::RouteSocket,
@@ -29,11 +30,23 @@ use crate::{
 const MAX_STAT: usize = 2048;
 
 /// The process with that pid, if there is one.
-pub(crate) fn process(pid: i32) -> Option<Process> {
+///
+/// # Errors
+///
+/// When nothing can be said of it.
+pub(crate) fn process(pid: i32) -> io::Result<Option<Process>> {
     let mut text = [0; MAX_STAT];
-    let length = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text)).ok()?;
+    let read = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text));
+    let length = match read {
+        Err(error) if is_shortage(&error) => return Err(error),
+        other => other.unwrap_or(0),
+    };
+    Ok(from_stat(pid, &text[..length]))
+}
+
+fn from_stat(pid: i32, text: &[u8]) -> Option<Process> {
     // the second field is the program's name in brackets, and may have anything in it
-    let fields = text[..length].rsplit(|byte| *byte == b')').next().and_then(|fields| str::from_utf8(fields).ok())?;
+    let fields = text.rsplit(|byte| *byte == b')').next().and_then(|fields| str::from_utf8(fields).ok())?;
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?;
     let start_time = fields.nth(18)?.parse().ok()?;
@@ -45,20 +58,12 @@ pub(crate) fn process(pid: i32) -> Option<Process> {
 pub(crate) fn holder_has_ended(record: &Record) -> bool {
     let Ok(here) = viewpoint() else { return false };
     match record.process {
-        Some(then) => here.pid_namespace == record.sandbox.seen_from.pid_namespace && process(then.pid) != Some(then),
-        None => record.holder.is_sandbox() && is_unmounted(&record.sandbox, here),
+        Some(then) => {
+            let is_other = |now: Option<Process>| now != Some(then);
+            here.pid_namespace == record.sandbox.seen_from.pid_namespace && process(then.pid).is_ok_and(is_other)
+        }
+        None => record.holder.is_sandbox() && mounts::are_gone(&record.sandbox, here),
     }
-}
-
-/// Whether the runtime has taken away the mounts by which it kept a sandbox's namespace. Somebody may hold it open still:
-/// the agent, for a virtual device.
-fn is_unmounted(place: &SandboxPlace, here: Viewpoint) -> bool {
-    let mut mounts = place.paths.iter().filter(|path| !path.starts_with("/proc/")).peekable();
-    let is_gone = |path: &String| match fs::metadata(path) {
-        Ok(file) => file.ino() != place.inode,
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    };
-    here.mount_namespace == place.seen_from.mount_namespace && mounts.peek().is_some() && mounts.all(is_gone)
 }
 
 /// The id that the host's namespace has for another one, which gets one if it has none; none if the kernel gives none.
@@ -226,7 +231,7 @@ fn is_virtual_function(record: &Record) -> bool {
 pub(crate) fn is_unplugged(record: &Record) -> bool {
     let Some(place) = &record.host.hardware else { return false };
     // without sysfs nobody can say
-    Path::new("/sys/devices").exists() && !Path::new(&place.path).exists()
+    Path::new("/sys/devices").exists() && Path::new(&place.path).try_exists().is_ok_and(|is_there| !is_there)
 }
 
 /// The device inside its sandbox, by the index that it was given there.
@@ -246,13 +251,16 @@ pub(crate) fn find_at_home(record: &Record, socket: &mut RouteSocket) -> Result<
         return Ok(Some(link));
     }
     let Some(place) = &record.host.hardware else { return Ok(None) };
-    let nets = fs::read_dir(PathBuf::from(&place.path).join("net")).into_iter().flatten().flatten();
+    let nets = match fs::read_dir(PathBuf::from(&place.path).join("net")) {
+        Err(error) if is_shortage(&error) => return Err(error).subject("the device in sysfs"),
+        nets => nets.into_iter().flatten().flatten(),
+    };
     for entry in nets {
         let Ok(name) = InterfaceName::new(entry.file_name().as_encoded_bytes()) else { continue };
         if let Some(link) = read_bare(socket, Which::Name(&name))?
             && link.name == name
             && is_device(record, &link)
-            && sysfs_folder(&name, link.index).is_some()
+            && sysfs_folder(&name, link.index).subject("the device in sysfs")?.is_some()
         {
             return Ok(Some(link));
         }

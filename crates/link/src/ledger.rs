@@ -25,12 +25,16 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{error::Error, pin::Mounts};
+use crate::{
+    error::{Error, is_shortage},
+    pin::Mounts,
+};
 
 /// Where records are kept unless a flag says otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/run/netdevice";
 
 const SUFFIX: &str = ".json";
+/// A file that is being written: `.<name>.new`. No device id begins with a dot, and no file but a record is called `.json`.
 const BESIDE: &str = ".new";
 
 /// How often somebody who has a deadline looks whether a lock is free.
@@ -125,13 +129,18 @@ impl Records {
         &self.folder
     }
 
-    fn path(&self, device: &DeviceId) -> PathBuf {
+    pub(crate) fn path(&self, device: &DeviceId) -> PathBuf {
         self.folder.join(format!("{device}{SUFFIX}"))
     }
 
+    /// Where a file of the folder is written before it takes its place.
+    fn beside(&self, name: &str) -> PathBuf {
+        self.folder.join([".", name, BESIDE].concat())
+    }
+
     /// Where a record is written before it takes its place.
-    fn beside(&self, device: &DeviceId) -> PathBuf {
-        self.folder.join(format!("{device}{BESIDE}"))
+    fn record_beside(&self, device: &DeviceId) -> PathBuf {
+        self.folder.join([".", device.as_str(), SUFFIX, BESIDE].concat())
     }
 
     /// Waits for the lock of a device.
@@ -233,7 +242,7 @@ impl Records {
         if text.len() > MAX_RECORD {
             return Err(Error::RecordTooLarge(text.len()));
         }
-        let beside = self.beside(&record.device);
+        let beside = self.record_beside(&record.device);
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
             file.write_all(&text)?;
@@ -259,7 +268,7 @@ impl Records {
         // whoever is killed in between leaves a record whose device is home
         self.unpin(device);
         // of a writer that was killed, and mostly not there
-        let _ = fs::remove_file(self.beside(device));
+        let _ = fs::remove_file(self.record_beside(device));
         let path = self.path(device);
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -289,10 +298,19 @@ impl Records {
     ///
     /// When the disk does not take them; those that were there stay.
     pub fn write_node_addresses<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> io::Result<()> {
-        let beside = self.folder.join(format!("{NODE_ADDRESSES}.new"));
+        self.replace(NODE_ADDRESSES, node_address::to_text(addresses).as_ref())
+    }
+
+    /// Writes a file of the directory that is no record, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take it; the file that was there stays.
+    pub fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
+        let beside = self.beside(name);
         fs::create_dir_all(&self.folder)?;
-        fs::write(&beside, node_address::to_text(addresses))?;
-        fs::rename(&beside, self.folder.join(NODE_ADDRESSES))
+        fs::write(&beside, text)?;
+        fs::rename(&beside, self.folder.join(name))
     }
 
     /// Removes what writers that were killed left half written, and pins without a record, but for devices that somebody is
@@ -301,11 +319,11 @@ impl Records {
         self.sweep_pins();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let device = name.to_str().and_then(|name| name.strip_suffix(BESIDE)?.parse().ok());
-            if let Some(device) = device
+            let device = || name.to_str()?.strip_prefix('.')?.strip_suffix(BESIDE)?.strip_suffix(SUFFIX)?.parse().ok();
+            if let Some(device) = device()
                 && let Ok(Some(_lock)) = self.try_lock(&device)
             {
-                let _ = fs::remove_file(self.beside(&device));
+                let _ = fs::remove_file(self.record_beside(&device));
             }
         }
     }
@@ -313,14 +331,14 @@ impl Records {
     /// Whether there is a record of the device, one that can be followed or not, in its place or in quarantine.
     pub(crate) fn has_file(&self, device: &DeviceId) -> bool {
         let is_gone = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
-        !fs::symlink_metadata(self.path(device)).is_err_and(is_gone) || self.quarantined_of(device).is_some()
+        !fs::symlink_metadata(self.path(device)).is_err_and(is_gone) || !matches!(self.quarantined_of(device), Ok(None))
     }
 
     /// All records, and the files that cannot be followed, in quarantine or not.
     ///
     /// # Errors
     ///
-    /// When the folder is there and cannot be read.
+    /// When the folder is there and cannot be read, or the system has no descriptor or memory left to read a record.
     pub fn list(&self) -> io::Result<(Ledger, Vec<Unreadable>)> {
         let (mut ledger, mut unreadable) = (Ledger::new(), Vec::new());
         let entries = match fs::read_dir(&self.folder) {
@@ -339,11 +357,13 @@ impl Records {
                     Ok(None) => {}
                     Ok(Some(record)) => drop(ledger.insert(device, record)),
                     Err(ReadError::Unfollowed(_, error)) => unreadable.push(problem(Some(device), error.to_string())),
+                    // there is a record, and a list without it would say that the device is on the host
+                    Err(ReadError::Io(_, error)) if is_shortage(&error) => return Err(error),
                     Err(ReadError::Io(_, error)) => unreadable.push(problem(Some(device), error.to_string())),
                 },
             }
         }
-        unreadable.extend(self.quarantined());
+        unreadable.extend(self.quarantined()?);
         Ok((ledger, unreadable))
     }
 }
@@ -380,7 +400,7 @@ mod tests {
     fn half_a_record_is_swept_unless_somebody_writes_it() {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::new(folder.path());
-        let (left, written) = (folder.path().join("a.new"), folder.path().join("b.new"));
+        let (left, written) = (folder.path().join(".a.json.new"), folder.path().join(".b.json.new"));
         fs::write(&left, "{").unwrap();
         fs::write(&written, "{").unwrap();
         let _lock = records.lock(&"b".parse().unwrap()).unwrap();
@@ -388,5 +408,19 @@ mod tests {
         assert!(!left.exists() && written.exists());
         records.remove(&"b".parse().unwrap()).unwrap();
         assert!(!written.exists());
+    }
+
+    #[test]
+    fn a_file_that_another_writer_is_about_to_put_in_its_place_is_not_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        // what earlier versions call it, too
+        let others = [".config.yaml.new", ".node-addresses.new", "config.yaml.new", "node-addresses.new"];
+        others.iter().for_each(|name| fs::write(folder.path().join(name), "half").unwrap());
+        records.sweep();
+        assert!(others.iter().all(|name| folder.path().join(name).exists()));
+        records.replace("config.yaml", b"whole").unwrap();
+        assert_eq!(fs::read(folder.path().join("config.yaml")).unwrap(), b"whole");
+        assert!(!folder.path().join(others[0]).exists());
     }
 }

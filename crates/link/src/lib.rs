@@ -16,6 +16,7 @@ mod ioctl;
 pub mod journal;
 mod kept;
 mod ledger;
+mod mounts;
 mod namespace;
 mod neighbourhood;
 mod pin;
@@ -34,6 +35,7 @@ pub use detach::{
 };
 pub use error::Error;
 pub use ledger::{DEFAULT_STATE_DIR, Lock, Place, Records, Unreadable, Written};
+pub use mounts::{sees_mounts, sees_no_mounts};
 pub use namespace::Namespace;
 pub use read::read_link;
 pub use sandbox::{AttachAllError, attach_all, detach_all};

@@ -38,7 +38,7 @@ pub(crate) fn exclusion(
 ) -> Result<Option<Exclusion>, Error> {
     let mut links = BTreeMap::new();
     let own = to_link(device);
-    let around_own = sysfs_folder(&own.name, own.index).map(|folder| stacking(&folder));
+    let around_own = sysfs_folder(&own.name, own.index).subject("the links around it")?.map(|folder| stacking(&folder));
     for direction in [Direction::Up, Direction::Down] {
         let mut queue = vec![own.clone()];
         while let Some(link) = queue.pop() {

@@ -16,7 +16,7 @@ use netdevice::{
 };
 
 use crate::{
-    error::Error,
+    error::{Error, WithSubject},
     ledger::{Place, ReadError, Records, Unreadable, read_limited},
 };
 
@@ -32,7 +32,7 @@ impl Records {
     pub(crate) fn take(&self, device: &DeviceId) -> Result<Option<Record>, Error> {
         match self.read(device) {
             Ok(Some(record)) => Ok(Some(record)),
-            Ok(None) => match self.quarantined_of(device) {
+            Ok(None) => match self.quarantined_of(device).subject("the records")? {
                 None => Ok(None),
                 Some(path) => Err(Error::Quarantined { reason: reason(device, &path), path }),
             },
@@ -71,24 +71,28 @@ impl Records {
     }
 
     /// A file in quarantine that was a record of the device.
-    pub(crate) fn quarantined_of(&self, device: &DeviceId) -> Option<PathBuf> {
-        self.quarantined_files().find(|(of, _)| of == device).map(|(_, path)| path)
+    pub(crate) fn quarantined_of(&self, device: &DeviceId) -> io::Result<Option<PathBuf>> {
+        Ok(self.quarantined_files()?.find(|(of, _)| of == device).map(|(_, path)| path))
     }
 
     /// All files in quarantine.
-    pub(crate) fn quarantined(&self) -> impl Iterator<Item = Unreadable> + use<> {
-        self.quarantined_files().map(|(device, path)| Unreadable {
+    pub(crate) fn quarantined(&self) -> io::Result<impl Iterator<Item = Unreadable> + use<>> {
+        Ok(self.quarantined_files()?.map(|(device, path)| Unreadable {
             reason: reason(&device, &path),
             device: Some(device),
             place: Place::Quarantine,
             path,
-        })
+        }))
     }
 
-    fn quarantined_files(&self) -> impl Iterator<Item = (DeviceId, PathBuf)> + use<> {
+    fn quarantined_files(&self) -> io::Result<impl Iterator<Item = (DeviceId, PathBuf)> + use<>> {
         // mostly there is no such folder: one system call says so
-        let entries = fs::read_dir(self.folder().join(QUARANTINE)).into_iter().flatten().flatten();
-        entries.filter_map(|entry| Some((quarantined_device(entry.file_name().to_str()?)?, entry.path())))
+        let entries = match fs::read_dir(self.folder().join(QUARANTINE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other?),
+        };
+        let entries = entries.into_iter().flatten().flatten();
+        Ok(entries.filter_map(|entry| Some((quarantined_device(entry.file_name().to_str()?)?, entry.path()))))
     }
 }
 

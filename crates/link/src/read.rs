@@ -23,7 +23,7 @@ use rtnl::{
 use rustix::system::sysinfo;
 
 use crate::{
-    error::{Error, WithSubject},
+    error::{Error, WithSubject, is_shortage},
     folder::{Folder, MAX_VALUE},
     socket::{Objects, RouteSocket, Seen},
     sysctl,
@@ -94,7 +94,7 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
         state.sysctls.extend(sysctl::stable_secret(&state.name));
     }
     if state.kind.is_none() {
-        state.hardware = hardware(&state);
+        state.hardware = hardware(&state).subject("the device in sysfs")?;
     }
     state.read_at = boot_time();
     Ok(Some(state))
@@ -178,16 +178,27 @@ pub(crate) fn sysfs_path(name: &InterfaceName) -> PathBuf {
 }
 
 /// Folder of a link in sysfs, if sysfs shows the namespace of that link.
-pub(crate) fn sysfs_folder(name: &InterfaceName, index: u32) -> Option<Folder> {
-    let folder = Folder::open(&sysfs_path(name)).ok()?;
+///
+/// # Errors
+///
+/// When nothing can be said of it.
+pub(crate) fn sysfs_folder(name: &InterfaceName, index: u32) -> io::Result<Option<Folder>> {
     let mut shown = [0; MAX_VALUE];
-    let shown = str::from_utf8(folder.read(c"ifindex", &mut shown).ok()?).ok()?;
-    (shown.trim().parse() == Ok(index)).then_some(folder)
+    let read = Folder::open(&sysfs_path(name)).and_then(|folder| {
+        let shown = str::from_utf8(folder.read(c"ifindex", &mut shown)?).unwrap_or_default();
+        Ok((shown.trim().parse() == Ok(index)).then_some(folder))
+    });
+    match read.map_err(io::Error::from) {
+        Err(error) if is_shortage(&error) => Err(error),
+        read => Ok(read.ok().flatten()),
+    }
 }
 
-fn hardware(state: &LinkState) -> Option<HardwarePlace> {
-    sysfs_folder(&state.name, state.index)?;
-    let path = fs::canonicalize(sysfs_path(&state.name).join("device")).ok()?;
+fn hardware(state: &LinkState) -> io::Result<Option<HardwarePlace>> {
+    if sysfs_folder(&state.name, state.index)?.is_none() {
+        return Ok(None);
+    }
+    let Ok(path) = fs::canonicalize(sysfs_path(&state.name).join("device")) else { return Ok(None) };
     let numa_node = fs::read_to_string(path.join("numa_node")).ok().and_then(|node| node.trim().parse().ok());
-    Some(HardwarePlace { path: path.to_str()?.to_owned(), numa_node })
+    Ok(path.to_str().map(|path| HardwarePlace { path: path.to_owned(), numa_node }))
 }

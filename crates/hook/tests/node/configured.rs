@@ -262,7 +262,7 @@ fn a_taken_name_is_refused_before_anything_is_written_or_moved() {
         let sandbox = host.sandbox("web");
         sandbox.ip("link add eth0 type ifb");
         // a record could not be written: the refusal comes before
-        fs::create_dir_all(host.state_dir().join("dev0.json.new")).unwrap();
+        fs::create_dir_all(host.state_dir().join(".dev0.json.new")).unwrap();
         order(host, &sandbox, "dev0", &json!({"name": "eth0"})).fails_with("the name eth0 is taken");
     });
 }

@@ -1,0 +1,67 @@
+//! What the kubelet says of the Pods that have devices: whose Pod is gone has no right to a device, although a process of it
+//! lives on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use netdevice::{DeviceId, Holder, Ledger, record::Pod};
+use tokio::{sync::watch, time::sleep};
+
+/// How often the kubelet is asked while a device is attached.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// How often in a row the kubelet must not know a Pod before that Pod is gone: after a restart it knows none for a second,
+/// and learns of them one by one.
+const ABSENCES: u32 = 2;
+
+/// Devices of Pods that are gone, with their holder: the device may have another one by now.
+pub(super) type Gone = BTreeMap<DeviceId, Holder>;
+
+/// Asks the kubelet, and publishes the devices of Pods that are gone.
+pub(super) struct Kubelet {
+    socket: PathBuf,
+    ledgers: watch::Receiver<Arc<Ledger>>,
+    absences: BTreeMap<DeviceId, (Holder, u32)>,
+}
+
+impl Kubelet {
+    pub(super) fn new(socket: PathBuf, ledgers: watch::Receiver<Arc<Ledger>>) -> Self {
+        Self { socket, ledgers, absences: BTreeMap::new() }
+    }
+
+    pub(super) async fn run(mut self, gone: watch::Sender<Gone>) -> anyhow::Result<()> {
+        loop {
+            self.ledgers.wait_for(|ledger| !ledger.is_empty()).await?;
+            sleep(INTERVAL).await;
+            // no answer counts for nothing
+            let Ok(known) = device_plugin::known_pods(&self.socket).await else { continue };
+            let now = self.hear(&known);
+            gone.send_if_modified(|gone| {
+                let differs = *gone != now;
+                *gone = now;
+                differs
+            });
+        }
+    }
+
+    /// Takes an answer, and returns the devices of Pods that are gone. An answer without any Pod counts for nothing.
+    fn hear(&mut self, known: &BTreeSet<(String, String)>) -> Gone {
+        let ledger = self.ledgers.borrow().clone();
+        self.absences.retain(|device, (holder, _)| ledger.get(device).is_some_and(|record| record.holder == *holder));
+        if !known.is_empty() {
+            for (device, record) in ledger.iter() {
+                let is_known = |pod: &Pod| known.contains(&(pod.namespace.clone(), pod.name.clone()));
+                if record.holder.pod.as_ref().is_none_or(is_known) {
+                    self.absences.remove(device);
+                } else {
+                    self.absences.entry(device.clone()).or_insert_with(|| (record.holder.clone(), 0)).1 += 1;
+                }
+            }
+        }
+        let often = self.absences.iter().filter(|(_, (_, absences))| *absences >= ABSENCES);
+        often.map(|(device, (holder, _))| (device.clone(), holder.clone())).collect()
+    }
+}

@@ -1,0 +1,449 @@
+//! Returns devices to the host that hooks and events of the runtime should have returned: their hook was killed, or their
+//! sandbox ended without it.
+//!
+//! Level, not edge: records are compared with the kernel, so that an event that was missed costs time and nothing else.
+//! What this agent may not do, for want of a capability, the next hook on the node does.
+//!
+//! Each device is worked on by itself, on a thread of its own and by one at a time: one whose work hangs holds up no other.
+
+mod kubelet;
+mod mount_changes;
+mod notifier;
+mod process_ends;
+mod tracked;
+mod work;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use link::{Homecoming, Namespace, Records, Repair};
+use netdevice::{DeviceId, Ledger, Record};
+use tokio::{
+    sync::watch,
+    task::{Id, JoinError, JoinSet, spawn_blocking},
+    time::sleep_until,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::descriptors;
+use kubelet::{Gone, Kubelet};
+use mount_changes::MountChanges;
+pub(crate) use notifier::Notifier;
+use process_ends::ProcessEnds;
+use tracked::{GRACE, Hold, Next, Tracked};
+use work::{Cause, Finding, Order, Subject, is_known_by_mounts, look, repair};
+
+/// How many devices are worked on at a time. Moves share the kernel's lock anyway; the rest of a repair does not.
+const WORKERS: usize = 8;
+/// From then on a device's work takes no worker from others: it hangs.
+const SLOW: Duration = Duration::from_secs(5);
+/// How many devices may hang, each with a thread: when that many do, others wait.
+const MAX_RUNNING: usize = 64;
+/// At least so long apart many records are looked at, and so many times as long as a look takes.
+const PAUSE: Duration = Duration::from_millis(50);
+const SHARE: u32 = 20;
+/// How often records are looked at whose end no event may show, for want of descriptors.
+const POLL: Duration = Duration::from_secs(5);
+/// How long after a failure a namespace is opened again.
+const HOLD_RETRY: Duration = Duration::from_secs(5);
+
+/// What says that something may be due.
+pub(crate) struct Triggers {
+    /// The records.
+    pub(crate) ledgers: watch::Receiver<Arc<Ledger>>,
+    /// A namespace has ended.
+    pub(crate) namespaces_ended: watch::Receiver<u64>,
+    /// The kubelet's PodResources socket.
+    pub(crate) pod_resources: PathBuf,
+}
+
+/// Follows the records until `shutdown`.
+pub(crate) async fn run(
+    triggers: Triggers,
+    records: Records,
+    notifier: Notifier,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let Triggers { ledgers, namespaces_ended, pod_resources } = triggers;
+    let (sender, gone) = watch::channel(Gone::new());
+    let kubelet = Kubelet::new(pod_resources, ledgers.clone());
+    let reconciler = Reconciler::new(records, notifier);
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        result = kubelet.run(sender) => result,
+        result = reconciler.follow(ledgers, namespaces_ended, gone) => result,
+    }
+}
+
+/// What a thread did.
+enum Work {
+    Hold(Result<Option<Namespace>, link::Error>),
+    Repair(Result<(Repair, Cause), link::Error>),
+}
+
+/// The work that a device is in.
+struct Running {
+    device: DeviceId,
+    /// The namespace of the attachment that it was begun for.
+    cookie: u64,
+    since: Instant,
+}
+
+/// The records, and what is done about them.
+struct Reconciler {
+    records: Records,
+    notifier: Notifier,
+    ledger: Arc<Ledger>,
+    gone: Gone,
+    tracked: BTreeMap<DeviceId, Tracked>,
+    /// Namespaces that are kept open, by cookie: one descriptor each, however many devices they have.
+    namespaces: BTreeMap<u64, Weak<Namespace>>,
+    /// How many may be kept open.
+    namespace_limit: usize,
+    process_ends: ProcessEnds,
+    /// None while no record needs it.
+    mount_changes: Option<MountChanges>,
+    /// Devices that are due, in that order.
+    queue: Vec<DeviceId>,
+    running: BTreeMap<Id, Running>,
+    tasks: JoinSet<Work>,
+    /// Devices to look at.
+    unseen: BTreeSet<DeviceId>,
+    /// When all are looked at, if that is asked for, and those whose end only mounts show.
+    all_at: Option<Instant>,
+    mounted_at: Option<Instant>,
+    /// When many were looked at last, and how long that took.
+    looked_at_many: Instant,
+    look_took: Duration,
+}
+
+impl Reconciler {
+    fn new(records: Records, notifier: Notifier) -> Self {
+        // the rest is for connections, for hooks' folders and for work
+        let descriptors = descriptors::limit();
+        let now = Instant::now();
+        Self {
+            records,
+            notifier,
+            ledger: Arc::default(),
+            gone: Gone::new(),
+            tracked: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            namespace_limit: descriptors / 2,
+            process_ends: ProcessEnds::new(descriptors / 4),
+            mount_changes: None,
+            queue: Vec::new(),
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            unseen: BTreeSet::new(),
+            all_at: None,
+            mounted_at: None,
+            looked_at_many: now,
+            look_took: Duration::ZERO,
+        }
+    }
+
+    async fn follow(
+        mut self,
+        mut ledgers: watch::Receiver<Arc<Ledger>>,
+        mut namespaces_ended: watch::Receiver<u64>,
+        mut gone: watch::Receiver<Gone>,
+    ) -> anyhow::Result<()> {
+        self.all_at = Some(Instant::now());
+        self.set_ledger(ledgers.borrow_and_update().clone());
+        loop {
+            self.look().await?;
+            self.start();
+            let next = self.next_time();
+            tokio::select! {
+                changed = ledgers.changed() => {
+                    changed?;
+                    self.set_ledger(ledgers.borrow_and_update().clone());
+                }
+                changed = gone.changed() => {
+                    changed?;
+                    self.gone = gone.borrow_and_update().clone();
+                    self.look_at_all_soon();
+                }
+                changed = namespaces_ended.changed() => {
+                    changed?;
+                    self.look_at_all_soon();
+                }
+                process = self.process_ends.next() => {
+                    let has = |tracked: &Tracked| tracked.process == Some(process);
+                    self.unseen.extend(self.tracked.iter().filter(|(_, tracked)| has(tracked)).map(|(id, _)| id.clone()));
+                }
+                () = mounts_changed(self.mount_changes.as_ref()) => {
+                    let at = self.next_look_at_many();
+                    self.mounted_at.get_or_insert(at);
+                }
+                Some(finished) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => self.finish(finished),
+                () = sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// All records are to be looked at soon.
+    fn look_at_all_soon(&mut self) {
+        let at = self.next_look_at_many();
+        self.all_at.get_or_insert(at);
+    }
+
+    /// When many records may be looked at: events come in bursts, and looks shall not cost more than a share of the time.
+    fn next_look_at_many(&self) -> Instant {
+        Instant::now().max(self.looked_at_many + PAUSE.max(self.look_took * SHARE))
+    }
+
+    /// When all are looked at since an end may not show otherwise.
+    fn poll_at(&self) -> Option<Instant> {
+        let is_blind = self.mount_changes.as_ref().is_some_and(MountChanges::is_blind);
+        (is_blind || self.process_ends.are_some_unwatched()).then(|| self.looked_at_many + POLL)
+    }
+
+    fn next_time(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let looks = self.tracked.values().filter_map(Tracked::next_time).min();
+        // work that hangs makes room
+        let slow = (!self.queue.is_empty()).then(|| self.running.values().map(|running| running.since + SLOW));
+        let slow = slow.and_then(|slow| slow.filter(|at| *at > now).min());
+        [looks, slow, self.poll_at(), self.all_at, self.mounted_at].into_iter().flatten().min()
+    }
+
+    /// Takes other records.
+    fn set_ledger(&mut self, ledger: Arc<Ledger>) {
+        let now = Instant::now();
+        let before = std::mem::replace(&mut self.ledger, ledger.clone());
+        self.tracked.retain(|device, _| ledger.contains_key(device));
+        for (device, record) in ledger.iter() {
+            let tracked = self.tracked.entry(device.clone()).or_insert_with(|| Tracked::new(record, now));
+            if !tracked.is_of(record) {
+                // the work of the attachment before, if there is any, goes on and finds another record
+                let is_running = tracked.is_running;
+                *tracked = Tracked::new(record, now);
+                tracked.is_running = is_running;
+            }
+            if before.get(device) != Some(record) {
+                tracked.process = record.process.map(process_ends::key);
+                self.unseen.insert(device.clone());
+            }
+        }
+        self.namespaces.retain(|_, namespace| namespace.strong_count() > 0);
+        self.process_ends.set(self.tracked.values().filter_map(|tracked| tracked.process).collect::<BTreeSet<_>>());
+        match (ledger.values().any(is_known_by_mounts), self.mount_changes.is_some()) {
+            (true, false) => self.mount_changes = Some(MountChanges::new()),
+            (false, true) => self.mount_changes = None,
+            _ => {}
+        }
+    }
+
+    /// Looks at the devices that something may have happened to.
+    async fn look(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let is_due = |tracked: &Tracked| tracked.next_look.is_some_and(|at| at <= now);
+        let due = self.tracked.iter().filter(|(_, tracked)| is_due(tracked)).map(|(device, _)| device.clone());
+        self.unseen.extend(due);
+        let is_now = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let is_all = is_now(self.all_at) || is_now(self.poll_at());
+        let is_many = is_all || is_now(self.mounted_at);
+        if is_many {
+            self.mounted_at = None;
+            let is_wanted = |device: &DeviceId| is_all || self.ledger.get(device).is_some_and(is_known_by_mounts);
+            let wanted: Vec<DeviceId> = self.tracked.keys().filter(|device| is_wanted(device)).cloned().collect();
+            self.unseen.extend(wanted);
+        }
+        if is_all {
+            self.all_at = None;
+        }
+        if self.unseen.is_empty() {
+            return Ok(());
+        }
+        let unseen = std::mem::take(&mut self.unseen);
+        let subjects: Vec<Subject> = unseen.into_iter().filter_map(|device| self.subject(device)).collect();
+        let (ledger, records) = (self.ledger.clone(), self.records.clone());
+        let asked = subjects.clone();
+        let found = spawn_blocking(move || {
+            if is_all {
+                records.sweep();
+            }
+            look(&ledger, asked)
+        });
+        let found = found.await?;
+        if is_many {
+            (self.looked_at_many, self.look_took) = (Instant::now(), now.elapsed());
+        }
+        match found {
+            Ok(findings) => findings.into_iter().for_each(|finding| self.judge(finding)),
+            Err(error) => {
+                debug!("records cannot be compared with the kernel: {error}");
+                let tracked = subjects.iter().map(|subject| &subject.device);
+                let now = Instant::now();
+                for device in tracked {
+                    self.tracked.entry(device.clone()).and_modify(|tracked| tracked.wait(PAUSE * 20, now));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn subject(&self, device: DeviceId) -> Option<Subject> {
+        let saw_mounts = self.tracked.get(&device)?.saw_mounts;
+        Some(Subject { device, saw_mounts })
+    }
+
+    fn judge(&mut self, Finding { subject: Subject { device, saw_mounts }, diagnosis }: Finding) {
+        let (Some(tracked), Some(record)) = (self.tracked.get_mut(&device), self.ledger.get(&device)) else { return };
+        tracked.saw_mounts = saw_mounts;
+        if matches!(tracked.hold, Hold::Kept(_)) && self.records.is_pinned(&device, record.sandbox.inode) {
+            // by the hook that was still at work then
+            tracked.hold = Hold::Unneeded;
+        }
+        let is_gone = self.gone.get(&device) == Some(&record.holder);
+        let next = tracked.judge(record, diagnosis, is_gone, Instant::now());
+        if next == Next::Repair && !self.queue.contains(&device) {
+            self.queue.push(device);
+        }
+    }
+
+    /// Begins what is due, as far as there are workers.
+    fn start(&mut self) {
+        let now = Instant::now();
+        // first those whose device dies with its sandbox
+        let wanted: Vec<DeviceId> = self
+            .tracked
+            .iter()
+            .filter(|(_, tracked)| tracked.wants_hold(now))
+            .map(|(device, _)| device.clone())
+            .collect();
+        for device in wanted {
+            if !self.is_worker_free(now) {
+                return;
+            }
+            self.hold(device, now);
+        }
+        let mut queue = std::mem::take(&mut self.queue).into_iter();
+        while self.is_worker_free(now)
+            && let Some(device) = queue.next()
+        {
+            self.start_repair(device);
+        }
+        self.queue = queue.collect();
+    }
+
+    fn is_worker_free(&self, now: Instant) -> bool {
+        let working = self.running.values().filter(|running| now < running.since + SLOW).count();
+        working < WORKERS && self.running.len() < MAX_RUNNING
+    }
+
+    /// Keeps the namespace of a virtual device open, which may be open for another one already.
+    fn hold(&mut self, device: DeviceId, now: Instant) {
+        let (Some(tracked), Some(record)) = (self.tracked.get_mut(&device), self.ledger.get(&device)) else { return };
+        if let Some(namespace) = self.namespaces.get(&tracked.cookie()).and_then(Weak::upgrade) {
+            tracked.hold = Hold::Kept(namespace);
+            return;
+        }
+        if self.namespaces.len() >= self.namespace_limit {
+            debug!(%device, "its sandbox is not kept open: {} are", self.namespaces.len());
+            tracked.hold = Hold::Wanted { after: now + HOLD_RETRY };
+            return;
+        }
+        tracked.is_running = true;
+        let cookie = tracked.cookie();
+        let record: Record = record.clone();
+        let records = self.records.clone();
+        let task = self.tasks.spawn_blocking(move || Work::Hold(link::keep_sandbox(&records, &record)));
+        self.running.insert(task.id(), Running { device, cookie, since: now });
+    }
+
+    fn start_repair(&mut self, device: DeviceId) {
+        let Some(subject) = self.subject(device.clone()) else { return };
+        let (Some(tracked), Some(record)) = (self.tracked.get_mut(&device), self.ledger.get(&device)) else { return };
+        if tracked.is_running {
+            // it is looked at again when that is done
+            return;
+        }
+        tracked.is_running = true;
+        let cookie = tracked.cookie();
+        let gone = self.gone.get(&device).filter(|holder| **holder == record.holder).cloned();
+        let sandbox = match &tracked.hold {
+            Hold::Kept(namespace) => Some(namespace.clone()),
+            Hold::Wanted { .. } | Hold::Unneeded => self.namespaces.get(&tracked.cookie()).and_then(Weak::upgrade),
+        };
+        let records = self.records.clone();
+        let task = self.tasks.spawn_blocking(move || Work::Repair(repair(&records, Order { subject, gone, sandbox })));
+        self.running.insert(task.id(), Running { device, cookie, since: Instant::now() });
+    }
+
+    fn finish(&mut self, finished: Result<(Id, Work), JoinError>) {
+        let id = finished.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let Some(Running { device, cookie, .. }) = self.running.remove(&id) else { return };
+        // whatever happened meanwhile is looked at now
+        self.unseen.insert(device.clone());
+        if let Some(tracked) = self.tracked.get_mut(&device) {
+            tracked.is_running = false;
+        }
+        match finished {
+            Ok((_, Work::Hold(result))) => self.finish_hold(&device, cookie, result),
+            Ok((_, Work::Repair(result))) => self.finish_repair(&device, result),
+            Err(error) => warn!(%device, "the work on it broke: {error}"),
+        }
+    }
+
+    fn finish_hold(&mut self, device: &DeviceId, cookie: u64, result: Result<Option<Namespace>, link::Error>) {
+        let tracked = self.tracked.get_mut(device).filter(|tracked| tracked.cookie() == cookie);
+        let Some(tracked) = tracked else { return };
+        tracked.hold = match result {
+            Ok(Some(namespace)) => {
+                let namespace = Arc::new(namespace);
+                self.namespaces.insert(cookie, Arc::downgrade(&namespace));
+                Hold::Kept(namespace)
+            }
+            // it is pinned, or has ended
+            Ok(None) => Hold::Unneeded,
+            Err(error) if error.is_shortage() => {
+                debug!(%device, "its sandbox cannot be kept open yet: {error}");
+                Hold::Wanted { after: Instant::now() + HOLD_RETRY }
+            }
+            // without the capability to enter it the device is as safe as its hooks are
+            Err(error) => {
+                debug!(%device, "its sandbox cannot be kept open: {error}");
+                Hold::Unneeded
+            }
+        };
+    }
+
+    fn finish_repair(&mut self, device: &DeviceId, result: Result<(Repair, Cause), link::Error>) {
+        let now = Instant::now();
+        let pod = self.ledger.get(device).and_then(|record| record.holder.pod.clone());
+        let tracked = self.tracked.get_mut(device);
+        let failed = match result {
+            Ok((Repair::Done(Homecoming::Away), _)) => "it is not on the node yet".to_owned(),
+            Ok((Repair::Done(homecoming), cause)) => {
+                self.notifier.report(device, pod, cause, homecoming);
+                // its record is gone; that comes to us in a moment
+                tracked.into_iter().for_each(|tracked| tracked.wait(GRACE, now));
+                return;
+            }
+            // a hook that is killed at its work gives its lock back without a sign
+            Ok((Repair::Busy | Repair::Unneeded, _)) => {
+                tracked.into_iter().for_each(|tracked| tracked.wait(GRACE, now));
+                return;
+            }
+            Err(error) => error.to_string(),
+        };
+        if tracked.is_none_or(|tracked| tracked.fail(&failed, now)) {
+            self.notifier.report_failure(device, &failed);
+        }
+    }
+}
+
+async fn mounts_changed(changes: Option<&MountChanges>) {
+    match changes {
+        Some(changes) => changes.changed().await,
+        None => std::future::pending().await,
+    }
+}

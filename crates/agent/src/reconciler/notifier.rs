@@ -1,0 +1,68 @@
+//! Says what became of a device: to the log, the metrics, Events, and whoever guards names.
+
+use std::sync::Arc;
+
+use link::{
+    Homecoming,
+    journal::{Action, Outcome as HookOutcome},
+};
+use netdevice::{DeviceId, InterfaceName, record::Pod};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::work::Cause;
+use crate::{
+    events::{Events, Happening},
+    metrics::Metrics,
+};
+
+/// Whom the reconciler tells.
+pub(crate) struct Notifier {
+    pub(crate) metrics: Arc<Metrics>,
+    /// Told of devices that are on the host again under their name.
+    pub(crate) restored: mpsc::UnboundedSender<InterfaceName>,
+    pub(crate) events: Events,
+}
+
+impl Notifier {
+    /// A device was returned to the host, or is lost.
+    pub(super) fn report(&self, device: &DeviceId, pod: Option<Pod>, cause: Cause, homecoming: Homecoming) {
+        let Self { metrics, restored, events } = self;
+        match homecoming {
+            Homecoming::Home { renamed: None, skipped } => {
+                // nobody listens only while the agent ends
+                let _ = restored.send(device.to_name());
+                let left_out: String = skipped.iter().map(|skipped| format!("; {skipped}")).collect();
+                if cause == Cause::ContainerEnded {
+                    metrics.count_hook(Action::Detach, HookOutcome::Ok);
+                    info!(%device, "returned to the host: its container ended{left_out}");
+                    return;
+                }
+                metrics.count_repair("ok");
+                info!(%device, "returned to the host, for no hook did{left_out}");
+                events.tell(Happening::home(device.clone(), pod, None, &skipped));
+            }
+            Homecoming::Home { renamed: Some(name), skipped } => {
+                metrics.count_repair("ok");
+                let left_out: String = skipped.iter().map(|skipped| format!("; {skipped}")).collect();
+                warn!(
+                    %device,
+                    "returned to the host as {name}: another interface has its name, which it gets as soon as that is free{left_out}"
+                );
+                events.tell(Happening::home(device.clone(), pod, Some(name), &skipped));
+            }
+            Homecoming::Lost => {
+                metrics.count_repair("lost");
+                warn!(%device, "it is gone: a virtual link that was deleted with its sandbox before it could be returned, or a device that was unplugged or switched off");
+                events.tell(Happening::Lost { device: device.clone(), pod });
+            }
+            Homecoming::Away => {}
+        }
+    }
+
+    /// A device cannot be returned; `reason` is another one than before.
+    pub(super) fn report_failure(&self, device: &DeviceId, reason: &str) {
+        self.metrics.count_repair("failed");
+        warn!(%device, "cannot be returned to the host, which the agent and the next hook on this node try again: {reason}");
+    }
+}

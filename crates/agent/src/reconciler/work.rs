@@ -1,0 +1,153 @@
+//! What is done to one device: blocking, on a thread of its own.
+
+use std::sync::Arc;
+
+use link::{Diagnosis, Namespace, Records, Repair, RouteSocket};
+use netdevice::{DeviceId, Holder, Ledger, Phase, Record};
+
+/// Why a device is returned to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Its container ended, and the runtime runs the hook only when it removes that container: CRI-O, whose order is
+    /// StopContainer, StopPodSandbox, RemoveContainer.
+    ContainerEnded,
+    /// The hook or the sandbox's end should have done it.
+    NotReturned,
+}
+
+impl Cause {
+    fn of(record: &Record, diagnosis: Diagnosis) -> Self {
+        let has_ended = matches!(diagnosis, Diagnosis::HolderEnded | Diagnosis::SandboxEnded);
+        // containerd names a container's namespace by its sandbox's process, CRI-O by a mount
+        let is_mounted = record.sandbox.paths.iter().any(|path| !path.starts_with("/proc/"));
+        let is_container = record.holder.sandbox.is_some() && !record.holder.is_sandbox();
+        if record.phase == Phase::Attached && has_ended && is_mounted && is_container {
+            Self::ContainerEnded
+        } else {
+            Self::NotReturned
+        }
+    }
+}
+
+/// A device to look at.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    pub(super) device: DeviceId,
+    /// Whether this process has seen a mount of the sandbox's namespace, so that it would see that the mount is gone.
+    pub(super) saw_mounts: bool,
+}
+
+/// What a look at a device found.
+#[derive(Debug)]
+pub(super) struct Finding {
+    pub(super) subject: Subject,
+    pub(super) diagnosis: Diagnosis,
+}
+
+/// Whether only its mounts show that a record's holder has ended.
+pub(super) fn is_known_by_mounts(record: &Record) -> bool {
+    record.process.is_none() && record.holder.is_sandbox()
+}
+
+/// Compares a record with the kernel. `saw_mounts` is set once a mount of its namespace is seen here.
+fn diagnose(record: &Record, saw_mounts: &mut bool, home: &mut RouteSocket) -> Diagnosis {
+    let diagnosis = link::diagnose(record, home);
+    if diagnosis == Diagnosis::Healthy && is_known_by_mounts(record) {
+        if *saw_mounts && link::sees_no_mounts(record) {
+            return Diagnosis::HolderEnded;
+        }
+        *saw_mounts = *saw_mounts || link::sees_mounts(record);
+    }
+    diagnosis
+}
+
+/// Looks at devices of the ledger.
+///
+/// # Errors
+///
+/// Without a socket nothing is known.
+pub(super) fn look(ledger: &Ledger, subjects: Vec<Subject>) -> std::io::Result<Vec<Finding>> {
+    let mut home = RouteSocket::open()?;
+    let look = |mut subject: Subject| {
+        let diagnosis = diagnose(ledger.get(&subject.device)?, &mut subject.saw_mounts, &mut home);
+        Some(Finding { subject, diagnosis })
+    };
+    Ok(subjects.into_iter().filter_map(look).collect())
+}
+
+/// A device to return to the host.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) subject: Subject,
+    /// Its Pod is gone, whatever its processes do: who that was.
+    pub(super) gone: Option<Holder>,
+    /// Its namespace, if that is kept open.
+    pub(super) sandbox: Option<Arc<Namespace>>,
+}
+
+/// Returns a device to the host, if it is due still: another attachment may have begun since.
+pub(super) fn repair(records: &Records, order: Order) -> Result<(Repair, Cause), link::Error> {
+    let Order { subject: Subject { device, mut saw_mounts }, gone, sandbox } = order;
+    let mut cause = Cause::NotReturned;
+    let is_due = |now: &Record, home: &mut RouteSocket| {
+        let diagnosis = diagnose(now, &mut saw_mounts, home);
+        cause = Cause::of(now, diagnosis);
+        gone.as_ref() == Some(&now.holder) || diagnosis != Diagnosis::Healthy
+    };
+    let repair = link::repair(records, &device, sandbox.as_deref(), is_due)?;
+    Ok((repair, cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use netdevice::{
+        InterfaceName, LinkState,
+        record::{RECORD_VERSION, SandboxPlace, Viewpoint},
+    };
+
+    use super::*;
+
+    fn record(container: &str, paths: &[&str], phase: Phase) -> Record {
+        let name = InterfaceName::try_from("dev0").unwrap();
+        let device = DeviceId::from(&name);
+        Record {
+            version: RECORD_VERSION,
+            device: device.clone(),
+            resource: None,
+            phase,
+            holder: Holder { container: container.into(), sandbox: Some("sandbox".into()), pod: None },
+            process: None,
+            sandbox: SandboxPlace {
+                cookie: 7,
+                inode: 7,
+                nsid: None,
+                seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
+                paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+                name: device,
+                ifindex: 7,
+            },
+            configuration: None,
+            home: None,
+            host: LinkState::new(name, 7),
+            since: 0,
+        }
+    }
+
+    #[test]
+    fn only_a_container_whose_runtime_runs_hooks_late_has_ended_ordinarily() {
+        let crio = &["/proc/7/ns/net", "/var/run/netns/a3"][..];
+        let containerd = &["/proc/7/ns/net", "/proc/5/ns/net"][..];
+        let table = [
+            ("container", crio, Phase::Attached, Diagnosis::HolderEnded, Cause::ContainerEnded),
+            ("container", crio, Phase::Attached, Diagnosis::SandboxEnded, Cause::ContainerEnded),
+            ("container", crio, Phase::Detaching, Diagnosis::Unfinished, Cause::NotReturned),
+            // its Pod is gone, says the kubelet
+            ("container", crio, Phase::Attached, Diagnosis::Healthy, Cause::NotReturned),
+            ("container", containerd, Phase::Attached, Diagnosis::HolderEnded, Cause::NotReturned),
+            ("sandbox", crio, Phase::Attached, Diagnosis::HolderEnded, Cause::NotReturned),
+        ];
+        for (container, paths, phase, diagnosis, cause) in table {
+            assert_eq!(Cause::of(&record(container, paths, phase), diagnosis), cause, "{container} {paths:?}");
+        }
+    }
+}
