@@ -102,7 +102,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // what an injector selects is none of netdevctl's business: that shows what the agent offers
     let effective = (arguments.program == Program::Agent).then(|| records.clone());
     tasks.spawn(source.follow(pools_sender, effective, metrics.clone(), shutdown.clone()));
-    tasks.spawn(names::keep(restored, inventory.subscribe(), shutdown.clone()));
+    let names = names::keep(records.clone(), restored, inventory.subscribe(), ledgers.clone(), shutdown.clone());
+    tasks.spawn(names);
     tasks.spawn(views::keep(
         views::Inputs { snapshots, pools, records: records.clone() },
         views::Outputs { views: view_sender, ledgers: ledger_sender, metrics: metrics.clone(), events: events.clone() },

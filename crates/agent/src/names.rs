@@ -1,18 +1,21 @@
-//! Guards the names of devices that have just come home: udev may rename an interface that appears, as it did when the
-//! node started, whatever it was called since.
+//! The names of devices that have returned to the host: udev may rename an interface that appears, as it did when the node
+//! started, whatever it was called since; and a device whose name was taken gets it as soon as it is free.
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use netdevice::{InterfaceName, Snapshot};
+use link::{Records, Restored, Waiting};
+use netdevice::{InterfaceName, Ledger, Snapshot};
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep,
+    task::spawn_blocking,
+    time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// How long after its return a device keeps its name whatever somebody else thinks.
 const GUARD: Duration = Duration::from_secs(10);
@@ -24,18 +27,87 @@ struct Guarded {
     until: Instant,
 }
 
-/// Gives devices that came home their names back, for a while.
+/// How long after an attempt that failed a device is given its name again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Guards the names of devices that have just returned, and gives those their name that wait for it.
 pub(crate) async fn keep(
+    records: Records,
+    restored: mpsc::UnboundedReceiver<InterfaceName>,
+    snapshots: watch::Receiver<Snapshot>,
+    ledgers: watch::Receiver<Arc<Ledger>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        result = guard(restored, snapshots.clone()) => result,
+        result = give_back(&records, snapshots, ledgers) => result,
+    }
+}
+
+/// Gives devices their name as soon as it is free. A record ends when a device begins to wait, so that then the directory is
+/// read again.
+async fn give_back(
+    records: &Records,
+    mut snapshots: watch::Receiver<Snapshot>,
+    mut ledgers: watch::Receiver<Arc<Ledger>>,
+) -> anyhow::Result<()> {
+    let mut retries: BTreeMap<InterfaceName, tokio::time::Instant> = BTreeMap::new();
+    loop {
+        ledgers.mark_unchanged();
+        let waiting = records.waiting().unwrap_or_else(|error| {
+            warn!("cannot read which devices wait for their name: {error}");
+            Vec::new()
+        });
+        retries.retain(|present, _| waiting.iter().any(|waiting| waiting.present == *present));
+        let now = tokio::time::Instant::now();
+        let is_free = |waiting: &Waiting| {
+            let is_taken = snapshots.borrow().link_named(&waiting.device.to_name()).is_some();
+            !is_taken && !ledgers.borrow().contains_key(&waiting.device)
+        };
+        let count = waiting.len();
+        for waiting in waiting.into_iter().filter(is_free) {
+            if retries.get(&waiting.present).is_none_or(|at| *at <= now) {
+                retries.insert(waiting.present.clone(), now + RETRY);
+                restore(records, waiting).await?;
+            }
+        }
+        let retry = retries.values().copied().filter(|at| *at > now).min();
+        tokio::select! {
+            changed = ledgers.changed() => changed?,
+            changed = snapshots.changed(), if count > 0 => {
+                changed?;
+                snapshots.mark_unchanged();
+            }
+            () = sleep_until(retry.unwrap_or(now)), if retry.is_some() => {}
+        }
+    }
+}
+
+async fn restore(records: &Records, waiting: Waiting) -> anyhow::Result<()> {
+    let (device, present) = (waiting.device.clone(), waiting.present.clone());
+    let records = records.clone();
+    match spawn_blocking(move || waiting.restore(&records)).await? {
+        Ok(Restored::Done) => info!(%device, "its name is free: it has it again, in place of {present}"),
+        Ok(Restored::Void) => {
+            info!(%device, "{present} does not wait for the name any more: it is gone or was renamed")
+        }
+        Ok(Restored::NotYet) => debug!(%device, "{present} waits for the name"),
+        Err(error) => warn!(%device, "cannot give {present} its name: {error}"),
+    }
+    Ok(())
+}
+
+/// Gives devices that returned their names back, for a while.
+async fn guard(
     mut restored: mpsc::UnboundedReceiver<InterfaceName>,
     mut snapshots: watch::Receiver<Snapshot>,
-    shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut guarded: BTreeMap<InterfaceName, Guarded> = BTreeMap::new();
     loop {
         guarded.retain(|_, guard| guard.until > Instant::now());
         let left = guarded.values().map(|guard| guard.until.saturating_duration_since(Instant::now())).min();
         tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
             name = restored.recv() => match name {
                 Some(name) => _ = guarded.insert(name, Guarded { index: None, until: Instant::now() + GUARD }),
                 None => return Ok(()),

@@ -250,8 +250,12 @@ pub(crate) fn come_home(
         records.remove(&record.device)?;
         return Ok(Homecoming::Lost);
     };
+    let index = link.index;
     let homecoming = restore(&record, link, home)?;
-    records.remove(&record.device)?;
+    match &homecoming {
+        Homecoming::Home { renamed: Some(name), .. } => records.end_waiting(record, name, index)?,
+        _ => records.remove(&record.device)?,
+    }
     Ok(homecoming)
 }
 

@@ -27,6 +27,7 @@ mod socket;
 mod step;
 mod strip;
 mod sysctl;
+mod waiting;
 
 pub use attach::{AttachRequest, Attached, attach};
 pub use detach::{
@@ -41,3 +42,4 @@ pub use read::read_link;
 pub use sandbox::{AttachAllError, attach_all, detach_all};
 pub use socket::{KernelError, RouteSocket};
 pub use step::Skipped;
+pub use waiting::{Restored, Waiting};

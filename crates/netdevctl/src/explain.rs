@@ -35,13 +35,23 @@ fn text(name: &str, node: &Node, is_orphan: impl Fn(&Record) -> bool) -> anyhow:
         };
         bail!("{name} has a record that cannot be read: {}: {}{advice}", file.path.display(), file.reason);
     }
+    let waiting = id.as_ref().and_then(|id| of_waiting(id, node));
     let of_record = id.and_then(|id| view.ledger.get(&id)).map(|record| of_record(record, is_orphan(record)));
     let of_link = link.map(|link| of_link(link, view, &node.selection));
-    match (of_record, of_link) {
-        (None, None) => bail!("no device or interface {name:?} is on this node"),
-        (Some(record), Some(link)) => Ok(format!("{record}\n{link}")),
-        (Some(text), None) | (None, Some(text)) => Ok(text),
+    let parts: Vec<String> = [waiting, of_record, of_link].into_iter().flatten().collect();
+    if parts.is_empty() {
+        bail!("no device or interface {name:?} is on this node");
     }
+    Ok(parts.join("\n"))
+}
+
+/// A device that waits for its name, asked for by that name or by the one that it has until then.
+fn of_waiting(id: &DeviceId, node: &Node) -> Option<String> {
+    let (present, device) = node.waiting.iter().find(|(present, device)| [*present, *device].contains(&id))?;
+    Some(format!(
+        "{device} is on the host as {present}, for its name was taken when it returned from a pod: the agent gives it \
+         its name as soon as no other interface has it\n"
+    ))
 }
 
 /// The link with that name, that id, or that alternative name.

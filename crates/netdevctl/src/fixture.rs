@@ -1,7 +1,7 @@
 //! A node for tests: a card with a default route, one that is offered, one that is down, a bridge and its port, an
 //! attached virtual function, a link with an odd name, and a record that cannot be read.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ::link::{Place, Unreadable};
 use netdevice::{
@@ -132,7 +132,7 @@ pub(crate) fn node(pools: Option<&str>) -> Node {
         },
     ];
     let selection = Selection { pools, source: "/run/netdevice/config.yaml".into() };
-    Node { projector, unreadable, selection }
+    Node { projector, unreadable, waiting: BTreeMap::new(), selection }
 }
 
 /// Pools of cards by driver, and of everything that begins with eth.

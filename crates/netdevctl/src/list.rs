@@ -9,7 +9,7 @@ use crate::{
     arguments::{Form, List},
     node::{Node, is_orphan},
     output::Output,
-    row::{Row, Scope, rows},
+    row::{Row, Scope, add_waiting, rows},
 };
 
 /// Lists the devices once.
@@ -36,7 +36,9 @@ pub(crate) fn remark(node: &Node, form: Form) {
 /// The rows that the command line asks for.
 pub(crate) fn rows_of(node: &Node, list: &List) -> BTreeMap<String, Row> {
     let scope = if list.all || node.selection.pools.is_none() { Scope::All } else { Scope::Devices };
-    rows(node.projector.view(), &node.unreadable, scope, is_orphan)
+    let mut rows = rows(node.projector.view(), &node.unreadable, scope, is_orphan);
+    add_waiting(&mut rows, node.projector.view(), &node.waiting);
+    rows
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! This node as it is now: the kernel, the records, and the pools to judge by.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Read},
     net::IpAddr,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use link::{Diagnosis, Records, RouteSocket, Unreadable};
 use netdevice::{
-    Ledger, Pools, Projector, Record, Snapshot,
+    DeviceId, Ledger, Pools, Projector, Record, Snapshot,
     pool::{EFFECTIVE_CONFIGURATION, MAX_CONFIGURATION},
 };
 
@@ -77,14 +77,18 @@ fn is_missing(error: &anyhow::Error) -> bool {
 struct Attachments {
     ledger: Arc<Ledger>,
     unreadable: Vec<Unreadable>,
+    waiting: BTreeMap<DeviceId, DeviceId>,
 }
 
 impl Attachments {
     /// Reads all records below a folder, which need not be there.
     fn read(folder: &Path) -> anyhow::Result<Self> {
-        let (ledger, unreadable) =
-            Records::new(folder).list().with_context(|| format!("cannot read the records in {}", folder.display()))?;
-        Ok(Self { ledger: Arc::new(ledger), unreadable })
+        let records = Records::new(folder);
+        let read = || Ok::<_, io::Error>((records.list()?, records.waiting()?));
+        let ((ledger, unreadable), waiting) =
+            read().with_context(|| format!("cannot read the records in {}", folder.display()))?;
+        let waiting = waiting.into_iter().map(|waiting| (DeviceId::from(&waiting.present), waiting.device));
+        Ok(Self { ledger: Arc::new(ledger), unreadable, waiting: waiting.collect() })
     }
 }
 
@@ -94,6 +98,8 @@ pub(crate) struct Node {
     /// The devices, by the pools of [`Node::selection`].
     pub(crate) projector: Projector,
     pub(crate) unreadable: Vec<Unreadable>,
+    /// Devices that are on the host under another name and wait for theirs: what they are called now, and that name.
+    pub(crate) waiting: BTreeMap<DeviceId, DeviceId>,
     pub(crate) selection: Selection,
 }
 
@@ -109,7 +115,8 @@ impl Node {
     /// Reads the records; the kernel was read before.
     pub(crate) fn with_snapshot(arguments: &arguments::Node, snapshot: Snapshot) -> anyhow::Result<Self> {
         let selection = Selection::read(arguments)?;
-        let mut node = Self { projector: Projector::new(), unreadable: Vec::new(), selection };
+        let mut node =
+            Self { projector: Projector::new(), unreadable: Vec::new(), waiting: BTreeMap::new(), selection };
         node.projector.set_pools(Arc::new(node.selection.pools.clone().unwrap_or_default()));
         node.set_attachments(Attachments::read(&arguments.state_dir)?);
         node.projector.set_snapshot(snapshot);
@@ -131,5 +138,6 @@ impl Node {
         self.projector.set_ledger(attachments.ledger);
         self.projector.set_unknown(attachments.unreadable.iter().filter_map(|file| file.device.clone()).collect());
         self.unreadable = attachments.unreadable;
+        self.waiting = attachments.waiting;
     }
 }

@@ -20,6 +20,7 @@ pub(crate) enum State {
     Quarantined,
     Excluded,
     Unselected,
+    Renamed,
     Gone,
 }
 
@@ -36,6 +37,7 @@ impl fmt::Display for State {
             Self::Quarantined => "quarantined",
             Self::Excluded => "excluded",
             Self::Unselected => "unselected",
+            Self::Renamed => "renamed",
             Self::Gone => "gone",
         })
     }
@@ -100,6 +102,18 @@ pub(crate) fn rows(
     rows.extend(view.devices().values().filter_map(|device| Row::of_device(device, view, &is_orphan)).map(by_device));
     rows.extend(unreadable.iter().map(Row::of_unreadable).map(by_device));
     rows
+}
+
+/// Adds the devices that are on the host under another name, or says of their rows that they wait for theirs.
+pub(crate) fn add_waiting(rows: &mut BTreeMap<String, Row>, view: &View, waiting: &BTreeMap<DeviceId, DeviceId>) {
+    for (present, device) in waiting {
+        let Some(link) = view.snapshot.link_named(&present.to_name()) else { continue };
+        let row = rows.entry(present.to_string()).or_insert_with(|| Row::on_host(link, State::Renamed));
+        if row.state == State::Unselected {
+            row.state = State::Renamed;
+        }
+        row.reason = Some(format!("it waits for its name {device}, which was taken when it returned from a pod"));
+    }
 }
 
 fn by_device(row: Row) -> (String, Row) {

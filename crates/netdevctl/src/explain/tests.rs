@@ -34,3 +34,13 @@ fn without_pools_it_says_where_they_were_looked_for() {
         "{text}"
     );
 }
+
+#[test]
+fn a_device_that_waits_for_its_name_is_explained_by_both_names() {
+    let mut node = fixture::node(Some(fixture::POOLS));
+    node.waiting.insert("other0".parse().unwrap(), "eth7".parse().unwrap());
+    for name in ["other0", "eth7"] {
+        let text = text(name, &node, |_| false).unwrap();
+        assert!(text.starts_with("eth7 is on the host as other0, for its name was taken"), "{text}");
+    }
+}

@@ -5,7 +5,7 @@ use crate::{
     fixture,
     node::Node,
     output::Output,
-    row::{Row, Scope, rows},
+    row::{Row, Scope, add_waiting, rows},
 };
 
 fn listed(node: &Node, scope: Scope) -> Vec<Row> {
@@ -56,4 +56,16 @@ fn rows_that_follow_are_lines_or_documents() {
     );
     assert_eq!(more(Form::Yaml), "---\ndevice: eth1\nstate: gone\n---\ndevice: eth2\nstate: gone\n");
     assert_eq!(more(Form::Table).lines().count(), 2);
+}
+
+#[test]
+fn a_device_that_waits_for_its_name_is_listed_although_no_pool_takes_it() {
+    let node = fixture::node(Some(fixture::POOLS));
+    let mut rows = rows(node.projector.view(), &[], Scope::Devices, |_| false);
+    let waiting =
+        [("other0", "eth7"), ("nd99", "eth6")].map(|(now, name)| (now.parse().unwrap(), name.parse().unwrap()));
+    add_waiting(&mut rows, node.projector.view(), &waiting.into());
+    assert_eq!(rows["other0"].state.to_string(), "renamed");
+    assert!(rows["other0"].reason.as_ref().unwrap().contains("waits for its name eth7"));
+    assert!(!rows.contains_key("nd99"), "it is not on the host: a pod has it");
 }
