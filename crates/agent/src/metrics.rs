@@ -226,8 +226,13 @@ impl State {
         registry.register("cdi_conflicts", help, cdi_conflicts);
         registry.register("cdi_write_errors", "Attempts to write a CDI file that failed", cdi_errors);
 
-        for (action, help) in [("attach", "Devices that hooks attached"), ("detach", "Devices that hooks brought home")]
-        {
+        for (action, help) in [
+            ("attach", "Devices that hooks attached"),
+            (
+                "detach",
+                "Devices that hooks returned to the host, or the agent where the runtime runs hooks late (CRI-O)",
+            ),
+        ] {
             let runs = Family::<CallResult, Counter>::default();
             for result in RESULTS {
                 runs.get_or_create(&CallResult { result })
@@ -246,7 +251,11 @@ impl State {
         let reloads = by_result(&self.reloads, &["ok", "failed"]);
         registry.register("config_reloads", "Changes of the configuration file, by result", reloads);
         let repairs = by_result(&self.repairs, &["ok", "failed", "lost"]);
-        registry.register("repairs", "Devices that the agent brought home after a hook or sandbox was killed", repairs);
+        registry.register(
+            "repairs",
+            "Devices that the agent returned to the host after a hook or sandbox was killed",
+            repairs,
+        );
 
         if let Some(runtime) = &self.runtime {
             let connected = Gauge::<i64>::default();

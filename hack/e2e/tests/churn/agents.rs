@@ -4,10 +4,10 @@ use e2e::{Agent, Node};
 
 use crate::fleet::SELECTION;
 
-const REPAIRED: &str = "brought home after its sandbox or hook was killed";
-const RENAMED: &str = "brought home as ";
+const REPAIRED: &str = "returned to the host, for no hook did";
+const RENAMED: &str = "returned to the host as ";
 const LOST: &str = "it is gone: a virtual link that was deleted with its sandbox";
-const FAILED: &str = "should come home and does not";
+const FAILED: &str = "cannot be returned to the host";
 
 /// What agents said that they did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

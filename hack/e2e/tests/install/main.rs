@@ -140,7 +140,7 @@ fn a_device_whose_hook_fails_is_brought_home_by_the_agent_in_its_container() {
     let node = lock();
     let before = on_node(&node);
     let agents_log = ["logs", "--namespace=kube-system", "daemonset/netdevice-agent"];
-    let homecomings = || node.kubectl(&agents_log).stdout.matches("brought home").count();
+    let homecomings = || node.kubectl(&agents_log).stdout.matches("to the host").count();
     let earlier = homecomings();
     start_pod(&node, "no-hook");
     // the runtime cannot start it; were it taken away, the agent would put it back, once a minute
