@@ -82,13 +82,6 @@ impl<'n> Agents<'n> {
         self.current().wait_until_offered(devices);
     }
 
-    /// Waits until the agent has seen so many attachments: from then on it keeps their namespaces.
-    pub(crate) fn wait_until_attached(&self, count: usize) {
-        let series = r#"netdevice_devices{resource="networking.k8s.io/netdevice",state="attached"}"#;
-        let wanted = i64::try_from(count).ok();
-        e2e::wait_for("the agent knows of all attachments", || self.current().metric(series), |seen| *seen == wanted);
-    }
-
     pub(crate) fn deeds(&self) -> Deeds {
         self.before.plus(self.current.as_ref().map_or_else(Deeds::default, Deeds::of))
     }

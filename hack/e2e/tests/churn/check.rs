@@ -19,7 +19,9 @@ echo '#lines setting'
 for family in ipv4 ipv6; do for kind in conf neigh; do grep -s '' /proc/sys/net/$family/$kind/*/* </dev/null; done; done
 echo '#lines record'
 # half a record that a killed hook left beside goes with the next look of the agent, or the next record
-ls -A /run/netdevice | grep -v -e '^hook\.log' -e '^lock$' -e '\.new$'
+ls -A /run/netdevice | grep -v -e '^hook\.log' -e '^lock$' -e '^netns$' -e '\.new$'
+echo '#lines pin'
+ls -A /run/netdevice/netns 2>/dev/null
 echo '#lines lock'
 # a killed hook leaves the file of its lock, and nobody holds it
 for lock in /run/netdevice/lock/*; do [ ! -e "$lock" ] || flock --nonblock "$lock" true || echo "$lock"; done
@@ -39,9 +41,6 @@ for process in /proc/[0-9]*; do
 done | sort | uniq -c
 exit 0
 "##;
-
-/// Kinds of facts that are not about links.
-const LEFT: [&str; 7] = ["record ", "lock ", "cdi ", "namespace ", "kept ", "mount ", "process "];
 
 /// A node at one moment.
 #[derive(Clone, PartialEq, Eq)]
@@ -90,13 +89,6 @@ impl Picture {
             (now == *self).then_some(())
         });
         same.ok_or_else(|| self.differences(&now))
-    }
-
-    /// What it was, with the links as they are now and what is on them.
-    pub(crate) fn with_links_of(&self, now: &Self) -> Self {
-        let is_left = |fact: &&String| LEFT.iter().any(|kind| fact.starts_with(kind));
-        let left = self.0.iter().filter(is_left);
-        Self(left.chain(now.0.iter().filter(|fact| !is_left(fact))).cloned().collect())
     }
 
     fn differences(&self, now: &Self) -> String {

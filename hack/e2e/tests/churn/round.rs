@@ -48,9 +48,6 @@ impl<'n> Churn<'n> {
         self.tally.rounds += 1;
         self.tally.pods += round.pods.len();
         self.tally.containers += round.pods.iter().map(|pod| pod.containers.len()).sum::<usize>();
-        if !self.is_calm && !round.fault.may_follow_at_once() {
-            self.assert_calm(round);
-        }
         let node = self.node;
         let mut lives: Vec<Life<'n>> = thread::scope(|scope| {
             let name = |at: usize| format!("p{}-{at}", round.number);
@@ -73,8 +70,7 @@ impl<'n> Churn<'n> {
 
     /// Starts the containers of all Pods at once.
     fn start(&mut self, round: &Round, lives: &mut [Life<'n>]) {
-        if matches!(round.fault, Fault::HookKilledAgentAway(_) | Fault::EverybodyKilled | Fault::EverybodyKilledAndLost)
-        {
+        if is_without_agent(round.fault) {
             self.agents.kill();
         }
         let results = self.meanwhile(round, (Moment::Starting, Verb::Attach), lives, Life::start);
@@ -83,7 +79,9 @@ impl<'n> Churn<'n> {
             assert!(spoils_starting(round.fault), "a container does not start: {error}");
             self.tally.refused += 1;
             // half of the time it is tried again in the same Pod, as a kubelet does
-            if round.after.as_micros().is_multiple_of(2) && !matches!(round.fault, Fault::ContainerdKilled(_)) {
+            if round.after.as_micros().is_multiple_of(2)
+                && !matches!(round.fault, Fault::ContainerdKilled(_) | Fault::AgentAndContainerdKilled(_))
+            {
                 life.start().unwrap_or_else(|error| panic!("it does not start after its hook was killed: {error}"));
             }
         }
@@ -138,25 +136,24 @@ impl<'n> Churn<'n> {
                 processes.reverse();
                 self.kill(&processes);
             }
-            Fault::ShimKilled => {
-                let mut processes = self.know(round, victim);
+            Fault::ShimKilled | Fault::ShimKilledAgentAway => {
+                let mut processes = victim.processes();
                 self.kill_shim(victim);
                 let pause = processes.pop();
                 self.kill(&processes);
                 return pause.into_iter().collect();
             }
             Fault::ShimKilledContainersLeaked => {
-                let processes = self.know(round, victim);
+                let processes = victim.processes();
                 self.kill_shim(victim);
                 return processes;
             }
-            Fault::EverybodyKilled | Fault::EverybodyKilledAndLost => {
+            Fault::EverybodyKilled | Fault::EverybodyKilledAgentLate => {
                 let processes = victim.processes();
                 self.kill_shim(victim);
                 self.kill(&processes);
                 if round.fault == Fault::EverybodyKilled {
                     self.agents.begin();
-                    // the Pod's mount still keeps the namespace, which is what the agent's being in time means
                     let devices = victim.members.iter().flat_map(|member| &member.plan.devices);
                     let records = || devices.clone().any(|device| self.record(*device).exists());
                     wait_for("the devices are home before the Pod is removed", records, |any| !any);
@@ -172,12 +169,6 @@ impl<'n> Churn<'n> {
             _ => {}
         }
         Vec::new()
-    }
-
-    /// The processes of a Pod, once the agent knows of its devices.
-    fn know(&self, round: &Round, victim: &Life<'n>) -> Vec<u64> {
-        self.agents.wait_until_attached(round.devices().len());
-        victim.processes()
     }
 
     fn record(&self, device: usize) -> std::path::PathBuf {
@@ -209,32 +200,10 @@ impl<'n> Churn<'n> {
         }
         self.kill(leaked);
         self.agents.begin();
-        if may_lose(round.fault) {
-            self.replace_lost(round);
-        }
         self.is_calm = !round.hurried;
         if self.is_calm {
             self.assert_calm(round);
         }
-    }
-
-    /// Devices that the kernel deleted are told of, their records end, and new ones of their names take their places.
-    fn replace_lost(&mut self, round: &Round) {
-        let of_round = round.devices();
-        for device in &of_round {
-            wait_for("its record ends", || self.record(*device).exists(), |there| !there);
-        }
-        let lost: Vec<usize> =
-            of_round.into_iter().filter(|device| !self.node.has_link(SHAPES[*device].name)).collect();
-        let told = || self.agents.deeds().lost + lost_by_hooks(self.node);
-        wait_for("the agent or a hook tells of each that is lost", told, |told| *told == self.tally.lost + lost.len());
-        if lost.is_empty() {
-            return;
-        }
-        self.tally.lost += lost.len();
-        lost.iter().for_each(|device| make(self.node, &SHAPES[*device]));
-        let now = Picture::settled(self.node);
-        self.before = self.before.with_links_of(&now);
     }
 
     #[track_caller]
@@ -253,7 +222,8 @@ impl<'n> Churn<'n> {
         self.tally.agents = self.agents.begun;
         self.tally.deeds = self.agents.deeds();
         self.tally.read_journal(self.node);
-        assert_eq!(self.tally.deeds.lost + lost_by_hooks(self.node), self.tally.lost, "{}", self.tally);
+        let lost = self.tally.deeds.lost + lost_by_hooks(self.node);
+        assert_eq!(lost, 0, "no device is lost\n{}", self.tally);
         self.tally
     }
 }
@@ -276,8 +246,11 @@ fn strike_node(node: &Node, agents: &mut Agents<'_>, round: &Round, moment: Mome
             later();
             agents.replace();
         }
-        Fault::ContainerdKilled(at) if at == moment => {
+        Fault::ContainerdKilled(at) | Fault::AgentAndContainerdKilled(at) if at == moment => {
             later();
+            if matches!(round.fault, Fault::AgentAndContainerdKilled(_)) {
+                agents.kill();
+            }
             node.sh("read -r pid </run/rig/containerd.pid; kill -KILL $pid
                 while [ -e /proc/$pid ]; do sleep 0.01; done; rm /run/rig/containerd.pid");
             node.containerd(Action::Start);
@@ -290,13 +263,15 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Whether a start may be refused because of the fault.
-fn spoils_starting(fault: Fault) -> bool {
-    use Fault::{ContainerdKilled, HookKilled, HookKilledAgentAway};
-    matches!(fault, ContainerdKilled(Moment::Starting) | HookKilled(Verb::Attach) | HookKilledAgentAway(Verb::Attach))
+/// Whether the agent is away from before the containers start until their Pods have ended.
+fn is_without_agent(fault: Fault) -> bool {
+    use Fault::{EverybodyKilled, EverybodyKilledAgentLate, HookKilledAgentAway, ShimKilledAgentAway};
+    matches!(fault, HookKilledAgentAway(_) | EverybodyKilled | EverybodyKilledAgentLate | ShimKilledAgentAway)
 }
 
-/// Whether virtual devices may die with their namespace: nobody is there who could bring them home or keep it.
-fn may_lose(fault: Fault) -> bool {
-    matches!(fault, Fault::EverybodyKilledAndLost | Fault::HookKilledAgentAway(_))
+/// Whether a start may be refused because of the fault.
+fn spoils_starting(fault: Fault) -> bool {
+    use Fault::{AgentAndContainerdKilled, ContainerdKilled, HookKilled, HookKilledAgentAway};
+    let containerd = matches!(fault, ContainerdKilled(at) | AgentAndContainerdKilled(at) if at == Moment::Starting);
+    containerd || matches!(fault, HookKilled(Verb::Attach) | HookKilledAgentAway(Verb::Attach))
 }

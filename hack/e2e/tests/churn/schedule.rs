@@ -45,6 +45,10 @@ pub(crate) enum Fault {
     ContainerKilled,
     /// The Pod's first process, then the containers.
     PauseKilled,
+    /// The agent and containerd at once; containerd is back at once, the agent when the round's Pods have ended.
+    AgentAndContainerdKilled(Moment),
+    /// The agent is away while a Pod's shim is killed, then its containers.
+    ShimKilledAgentAway,
     /// A hook at its work.
     HookKilled(Verb),
     /// The agent is away while a hook is killed at its work.
@@ -53,29 +57,11 @@ pub(crate) enum Fault {
     ProcessLeaked,
     /// Agent, shim, containers and pause process; the agent is back before the Pod is removed.
     EverybodyKilled,
-    /// The same, and the agent comes too late: the kernel has deleted the virtual devices with their namespace.
-    EverybodyKilledAndLost,
+    /// The same, and the agent is back after that: no process and no mount of the runtime is left of the Pod's network.
+    EverybodyKilledAgentLate,
 }
 
 impl Fault {
-    /// Whether devices of the round before may still be on their way. Not where the agent is killed: it holds the namespace
-    /// of a virtual device open that no hook brought home, and with it the device would die.
-    pub(crate) fn may_follow_at_once(self) -> bool {
-        use Fault::{
-            AgentKilled, EverybodyKilled, EverybodyKilledAndLost, HookKilledAgentAway, ShimKilled,
-            ShimKilledContainersLeaked,
-        };
-        !matches!(
-            self,
-            AgentKilled(_)
-                | EverybodyKilled
-                | EverybodyKilledAndLost
-                | HookKilledAgentAway(_)
-                | ShimKilled
-                | ShimKilledContainersLeaked
-        )
-    }
-
     /// Whether there is a fault with such words.
     pub(crate) fn is_known(words: &str) -> bool {
         FAULTS.iter().any(|(_, fault)| fault.kind().contains(words))
@@ -98,13 +84,15 @@ impl Fault {
             Self::HookKilledAgentAway(Verb::Attach) => "hook killed, attaching, agent away",
             Self::HookKilledAgentAway(Verb::Detach) => "hook killed, detaching, agent away",
             Self::ProcessLeaked => "process leaked into the Pod's network",
-            Self::EverybodyKilled => "everybody killed, agent back in time",
-            Self::EverybodyKilledAndLost => "everybody killed, agent back too late",
+            Self::AgentAndContainerdKilled(_) => "agent and containerd killed",
+            Self::ShimKilledAgentAway => "shim and containers killed, agent away",
+            Self::EverybodyKilled => "everybody killed, agent back before the Pod is removed",
+            Self::EverybodyKilledAgentLate => "everybody killed, agent back after the Pod is removed",
         }
     }
 }
 
-const FAULTS: [(u64, Fault); 24] = [
+const FAULTS: [(u64, Fault); 28] = [
     (20, Fault::Nothing),
     (3, Fault::AgentKilled(Moment::Starting)),
     (3, Fault::AgentKilled(Moment::Running)),
@@ -126,7 +114,11 @@ const FAULTS: [(u64, Fault); 24] = [
     (3, Fault::HookKilledAgentAway(Verb::Detach)),
     (4, Fault::ProcessLeaked),
     (3, Fault::EverybodyKilled),
-    (1, Fault::EverybodyKilledAndLost),
+    (4, Fault::EverybodyKilledAgentLate),
+    (2, Fault::AgentAndContainerdKilled(Moment::Starting)),
+    (2, Fault::AgentAndContainerdKilled(Moment::Running)),
+    (2, Fault::AgentAndContainerdKilled(Moment::Ending)),
+    (4, Fault::ShimKilledAgentAway),
     (1, Fault::AgentKilled(Moment::Starting)),
     (1, Fault::AgentReplaced(Moment::Running)),
 ];

@@ -19,8 +19,6 @@ pub(crate) struct Tally {
     pub(crate) missed: BTreeMap<&'static str, u32>,
     /// Starts that were refused because of a fault.
     pub(crate) refused: usize,
-    /// Virtual devices that died with their namespace because everybody who could have saved them was dead.
-    pub(crate) lost: usize,
     /// Filled in at the end. Shims that containerd forgot.
     pub(crate) shims: usize,
     pub(crate) agents: u32,
@@ -38,12 +36,15 @@ impl Tally {
             faults: BTreeMap::new(),
             missed: BTreeMap::new(),
             refused: 0,
-            lost: 0,
             shims: 0,
             agents: 0,
             deeds: Deeds::default(),
             hooks: BTreeMap::new(),
         }
+    }
+
+    fn lost_by_hooks(&self) -> usize {
+        self.hooks.iter().filter(|(what, _)| what.ends_with(" lost")).map(|(_, count)| count).sum()
     }
 
     /// Adds up what the hooks' journal has.
@@ -61,7 +62,7 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, pods, containers, refused, lost, shims, agents, deeds, .. } = self;
+        let Self { rounds, pods, containers, refused, shims, agents, deeds, .. } = self;
         writeln!(
             out,
             "{pods} cycles ({rounds} rounds, {containers} containers), {} s",
@@ -70,7 +71,7 @@ impl fmt::Display for Tally {
         writeln!(out, "agents begun: {agents}; devices that they brought home: {}", deeds.repaired)?;
         writeln!(out, "under another name: {}; not at the first try: {}", deeds.renamed, deeds.failed)?;
         writeln!(out, "starts refused because of a fault: {refused}")?;
-        writeln!(out, "devices lost by the nature of the thing, and told of: {lost}")?;
+        writeln!(out, "devices lost: {} as agents say, {} as hooks say", deeds.lost, self.lost_by_hooks())?;
         writeln!(out, "shims that containerd forgot: {shims}")?;
         self.hooks.iter().try_for_each(|(what, count)| writeln!(out, "hooks: {what}: {count}"))?;
         self.faults.iter().try_for_each(|(what, count)| {
