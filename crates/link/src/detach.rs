@@ -175,7 +175,10 @@ pub fn rename_link(index: u32, name: &InterfaceName) -> Result<(), Error> {
 ///
 /// When the namespace cannot be found from here.
 pub fn keep_sandbox(records: &Records, record: &Record) -> Result<Option<Namespace>, Error> {
-    let is_pinned = || records.is_pinned(&record.device, record.sandbox.inode);
+    let is_pinned = || {
+        let (device, inode) = (&record.device, record.sandbox.inode);
+        records.is_pinned(device, inode) || records.held(device, inode).is_some()
+    };
     if record.host.hardware.is_some() || is_pinned() {
         return Ok(None);
     }
@@ -186,9 +189,10 @@ pub fn keep_sandbox(records: &Records, record: &Record) -> Result<Option<Namespa
     if let Some(_lock) = lock_soon(records, &record.device)?
         && let Ok(Some(now)) = records.read(&record.device)
         && now.sandbox.cookie == record.sandbox.cookie
-        && records.pin(record, &namespace).is_ok()
-        && is_pinned()
     {
+        let _ = records.pin(record, &namespace);
+    }
+    if is_pinned() {
         return Ok(None);
     }
     Namespace::of(&socket).map(Some).subject("the pod's network namespace")

@@ -145,8 +145,8 @@ pub(crate) fn find_namespace(
         None
     };
     let kept = match actor {
-        Actor::Agent(Some(kept)) => Some(PathBuf::from(format!("/proc/self/fd/{}", kept.as_fd().as_raw_fd()))),
-        _ => None,
+        Actor::Agent(Some(kept)) => Some(kept.descriptor_path()),
+        _ => records.held(&record.device, place.inode),
     };
     let pin = record.host.hardware.is_none().then(|| records.pin_path(&record.device));
     let named = place.paths.iter().map(PathBuf::from);

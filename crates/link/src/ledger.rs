@@ -27,7 +27,7 @@ use rustix::{
 
 use crate::{
     error::{Error, is_shortage},
-    pin::Mounts,
+    pin::{Held, Mounts},
 };
 
 /// Where records are kept unless a flag says otherwise.
@@ -45,6 +45,7 @@ const LOOK: Duration = Duration::from_millis(2);
 pub struct Records {
     folder: PathBuf,
     pub(crate) mounts: Mounts,
+    pub(crate) held: Option<Held>,
 }
 
 /// A record's file that cannot be followed.
@@ -121,7 +122,7 @@ pub struct Lock {
 impl Records {
     /// The records in that folder, which need not be there yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), mounts: Mounts::Runtime }
+        Self { folder: folder.into(), mounts: Mounts::Runtime, held: None }
     }
 
     /// The folder.

@@ -52,6 +52,20 @@ impl Namespace {
         &self.path
     }
 
+    /// The same, once more.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many descriptors.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, path: self.path.clone(), inode: self.inode })
+    }
+
+    /// Where this process finds it while this lives.
+    pub(crate) fn descriptor_path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+    }
+
     /// Its inode, which another namespace may have after this one's end.
     pub fn inode(&self) -> u64 {
         self.inode

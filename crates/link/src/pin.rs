@@ -11,11 +11,9 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::fs::MetadataExt,
-    },
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use netdevice::{DeviceId, Record};
@@ -47,12 +45,17 @@ pub(crate) enum Mounts {
     Own,
 }
 
+/// Descriptors of namespaces that could not be mounted, from before the move of the device. Their network namespace is held
+/// for as long as this process lives.
+pub(crate) type Held = Arc<Mutex<Vec<(DeviceId, Namespace)>>>;
+
 impl Records {
     /// The records in that directory, for an agent. Pins are made in the mount namespace of PID 1, so that they outlive the
     /// agent's container and hooks see them. If it cannot be entered, the reason is returned too; the agent then has to
     /// keep a descriptor of each namespace.
     pub fn of_agent(folder: impl Into<PathBuf>) -> (Self, Option<io::Error>) {
         let mut records = Self::new(folder);
+        records.held = Some(Held::default());
         match records.probe_init() {
             Ok(()) => {
                 records.mounts = Mounts::Init(in_mounts_of_init);
@@ -106,9 +109,29 @@ impl Records {
             return Ok(());
         }
         let path = self.pin_path(&record.device);
-        match self.mounts {
+        let pinned = match self.mounts {
             Mounts::Init(mounts) => self.at_state_dir(mounts, &mut || place(&path, namespace)),
             Mounts::Runtime | Mounts::Own => place(&path, namespace),
+        };
+        if let (Err(_), Some(held)) = (&pinned, &self.held)
+            && self.held(&record.device, namespace.inode()).is_none()
+        {
+            let namespace = namespace.try_clone()?;
+            held.lock().unwrap_or_else(PoisonError::into_inner).push((record.device.clone(), namespace));
+        }
+        pinned
+    }
+
+    /// Whether this process holds that namespace for the device: a path to it.
+    pub(crate) fn held(&self, device: &DeviceId, inode: u64) -> Option<PathBuf> {
+        let held = self.held.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, namespace) = held.iter().find(|(of, namespace)| of == device && namespace.inode() == inode)?;
+        Some(namespace.descriptor_path())
+    }
+
+    fn let_go(&self, is_over: impl Fn(&DeviceId) -> bool) {
+        if let Some(held) = &self.held {
+            held.lock().unwrap_or_else(PoisonError::into_inner).retain(|(device, _)| !is_over(device));
         }
     }
 
@@ -126,11 +149,13 @@ impl Records {
 
     /// Removes the pin of a device, whose lock is held. What still refers to the namespace keeps it.
     pub(crate) fn unpin(&self, device: &DeviceId) {
+        self.let_go(|of| of == device);
         remove(&self.pin_path(device));
     }
 
     /// Removes pins whose record has ended, but for devices that somebody is at work on.
     pub(crate) fn sweep_pins(&self) {
+        self.let_go(|device| !self.has_file(device));
         for entry in fs::read_dir(self.folder().join(PINS)).into_iter().flatten().flatten() {
             let Some(device) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             if !self.has_file(&device)
@@ -166,8 +191,7 @@ fn place(path: &Path, namespace: &Namespace) -> io::Result<()> {
         }
         Err(error) => return Err(error.into()),
     }
-    let source = format!("/proc/self/fd/{}", namespace.as_fd().as_raw_fd());
-    mount_bind(source, path).map_err(|error| {
+    mount_bind(namespace.descriptor_path(), path).map_err(|error| {
         remove(path);
         error.into()
     })

@@ -188,6 +188,31 @@ fn an_agent_that_starts_after_everybody_died_brings_the_device_home() {
     });
 }
 
+/// An agent in a container whose profile forbids mounts. The sandbox's mount goes right after Run.
+#[test]
+fn an_agent_that_cannot_mount_holds_the_descriptor_of_run() {
+    on_host(|host| {
+        wired(host, HOST);
+        let before = host.settled();
+        fs::create_dir_all(host.state_dir()).unwrap();
+        host.write(host.state_dir().join("netns"), "no directory");
+        let sandbox = host.sandbox("web");
+        let mounted = Mounted::new(host, &sandbox, "8b3f");
+        let mut order = Order::new(host, &sandbox, &json!([["dev0", {"name": "eth1"}]]));
+        order.path.clone_from(&mounted.0);
+        let (records, _) = Records::of_agent(host.state_dir());
+        order.attach_by(&records).unwrap();
+        let record = record(host);
+        mounted.end();
+        drop(sandbox);
+        assert!(link::keep_sandbox(&records, &record).unwrap().is_none(), "one descriptor is enough");
+        let returned = link::detach_from_sandbox(&records, &record.device, &record.holder.container, None).unwrap();
+        assert_eq!(returned, Detached::Done(Homecoming::Home { renamed: None, skipped: Vec::new() }));
+        host.assert_same(&before);
+        assert_ends(&record);
+    });
+}
+
 #[test]
 fn a_device_that_is_home_holds_no_namespace_and_copies_of_the_pin_do_not_either() {
     on_host(|host| {

@@ -45,6 +45,11 @@ impl Order {
 
     /// Attaches all or none.
     pub(crate) fn attach(&self) -> Result<Vec<Attached>, String> {
+        self.attach_by(&Records::new(&self.state_dir))
+    }
+
+    /// The same by an actor that keeps its records in its own way.
+    pub(crate) fn attach_by(&self, records: &Records) -> Result<Vec<Attached>, String> {
         let sandbox = Namespace::open(&self.path).map_err(|error| error.to_string())?;
         let request = |(device, configuration)| AttachRequest {
             device,
@@ -57,7 +62,7 @@ impl Order {
         };
         let requests: Vec<_> =
             self.devices.iter().map(|(device, configuration)| request((device, configuration))).collect();
-        let result = link::attach_all(&Records::new(&self.state_dir), &requests, self.deadline);
+        let result = link::attach_all(records, &requests, self.deadline);
         result.map_err(|error| {
             assert!(error.stranded.is_empty(), "{error}: {:?}", error.stranded);
             error.to_string()
