@@ -41,6 +41,7 @@ fn link(name: InterfaceName) -> Link {
         master: None,
         parent: None,
         link_netnsid: None,
+        netns_immutable: None,
         hardware: None,
     }
 }

@@ -336,6 +336,7 @@ mod tests {
             master: None,
             parent: None,
             link_netnsid: None,
+            netns_immutable: None,
             hardware: None,
         };
         let mut snapshot = Snapshot::default();

@@ -184,6 +184,7 @@ mod tests {
                 master: None,
                 parent: None,
                 link_netnsid: None,
+                netns_immutable: None,
                 hardware: None,
             };
             Reader::new(self.0.path()).read(&link)

@@ -5,7 +5,7 @@ use std::{io, os::fd::AsFd};
 use netdevice::snapshot::Family;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnl::{
-    Batch, Message, address, link,
+    Batch, Message, action, address, link,
     message::{flags, kind},
     messages, nexthop, route, rule,
 };
@@ -16,9 +16,9 @@ use rustix::{
 
 use crate::{error::Error, state::Part};
 
-/// Multicast groups (`enum rtnetlink_groups`): links, addresses (the end of an IPv4 one takes routes along without a
+/// Multicast groups (`enum rtnetlink_groups`): links, traffic control, addresses (the end of an IPv4 one takes routes along without a
 /// word), routes, rules, ids of namespaces (whose end is a sandbox's end), and next hops.
-const GROUPS: [u32; 9] = [1, 5, 7, 8, 9, 11, 19, 28, 32];
+const GROUPS: [u32; 10] = [1, 4, 5, 7, 8, 9, 11, 19, 28, 32];
 
 /// The kernel puts at most 32 KiB into one answer, and no notification is larger (`NLMSG_GOODSIZE`, `netlink_recvmsg`).
 const BUFFER: usize = 64 << 10;
@@ -101,6 +101,7 @@ impl Requests {
             }
             Part::NextHops => nexthop::dump(&mut batch),
             Part::Rules(family) => rule::dump(&mut batch, number(family)),
+            Part::Redirects => action::dump_mirred(&mut batch),
         }
         let last = self.sequence.wrapping_add(batch.count());
         let bytes = batch.into_bytes(self.sequence);

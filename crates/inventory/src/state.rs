@@ -18,12 +18,16 @@ use netdevice::{
     snapshot::{DefaultRoute, Family},
 };
 use rtnl::{
-    Message, address, link,
+    Message, action, address, link,
     message::{flags as message_flags, kind},
     nexthop::{self, NextHopObject},
     route::{self, DefaultRouteByObject},
     rule,
 };
+
+/// How often redirects are listed after one may have gone: with the pause between lists that keep changing, for a second
+/// or two.
+const REDIRECT_LISTS: u32 = 20;
 
 /// What the kernel lists as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,18 +40,21 @@ pub enum Part {
     Routes(Family),
     /// All next-hop objects.
     NextHops,
+    /// All actions of filters that send packets to a link.
+    Redirects,
     /// All routing rules of a family.
     Rules(Family),
 }
 
 impl Part {
     /// All parts. Rules come last: until they are known, every table counts.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Links,
         Self::Addresses,
         Self::Routes(Family::V4),
         Self::Routes(Family::V6),
         Self::NextHops,
+        Self::Redirects,
         Self::Rules(Family::V4),
         Self::Rules(Family::V6),
     ];
@@ -63,6 +70,7 @@ impl fmt::Display for Part {
             Self::NextHops => "next hops",
             Self::Rules(Family::V4) => "IPv4 routing rules",
             Self::Rules(Family::V6) => "IPv6 routing rules",
+            Self::Redirects => "traffic control actions",
         })
     }
 }
@@ -91,6 +99,10 @@ pub(crate) struct State {
     node_addresses: BTreeSet<IpAddr>,
     /// The links that have them.
     node_links: BTreeSet<(u32, IpAddr)>,
+    /// The links that filters send packets to.
+    redirects: BTreeSet<u32>,
+    /// How often they are still to be listed, for the kernel takes an action away some time after its filter.
+    redirects_due: u32,
     /// What the snapshot says of [`State::reached`].
     reached: BTreeSet<(Family, u32)>,
     stale: BTreeSet<Part>,
@@ -108,6 +120,7 @@ struct Listed {
     objects: HashMap<u32, NextHopObject>,
     rules: BTreeSet<(Family, u32)>,
     node_links: BTreeSet<(u32, IpAddr)>,
+    redirects: BTreeSet<u32>,
 }
 
 impl State {
@@ -142,7 +155,7 @@ impl State {
     /// Links are to be listed and looked at again: the kernel says nothing of an alias or alternative name that
     /// changes on a link that is down (`netdev_state_change`), and sysfs changes without a word.
     pub(crate) fn refresh(&mut self) {
-        self.stale.insert(Part::Links);
+        self.stale.extend([Part::Links, Part::Redirects]);
         self.looks_again = true;
     }
 
@@ -179,6 +192,9 @@ impl State {
                 let table = rule::reached_table(message.payload);
                 self.listed.rules.extend(table.filter(|(of, _)| *of == family));
             }
+            (Part::Redirects, kind::GETACTION) => {
+                self.listed.redirects.extend(action::redirect_targets(message.payload));
+            }
             _ => {}
         }
     }
@@ -198,9 +214,15 @@ impl State {
             }
             Part::NextHops => self.objects.clear(),
             Part::Rules(family) => self.rules.retain(|(of, _)| *of != family),
+            Part::Redirects => self.redirects.clear(),
         }
         self.init_interrupted();
-        self.stale.remove(&part);
+        let is_due_again = part == Part::Redirects && self.redirects_due > 0 && !self.redirects.is_empty();
+        if is_due_again {
+            self.redirects_due -= 1;
+        } else {
+            self.stale.remove(&part);
+        }
     }
 
     /// The list may have holes: what it has is there, and the part stays stale.
@@ -211,6 +233,7 @@ impl State {
         self.objects.extend(listed.objects);
         self.rules.extend(listed.rules);
         self.node_links.extend(listed.node_links);
+        self.redirects.extend(listed.redirects);
     }
 
     /// One notification.
@@ -245,6 +268,8 @@ impl State {
                 Some(reached) if !self.rules.contains(&reached) => _ = self.stale.insert(Part::Rules(reached.0)),
                 _ => {}
             },
+            kind::NEWTFILTER | kind::NEWACTION => _ = self.stale.insert(Part::Redirects),
+            kind::DELTFILTER | kind::DELACTION | kind::DELQDISC => self.lose_redirects(),
             kind::DELRULE => {
                 if let Some((family, _)) = rule::reached_table(payload) {
                     self.stale.insert(Part::Rules(family));
@@ -268,6 +293,7 @@ impl State {
             self.lose_routes_through(message.index);
         }
         if is_gone {
+            self.lose_redirects();
             self.hear(message.index, None);
         } else if let Some(link) = message.to_link() {
             self.hear(message.index, Some(link));
@@ -328,6 +354,14 @@ impl State {
         }
     }
 
+    /// Filters go with what they are on, without a word of their own, and actions after their filter (`tcf_queue_work`).
+    fn lose_redirects(&mut self) {
+        if !self.redirects.is_empty() {
+            self.redirects_due = REDIRECT_LISTS;
+            self.stale.insert(Part::Redirects);
+        }
+    }
+
     fn lose_routes_through(&mut self, link: u32) {
         let through = self.all_routes().filter(|route| route.link == link);
         let families: Vec<Part> = through.map(|route| Part::Routes(route.family)).collect();
@@ -373,6 +407,10 @@ impl State {
         }
         changed |= self.settle_routes();
         changed |= self.settle_node_addresses();
+        if !self.snapshot.redirect_targets().iter().eq(&self.redirects) {
+            self.snapshot.set_redirect_targets(self.redirects.iter().copied());
+            changed = true;
+        }
         changed.then(|| self.snapshot.clone())
     }
 

@@ -203,6 +203,77 @@ fn a_port_of_a_bridge_has_a_master_until_it_leaves() {
     });
 }
 
+/// Why the link is not offered.
+fn exclusion(snapshot: &Snapshot, name: &str) -> Option<String> {
+    let link = link(snapshot, name)?;
+    Exclusions::find(snapshot).of(link, snapshot).map(|exclusion| exclusion.to_string())
+}
+
+#[test]
+fn what_is_built_on_a_link_keeps_it_from_being_offered_while_it_is_there() {
+    follow(config(), "link add name a type veth peer name b", async |mut followed| {
+        let first = followed.snapshots.borrow().clone();
+        assert_eq!((exclusion(&first, "a"), exclusion(&first, "b")), (None, None), "a pair is not built on itself");
+        for kind in ["vxlan id 7 dev a dstport 8472", "macvlan"] {
+            let word = kind.split(' ').next().unwrap();
+            let below = if word == "vxlan" { "" } else { "link a" };
+            ip(&format!("link add name top {below} type {kind}"));
+            let now = followed.until(word, |now| has(now, "top")).await;
+            assert_eq!(exclusion(&now, "a"), Some(format!("the node's {word} top is built on it")));
+            assert_eq!((exclusion(&now, "b"), exclusion(&now, "top")), (None, None));
+            ip("link delete top");
+            let now = followed.until("its end", |now| !has(now, "top")).await;
+            assert_eq!(exclusion(&now, "a"), None);
+        }
+        ip("link add name top type vxlan id 7 local 10.1.0.1 dstport 8473");
+        let now = followed.until("a vxlan on no link", |now| has(now, "top")).await;
+        assert_eq!(exclusion(&now, "a"), None);
+    });
+}
+
+#[test]
+fn a_filter_that_redirects_to_a_link_keeps_it_from_being_offered_while_it_is_there() {
+    let tc = |arguments: &str| {
+        let status = Command::new("tc").args(arguments.split(' ')).status().expect("iproute2 is there");
+        assert!(status.success(), "tc {arguments}");
+    };
+    let setup = "link add name a type veth peer name b\nlink add name from type ifb\nlink set from up";
+    follow(config(), setup, async move |mut followed| {
+        let redirect = "filter add dev from ingress protocol all u32 match u32 0 0 action mirred egress redirect dev a";
+        let words = Some("a traffic control filter of the node redirects packets to it (mirred)".to_owned());
+        for end in ["filter del dev from ingress", "qdisc del dev from ingress"] {
+            if exclusion(&followed.snapshots.borrow(), "a").is_none() {
+                tc("qdisc replace dev from ingress");
+            }
+            tc(redirect);
+            followed.until("the filter", |now| exclusion(now, "a") == words).await;
+            assert_eq!(exclusion(&read(), "a"), words);
+            tc(end);
+            followed.until("its end", |now| exclusion(now, "a").is_none()).await;
+        }
+        tc("qdisc replace dev from ingress");
+        tc(redirect);
+        followed.until("the filter", |now| exclusion(now, "a") == words).await;
+        ip("link delete from");
+        followed.until("the end of its link", |now| exclusion(now, "a").is_none()).await;
+    });
+}
+
+#[test]
+fn the_kernel_says_which_links_it_does_not_move() {
+    in_a_namespace(|| {
+        ip("link add name br type bridge\nlink add name a type ifb");
+        let now = read();
+        let immutable = |name| link(&now, name).unwrap().netns_immutable;
+        // none before Linux 6.15
+        if immutable("lo").is_some() {
+            assert_eq!((immutable("lo"), immutable("br"), immutable("a")), (Some(true), Some(true), Some(false)));
+        }
+        assert_eq!(exclusion(&now, "br").unwrap(), "the kernel does not move links of kind bridge");
+        assert_eq!(exclusion(&now, "a"), None);
+    });
+}
+
 const TWO_UPLINKS: &str = "link add name a type ifb\nlink add name b type ifb\nlink set dev a up\nlink set dev b up\n\
      addr add 10.1.0.1/24 dev a\naddr add 10.2.0.1/24 dev b\naddr add fd01::1/64 dev a\naddr add fd02::1/64 dev b\n";
 

@@ -48,7 +48,12 @@ pub(crate) fn exclusion(
                 Some(_) => Folder::open(&sysfs_path(&link.name)).ok().map(|folder| stacking(&folder)),
                 None => None,
             };
-            for found in next(socket, &link, direction, around)? {
+            for mut found in next(socket, &link, direction, around)? {
+                // of a kind that does not tell what it is built on; sysfs does
+                let is_master = link.master == Some(found.index);
+                if matches!(direction, Direction::Up) && found.parent.is_none() && !is_master {
+                    found.parent = Some(link.index);
+                }
                 if found.index != own.index && !links.contains_key(&found.index) {
                     links.insert(found.index, found.clone());
                     queue.push(found);
@@ -74,6 +79,7 @@ pub(crate) fn exclusion(
         snapshot.insert_default_route(netdevice::snapshot::DefaultRoute { family, table, metric, link: own.index });
     }
     snapshot.insert_link(Arc::new(own.clone()));
+    snapshot.set_redirect_targets(redirect_targets(socket)?);
     if snapshot.default_routes().iter().any(|route| !COMMON_TABLES.contains(&route.table)) {
         let mut tables = Vec::new();
         for family in [IPV4, IPV6] {
@@ -84,6 +90,15 @@ pub(crate) fn exclusion(
         snapshot.set_reached_tables(tables);
     }
     Ok(Exclusions::find(&snapshot).of(&own, &snapshot))
+}
+
+/// The links that filters of the node send packets to. A kernel without traffic control has none.
+fn redirect_targets(socket: &mut RouteSocket) -> Result<Vec<u32>, Error> {
+    match socket.dump(rtnl::action::dump_mirred).subject("traffic control actions")? {
+        Ok(objects) => Ok(objects.of(kind::GETACTION).flat_map(rtnl::action::redirect_targets).collect()),
+        Err(error) if error.errno == libc::EOPNOTSUPP => Ok(Vec::new()),
+        Err(source) => Err(Error::Read { what: "traffic control actions", source }),
+    }
 }
 
 /// What the rule asks of a link, as it was just read.
@@ -101,6 +116,7 @@ fn to_link(state: &LinkState) -> Link {
         // the state tells what is below in whichever namespace
         parent: state.parent.filter(|parent| state.link_netnsid.is_none() && *parent != 0 && *parent != state.index),
         link_netnsid: state.link_netnsid,
+        netns_immutable: state.netns_immutable,
         hardware: None,
     }
 }

@@ -28,6 +28,7 @@ fn host_link(index: u32, name: &[u8]) -> Link {
         master: None,
         parent: None,
         link_netnsid: None,
+        netns_immutable: None,
         hardware: None,
     }
 }

@@ -275,6 +275,7 @@ mod tests {
                 master: None,
                 parent: None,
                 link_netnsid: None,
+                netns_immutable: None,
                 hardware: None,
             }));
             if name.ends_with("-uplink") {

@@ -13,22 +13,41 @@ use std::{
 use crate::{
     link::Link,
     name::InterfaceName,
+    record::Record,
     snapshot::{DefaultRoute, Family, Snapshot},
 };
 
-/// Kinds whose links the kernel does not let go ("netns is immutable", `dev->netns_immutable`).
-const IMMOVABLE_KINDS: [&str; 7] = ["bridge", "bond", "vrf", "team", "batadv", "hsr", "openvswitch"];
+/// Kinds whose links the kernel does not move to another namespace (`dev->netns_immutable`), for kernels before Linux
+/// 6.15, which do not say it link by link.
+const IMMOVABLE_KINDS: [&str; 9] = ["bridge", "bond", "vrf", "team", "batadv", "hsr", "openvswitch", "amt", "lowpan"];
 
-/// Kinds of master whose ports carry the traffic of others.
-const BRIDGE_KINDS: [&str; 2] = ["bridge", "openvswitch"];
+/// Links that the modules of tunnels make in each namespace for what no other tunnel takes; the kernel does not move
+/// them, other links of their kind it does. Name and kind, for kernels before Linux 6.15.
+const FALLBACK_TUNNELS: [(&[u8], &str); 9] = [
+    (b"tunl0", "ipip"),
+    (b"sit0", "sit"),
+    (b"gre0", "gre"),
+    (b"gretap0", "gretap"),
+    (b"erspan0", "erspan"),
+    (b"ip_vti0", "vti"),
+    (b"ip6tnl0", "ip6tnl"),
+    (b"ip6gre0", "ip6gre"),
+    (b"ip6_vti0", "vti6"),
+];
+
+/// Kinds of links that come in pairs: each names the other one as the link below it, and neither is built on the other.
+const PAIR_KINDS: [&str; 3] = ["veth", "netkit", "vxcan"];
+
+/// The one kind of master that sends nothing through its ports: it chooses among their routes.
+const VRF: &str = "vrf";
 
 /// Why a link is not offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exclusion {
     /// It is a loopback interface.
     Loopback,
-    /// The kernel does not move links of this kind.
-    Immovable(Box<str>),
+    /// The kernel does not move it to another namespace; its kind, if it has one.
+    Immovable(Option<Box<str>>),
     /// A default route of the node goes through it.
     Uplink(DefaultRoute),
     /// It has an address that the node is known by: the kubelet's, or that of a connection to the API server.
@@ -37,20 +56,26 @@ pub enum Exclusion {
     BelowUplink(InterfaceName),
     /// It is stacked on an uplink, or is its master.
     AboveUplink(InterfaceName),
-    /// It is a port of a bridge.
-    BridgePort(InterfaceName),
+    /// It is a port of a bridge, a bond or the like, of this kind and name, whose traffic goes through it.
+    Port(Box<str>, InterfaceName),
     /// It is the node's end of a Pod's own network.
     PodNetwork,
-    /// A VLAN of the node is stacked on it. The kernel takes that down and up again with the device, wherever the device
-    /// goes, and its IPv6 addresses and routes with it (`vlan_device_event`).
-    BelowVlan(InterfaceName),
+    /// A link of the node, of this kind and name, is built on it: a VLAN, a macvlan, a tunnel. With a device that moves the
+    /// kernel deletes a vxlan or a macsec, takes a VLAN down (`vlan_device_event`), and lets others send into the Pod.
+    Below(Box<str>, InterfaceName),
+    /// The same of a link of this kind that is in another network namespace: a Pod's, made by a CNI plugin.
+    BelowElsewhere(Box<str>),
+    /// A traffic control filter of the node sends packets out through it (mirred). The kernel takes the link out of the
+    /// filter when it moves (`mirred_device_event`).
+    RedirectTarget,
 }
 
 impl fmt::Display for Exclusion {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Loopback => write!(out, "it is the loopback interface"),
-            Self::Immovable(kind) => write!(out, "the kernel does not move links of kind {kind}"),
+            Self::Immovable(Some(kind)) => write!(out, "the kernel does not move links of kind {kind}"),
+            Self::Immovable(None) => write!(out, "the kernel does not move it to another network namespace"),
             Self::Uplink(route) => {
                 let family = if route.family == Family::V4 { "IPv4" } else { "IPv6" };
                 write!(out, "the node's {family} default route (table {}) goes through it", route.table)
@@ -58,9 +83,14 @@ impl fmt::Display for Exclusion {
             Self::NodeAddress(address) => write!(out, "it has the node's own address {address}"),
             Self::BelowUplink(uplink) => write!(out, "the node's uplink {uplink} is built on it"),
             Self::AboveUplink(uplink) => write!(out, "it is built on the node's uplink {uplink}"),
-            Self::BridgePort(bridge) => write!(out, "it is a port of bridge {bridge}"),
+            Self::Port(kind, master) => write!(out, "it is a port of {kind} {master}"),
             Self::PodNetwork => write!(out, "it is the node's end of a pod's own network"),
-            Self::BelowVlan(vlan) => write!(out, "the node's VLAN {vlan} is built on it"),
+            Self::Below(kind, upper) if &**kind == "vlan" => write!(out, "the node's VLAN {upper} is built on it"),
+            Self::BelowElsewhere(kind) => write!(out, "a {kind} in another network namespace is built on it"),
+            Self::RedirectTarget => {
+                write!(out, "a traffic control filter of the node redirects packets to it (mirred)")
+            }
+            Self::Below(kind, upper) => write!(out, "the node's {kind} {upper} is built on it"),
         }
     }
 }
@@ -109,20 +139,52 @@ impl Exclusions {
         if let Some(exclusion) = self.0.get(&link.index) {
             return Some(exclusion.clone());
         }
-        if let Some(kind) = link.kind.as_deref().filter(|kind| IMMOVABLE_KINDS.contains(kind)) {
-            return Some(Exclusion::Immovable(kind.into()));
+        if is_immovable(link) {
+            return Some(Exclusion::Immovable(link.kind.clone()));
         }
         if is_pod_network(link) {
             return Some(Exclusion::PodNetwork);
         }
-        let is_vlan = |upper: &&Arc<Link>| upper.parent == Some(link.index) && upper.kind.as_deref() == Some("vlan");
-        if let Some(vlan) = snapshot.uppers(link.index).filter_map(|index| snapshot.link(index)).find(is_vlan) {
-            return Some(Exclusion::BelowVlan(vlan.name.clone()));
+        let is_built_on_it = |upper: &&Arc<Link>| {
+            let is_pair = upper.kind.as_deref().is_some_and(|kind| PAIR_KINDS.contains(&kind));
+            upper.parent == Some(link.index) && !is_pair
+        };
+        if let Some(upper) = snapshot.uppers(link.index).filter_map(|index| snapshot.link(index)).find(is_built_on_it) {
+            return Some(Exclusion::Below(kind_of(upper), upper.name.clone()));
+        }
+        if let Some(kind) = snapshot.built_on_elsewhere().get(&link.index) {
+            return Some(Exclusion::BelowElsewhere(kind.clone()));
+        }
+        if snapshot.redirect_targets().contains(&link.index) {
+            return Some(Exclusion::RedirectTarget);
         }
         let master = snapshot.link(link.master?)?;
-        let is_bridge = master.kind.as_deref().is_some_and(|kind| BRIDGE_KINDS.contains(&kind));
-        is_bridge.then(|| Exclusion::BridgePort(master.name.clone()))
+        let kind = kind_of(master);
+        (&*kind != VRF).then(|| Exclusion::Port(kind, master.name.clone()))
     }
+}
+
+/// What an attached device says of the link of the host that it is built on: that link is below a link of another
+/// namespace.
+pub fn below_attached(record: &Record) -> Option<(u32, Exclusion)> {
+    let host = &record.host;
+    let kind = host.kind.as_deref().filter(|kind| !PAIR_KINDS.contains(kind))?;
+    let parent = host.parent.filter(|parent| host.link_netnsid.is_none() && *parent != host.index)?;
+    Some((parent, Exclusion::BelowElsewhere(kind.into())))
+}
+
+/// What a message calls a link.
+fn kind_of(link: &Link) -> Box<str> {
+    link.kind.clone().unwrap_or_else(|| "interface".into())
+}
+
+/// Whether the kernel refuses to move the link ("netns is immutable").
+fn is_immovable(link: &Link) -> bool {
+    link.netns_immutable.unwrap_or_else(|| {
+        link.kind.as_deref().is_some_and(|kind| {
+            IMMOVABLE_KINDS.contains(&kind) || FALLBACK_TUNNELS.contains(&(link.name.as_bytes(), kind))
+        })
+    })
 }
 
 /// Whether a CNI plugin made this link for a Pod: the one end of a veth pair whose other end is in another namespace,
@@ -171,6 +233,7 @@ mod tests {
             master: None,
             parent: None,
             link_netnsid: None,
+            netns_immutable: None,
             hardware: None,
         }
     }
@@ -225,14 +288,19 @@ mod tests {
         let sibling = Link { parent: Some(3), kind: Some("vlan".into()), ..link(5, "bond0.8") };
         let macvlan = Link { parent: Some(4), kind: Some("macvlan".into()), ..link(6, "mv0") };
         let links = [port, bond, vlan, sibling, macvlan, link(7, "eth1")];
+        let port = "eth0: it is a port of bond bond0";
+        let below = "bond0.7: the node's macvlan mv0 is built on it";
         let with = |node_links: &[(u32, &str)], routes: &[(Family, u32, u32)]| {
             let mut all = snapshot(links.clone(), routes);
             all.set_node_links(node_links.iter().map(|(link, address)| (*link, address.parse().unwrap())));
             excluded(&all)
         };
         let immovable = "bond0: the kernel does not move links of kind bond";
-        assert_eq!(with(&[], &[]), [immovable]);
-        assert_eq!(with(&[(7, "2001:db8::5")], &[]), [immovable, "eth1: it has the node's own address 2001:db8::5"]);
+        assert_eq!(with(&[], &[]), [port, immovable, below]);
+        assert_eq!(
+            with(&[(7, "2001:db8::5")], &[]),
+            [port, immovable, below, "eth1: it has the node's own address 2001:db8::5"]
+        );
         assert_eq!(
             with(&[(4, "10.0.0.5")], &[]),
             [
@@ -244,10 +312,10 @@ mod tests {
         );
         let both = with(&[(7, "10.0.0.5")], &[(Family::V4, MAIN, 7)]);
         assert_eq!(
-            both[1], "eth1: the node's IPv4 default route (table 254) goes through it",
+            both[3], "eth1: the node's IPv4 default route (table 254) goes through it",
             "the route is told first"
         );
-        assert_eq!(with(&[(99, "10.0.0.5")], &[]), [immovable], "of a link that is not known yet");
+        assert_eq!(with(&[(99, "10.0.0.5")], &[]), [port, immovable, below], "of a link that is not known yet");
     }
 
     #[test]
@@ -271,17 +339,21 @@ mod tests {
     }
 
     #[test]
-    fn bridge_ports_are_excluded_with_or_without_a_default_route() {
+    fn ports_are_excluded_with_or_without_a_default_route_and_those_of_a_vrf_are_not() {
         let bridge = Link { kind: Some("bridge".into()), ..link(2, "br0") };
         let port = Link { master: Some(2), ..link(3, "eth1") };
+        let bond = Link { kind: Some("bond".into()), ..link(6, "bond0") };
+        let bond_port = Link { master: Some(6), ..link(7, "eth3") };
         let vrf = Link { kind: Some("vrf".into()), ..link(4, "blue") };
         let vrf_port = Link { master: Some(4), ..link(5, "eth2") };
         assert_eq!(
-            excluded(&snapshot([bridge, port, vrf, vrf_port], &[])),
+            excluded(&snapshot([bridge, port, vrf, vrf_port, bond, bond_port], &[])),
             [
                 "br0: the kernel does not move links of kind bridge",
                 "eth1: it is a port of bridge br0",
                 "blue: the kernel does not move links of kind vrf",
+                "bond0: the kernel does not move links of kind bond",
+                "eth3: it is a port of bond bond0",
             ]
         );
     }
@@ -306,11 +378,89 @@ mod tests {
     }
 
     #[test]
-    fn the_parent_of_a_vlan_is_excluded_and_that_of_a_macvlan_is_not() {
-        let above = |index, name, kind: &str| Link { parent: Some(2), kind: Some(kind.into()), ..link(index, name) };
-        let vlan = snapshot([link(2, "eth1"), above(3, "eth1.7", "vlan")], &[]);
-        assert_eq!(excluded(&vlan), ["eth1: the node's VLAN eth1.7 is built on it"]);
-        assert_eq!(excluded(&snapshot([link(2, "eth1"), above(3, "mv0", "macvlan")], &[])).len(), 0);
+    fn a_link_with_anything_of_the_node_built_on_it_is_excluded() {
+        let above = |kind: &str| Link { parent: Some(2), kind: Some(kind.into()), ..link(3, "up0") };
+        let with = |upper: Link| excluded(&snapshot([link(2, "eth1"), upper], &[]));
+        assert_eq!(with(above("vlan")), ["eth1: the node's VLAN up0 is built on it"]);
+        let kinds = [
+            "macvlan",
+            "macvtap",
+            "ipvlan",
+            "ipvtap",
+            "vxlan",
+            "macsec",
+            "geneve",
+            "gre",
+            "gretap",
+            "ipip",
+            "sit",
+            "vti",
+            "xfrm",
+            "ipoib",
+            "dsa",
+            "a-kind-to-come",
+        ];
+        for kind in kinds {
+            assert_eq!(with(above(kind)), [format!("eth1: the node's {kind} up0 is built on it")]);
+        }
+        assert_eq!(with(Link { kind: None, ..above("") }), ["eth1: the node's interface up0 is built on it"]);
+        for kind in PAIR_KINDS {
+            assert!(with(above(kind)).is_empty(), "{kind}: the other end of a pair is not built on this one");
+        }
+        let elsewhere = Link { parent: None, link_netnsid: Some(1), ..above("macvlan") };
+        assert!(with(elsewhere).is_empty(), "what is built on a link of another namespace");
+    }
+
+    #[test]
+    fn a_link_that_a_filter_sends_to_or_that_another_namespace_builds_on_is_excluded() {
+        let mut all = snapshot([link(2, "eth1"), link(3, "eth2"), link(4, "eth3")], &[]);
+        all.set_redirect_targets([3, 99]);
+        all.set_built_on_elsewhere([(4, "macvlan".into())]);
+        assert_eq!(
+            excluded(&all),
+            [
+                "eth2: a traffic control filter of the node redirects packets to it (mirred)",
+                "eth3: a macvlan in another network namespace is built on it",
+            ]
+        );
+        all.set_redirect_targets([]);
+        all.set_built_on_elsewhere([]);
+        assert!(excluded(&all).is_empty());
+    }
+
+    #[test]
+    fn what_was_built_on_a_link_and_was_deleted_or_moved_is_no_hindrance() {
+        let vxlan = Link { parent: Some(2), kind: Some("vxlan".into()), ..link(3, "flannel.1") };
+        let mut all = snapshot([link(2, "eth1"), vxlan.clone()], &[]);
+        assert_eq!(excluded(&all).len(), 1);
+        all.insert_link(Arc::new(Link { parent: None, ..vxlan.clone() }));
+        assert_eq!(excluded(&all).len(), 0);
+        all.insert_link(Arc::new(vxlan));
+        all.remove_link(3);
+        assert_eq!(excluded(&all).len(), 0);
+    }
+
+    #[test]
+    fn the_kernels_word_on_what_it_moves_counts_before_kind_and_name() {
+        let of = |name: &str, kind: Option<&str>, netns_immutable| {
+            excluded(&snapshot([Link { kind: kind.map(Into::into), netns_immutable, ..link(2, name) }], &[]))
+        };
+        let plain = "the kernel does not move it to another network namespace";
+        assert_eq!(of("pimreg", None, Some(true)), [format!("pimreg: {plain}")]);
+        assert_eq!(of("eth1_0", None, Some(true)), [format!("eth1_0: {plain}")], "a representor");
+        assert_eq!(of("new0", Some("new"), Some(true)), ["new0: the kernel does not move links of kind new"]);
+        assert!(of("eth1", None, Some(false)).is_empty());
+        assert!(of("tunl0", Some("ipip"), Some(false)).is_empty());
+        for (name, kind) in FALLBACK_TUNNELS {
+            let name = std::str::from_utf8(name).unwrap();
+            assert_eq!(of(name, Some(kind), None).len(), 1, "{name}");
+            assert!(of("tun7", Some(kind), None).is_empty(), "another {kind} moves");
+            assert!(of(name, Some("dummy"), None).is_empty(), "a dummy of the name {name} moves");
+        }
+        for kind in IMMOVABLE_KINDS {
+            assert_eq!(of("x", Some(kind), None), [format!("x: the kernel does not move links of kind {kind}")]);
+        }
+        assert!(of("eth1", None, None).is_empty());
     }
 
     #[test]

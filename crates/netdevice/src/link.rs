@@ -60,6 +60,9 @@ pub struct Link {
     pub parent: Option<u32>,
     /// `IFLA_LINK_NETNSID`: the link below (or a veth's peer) is in another namespace, with this id here.
     pub link_netnsid: Option<i32>,
+    /// `IFLA_NETNS_IMMUTABLE`: whether the kernel refuses to move the link to another namespace. None where neither the
+    /// kernel (before Linux 6.15) nor the link's type says it; then [`crate::exclusion`] goes by kind and name.
+    pub netns_immutable: Option<bool>,
     /// What sysfs says of the device behind the link; none for a virtual link.
     pub hardware: Option<Arc<Hardware>>,
 }

@@ -11,7 +11,7 @@ use std::{
 use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
-    exclusion::{Exclusion, Exclusions},
+    exclusion::{Exclusion, Exclusions, below_attached},
     id::DeviceId,
     link::Link,
     pool::{Pool, Pools},
@@ -156,11 +156,19 @@ impl View {
             return Err(Refusal::Unknown);
         }
         let link = self.snapshot.link_named(&id.to_name()).ok_or(Refusal::NotThere)?;
-        match (self.exclusions.of(link, &self.snapshot), self.pools.named(resource)) {
+        match (self.exclusion(link), self.pools.named(resource)) {
             (_, None) => Err(Refusal::NoPool(resource.clone())),
             (Some(exclusion), _) => Err(Refusal::Excluded(exclusion)),
             (None, Some(pool)) => Err(Refusal::NotSelected(pool.resource.clone())),
         }
+    }
+
+    /// Why a link of the host must not be offered, if so.
+    fn exclusion(&self, link: &Link) -> Option<Exclusion> {
+        self.exclusions.of(link, &self.snapshot).or_else(|| {
+            let mut below = self.ledger.values().filter_map(below_attached);
+            below.find(|(parent, _)| *parent == link.index).map(|(_, exclusion)| exclusion)
+        })
     }
 
     /// Rule by rule, why a link of the host is or is not offered.
@@ -174,7 +182,7 @@ impl View {
         });
         let pool = self.pools.of(link);
         Explanation {
-            exclusion: self.exclusions.of(link, &self.snapshot),
+            exclusion: self.exclusion(link),
             pools: pools.collect(),
             holder: self.ledger.get(&id).map(|record| record.holder.clone()),
             is_unknown: self.unknown.contains(&id),
@@ -257,6 +265,7 @@ impl Projector {
             // whether a port may be offered depends on its master's kind, and a parent on what is stacked on it
             changed.extend(before.lowers(*index).chain(now.lowers(*index)));
         }
+        changed.extend(now.differently_used(&before));
         if uplink_changed || !before.has_same_uplinks(&now) || !before.has_same_stacking(&now) {
             let exclusions = Exclusions::find(&now);
             changed.extend(exclusions.differences(&self.view.exclusions));
@@ -281,6 +290,10 @@ impl Projector {
         let differs = |id: &&DeviceId| before.get(*id) != now.get(*id);
         let ids: BTreeSet<DeviceId> = before.keys().chain(now.keys()).filter(differs).cloned().collect();
         ids.iter().for_each(|id| self.publish(id));
+        // what they are built on
+        let records = ids.iter().flat_map(|id| [before.get(id), now.get(id)]).flatten();
+        let parents: BTreeSet<u32> = records.filter_map(below_attached).map(|(parent, _)| parent).collect();
+        self.project(parents);
     }
 
     /// Takes the devices whose record cannot be followed as they are now.
@@ -307,10 +320,10 @@ impl Projector {
     }
 
     fn candidate(&self, link: &Link) -> Option<Device> {
-        if self.view.exclusions.of(link, &self.view.snapshot).is_some() {
+        let pool: &Pool = self.view.pools.of(link)?;
+        if self.view.exclusion(link).is_some() {
             return None;
         }
-        let pool: &Pool = self.view.pools.of(link)?;
         Some(Device {
             id: DeviceId::from(&link.name),
             resource: pool.resource.clone(),

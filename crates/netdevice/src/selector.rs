@@ -430,6 +430,7 @@ mod tests {
             master: None,
             parent: None,
             link_netnsid: None,
+            netns_immutable: None,
             hardware: Some(Arc::new(Hardware {
                 driver: Some("igbvf".into()),
                 pci_address: Some("0000:3b:10.5".into()),

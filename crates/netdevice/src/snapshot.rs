@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::{OrdMap, OrdSet, ordmap, ordset};
 
 use crate::{link::Link, name::InterfaceName};
 
@@ -48,6 +48,10 @@ pub struct Snapshot {
     node_addresses: OrdSet<IpAddr>,
     /// Links that have one of them. No other addresses are kept: of 10,000 links they would be most of what is kept.
     node_links: OrdSet<(u32, IpAddr)>,
+    /// Links that a filter of the node sends packets out through.
+    redirect_targets: OrdSet<u32>,
+    /// Links that a link of another namespace is built on, and the kind of that.
+    built_on_elsewhere: OrdMap<u32, Box<str>>,
 }
 
 impl Snapshot {
@@ -115,6 +119,16 @@ impl Snapshot {
         self.node_links = links.into_iter().collect();
     }
 
+    /// Replaces the links that a filter of the node sends packets out through (`tc ... action mirred`).
+    pub fn set_redirect_targets(&mut self, links: impl IntoIterator<Item = u32>) {
+        self.redirect_targets = links.into_iter().collect();
+    }
+
+    /// Replaces the links that a link of another network namespace is built on, each with the kind of that.
+    pub fn set_built_on_elsewhere(&mut self, links: impl IntoIterator<Item = (u32, Box<str>)>) {
+        self.built_on_elsewhere = links.into_iter().collect();
+    }
+
     /// All links, by index.
     pub fn links(&self) -> &OrdMap<u32, Arc<Link>> {
         &self.links
@@ -143,6 +157,29 @@ impl Snapshot {
     /// The links that have an address which the node is known by.
     pub fn node_links(&self) -> &OrdSet<(u32, IpAddr)> {
         &self.node_links
+    }
+
+    /// The links that a filter of the node sends packets out through.
+    pub fn redirect_targets(&self) -> &OrdSet<u32> {
+        &self.redirect_targets
+    }
+
+    /// The links that a link of another network namespace is built on, each with the kind of that.
+    pub fn built_on_elsewhere(&self) -> &OrdMap<u32, Box<str>> {
+        &self.built_on_elsewhere
+    }
+
+    /// Links of which one snapshot says that something depends on them, by a filter or from another namespace, and the
+    /// other does not.
+    pub fn differently_used<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
+        let targets = self.redirect_targets.diff(&other.redirect_targets).map(|item| match item {
+            ordset::DiffItem::Add(link) | ordset::DiffItem::Remove(link) => *link,
+        });
+        let built_on = self.built_on_elsewhere.diff(&other.built_on_elsewhere).map(|item| match item {
+            ordmap::DiffItem::Add(link, _) | ordmap::DiffItem::Remove(link, _) => *link,
+            ordmap::DiffItem::Update { new: (link, _), .. } => *link,
+        });
+        targets.chain(built_on)
     }
 
     /// Whether the link may be an uplink: a default route of any table goes through it, or it has an address that the

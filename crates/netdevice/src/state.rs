@@ -66,6 +66,9 @@ pub struct LinkState {
     pub parent: Option<u32>,
     /// `IFLA_LINK_NETNSID`: the namespace of the link below, if it is another one.
     pub link_netnsid: Option<i32>,
+    /// `IFLA_NETNS_IMMUTABLE`, as in [`crate::Link`]. Not part of what is restored.
+    #[serde(skip)]
+    pub netns_immutable: Option<bool>,
     /// Addresses, in the kernel's order: a primary one before its secondaries.
     pub addresses: Vec<Address>,
     /// Routes of every table through the link, in the kernel's order.
@@ -130,6 +133,7 @@ impl LinkState {
             master_name: None,
             parent: None,
             link_netnsid: None,
+            netns_immutable: None,
             addresses: Vec::new(),
             routes: Vec::new(),
             routes_from: Vec::new(),

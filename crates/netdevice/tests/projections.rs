@@ -35,6 +35,8 @@ enum Change {
     /// Its record can no longer be followed, or somebody put that right.
     Unknown(u32),
     NodeLinks(Vec<u32>),
+    RedirectTargets(Vec<u32>),
+    BuiltOnElsewhere(Vec<u32>),
 }
 
 const KINDS: [&str; 3] = ["bridge", "vlan", "dummy"];
@@ -68,6 +70,8 @@ fn any_change() -> impl Strategy<Value = Change> {
         1 => (0..5u32).prop_map(Change::Home),
         1 => (0..5u32).prop_map(Change::Unknown),
         1 => vec(index(), 0..3).prop_map(Change::NodeLinks),
+        1 => vec(index(), 0..3).prop_map(Change::RedirectTargets),
+        1 => vec(index(), 0..3).prop_map(Change::BuiltOnElsewhere),
     ]
 }
 
@@ -99,6 +103,7 @@ impl World {
                 master: master.filter(|master| *master != index),
                 parent: parent.filter(|parent| *parent != index),
                 link_netnsid: None,
+                netns_immutable: None,
                 hardware: None,
             })),
             Change::NoLink(index) => drop(self.snapshot.remove_link(index)),
@@ -110,12 +115,17 @@ impl World {
             Change::NodeLinks(links) => {
                 self.snapshot.set_node_links(links.into_iter().map(|link| (link, [10, 0, 0, 5].into())));
             }
+            Change::RedirectTargets(links) => self.snapshot.set_redirect_targets(links),
+            Change::BuiltOnElsewhere(links) => {
+                self.snapshot.set_built_on_elsewhere(links.into_iter().map(|link| (link, "macvlan".into())));
+            }
             Change::Pools(at) => {
                 self.pools = Arc::new(Pools::from_yaml(POOLS[at]).unwrap());
                 return projector.set_pools(self.pools.clone());
             }
             Change::Held(name, record) => {
-                let record = Record { device: id(name), resource: Some("a.b/held".parse().unwrap()), ..*record };
+                let mut record = Record { device: id(name), resource: Some("a.b/held".parse().unwrap()), ..*record };
+                record.host.parent = Some(1 + name);
                 Arc::make_mut(&mut self.ledger).insert(id(name), record);
                 return projector.set_ledger(self.ledger.clone());
             }

@@ -5,6 +5,7 @@
 //! Shapes and numbers are those of `include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour,nexthop,fib_rules}.h`;
 //! numbers are in the machine's byte order unless said otherwise.
 
+pub mod action;
 pub mod address;
 pub mod attribute;
 pub mod link;

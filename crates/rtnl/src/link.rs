@@ -28,7 +28,9 @@ pub mod attribute {
     pub const NET_NS_FD: u16 = 28;
     pub const EXT_MASK: u16 = 29;
     pub const CARRIER: u16 = 33;
+    pub const PHYS_SWITCH_ID: u16 = 36;
     pub const LINK_NETNSID: u16 = 37;
+    pub const PHYS_PORT_NAME: u16 = 38;
     pub const PROTO_DOWN: u16 = 39;
     pub const GSO_MAX_SEGS: u16 = 40;
     pub const GSO_MAX_SIZE: u16 = 41;
@@ -44,6 +46,8 @@ pub mod attribute {
     pub const GRO_MAX_SIZE: u16 = 58;
     pub const GSO_IPV4_MAX_SIZE: u16 = 63;
     pub const GRO_IPV4_MAX_SIZE: u16 = 64;
+    /// Linux 6.15.
+    pub const NETNS_IMMUTABLE: u16 = 67;
     /// Inside `LINKINFO`.
     pub const INFO_KIND: u16 = 1;
     pub const INFO_DATA: u16 = 2;
@@ -53,6 +57,9 @@ pub mod attribute {
     pub const MACVLAN_MACADDR_DATA: u16 = 5;
     pub const MACVLAN_MACADDR_COUNT: u16 = 6;
     pub const MACVLAN_BC_QUEUE_LEN_USED: u16 = 8;
+    /// Inside `INFO_DATA` of a vxlan, of an amt: the link below, which `LINK` does not tell of these two.
+    pub const VXLAN_LINK: u16 = 3;
+    pub const AMT_LINK: u16 = 4;
     /// Inside `AF_SPEC`: the address family.
     pub const AF_INET: u16 = 2;
     pub const AF_INET6: u16 = 10;
@@ -107,12 +114,17 @@ const SENT_BACK: [u16; 5] = [
 const REASON_VALUE: u16 = 2;
 /// `MACVLAN_MACADDR_SET`: these addresses, and no others.
 const MACADDR_SET: u32 = 3;
+/// `ARPHRD_PIMREG`, `ARPHRD_IEEE802154` (`include/uapi/linux/if_arp.h`): types of links that no kernel moves
+/// (`net/ipv4/ipmr.c`, `net/ipv6/ip6mr.c`, `net/ieee802154`).
+const IMMUTABLE_TYPES: [u16; 2] = [779, 804];
 /// Size of `struct ifinfomsg`.
 const HEADER: usize = 16;
 
 /// A link's message, taken apart as far as we need.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkMessage<'a> {
+    /// `ifi_type`: `ARPHRD_*`.
+    pub hardware_type: u16,
     /// `ifi_index`.
     pub index: u32,
     /// `ifi_flags`.
@@ -131,6 +143,7 @@ pub fn parse(payload: &[u8]) -> Result<LinkMessage<'_>, Malformed> {
     let short = Malformed("a link's message is too short");
     Ok(LinkMessage {
         family: *payload.first().ok_or(short)?,
+        hardware_type: number(payload, 2).map(u16::from_ne_bytes).ok_or(short)?,
         index: number(payload, 4).map(u32::from_ne_bytes).ok_or(short)?,
         flags: number(payload, 8).map(u32::from_ne_bytes).ok_or(short)?,
         attributes: payload.get(HEADER..).ok_or(short)?,
@@ -148,6 +161,7 @@ impl<'a> LinkMessage<'a> {
         let mut name = None;
         let mut altnames = Vec::new();
         let (mut parent, mut netnsid) = (None, None);
+        let (mut is_switch_port, mut port_name) = (false, &[][..]);
         let mut link = Link {
             index: self.index,
             // replaced below: a link without a name is none
@@ -161,6 +175,7 @@ impl<'a> LinkMessage<'a> {
             master: None,
             parent: None,
             link_netnsid: None,
+            netns_immutable: None,
             hardware: None,
         };
         for attribute in self.attributes() {
@@ -170,9 +185,15 @@ impl<'a> LinkMessage<'a> {
                 attribute::MTU => link.mtu = attribute.u32().unwrap_or(0),
                 attribute::IFALIAS => link.alias = alias(&attribute),
                 attribute::MASTER => link.master = attribute.u32(),
-                attribute::LINK => parent = attribute.u32(),
+                attribute::LINK => parent = attribute.u32().filter(|parent| *parent != self.index).or(parent),
                 attribute::LINK_NETNSID => netnsid = attribute.i32(),
-                attribute::LINKINFO => link.kind = info_kind(&attribute).map(Into::into),
+                attribute::LINKINFO => {
+                    link.kind = info_kind(&attribute).map(Into::into);
+                    parent = parent.or_else(|| parent_in_data(&attribute));
+                }
+                attribute::NETNS_IMMUTABLE => link.netns_immutable = attribute.u8().map(|value| value != 0),
+                attribute::PHYS_SWITCH_ID => is_switch_port = true,
+                attribute::PHYS_PORT_NAME => port_name = attribute.string(),
                 attribute::PROP_LIST => altnames = altnames_of(&attribute),
                 _ => {}
             }
@@ -180,6 +201,10 @@ impl<'a> LinkMessage<'a> {
         link.name = name?;
         link.altnames = altnames.into();
         link.link_netnsid = netnsid;
+        let is_representor = is_switch_port && is_representor(port_name);
+        if link.netns_immutable.is_none() && (is_representor || IMMUTABLE_TYPES.contains(&self.hardware_type)) {
+            link.netns_immutable = Some(true);
+        }
         link.parent = parent.filter(|parent| netnsid.is_none() && *parent != 0 && *parent != self.index);
         Some(link)
     }
@@ -197,6 +222,8 @@ impl<'a> LinkMessage<'a> {
             altnames: link.altnames.into_vec(),
             mtu: link.mtu,
             master: link.master,
+            parent: link.parent,
+            netns_immutable: link.netns_immutable,
             link_netnsid: link.link_netnsid,
             xdp: self.has_xdp(),
             ..LinkState::new(link.name, self.index)
@@ -209,7 +236,7 @@ impl<'a> LinkMessage<'a> {
                 }
                 attribute::TXQLEN => state.txqlen = attribute.u32().unwrap_or(0),
                 attribute::GROUP => state.group = attribute.u32().unwrap_or(0),
-                attribute::LINK => state.parent = attribute.u32(),
+                attribute::LINK if state.parent.is_none() => state.parent = attribute.u32(),
                 attribute::GSO_MAX_SEGS
                 | attribute::GSO_MAX_SIZE
                 | attribute::GRO_MAX_SIZE
@@ -261,6 +288,22 @@ fn info_kind<'a>(info: &Attribute<'a>) -> Option<&'a str> {
 fn info_data<'a>(info: &Attribute<'a>) -> impl Iterator<Item = Attribute<'a>> + use<'a> {
     let data = info.nested().find(|attribute| attribute.kind == attribute::INFO_DATA);
     data.into_iter().flat_map(|data| data.nested())
+}
+
+/// The link below, of the kinds that tell it among their own data.
+fn parent_in_data(info: &Attribute<'_>) -> Option<u32> {
+    let kind = match info_kind(info)? {
+        "vxlan" => attribute::VXLAN_LINK,
+        "amt" => attribute::AMT_LINK,
+        _ => return None,
+    };
+    info_data(info).find(|attribute| attribute.kind == kind)?.u32()
+}
+
+/// Whether a switch port of that name stands for a PCI function (`devlink_port_phys_port_name_get`: `pf0`, `pf0vf1`,
+/// `c1pf0sf2`), and not for a socket of the card (`p0`). Drivers keep representors where they are.
+fn is_representor(port_name: &[u8]) -> bool {
+    port_name.windows(3).any(|part| part.starts_with(b"pf") && part[2].is_ascii_digit())
 }
 
 fn macvlan_mode(info: &Attribute<'_>) -> Option<u32> {

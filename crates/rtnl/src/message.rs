@@ -36,6 +36,18 @@ pub mod kind {
     pub const DELRULE: u16 = 33;
     /// Asks for routing rules.
     pub const GETRULE: u16 = 34;
+    /// A queueing discipline is gone, and its filters with it.
+    pub const DELQDISC: u16 = 37;
+    /// A traffic control filter is there.
+    pub const NEWTFILTER: u16 = 44;
+    /// A traffic control filter is gone.
+    pub const DELTFILTER: u16 = 45;
+    /// Actions of filters are there.
+    pub const NEWACTION: u16 = 48;
+    /// Actions of filters are gone.
+    pub const DELACTION: u16 = 49;
+    /// Asks for actions of filters, and tells them.
+    pub const GETACTION: u16 = 50;
     /// Settings of a neighbour table, or of a link in it.
     pub const NEWNEIGHTBL: u16 = 64;
     /// Asks for settings of neighbour tables.

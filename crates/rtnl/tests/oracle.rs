@@ -15,8 +15,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Oracle,
     address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo},
     link::{
-        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, LinkAttribute,
-        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp, MacVlanMode, Prop, XdpAttached,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, InfoVxlan,
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp, MacVlanMode, Prop, XdpAttached,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{
@@ -235,6 +235,54 @@ fn a_link_below_in_another_namespace_is_no_parent() {
     assert_eq!(found.to_link().unwrap().parent, None);
     assert_eq!(found.to_link().unwrap().link_netnsid, Some(0));
     assert_eq!(found.to_state().unwrap().parent, Some(2));
+}
+
+#[test]
+fn what_a_vxlan_is_built_on_is_told_among_its_own_data() {
+    let vxlan = |attributes: Vec<LinkAttribute>| {
+        let data = LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Id(7), InfoVxlan::Link(3)]));
+        let mut message = LinkMessage::default();
+        message.header.index = 8;
+        message.attributes = vec![LinkAttribute::IfName("vx0".into())];
+        message.attributes.extend(attributes);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), data]));
+        let bytes = write(&message);
+        let read = link::parse(&bytes).unwrap();
+        (read.to_link().unwrap().parent, read.to_state().unwrap().parent)
+    };
+    assert_eq!(vxlan(Vec::new()), (Some(3), Some(3)));
+    // moved: `LINK` is its own index, and the link below is one of the namespace that it was made in
+    assert_eq!(vxlan(vec![LinkAttribute::Link(8), LinkAttribute::LinkNetNsId(0)]).0, None);
+}
+
+#[test]
+fn links_that_the_kernel_does_not_move_are_told() {
+    let told = |hardware_type: u16, attributes: &[(u16, &[u8])]| {
+        let mut bytes = vec![0; 16];
+        bytes[2..4].copy_from_slice(&hardware_type.to_ne_bytes());
+        bytes[4] = 7;
+        for (kind, value) in [(3, &b"x0\0\0"[..])].iter().chain(attributes) {
+            bytes.extend((4 + value.len() as u16).to_ne_bytes().into_iter().chain(kind.to_ne_bytes()));
+            bytes.extend(*value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        let read = link::parse(&bytes).unwrap();
+        let link = read.to_link().unwrap();
+        assert_eq!(read.to_state().unwrap().netns_immutable, link.netns_immutable);
+        link.netns_immutable
+    };
+    let (immutable, switch_id, port_name) = (67, 36, 38);
+    let is_switch = (switch_id, &b"\x01\x02"[..]);
+    assert_eq!(told(1, &[]), None, "before Linux 6.15 the kernel says nothing");
+    assert_eq!(told(1, &[(immutable, &[0])]), Some(false));
+    assert_eq!(told(1, &[(immutable, &[1])]), Some(true));
+    for port in ["pf0vf1", "pf0", "c1pf0vf0", "pf1sf88"] {
+        assert_eq!(told(1, &[is_switch, (port_name, port.as_bytes())]), Some(true), "representor {port}");
+        assert_eq!(told(1, &[is_switch, (immutable, &[0]), (port_name, port.as_bytes())]), Some(false));
+        assert_eq!(told(1, &[(port_name, port.as_bytes())]), None);
+    }
+    assert_eq!(told(1, &[is_switch, (port_name, b"p0\0")]), None, "a socket of the card");
+    assert_eq!(told(779, &[]), Some(true), "pimreg");
 }
 
 #[test]

@@ -96,6 +96,7 @@ impl Node {
             master: None,
             parent: None,
             link_netnsid: None,
+            netns_immutable: None,
             hardware: numa_node.map(|node| Arc::new(Hardware { numa_node: Some(node), ..Hardware::default() })),
         }));
         self.publish();

@@ -92,8 +92,10 @@ fn a_device_that_is_stacked_on_another_device_is_no_containers_work() {
         host.ip("link add dev1 link dev0 type macvlan mode bridge\nlink set dev1 up\naddr add 10.8.0.5/24 dev dev1");
         let before = host.settled();
         let sandbox = host.sandbox("web");
-        host.attach(&sandbox, "c1", "dev0").succeeds();
+        // in the other order it is refused
+        host.attach(&sandbox, "c1", "dev0").fails_with("the node's macvlan dev1 is built on it");
         host.attach(&sandbox, "c1", "dev1").succeeds();
+        host.attach(&sandbox, "c1", "dev0").succeeds();
         host.detach("c1", "dev0").succeeds();
         assert!(sandbox.has_link("dev1"));
         host.detach("c1", "dev1").succeeds();

@@ -79,6 +79,67 @@ fn a_bridge_and_its_ports_are_refused() {
     refused(lines, "eth9", "the node's uplink br0 is built on it");
 }
 
+/// Above all of these stands a link that the kernel deletes, cuts off or leaves behind when the device moves.
+#[test]
+fn a_device_with_anything_of_the_node_built_on_it_is_refused() {
+    let vxlan =
+        "link add flannel.1 type vxlan id 1 dev eth9 local 10.1.0.5 dstport 8472 nolearning\nlink set flannel.1 up";
+    refused(vxlan, "eth9", "the node's vxlan flannel.1 is built on it");
+    refused(
+        "link add flannel.1 type vxlan id 1 dev eth9 dstport 8472",
+        "eth9",
+        "the node's vxlan flannel.1 is built on it",
+    );
+    refused("link add mv0 link eth9 type macvlan", "eth9", "the node's macvlan mv0 is built on it");
+    let on_the_parent = "link add mv0 link eth9 type macvlan\nlink add mv1 link mv0 type macvlan";
+    refused(on_the_parent, "eth9", "the node's macvlan");
+}
+
+#[test]
+fn a_device_is_given_out_again_when_nothing_is_built_on_it_any_more() {
+    on_host(|host| {
+        host.ip("link add eth9 type veth peer name far\nlink set far up addrgenmode none\nlink set eth9 up");
+        host.ip("link add vx0 type vxlan id 1 dev eth9 dstport 8472\nlink delete vx0");
+        host.ip("link add vx1 type vxlan id 1 local 10.1.0.5 dstport 8473");
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "eth9").succeeds();
+        host.detach("c1", "eth9").succeeds();
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+fn a_device_that_a_filter_of_the_node_redirects_to_is_refused() {
+    on_host(|host| {
+        host.ip("link add eth9 type veth peer name far\nlink set far up addrgenmode none\nlink set eth9 up");
+        host.ip("link add from0 type ifb\nlink set from0 up addrgenmode none");
+        let redirect =
+            "filter add dev from0 ingress protocol all u32 match u32 0 0 action mirred egress redirect dev eth9";
+        tc("qdisc add dev from0 ingress");
+        tc(redirect);
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "eth9")
+            .fails_with("a traffic control filter of the node redirects packets to it (mirred)");
+        host.assert_same(&before);
+        tc("qdisc del dev from0 ingress");
+        crate::support::until("the action goes after its filter", || {
+            let left = std::process::Command::new("tc").args(["actions", "ls", "action", "mirred"]).output().unwrap();
+            !String::from_utf8_lossy(&left.stdout).contains("eth9")
+        });
+        let before = host.settled();
+        host.attach(&sandbox, "c1", "eth9").succeeds();
+        host.detach("c1", "eth9").succeeds();
+        host.assert_same(&before);
+    });
+}
+
+fn tc(arguments: &str) {
+    let status = std::process::Command::new("tc").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "tc {arguments}");
+}
+
 #[test]
 fn the_other_end_of_an_uplink_is_refused() {
     refused("route add default via 10.1.0.1", "far", "the node's uplink eth9 is built on it");

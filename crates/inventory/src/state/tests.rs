@@ -73,7 +73,7 @@ fn listed(links: &[(u32, &str)], routes: &[(u8, u32)]) -> State {
         match part {
             Part::Links => links.iter().for_each(|(index, name)| hear(up(*index, name))),
             Part::Routes(_) => routes.iter().for_each(|(family, link)| hear(new_route(*family, *link))),
-            Part::Addresses | Part::NextHops => {}
+            Part::Addresses | Part::NextHops | Part::Redirects => {}
             Part::Rules(_) => {
                 hear(Told::rule(kind::NEWRULE, 2, MAIN));
                 hear(Told::rule(kind::NEWRULE, 10, MAIN));

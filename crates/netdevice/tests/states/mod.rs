@@ -113,6 +113,7 @@ pub(crate) fn any_state() -> impl Strategy<Value = LinkState> {
                 master_name: None,
                 parent: None,
                 link_netnsid: None,
+                netns_immutable: None,
                 addresses,
                 routes_from: routes.first().cloned().filter(|_| flags & 1 != 0).into_iter().collect(),
                 routes_unseen: mtu % 2 == 0,

@@ -1,4 +1,4 @@
-//! Devices that others are made of: ports of a bond and of a VRF, the parent of a VLAN.
+//! Devices that others are made of: ports of a bond and of a VRF, parents of VLANs, tunnels and the like.
 
 use super::machine::{Shape, netdevctl, on_machine, wait_for_carrier};
 use crate::{
@@ -34,33 +34,71 @@ fn bond(host: &Host) {
     wait_for_carrier("bond0");
 }
 
+fn vrf(host: &Host, port: &str) {
+    host.ip(&format!(
+        "link add vrf0 type vrf table 70\nlink set vrf0 up\nlink set {port} master vrf0\nlink set {port} up"
+    ));
+    wait_for_carrier(port);
+}
+
 #[test]
 #[ignore = "it needs the guest of hack/vm-test"]
-fn a_port_of_a_bond_is_offered_and_comes_back_into_it() {
+fn the_ports_of_a_bond_are_refused() {
     on_machine(|host| {
         bond(host);
-        assert_has(&netdevctl(host, POOL, &["explain", "dev0"]), &["dev0: offered as example.com/dev"]);
         assert_has(&netdevctl(host, POOL, &["explain", "bond0"]), &["the kernel does not move links of kind bond"]);
-        there_and_back(host, "dev0", |sandbox| {
-            assert!(!sandbox.show("-d link show dev0").contains("master"));
-        });
+        for device in ["eth2", "dev0"] {
+            assert_has(&netdevctl(host, POOL, &["explain", device]), &["not offered", "it is a port of bond bond0"]);
+            let before = host.settled();
+            host.attach(&host.sandbox("web"), "c1", device).fails_with("it is a port of bond bond0");
+            host.assert_same(&before);
+        }
+    });
+}
+
+/// A link of the node on `eth1`: what it is called in a message, and what `ip` is told.
+const BUILT_ON_ETH1: [(&str, &str); 11] = [
+    ("vxlan", "link add dev0 type vxlan id 7 dev eth1 dstport 4789"),
+    ("macvlan", "link add dev0 link eth1 type macvlan"),
+    ("macvtap", "link add dev0 link eth1 type macvtap"),
+    ("ipvlan", "link add dev0 link eth1 type ipvlan"),
+    ("macsec", "link add dev0 link eth1 type macsec"),
+    ("gre", "link add dev0 type gre local 10.1.0.5 remote 10.1.0.6 dev eth1"),
+    ("gretap", "link add dev0 type gretap local 10.1.0.5 remote 10.1.0.6 dev eth1"),
+    ("ipip", "link add dev0 type ipip local 10.1.0.5 remote 10.1.0.6 dev eth1"),
+    ("sit", "link add dev0 type sit local 10.1.0.5 remote 10.1.0.6 dev eth1"),
+    ("ip6gre", "link add dev0 type ip6gre local 2001:db8::5 remote 2001:db8::6 dev eth1"),
+    ("ip6tnl", "link add dev0 type ip6tnl local 2001:db8::5 remote 2001:db8::6 dev eth1"),
+];
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn a_card_with_anything_of_the_node_built_on_it_is_refused() {
+    on_machine(|host| {
+        let mut made = 0;
+        for (kind, line) in BUILT_ON_ETH1 {
+            // the guest's kernel may lack the kind
+            let added = std::process::Command::new("ip").args(line.split(' ')).status().unwrap().success();
+            if !added {
+                continue;
+            }
+            made += 1;
+            let words = format!("the node's {kind} dev0 is built on it");
+            assert_has(&netdevctl(host, POOL, &["explain", "eth1"]), &["not offered", &words]);
+            host.attach(&host.sandbox("web"), "c1", "eth1").fails_with(&words);
+            assert!(host.has_link("dev0"), "{kind}");
+            host.ip("link delete dev0");
+        }
+        assert!(made >= 3, "of {} kinds the guest has {made}", BUILT_ON_ETH1.len());
+        assert_has(&netdevctl(host, POOL, &["explain", "eth1"]), &["eth1: offered as example.com/dev"]);
     });
 }
 
 #[test]
 #[ignore = "it needs the guest of hack/vm-test"]
-fn a_card_in_a_bond_comes_back_into_it() {
+fn a_card_in_a_vrf_comes_back_into_it_when_its_namespace_dies() {
     on_machine(|host| {
-        bond(host);
-        there_and_back(host, "eth2", |_| {});
-    });
-}
-
-#[test]
-#[ignore = "it needs the guest of hack/vm-test"]
-fn a_card_in_a_bond_comes_back_into_it_when_its_namespace_dies() {
-    on_machine(|host| {
-        bond(host);
+        vrf(host, "eth2");
         let before = host.settled();
         let sandbox = host.sandbox("web");
         host.attach(&sandbox, "c1", "eth2").succeeds();
@@ -74,15 +112,15 @@ fn a_card_in_a_bond_comes_back_into_it_when_its_namespace_dies() {
 
 #[test]
 #[ignore = "it needs the guest of hack/vm-test"]
-fn a_bond_that_is_gone_is_left_out_and_said() {
+fn a_vrf_that_is_gone_is_left_out_and_said() {
     on_machine(|host| {
-        bond(host);
+        vrf(host, "eth2");
         let sandbox = host.sandbox("web");
         host.attach(&sandbox, "c1", "eth2").succeeds();
-        host.ip("link delete bond0");
+        host.ip("link delete vrf0");
         host.detach("c1", "eth2").succeeds();
         assert!(host.has_link("eth2"));
-        assert_has(&host.journal(), &["master bond0", "it is gone"]);
+        assert_has(&host.journal(), &["master vrf0", "it is gone"]);
         assert_eq!(host.records(), Vec::<String>::new());
     });
 }
@@ -152,11 +190,7 @@ fn a_vlan_keeps_its_number_and_works_on_its_parent_in_the_pod() {
 #[ignore = "it needs the guest of hack/vm-test"]
 fn a_port_of_a_vrf_comes_back_into_it_with_its_routes() {
     on_machine(|host| {
-        host.ip("link add vrf0 type vrf table 70
-             link set vrf0 up
-             link set eth1 master vrf0
-             link set eth1 up");
-        wait_for_carrier("eth1");
+        vrf(host, "eth1");
         host.ip("addr add 10.1.0.5/24 dev eth1
              addr add 2001:db8::5/64 dev eth1
              route add 10.50.0.0/16 via 10.1.0.1 vrf vrf0
