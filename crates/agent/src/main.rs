@@ -7,6 +7,7 @@
 //! Called `network-device-injector`, it does the part of the injector alone.
 
 mod admin;
+mod announcer;
 mod arguments;
 mod descriptors;
 mod events;
@@ -110,6 +111,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         shutdown.clone(),
     ));
     let pod_resources = arguments.pod_resources_socket.clone();
+    tasks.spawn(announcer::keep(records.clone(), ledgers.clone(), shutdown.clone()));
     let triggers = reconciler::Triggers { ledgers, namespaces_ended, pod_resources: pod_resources.clone() };
     let notifier =
         reconciler::Notifier { metrics: metrics.clone(), restored: restored_sender.clone(), events: events.clone() };

@@ -5,12 +5,14 @@ use std::time::Instant;
 use netdevice::{
     DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxConfiguration,
     SandboxInterfaceName,
+    configuration::IpPrefix,
     record::{Process, RECORD_VERSION, SandboxPlace},
 };
 use rtnl::link::attribute as ifla;
 use rustix::fd::{AsFd, AsRawFd};
 
 use crate::{
+    announce::announce_ipv6,
     configure::configure_inside,
     detach::{Homecoming, come_home},
     error::{Error, WithSubject},
@@ -200,7 +202,20 @@ impl Move<'_> {
         if let Err(error) = written.note_attached() {
             return Err(self.undo(record, error));
         }
+        self.announce(&record, link);
         Ok(Attached { was_there: false, skipped })
+    }
+
+    /// Tells the device's neighbours at once where its IPv6 addresses are; of IPv4 the kernel was told with the addresses.
+    fn announce(&self, record: &Record, mut link: LinkState) {
+        let asked = record.configuration.as_ref();
+        if let Some(mac) = asked.and_then(|asked| asked.mac.clone()) {
+            link.mac = Some(mac);
+        }
+        let brought = record.host.addresses.iter().filter(|_| asked.is_none_or(|asked| asked.inherit));
+        let given = asked.into_iter().flat_map(|asked| &asked.addresses).map(IpPrefix::address);
+        let addresses = brought.map(|address| address.local).chain(given);
+        announce_ipv6(&link, &mut addresses.into_iter(), Some((self.request.sandbox, self.home)));
     }
 
     fn record(&mut self, host: LinkState) -> Result<Record, Error> {

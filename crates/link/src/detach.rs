@@ -14,6 +14,7 @@ use rtnl::link::attribute as ifla;
 use rustix::thread::gettid;
 
 use crate::{
+    announce::announce_ipv6,
     attach::{INDEX_ATTEMPTS, INDEX_STEP},
     error::{Error, WithSubject},
     identity::{
@@ -358,6 +359,9 @@ fn restore(record: &Record, link: LinkState, home: &mut RouteSocket) -> Result<H
             what: "routes through other links with an address of it as their source".into(),
             reason: "the node has more routes than are looked through for them".into(),
         });
+    }
+    if wanted.is_up() {
+        announce_ipv6(&present, &mut wanted.addresses.iter().map(|address| address.local), None);
     }
     Ok(Homecoming::Home { renamed, skipped })
 }

@@ -6,6 +6,7 @@
 //!
 //! Synchronous throughout: a hook is a process that lives for one move.
 
+mod announce;
 mod attach;
 mod configure;
 mod detach;
@@ -29,6 +30,7 @@ mod strip;
 mod sysctl;
 mod waiting;
 
+pub use announce::{Announcement, announce_in_sandbox, announce_on_host};
 pub use attach::{AttachRequest, Attached, attach};
 pub use detach::{
     DetachRequest, Detached, Diagnosis, Homecoming, Repair, detach, detach_from_sandbox, diagnose, keep_sandbox,

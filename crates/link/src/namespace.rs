@@ -96,9 +96,14 @@ impl Namespace {
     ///
     /// When the namespace cannot be entered or the socket not be made.
     pub fn socket(&self, home: &RouteSocket) -> io::Result<RouteSocket> {
+        self.briefly(home, || home.open_beside())
+    }
+
+    /// Runs `work`, which only makes a socket, inside, as [`Namespace::socket`] does.
+    pub(crate) fn briefly<T>(&self, home: &RouteSocket, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let way_back = namespace_of(home)?;
         self.enter()?;
-        let socket = home.open_beside();
+        let socket = work();
         if move_into_link_name_space(way_back.as_fd(), Some(LinkNameSpaceType::Network)).is_err() {
             // Whatever this thread did now, it would do in the wrong place. A record tells the next start what to do.
             std::process::abort();

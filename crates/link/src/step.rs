@@ -1,9 +1,12 @@
 //! Carries out the steps of a plan in one namespace, in few sends.
 
+use std::net::IpAddr;
+
 use netdevice::{
     InterfaceName,
+    link::flags,
     plan::{LinkChange, Place, Step, address_request},
-    state::{ROUTE_BY_KERNEL, Route, route_attribute},
+    state::{Address, ROUTE_BY_KERNEL, Route, route_attribute},
 };
 use rtnl::{
     address::Existing as ExistingAddress,
@@ -62,6 +65,13 @@ struct Pending {
     change: Change,
 }
 
+/// Announces an IPv4 address to the link's neighbours, in the send that adds it ([`crate::announce`]).
+fn announcement(index: u32, address: &Address) -> Option<Pending> {
+    let IpAddr::V4(address) = address.local else { return None };
+    let change: Change = Box::new(move |batch| rtnl::neighbour::probe(batch, index, address));
+    Some(Pending { what: ANNOUNCEMENT.to_owned(), change })
+}
+
 /// An address that is there is there; an alternative name that is there is another link's, and whatever else answers
 /// `EEXIST` has not been done.
 fn may_be_there(what: &str) -> bool {
@@ -71,6 +81,7 @@ fn may_be_there(what: &str) -> bool {
 const ALTNAME: &str = "altname";
 const ADDRESS: &str = "address";
 const NEIGHBOUR: &str = "neighbour";
+const ANNOUNCEMENT: &str = "announcement";
 const FOREIGN: &str = "removal of the forwarding entry ";
 
 /// How an attribute that is sent back is named in a report.
@@ -93,7 +104,12 @@ impl Site<'_> {
     pub(crate) fn apply(&mut self, steps: Vec<Step>) -> Result<Vec<Skipped>, Error> {
         let mut skipped = Vec::new();
         let mut pending: Vec<Pending> = Vec::new();
+        let comes_up = steps.iter().any(|step| matches!(step, Step::Flags(value, _) if value & flags::UP != 0));
         for step in steps {
+            let arrives = match &step {
+                Step::Address(address) if comes_up => announcement(self.index, address),
+                _ => None,
+            };
             match step {
                 Step::Sysctl(setting) => {
                     // in its turn: a file takes effect at once
@@ -123,6 +139,7 @@ impl Site<'_> {
                 }
                 other => pending.extend(self.requests(other)),
             }
+            pending.extend(arrives);
         }
         self.send(pending, &mut skipped)?;
         Ok(skipped)
@@ -256,6 +273,7 @@ impl Site<'_> {
         for (what, result) in whats.into_iter().zip(results) {
             match result {
                 Ok(()) => {}
+                Err(_) if what == ANNOUNCEMENT => {}
                 // somebody put it there already: the same actor before it was killed, or a manager of the host
                 Err(error) if error.errno == libc::EEXIST && may_be_there(&what) => {}
                 Err(error) if error.errno == libc::ENOENT && what.starts_with(FOREIGN) => {}

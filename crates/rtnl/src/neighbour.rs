@@ -1,5 +1,7 @@
 //! Neighbours: `struct ndmsg` and `NDA_*`.
 
+use std::net::Ipv4Addr;
+
 use netdevice::state::{Attribute as Owned, FORWARDING, NEIGHBOUR_PERMANENT, NEIGHBOUR_PROXY, Neighbour};
 
 use crate::{
@@ -10,6 +12,11 @@ use crate::{
 
 /// Size of `struct ndmsg`.
 const HEADER: usize = 12;
+const AF_INET: u8 = 2;
+/// `NTF_USE`: as if somebody were about to send to it.
+const USE: u8 = 1;
+/// `NDA_DST`.
+const DESTINATION: u16 = 1;
 /// `NDA_IFINDEX`.
 const IFINDEX: u16 = 8;
 /// `NDA_DST`, `NDA_LLADDR`, `NDA_VLAN`, `NDA_PORT`, `NDA_VNI`, `NDA_IFINDEX`, `NDA_SRC_VNI`, `NDA_PROTOCOL`, `NDA_NH_ID`,
@@ -51,6 +58,17 @@ pub fn dump(batch: &mut Batch, index: u32, list: List) {
         List::Forwarding => header[0] = FORWARDING,
     }
     batch.push(kind::GETNEIGH, flags::DUMP, &header).u32(IFINDEX, index);
+}
+
+/// Makes the kernel ask all neighbours on a link for the hardware address of `address`, up to three times, one second
+/// after the other (`mcast_solicit`, `retrans_time_ms`). Of an IPv4 address of the link's own that is an announcement:
+/// sender and target are the same, and nobody answers.
+pub fn probe(batch: &mut Batch, index: u32, address: Ipv4Addr) {
+    let mut header = [0; HEADER];
+    header[0] = AF_INET;
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[10] = USE;
+    batch.push(kind::NEWNEIGH, flags::ACK | flags::CREATE, &header).attribute(DESTINATION, &address.octets());
 }
 
 /// Adds a neighbour, in place of one that is there: what the kernel learned gives way to what somebody wrote.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // outside #[test] functions too: all of it is a test
 
+mod announce;
 mod configured;
 mod devices;
 mod home;
