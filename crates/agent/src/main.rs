@@ -158,11 +158,17 @@ async fn inject(
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let kept = injector.keep(shutdown.clone());
     let connector = nri::Connector::new(plugin, Arc::new(injector));
     metrics.set_runtime(connector.state());
-    connector.run(shutdown.clone()).await.context("the runtime's plugin")?;
-    shutdown.cancel();
-    Ok(())
+    let connected = async {
+        let ended = connector.run(shutdown.clone()).await;
+        shutdown.cancel();
+        ended
+    };
+    // work on a sandbox that was begun is finished
+    let (ended, ()) = tokio::join!(connected, kept);
+    ended.context("the runtime's plugin")
 }
 
 /// Waits until a task ends: because of a signal, which is well, or by itself, which is not.

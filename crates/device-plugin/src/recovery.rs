@@ -131,20 +131,20 @@ pub async fn known_pods(socket: &Path) -> Result<BTreeSet<(String, String)>, Err
     Ok(list(socket).await?.into_iter().map(|pod| (pod.namespace, pod.name)).collect())
 }
 
-/// The devices of some resources that the kubelet has given to Pods, each with its Pod; none without a kubelet.
+/// The devices that the kubelet has given to Pods, each with its Pod; none without a kubelet. Of whichever resource: the
+/// agent that offers a device may have other pools than the caller, or be another program.
 ///
 /// # Errors
 ///
 /// When there is a kubelet and it does not answer.
-pub async fn allocated(socket: &Path, resources: &BTreeSet<ResourceName>) -> Result<BTreeMap<DeviceId, String>, Error> {
+pub async fn allocated(socket: &Path) -> Result<BTreeMap<DeviceId, String>, Error> {
     if FileIdentity::of(socket).is_none() {
         return Ok(BTreeMap::new());
     }
     let mut allocated = BTreeMap::new();
     for PodResources { namespace, name, containers } in list(socket).await? {
         let devices = containers.into_iter().flat_map(|container| container.devices);
-        let ours = devices.filter(|devices| resources.iter().any(|ours| ours.as_str() == devices.resource_name));
-        let ids = ours.flat_map(|devices| devices.device_ids).filter_map(|id| id.parse().ok());
+        let ids = devices.flat_map(|devices| devices.device_ids).filter_map(|id| id.parse().ok());
         allocated.extend(ids.map(|id: DeviceId| (id, format!("{namespace}/{name}"))));
     }
     Ok(allocated)

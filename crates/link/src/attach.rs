@@ -1,7 +1,5 @@
 //! From the host into a sandbox.
 
-use std::time::Instant;
-
 use netdevice::{
     DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxConfiguration,
     SandboxInterfaceName,
@@ -19,7 +17,7 @@ use crate::{
     identity::{Actor, find_at_home, find_inside, find_namespace, holder_has_ended, namespace_id, process, viewpoint},
     journal,
     kept::read_kept,
-    ledger::{Records, Written},
+    ledger::{Lock, Records, Written},
     namespace::Namespace,
     neighbourhood::exclusion,
     read::{Which, read_bare, read_whole},
@@ -65,14 +63,14 @@ pub struct Attached {
 ///
 /// Then the device is on the host as it was, or still with its holder.
 pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached, Error> {
-    attach_before(records, request, None)
+    attach_locked(records, request, None)
 }
 
-/// As [`attach`]; nothing is begun after the deadline, also when somebody else is at work on the device until then.
-pub(crate) fn attach_before(
+/// As [`attach`], for a caller that may have the device's lock already.
+pub(crate) fn attach_locked(
     records: &Records,
     request: &AttachRequest<'_>,
-    deadline: Option<Instant>,
+    lock: Option<Lock>,
 ) -> Result<Attached, Error> {
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
     let mut inside = request
@@ -91,8 +89,8 @@ pub(crate) fn attach_before(
     // it ends from here on, whoever reads the record sees that.
     let first = |pid| process(pid).subject("the container's process")?.ok_or(Error::ContainerEnded);
     let process = request.pid.map(first).transpose()?;
-    let lock = match deadline {
-        Some(deadline) => records.lock_before(request.device, deadline)?.ok_or(Error::Late)?,
+    let lock = match lock {
+        Some(lock) => lock,
         None => records.lock(request.device)?,
     };
     if let Some(record) = records.take(request.device)? {

@@ -57,9 +57,9 @@ pub enum Error {
     /// Two devices of one Pod.
     #[error("the pod asks for two devices that would both be called {0}: give one of them another name")]
     SameName(String),
-    /// The caller's deadline.
-    #[error("the time that the runtime gives for it is over")]
-    Late,
+    /// The caller wants no more of it.
+    #[error("stopped: the sandbox is going away, or its devices took too long")]
+    Stopped,
     /// A file below `/proc/sys/net`.
     #[error("cannot write {what} of it: {source}")]
     Sysctl {

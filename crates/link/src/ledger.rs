@@ -11,8 +11,6 @@ use std::{
     net::IpAddr,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 use netdevice::{
@@ -36,9 +34,6 @@ pub const DEFAULT_STATE_DIR: &str = "/run/netdevice";
 const SUFFIX: &str = ".json";
 /// A file that is being written: `.<name>.new`. No device id begins with a dot, and no file but a record is called `.json`.
 const BESIDE: &str = ".new";
-
-/// How often somebody who has a deadline looks whether a lock is free.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// The folder of the records.
 #[derive(Debug, Clone)]
@@ -164,21 +159,6 @@ impl Records {
     /// Those of [`Records::lock`].
     pub fn try_lock(&self, device: &DeviceId) -> Result<Option<Lock>, Error> {
         self.take_lock(device, FlockOperation::NonBlockingLockExclusive)
-    }
-
-    /// Waits for the lock of a device until the deadline; none if it is not to be had before.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Records::lock`].
-    pub fn lock_before(&self, device: &DeviceId, deadline: Instant) -> Result<Option<Lock>, Error> {
-        while Instant::now() < deadline {
-            if let Some(lock) = self.try_lock(device)? {
-                return Ok(Some(lock));
-            }
-            sleep(LOOK);
-        }
-        Ok(None)
     }
 
     fn take_lock(&self, device: &DeviceId, how: FlockOperation) -> Result<Option<Lock>, Error> {

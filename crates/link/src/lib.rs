@@ -41,7 +41,7 @@ pub use ledger::{DEFAULT_STATE_DIR, Lock, Place, Records, Unreadable, Written};
 pub use mounts::{sees_mounts, sees_no_mounts};
 pub use namespace::Namespace;
 pub use read::read_link;
-pub use sandbox::{AttachAllError, attach_all, detach_all};
+pub use sandbox::{AttachAllError, Reserved, attach_all, detach_all};
 pub use socket::{KernelError, RouteSocket};
 pub use step::Skipped;
 pub use waiting::{Restored, Waiting};

@@ -1,14 +1,14 @@
 //! All devices of one sandbox: in together or not at all, and home whatever happens to one of them.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
 
-use netdevice::{DeviceId, InterfaceName};
+use netdevice::{DeviceId, InterfaceName, Ledger};
 
 use crate::{
-    attach::{AttachRequest, Attached, attach_before},
+    attach::{AttachRequest, Attached, attach_locked},
     detach::{DetachRequest, Detached, Homecoming, detach, detach_from_sandbox},
     error::Error,
-    ledger::Records,
+    ledger::{Lock, Records},
     namespace::Namespace,
 };
 
@@ -24,9 +24,35 @@ pub struct AttachAllError {
     pub stranded: Vec<(DeviceId, Option<Error>)>,
 }
 
+/// Devices on which nobody else works until this is dropped or they are attached, in the order in which they were asked
+/// for.
+#[derive(Debug)]
+pub struct Reserved(Vec<Lock>);
+
+impl Reserved {
+    /// Takes the locks of all devices, without waiting for any: the first device that another actor is at work on, or all.
+    ///
+    /// # Errors
+    ///
+    /// When the locks cannot be made.
+    pub fn take<'a>(
+        records: &Records,
+        devices: impl IntoIterator<Item = &'a DeviceId>,
+    ) -> Result<Result<Self, DeviceId>, Error> {
+        let mut locks = Vec::new();
+        for device in devices {
+            match records.try_lock(device)? {
+                Some(lock) => locks.push(lock),
+                None => return Ok(Err(device.clone())),
+            }
+        }
+        Ok(Ok(Self(locks)))
+    }
+}
+
 /// Puts devices into a sandbox, all or none: when one fails, those before it go home. What was there before, complete,
-/// stays. After the `deadline` no further move is begun, whatever it was that took the time: another actor's work on a
-/// device is waited for until then.
+/// stays. `reserved` are the devices of `requests`. Once `is_stopped` says so, no further device is begun, and those that
+/// went in go home. `failed` hears of the error before anything goes home.
 ///
 /// # Errors
 ///
@@ -34,7 +60,9 @@ pub struct AttachAllError {
 pub fn attach_all(
     records: &Records,
     requests: &[AttachRequest<'_>],
-    deadline: Option<Instant>,
+    reserved: Reserved,
+    is_stopped: &dyn Fn() -> bool,
+    failed: &dyn Fn(&DeviceId, &Error),
 ) -> Result<Vec<Attached>, AttachAllError> {
     let refuse = |device: &DeviceId, source| AttachAllError {
         device: device.clone(),
@@ -49,10 +77,12 @@ pub fn attach_all(
         }
     }
     let mut done: Vec<Attached> = Vec::with_capacity(requests.len());
-    for request in requests {
-        match attach_before(records, request, deadline) {
+    for (request, lock) in requests.iter().zip(reserved.0) {
+        let attached = if is_stopped() { Err(Error::Stopped) } else { attach_locked(records, request, Some(lock)) };
+        match attached {
             Ok(attached) => done.push(attached),
             Err(source) => {
+                failed(request.device, &source);
                 let moved = requests.iter().zip(&done).rev().filter(|(_, attached)| !attached.was_there);
                 let stranded = moved.filter_map(|(request, _)| give_back(records, request)).collect();
                 return Err(AttachAllError { stranded, ..refuse(request.device, source) });
@@ -77,24 +107,15 @@ fn give_back(records: &Records, request: &AttachRequest<'_>) -> Option<(DeviceId
     }
 }
 
-/// Brings home what the sandbox with that id has, for itself or for its containers: one device with each step of the
-/// iterator, whatever became of the one before. Steps that a caller has no time for can follow later. `kept` is the
-/// sandbox's namespace, if the caller has kept it open.
-///
-/// # Errors
-///
-/// When the records cannot be listed.
+/// Brings home what the sandbox with that id has by the ledger, for itself or for its containers: one device with each
+/// step of the iterator, whatever became of the one before. Steps that a caller has no time for can follow later. `kept` is
+/// the sandbox's namespace, if the caller has kept it open.
 pub fn detach_all(
     records: &Records,
+    ledger: &Ledger,
     sandbox: &str,
     kept: Option<&Namespace>,
-) -> Result<impl Iterator<Item = (DeviceId, Result<Detached, Error>)>, Error> {
-    let listed = records.list();
-    let (ledger, _) = listed.map_err(|source| Error::Record { path: records.folder().to_owned(), source })?;
-    let of_sandbox = ledger.into_iter().filter(|(_, record)| record.holder.is_in_sandbox(sandbox));
-    let devices: Vec<DeviceId> = of_sandbox.map(|(device, _)| device).collect();
-    Ok(devices.into_iter().map(move |device| {
-        let result = detach_from_sandbox(records, &device, sandbox, kept);
-        (device, result)
-    }))
+) -> impl Iterator<Item = (DeviceId, Result<Detached, Error>)> {
+    let of_sandbox = ledger.iter().filter(move |(_, record)| record.holder.is_in_sandbox(sandbox));
+    of_sandbox.map(move |(device, _)| (device.clone(), detach_from_sandbox(records, device, sandbox, kept)))
 }

@@ -11,6 +11,7 @@ use crate::{
     configuration::SandboxConfiguration,
     name::InterfaceName,
     pool::{Pool, Pools},
+    yaml::{self, Limits, YamlError, YamlProblem},
 };
 
 /// The annotations that are looked for, first one first: what the network-device-injector of containerd/nri reads, in its
@@ -26,6 +27,9 @@ pub const KEYS: [&str; 6] = [
 
 /// Longest annotation in bytes.
 pub const MAX_ANNOTATION: usize = 64 << 10;
+
+/// What an annotation may unfold to: more than 64 devices with all their fields, and 60 routes each.
+const UNFOLDED: Limits = Limits { nodes: 16 << 10, scalar_bytes: 4 * MAX_ANNOTATION };
 
 /// Most devices of one Pod.
 pub const MAX_DEVICES: usize = 64;
@@ -74,13 +78,13 @@ pub struct PoolName(Box<str>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PoolNameError {
     /// Not of the form of a resource name or of the part behind its slash.
-    #[error("it is no name of a pool")]
+    #[error("invalid pool name")]
     Form,
     /// The configuration has no such pool.
-    #[error("no pool of this node is called {0}")]
+    #[error("this node has no pool {0}")]
     Unknown(PoolName),
     /// The configuration has several.
-    #[error("several pools of this node are called {0}: write the whole resource name")]
+    #[error("several pools of this node match {0}: write the full resource name")]
     Ambiguous(PoolName),
 }
 
@@ -126,21 +130,29 @@ impl fmt::Display for PoolName {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnnotationError {
     /// More text than any Pod needs.
-    #[error("it has {0} bytes: more than {MAX_ANNOTATION} are not read")]
+    #[error("too long: {0} bytes, the limit is {MAX_ANNOTATION}")]
     TooLong(usize),
     /// Neither YAML nor JSON.
-    #[error("it is no YAML: look at line {line}, column {column}")]
+    #[error("invalid YAML at line {line}, column {column}")]
     Yaml {
         /// Counted from 1.
         line: u64,
         /// Counted from 1.
         column: u64,
     },
+    /// It is nested too deeply, or its aliases make too much of it.
+    #[error("too many values or too deeply nested at line {line}, column {column}")]
+    TooLarge {
+        /// Counted from 1.
+        line: u64,
+        /// Counted from 1.
+        column: u64,
+    },
     /// YAML of another form.
-    #[error("it is no list: write a list of devices, each with its name")]
+    #[error("not a list: write a list of devices, each with a name")]
     NoList,
     /// More devices than a Pod may have.
-    #[error("it asks for {0} devices: more than {MAX_DEVICES} are not given to a pod")]
+    #[error("too many devices: {0}, the limit is {MAX_DEVICES} for a pod")]
     TooMany(usize),
     /// A device of the list.
     #[error("device {number} of the list: {problem}")]
@@ -156,16 +168,16 @@ pub enum AnnotationError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// Not fields and values.
-    #[error("it is no mapping: write its fields, as in name: eth1")]
+    #[error("not a mapping: write fields and values, as in name: eth1")]
     NoMapping,
     /// A field that we do not know.
-    #[error("the field {0:?} is unknown")]
+    #[error("unknown field {0:?}")]
     Unknown(Shown),
     /// Neither `name` nor `pool`.
     #[error("name or pool is missing")]
     NoName,
     /// `name` and `pool`.
-    #[error("it has both name and pool: write one of them")]
+    #[error("name and pool are both set: set only one of them")]
     NameAndPool,
     /// A field whose value cannot be.
     #[error("{field}: {rule}")]
@@ -184,10 +196,10 @@ pub enum Problem {
         problem: Box<Problem>,
     },
     /// Two entries of one device.
-    #[error("its name is that of device {0}, and one device comes once")]
+    #[error("requested twice: it is also device {0} of the list")]
     SameDevice(usize),
     /// Two devices that would have one name inside.
-    #[error("in the pod it would be called like device {0}: give one of them another new_name")]
+    #[error("device {0} of the list has the same name in the pod: set another new_name")]
     SameName(usize),
 }
 
@@ -223,10 +235,11 @@ pub fn parse(text: &str) -> Result<Vec<DeviceRequest>, AnnotationError> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| {
-        let (line, column) = error.location().map_or((1, 1), |place| (place.line(), place.column()));
-        AnnotationError::Yaml { line, column }
-    })?;
+    let value: serde_json::Value =
+        yaml::read(text, UNFOLDED).map_err(|YamlError { line, column, problem }| match problem {
+            YamlProblem::Invalid(_) => AnnotationError::Yaml { line, column },
+            YamlProblem::TooLarge => AnnotationError::TooLarge { line, column },
+        })?;
     let list = match value {
         serde_json::Value::Null => return Ok(Vec::new()),
         serde_json::Value::Array(list) => list,

@@ -26,6 +26,8 @@ pub struct Claim<'a> {
     pub requests: &'a [DeviceRequest],
     /// What it cannot have, whatever the pools say.
     pub allocated: &'a Allocated,
+    /// Devices that are just being attached or detached: they are not taken where any of a pool will do.
+    pub busy: &'a BTreeSet<DeviceId>,
     /// The records as they are now: a view is a moment behind them.
     pub ledger: &'a Ledger,
 }
@@ -46,13 +48,13 @@ pub enum ChoiceError {
     #[error("device {0}: {1}")]
     Refused(DeviceId, Box<Refusal>),
     /// No pool selects it.
-    #[error("device {0}: no pool of the node selects it: choose another device")]
+    #[error("device {0}: no pool of this node selects it: choose another device")]
     NotSelected(DeviceId),
     /// The pool is not for annotations at all.
-    #[error("device {0}: its pool {1} gives nothing to annotations: ask for the resource, or choose another device")]
+    #[error("device {0}: pool {1} is not available to annotations: request the resource or choose another device")]
     NotForAnnotations(DeviceId, ResourceName),
     /// The pool is for annotations of other namespaces.
-    #[error("device {0}: its pool {1} gives nothing to annotations in the namespace {2}: choose another device")]
+    #[error("device {0}: pool {1} is not available to annotations in namespace {2}: choose another device")]
     OtherNamespace(DeviceId, ResourceName, String),
     /// The kubelet gave it to a Pod that asked for the resource.
     #[error("device {0}: the kubelet gave it to pod {1}: delete that pod or choose another device")]
@@ -61,13 +63,13 @@ pub enum ChoiceError {
     #[error("pool: {0}")]
     Pool(#[from] PoolNameError),
     /// As [`NotForAnnotations`](Self::NotForAnnotations), for any device of the pool.
-    #[error("the pool {0} gives nothing to annotations: ask for the resource, or choose another pool")]
+    #[error("pool {0} is not available to annotations: request the resource or choose another pool")]
     PoolNotForAnnotations(ResourceName),
     /// As [`OtherNamespace`](Self::OtherNamespace), for any device of the pool.
-    #[error("the pool {0} gives nothing to annotations in the namespace {1}: choose another pool")]
+    #[error("pool {0} is not available to annotations in namespace {1}: choose another pool")]
     PoolOtherNamespace(ResourceName, String),
     /// All devices of the pool are with other Pods, or none is healthy.
-    #[error("no device of the pool {0} is free: delete a pod that has one or choose another pool")]
+    #[error("no device of pool {0} is free: delete a pod that has one or choose another pool")]
     NoneFree(ResourceName),
 }
 
@@ -161,7 +163,7 @@ impl Claim<'_> {
     }
 
     fn is_free(&self, device: &DeviceId) -> bool {
-        !self.ledger.contains_key(device) && !self.allocated.contains_key(device)
+        !self.ledger.contains_key(device) && !self.allocated.contains_key(device) && !self.busy.contains(device)
     }
 }
 
@@ -298,6 +300,7 @@ mod tests {
             pod: &pod,
             requests: &requests,
             allocated: &allocated,
+            busy: &BTreeSet::from(["fast-busy".parse().unwrap()]),
             ledger: &view.ledger,
         };
         let choices = choose(view, &claim).map_err(|error| error.to_string())?;
@@ -315,18 +318,16 @@ mod tests {
             (
                 "default",
                 "[{name: team0}]",
-                Err("device team0: its pool example.com/team gives nothing to annotations in the namespace default: \
+                Err("device team0: pool example.com/team is not available to annotations in namespace default: \
                      choose another device"),
             ),
             (
                 "a",
                 "[{name: kubelet0}]",
-                Err(
-                    "device kubelet0: its pool example.com/kubelet gives nothing to annotations: ask for the resource, \
-                     or choose another device",
-                ),
+                Err("device kubelet0: pool example.com/kubelet is not available to annotations: request the resource \
+                     or choose another device"),
             ),
-            ("a", "[{name: other0}]", Err("device other0: no pool of the node selects it: choose another device")),
+            ("a", "[{name: other0}]", Err("device other0: no pool of this node selects it: choose another device")),
             (
                 "a",
                 "[{name: fast-given}]",
@@ -340,12 +341,12 @@ mod tests {
                      another device"),
             ),
             ("a", "[{name: none0}]", Err("device none0: no such interface is on the node: choose another device")),
-            ("a", "[{pool: slow}]", Err("pool: no pool of this node is called slow")),
+            ("a", "[{pool: slow}]", Err("pool: this node has no pool slow")),
             (
                 "a",
                 "[{pool: kubelet}]",
                 Err(
-                    "the pool example.com/kubelet gives nothing to annotations: ask for the resource, or choose another \
+                    "pool example.com/kubelet is not available to annotations: request the resource or choose another \
                      pool",
                 ),
             ),
@@ -360,21 +361,21 @@ mod tests {
 
     #[test]
     fn any_device_of_a_pool_is_a_healthy_one_that_nobody_has_and_no_request_names() {
-        let view = view(&["fast-down", "fast-given", "fast1", "fast2"], Vec::new());
+        let view = view(&["fast-busy", "fast-down", "fast-given", "fast1", "fast2"], Vec::new());
         let ask = |annotation| ask(&view, "a", annotation);
         assert_eq!(ask("[{pool: fast}]").unwrap(), ["fast1"]);
         assert_eq!(ask("[{pool: example.com/fast}, {name: fast1}]").unwrap(), ["fast2", "fast1"]);
         assert_eq!(ask("[{pool: fast}, {pool: fast}, {pool: fast}]").unwrap(), ["fast1", "fast2", "fast-down"]);
         assert_eq!(
             ask("[{pool: fast}, {pool: fast}, {pool: fast}, {pool: fast}]").unwrap_err(),
-            "no device of the pool example.com/fast is free: delete a pod that has one or choose another pool"
+            "no device of pool example.com/fast is free: delete a pod that has one or choose another pool"
         );
     }
 
     #[test]
     fn a_link_without_carrier_is_not_any_device_of_a_pool_that_wants_one() {
         let view = view(&["carrier0"], Vec::new());
-        assert!(ask(&view, "a", "[{pool: carrier}]").unwrap_err().starts_with("no device of the pool"));
+        assert!(ask(&view, "a", "[{pool: carrier}]").unwrap_err().starts_with("no device of pool"));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub mod selector;
 pub mod snapshot;
 pub mod state;
 pub mod sysctl;
+#[cfg(feature = "selection")]
+mod yaml;
 
 #[cfg(feature = "selection")]
 pub use annotation::{DeviceRequest, PoolName, Wanted};

@@ -8,6 +8,7 @@ use crate::{
     link::Link,
     resource::ResourceName,
     selector::{Pattern, Selector},
+    yaml::{self, Limits, YamlError, YamlProblem},
 };
 
 /// When the kubelet hears that a device on the host is healthy. An attached device always is.
@@ -149,6 +150,14 @@ pub enum ConfigurationError {
     /// More text than any configuration needs.
     #[error("the configuration has {0} bytes: more than {MAX_CONFIGURATION} are not read")]
     TooLarge(usize),
+    /// It is nested too deeply, or its aliases make too much of it.
+    #[error("the configuration has too many values, or is nested too deeply, at line {line} column {column}")]
+    Unfolds {
+        /// Counted from 1.
+        line: u64,
+        /// Counted from 1.
+        column: u64,
+    },
 }
 
 /// The file beside the records that has the configuration by which the agent works, in the form of `-config`: the agent
@@ -157,6 +166,9 @@ pub const EFFECTIVE_CONFIGURATION: &str = "config.yaml";
 
 /// Longest configuration in bytes.
 pub const MAX_CONFIGURATION: usize = 1 << 20;
+
+/// What a configuration may unfold to.
+const UNFOLDED: Limits = Limits { nodes: 1 << 16, scalar_bytes: MAX_CONFIGURATION };
 
 /// A character as a YAML string in double quotes has it: a JSON string is not always one, since YAML takes no DEL and no
 /// C1 control character as it is (YAML 1.2.2, 5.1).
@@ -199,17 +211,15 @@ impl Pools {
     /// # Errors
     ///
     /// What is wrong and, where the text itself is, in which line.
-    pub fn from_yaml(yaml: &str) -> Result<Self, ConfigurationError> {
-        if yaml.len() > MAX_CONFIGURATION {
-            return Err(ConfigurationError::TooLarge(yaml.len()));
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigurationError> {
+        if text.len() > MAX_CONFIGURATION {
+            return Err(ConfigurationError::TooLarge(text.len()));
         }
-        let yaml_error = |error: serde_saphyr::Error| {
-            // the first line has reason and place; the lines after it draw the text around the place
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default();
-            ConfigurationError::Yaml(first.strip_prefix("error: ").unwrap_or(first).to_owned())
+        let yaml_error = |error: YamlError| match error.problem {
+            YamlProblem::Invalid(reason) => ConfigurationError::Yaml(reason),
+            YamlProblem::TooLarge => ConfigurationError::Unfolds { line: error.line, column: error.column },
         };
-        let Configuration { pools } = serde_saphyr::from_str(yaml).map_err(yaml_error)?;
+        let Configuration { pools } = yaml::read(text, UNFOLDED).map_err(yaml_error)?;
         for (at, pool) in pools.iter().enumerate() {
             for earlier in &pools[..at] {
                 if earlier.resource == pool.resource {

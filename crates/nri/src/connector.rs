@@ -86,7 +86,8 @@ impl<P: Plugin> Sessions<P> {
                 Ok(socket) => self.run(socket, Opening::Synchronized).await,
                 Err(source) => End::Failed(Error::ConnectFailed { path: path.to_owned(), source }),
             };
-            if began.elapsed() >= STABLE {
+            // one that never came so far, however long it took, is the same failure again
+            if began.elapsed() >= STABLE && self.state.borrow().runtime().is_some() {
                 backoff.reset();
                 told = None;
             }

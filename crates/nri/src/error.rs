@@ -6,13 +6,13 @@ use std::{ffi::OsString, fmt::Write as _, io, path::PathBuf, time::Duration};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A runtime would not take this name.
-    #[error("'{0}' is no name for an NRI plugin: it takes letters, digits, '_', '.', '+' and '-'")]
+    #[error("invalid name '{0}' of an NRI plugin: letters, digits, '_', '.', '+' and '-' are allowed")]
     InvalidName(String),
     /// A runtime would not take this index.
-    #[error("'{0}' is no index for an NRI plugin: it takes two digits, such as 10")]
+    #[error("invalid index '{0}' of an NRI plugin: two digits are needed, such as 10")]
     InvalidIndex(String),
     /// The environment names a socket that is none.
-    #[error("NRI_PLUGIN_SOCKET={} is no open socket", .number.display())]
+    #[error("NRI_PLUGIN_SOCKET={} is not an open socket", .number.display())]
     AdoptFailed {
         /// What the environment says.
         number: OsString,
@@ -33,6 +33,12 @@ pub enum Error {
     /// The runtime said nothing.
     #[error("the runtime did not answer the registration within {0:?}")]
     RegisterTimedOut(Duration),
+    /// The runtime took the plugin, and then said nothing.
+    #[error("the runtime did not configure the plugin within {0:?}")]
+    NotConfigured(Duration),
+    /// The runtime configured the plugin, and then said nothing.
+    #[error("the runtime did not list its pods within {0:?}")]
+    NotSynchronized(Duration),
     /// The runtime closed the connection, or ended.
     #[error("the runtime closed the connection")]
     Closed,
@@ -46,7 +52,7 @@ pub enum Error {
     #[error("the runtime sent a frame of {0} bytes: the connection is out of step")]
     FrameTooLong(u32),
     /// A part of the plugin panicked.
-    #[error("a task of the NRI plugin broke")]
+    #[error("a task of the NRI plugin failed")]
     TaskFailed(#[from] tokio::task::JoinError),
 }
 

@@ -14,8 +14,8 @@ use crate::pod::{Container, PodSandbox};
 /// disconnects, not at shutdown. So requests for one sandbox can overlap: a runtime that gave up waiting for
 /// [`run_pod_sandbox`](Self::run_pod_sandbox) sends [`stop_pod_sandbox`](Self::stop_pod_sandbox) while it still works.
 ///
-/// A handler that is not done at its `deadline` must put back what it did and return an error. A little later the
-/// runtime is told DEADLINE_EXCEEDED in any case, and what the handler returns then is only logged.
+/// A handler must return by its `deadline`; work that takes longer goes on elsewhere. A little later the runtime is told
+/// DEADLINE_EXCEEDED in any case, and what the handler returns then is only logged.
 pub trait Plugin: Send + Sync + 'static {
     /// A runtime has connected and introduced itself; nothing of it comes earlier. Must not block.
     fn configure(&self, runtime: Runtime);

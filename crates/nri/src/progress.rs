@@ -1,6 +1,6 @@
 //! How far a connection has come. Its steps have no order: Configure can come before the answer of RegisterPlugin.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -20,7 +20,7 @@ pub(crate) enum Opening {
 #[derive(Debug)]
 pub(crate) struct Progress {
     opening: Opening,
-    steps: Mutex<Steps>,
+    steps: watch::Sender<Steps>,
     state: watch::Sender<State>,
 }
 
@@ -31,38 +31,52 @@ struct Steps {
     runtime: Option<Arc<Runtime>>,
 }
 
+/// What a runtime does after it has taken a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Configure,
+    Synchronize,
+}
+
 impl Progress {
     /// A connection has begun.
     pub(crate) fn new(opening: Opening, state: watch::Sender<State>) -> Self {
         state.send_replace(State::Registering);
-        Self { opening, steps: Mutex::default(), state }
+        Self { opening, steps: watch::Sender::default(), state }
     }
 
     pub(crate) fn registered(&self) {
-        let mut steps = self.steps();
-        steps.is_registered = true;
-        self.tell(&steps);
+        self.change(|steps| steps.is_registered = true);
     }
 
     pub(crate) fn configured(&self, runtime: Runtime) {
-        let mut steps = self.steps();
-        steps.runtime = Some(Arc::new(runtime));
-        self.tell(&steps);
+        self.change(|steps| steps.runtime = Some(Arc::new(runtime)));
     }
 
     pub(crate) fn synchronized(&self) {
-        let mut steps = self.steps();
-        steps.is_synchronized = true;
-        self.tell(&steps);
+        self.change(|steps| steps.is_synchronized = true);
     }
 
     /// Whether the plugin was told of the runtime.
     pub(crate) fn is_configured(&self) -> bool {
-        self.steps().runtime.is_some()
+        self.steps.borrow().runtime.is_some()
     }
 
-    fn steps(&self) -> MutexGuard<'_, Steps> {
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the runtime has done that; returns at once for a step that this runtime may leave out.
+    pub(crate) async fn wait_for(&self, step: Step) {
+        let is_done = |steps: &Steps| match step {
+            Step::Configure => steps.runtime.is_some(),
+            Step::Synchronize => steps.is_synchronized || self.opening == Opening::Configured,
+        };
+        // the sender lives as long as this
+        let _ = self.steps.subscribe().wait_for(is_done).await;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Steps)) {
+        self.steps.send_modify(|steps| {
+            change(steps);
+            self.tell(steps);
+        });
     }
 
     fn tell(&self, steps: &Steps) {

@@ -18,7 +18,7 @@ use crate::{
     identity::{PluginIndex, PluginName},
     mux::{self, Connection},
     plugin::Plugin,
-    progress::{Opening, Progress},
+    progress::{Opening, Progress, Step},
     service::Service,
     state::State,
     synchronize::Synchronizer,
@@ -29,7 +29,11 @@ use crate::{
 const NRI_VERSION: &str = "v0.12.5";
 
 /// How long a runtime may take to answer the registration. It takes one plugin after another, and waits 5 s for each.
-const REGISTER: Duration = Duration::from_secs(30);
+const REGISTER: Duration = Duration::from_secs(10);
+/// How long it may then take to introduce itself. It does so at once.
+const CONFIGURE: Duration = Duration::from_secs(10);
+/// How long it may then take to tell of its Pods. containerd waits until no Pod is being started.
+const SYNCHRONIZE: Duration = Duration::from_secs(60);
 
 /// What all connections of a plugin have in common.
 #[derive(Debug)]
@@ -79,7 +83,7 @@ impl<P: Plugin> Sessions<P> {
         end
     }
 
-    /// Registers, and returns only if that failed.
+    /// Registers and waits until the runtime has done its part; returns only if that failed.
     async fn register(&self, runtime: &Caller, progress: &Progress) -> Error {
         let request = RegisterPluginRequest {
             plugin_name: self.name.to_string(),
@@ -90,6 +94,12 @@ impl<P: Plugin> Sessions<P> {
         match runtime.call(method, request.encode_to_vec(), REGISTER).await {
             Ok(_) => {
                 progress.registered();
+                if timeout(CONFIGURE, progress.wait_for(Step::Configure)).await.is_err() {
+                    return Error::NotConfigured(CONFIGURE);
+                }
+                if timeout(SYNCHRONIZE, progress.wait_for(Step::Synchronize)).await.is_err() {
+                    return Error::NotSynchronized(SYNCHRONIZE);
+                }
                 std::future::pending().await
             }
             Err(CallError::Refused(status)) => Error::RegisterRefused(status.message),

@@ -150,7 +150,7 @@ fn a_typing_error_is_one_short_line_that_names_the_field_and_repeats_nothing() {
     let device = node.add_device("typo0");
     let agent = offering(&node, "typo0");
     node.apply(&annotated("typo", "[{name: typo0, adress: my-secret-words}]", SLEEP));
-    let line = wait_for_reason(&node, "typo", "device 1 of the list: the field \"adress\" is unknown");
+    let line = wait_for_reason(&node, "typo", "device 1 of the list: unknown field \"adress\"");
     assert!(line.len() < 1000, "{line}");
     assert!(line.contains(&format!("annotation {ANNOTATION}: ")), "{line}");
     assert!(!events(&node, "typo").contains("secret"), "{line}");

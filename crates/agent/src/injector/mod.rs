@@ -3,11 +3,15 @@
 //! A plugin of the runtime (NRI). A Pod that asks for a device never runs without it: what could not be done when its
 //! sandbox was made is done when a container is, or that container is refused. Selection, exclusion, records and moves
 //! are those of the device plugin, so no device is given by both ways at a time.
+//!
+//! A request is answered by its deadline, and the work that it began goes on: a sandbox whose devices take longer is
+//! let go, and its first container waits for them. So the number of devices does not depend on the runtime's patience.
 
 mod gate;
 mod known;
 mod sandbox;
 mod stage;
+mod work;
 
 use std::{
     path::PathBuf,
@@ -16,13 +20,15 @@ use std::{
 };
 
 use link::Records;
-use netdevice::{DeviceRequest, InterfaceName, View, annotation, choice::Allocated, record::Pod};
+use netdevice::{InterfaceName, View, annotation, choice::Allocated, record::Pod};
 use nri::{Container, Plugin, PodSandbox, Refusal, Runtime};
 use tokio::{
-    sync::{mpsc, watch},
+    runtime::Handle,
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::spawn_blocking,
-    time::{sleep, timeout_at},
+    time::{sleep, timeout, timeout_at},
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -30,15 +36,18 @@ use crate::{
     metrics::Metrics,
 };
 use known::{Connection, Known};
-use sandbox::{Order, Released, Site, pod};
-use stage::Stage;
+use sandbox::{Order, Provided, Released, Site, pod};
+use stage::{Peer, Stage};
+use work::{Sandboxes, Waited, Work};
 
-/// How long a Pod that was there before us may take, or the devices of one that is gone: nobody waits for an answer.
+/// How long the devices of one sandbox may take in all, whoever waits for them.
 const UNHURRIED: Duration = Duration::from_secs(30);
 /// How long after a connection a sandbox that the runtime did not name may still turn out to be one that is being made.
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long the kubelet has to say which devices it gave away.
 const KUBELET: Duration = Duration::from_millis(500);
+/// How many sandboxes of a runtime's list are worked on at a time. Requests do not wait for them.
+const LISTED_AT_A_TIME: usize = 4;
 
 /// What an injector works with.
 pub(crate) struct Config {
@@ -56,77 +65,155 @@ pub(crate) struct Config {
     pub(crate) texts: watch::Sender<Option<String>>,
 }
 
-/// The plugin.
-pub(crate) struct Injector {
+/// The plugin. Its requests are answered in time; the work that they begin goes on until it is done.
+pub(crate) struct Injector(Arc<Inner>);
+
+struct Inner {
     config: Config,
     site: Site,
-    stage: Mutex<Stage>,
+    peer: Mutex<Peer>,
     known: Mutex<Known>,
+    sandboxes: Sandboxes,
+    listed: Semaphore,
+    /// Work that goes on whatever became of the request.
+    jobs: TaskTracker,
+}
+
+/// Why a sandbox is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// The runtime asks.
+    Request,
+    /// It is in the runtime's list. It may have ended.
+    List,
 }
 
 impl Injector {
     pub(crate) fn new(config: Config) -> Self {
         let site = Site { records: config.records.clone(), views: config.views.clone() };
-        Self { config, site, stage: Mutex::default(), known: Mutex::default() }
+        Self(Arc::new(Inner {
+            config,
+            site,
+            peer: Mutex::default(),
+            known: Mutex::default(),
+            sandboxes: Sandboxes::default(),
+            listed: Semaphore::new(LISTED_AT_A_TIME),
+            jobs: TaskTracker::new(),
+        }))
     }
 
+    /// Until `shutdown`, keeps no namespace of a sandbox without devices. Then waits for the work that was begun.
+    pub(crate) fn keep(&self, shutdown: CancellationToken) -> impl Future<Output = ()> + use<> {
+        let inner = self.0.clone();
+        async move {
+            let mut views = inner.config.views.clone();
+            while let Some(Ok(())) = shutdown.run_until_cancelled(views.changed()).await {
+                let view = views.borrow_and_update().clone();
+                view.iter().for_each(|view| inner.sandboxes.forget_ended(&view.ledger));
+            }
+            inner.jobs.close();
+            inner.jobs.wait().await;
+        }
+    }
+}
+
+impl Inner {
     fn known<T>(&self, work: impl FnOnce(&mut Known) -> T) -> T {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn stage(&self) -> Stage {
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    fn peer(&self) -> Peer {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes sure that a sandbox has the devices that its Pod asks for. Costs nothing for one that asks for none.
-    async fn provide(&self, sandbox: PodSandbox, deadline: Instant) -> Result<(), Refusal> {
-        let requests = match requests(&sandbox) {
-            Ok(requests) if requests.is_empty() => return Ok(()),
-            Ok(requests) => requests,
-            Err(refusal) => return self.refuse(pod(&sandbox), &refusal),
+    /// Makes sure that a sandbox has the devices that its Pod asks for, and waits for that until the deadline. Costs nothing
+    /// for one that asks for none.
+    async fn provide(self: &Arc<Self>, sandbox: PodSandbox, deadline: Instant, reason: Reason) -> Waited {
+        let Some(annotation) = annotation(&sandbox) else { return Waited::Done(Ok(())) };
+        let work = self.sandboxes.of(&sandbox.id);
+        if work.begin() {
+            let (inner, work) = (self.clone(), work.clone());
+            self.jobs.spawn(async move { inner.work(sandbox, annotation, &work, reason).await });
+        }
+        work.wait_until(deadline).await
+    }
+
+    /// The work on one sandbox, from its annotation to its last device.
+    async fn work(self: &Arc<Self>, sandbox: PodSandbox, annotation: Annotation, work: &Arc<Work>, reason: Reason) {
+        let (id, owner) = (sandbox.id.clone(), pod(&sandbox));
+        let (inner, runtime) = (self.clone(), Handle::current());
+        let order = Order {
+            sandbox,
+            annotation,
+            reason,
+            none_is_host_network: self.peer().none_is_host_network,
+            limit: Instant::now() + UNHURRIED,
+            work: work.clone(),
+            allocated: Box::new(move || runtime.block_on(inner.allocated())),
         };
-        let owner = pod(&sandbox);
-        let provided = async {
-            let allocated = self.allocated(deadline).await?;
-            let (site, order) = (self.site.clone(), Order { sandbox, requests, allocated, deadline });
-            let done = spawn_blocking(move || site.provide(&order).map_err(Refusal::new)).await;
-            done.map_err(Refusal::new)?
-        };
-        match provided.await {
-            Ok(count) => {
-                self.config.metrics.count_injected(count);
-                Ok(())
-            }
-            Err(refusal) => self.refuse(owner, &refusal),
+        let site = self.site.clone();
+        let provided = spawn_blocking(move || site.provide(&order).map_err(Refusal::new)).await;
+        let provided = provided.map_err(Refusal::new).flatten();
+        match &provided {
+            Ok(Provided::All(count)) => self.config.metrics.count_injected(*count),
+            Ok(Provided::Nothing) => {}
+            Err(refusal) => self.tell_refused(owner, refusal),
+        }
+        let has_devices = matches!(provided, Ok(Provided::All(_)));
+        work.end(provided.map(drop).map_err(|refusal| told(&refusal)));
+        if !has_devices {
+            self.sandboxes.forget(&id, work);
         }
     }
 
-    fn refuse(&self, pod: Pod, refusal: &Refusal) -> Result<(), Refusal> {
+    fn tell_refused(&self, pod: Pod, refusal: &Refusal) {
         self.config.metrics.count_injection_failure();
-        warn!(pod = format!("{}/{}", pod.namespace, pod.name), "does not get its devices: {refusal}");
-        let told = Refusal::new(format_args!("netdevice: {refusal}"));
-        self.config.events.tell(Happening::InjectionRefused { pod, reason: told.to_string() });
-        Err(told)
+        warn!(pod = format!("{}/{}", pod.namespace, pod.name), "refused its devices: {refusal}");
+        self.config.events.tell(Happening::InjectionRefused { pod, reason: told(refusal).to_string() });
     }
 
     /// The devices that the kubelet gave to Pods.
-    async fn allocated(&self, deadline: Instant) -> Result<Allocated, Refusal> {
-        let pools = self.config.views.borrow().as_ref().map(|view| view.pools.clone()).unwrap_or_default();
-        let resources = pools.iter().map(|pool| pool.resource.clone()).collect();
-        let deadline = deadline.min(Instant::now() + KUBELET);
-        let asking = device_plugin::allocated(&self.config.pod_resources, &resources);
-        let unknown = "the kubelet does not say which devices it gave to pods";
-        match timeout_at(deadline.into(), asking).await {
+    async fn allocated(&self) -> Result<Allocated, Refusal> {
+        let unknown = "cannot ask the kubelet which devices it gave to pods";
+        match timeout(KUBELET, device_plugin::allocated(&self.config.pod_resources)).await {
             Ok(Ok(allocated)) => Ok(allocated),
             Ok(Err(error)) => Err(Refusal::new(format_args!("{unknown}: {error}"))),
-            Err(_) => Err(Refusal::new(format_args!("{unknown}: it takes too long"))),
+            Err(_) => Err(Refusal::new(format_args!("{unknown}: no answer within {KUBELET:?}"))),
         }
     }
 
-    /// Brings home what a sandbox has.
-    async fn release(&self, sandbox: &str, deadline: Instant) -> Result<(), Refusal> {
-        let (site, id) = (self.site.clone(), sandbox.to_owned());
-        let released = spawn_blocking(move || site.release(&id, deadline)).await;
+    /// Returns to the node what a sandbox has, and waits for that until the deadline.
+    async fn release(self: &Arc<Self>, sandbox: &str, deadline: Instant) -> Result<(), Refusal> {
+        let work = self.sandboxes.stop(sandbox);
+        if work.is_none() && !self.site.has_records() {
+            return Ok(());
+        }
+        let (told, result) = oneshot::channel();
+        let (inner, id) = (self.clone(), sandbox.to_owned());
+        self.jobs.spawn(async move {
+            let released = inner.release_all(&id, work.as_ref()).await;
+            if let Some(work) = work.filter(|_| released.is_ok()) {
+                inner.sandboxes.forget(&id, &work);
+            }
+            // nobody may wait for it any more
+            let _ = told.send(released);
+        });
+        match timeout_at(deadline.into(), result).await {
+            Ok(released) => released.map_err(Refusal::new)?,
+            Err(_) => {
+                info!(sandbox, "its devices are still being returned to the node");
+                Ok(())
+            }
+        }
+    }
+
+    async fn release_all(&self, sandbox: &str, work: Option<&Arc<Work>>) -> Result<(), Refusal> {
+        let (site, id, work) = (self.site.clone(), sandbox.to_owned(), work.cloned());
+        let released = spawn_blocking(move || {
+            let kept = work.and_then(|work| work.namespace());
+            site.release(&id, kept.as_deref(), Instant::now() + UNHURRIED)
+        });
+        let released = released.await;
         let released = released.map_err(Refusal::new)?.map_err(Refusal::new)?;
         let mut failed = None;
         for (device, pod, released) in released {
@@ -135,19 +222,19 @@ impl Injector {
                 Released::Home(None) => {
                     // nobody listens only while the agent ends
                     let _ = self.config.restored.send(device.to_name());
-                    info!(%device, sandbox, "brought home");
+                    info!(%device, sandbox, "returned to the node");
                 }
                 Released::Home(Some(name)) => {
-                    warn!(%device, sandbox, "brought home as {name}, for its name was taken");
+                    warn!(%device, sandbox, "returned to the node as {name}: its name was taken");
                     self.config.events.tell(Happening::Renamed { device, pod, name });
                 }
-                Released::Nothing => debug!(%device, sandbox, "is home already"),
+                Released::Nothing => debug!(%device, sandbox, "already returned to the node"),
                 Released::Lost => {
-                    warn!(%device, sandbox, "it is gone: a virtual link that was deleted in the pod");
+                    warn!(%device, sandbox, "lost: it was a virtual link, and it was deleted in the pod");
                     self.config.events.tell(Happening::Lost { device, pod });
                 }
                 Released::Failed(reason) => {
-                    warn!(%device, sandbox, "should come home and does not, it is tried again: {reason}");
+                    warn!(%device, sandbox, "not returned to the node yet, this is tried again: {reason}");
                     failed.get_or_insert_with(|| Refusal::new(format_args!("netdevice: device {device}: {reason}")));
                 }
             }
@@ -156,7 +243,7 @@ impl Injector {
     }
 
     /// Looks after sandboxes that ended while we were not connected, as the list of a connection tells.
-    async fn release_ended(&self, list: Connection) {
+    async fn release_ended(self: &Arc<Self>, list: Connection) {
         sleep(SETTLE).await;
         let site = self.site.clone();
         let holders = match spawn_blocking(move || site.holders()).await {
@@ -167,7 +254,7 @@ impl Injector {
         for sandbox in holders {
             if self.known(|known| known.has_ended(&sandbox, list)) {
                 // what goes wrong is told, and tried again by the repair
-                let _ = self.release(&sandbox, Instant::now() + UNHURRIED).await;
+                let _ = self.release(&sandbox, Instant::now()).await;
             }
         }
     }
@@ -175,71 +262,95 @@ impl Injector {
 
 impl Plugin for Injector {
     fn configure(&self, runtime: Runtime) {
-        let stage = Stage::of(&runtime.name, &runtime.version);
+        let peer = Peer::of(&runtime.name, &runtime.version);
         info!(
             runtime = runtime.name,
             version = runtime.version,
-            "connected: a pod that cannot have its devices is refused at its {stage}"
+            "connected: a pod that cannot have its devices is refused at its {}",
+            peer.stage
         );
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+        *self.0.peer.lock().unwrap_or_else(PoisonError::into_inner) = peer;
         if !runtime.config.trim().is_empty() {
-            self.config.texts.send_replace(Some(runtime.config));
+            self.0.config.texts.send_replace(Some(runtime.config));
         }
     }
 
     async fn synchronize(&self, pods: Vec<PodSandbox>, _: Vec<Container>) {
-        let list = self.known(|known| known.add_list(pods.iter().map(|pod| pod.id.clone())));
+        let list = self.0.known(|known| known.add_list(pods.iter().map(|pod| pod.id.clone())));
+        let jobs = TaskTracker::new();
         for pod in pods {
             // a Pod that started without us, or whose devices another runtime's end has left half way
-            let _ = self.provide(pod, Instant::now() + UNHURRIED).await;
+            let inner = self.0.clone();
+            jobs.spawn(async move {
+                let _permit = inner.listed.acquire().await;
+                inner.provide(pod, Instant::now() + UNHURRIED, Reason::List).await;
+            });
         }
-        self.release_ended(list).await;
+        jobs.close();
+        jobs.wait().await;
+        self.0.release_ended(list).await;
     }
 
     fn disconnected(&self) {
-        self.known(Known::end_connection);
+        self.0.known(Known::end_connection);
     }
 
     async fn run_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> Result<(), Refusal> {
-        self.known(|known| known.add(&pod.id));
-        let provided = self.provide(pod, deadline);
-        if self.stage() == Stage::Sandbox {
-            return provided.await;
+        self.0.known(|known| known.add(&pod.id));
+        let name = format!("{}/{}", pod.namespace, pod.name);
+        match self.0.provide(pod, deadline, Reason::Request).await {
+            Waited::Done(Err(refusal)) if self.0.peer().stage == Stage::Sandbox => Err(refusal),
+            // it is told again when a container is made
+            Waited::Done(_) => Ok(()),
+            Waited::Late => {
+                info!(pod = name, "its devices are still being attached: its first container waits for them");
+                Ok(())
+            }
         }
-        // An error is told again, and to the runtime, when a container is made. So is a delay: what is begun goes on.
-        if timeout_at(deadline.into(), provided).await.is_err() {
-            warn!("the devices of a sandbox are late: its first container waits for them");
-        }
-        Ok(())
     }
 
     async fn create_container(&self, pod: PodSandbox, _: Container, deadline: Instant) -> Result<(), Refusal> {
-        self.provide(pod, deadline).await
+        match self.0.provide(pod, deadline, Reason::Request).await {
+            Waited::Done(result) => result,
+            Waited::Late => {
+                Err(told(&Refusal::new("the pod's devices are still being attached: the container is tried again")))
+            }
+        }
     }
 
     async fn stop_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> Result<(), Refusal> {
-        self.release(&pod.id, deadline).await
+        self.0.release(&pod.id, deadline).await
     }
 
     async fn remove_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> Result<(), Refusal> {
-        self.known(|known| known.remove(&pod.id));
-        self.release(&pod.id, deadline).await
+        self.0.known(|known| known.remove(&pod.id));
+        self.0.release(&pod.id, deadline).await
     }
 }
 
-/// The devices that a Pod's annotation asks for.
-fn requests(pod: &PodSandbox) -> Result<Vec<DeviceRequest>, Refusal> {
-    let Some(selected) = annotation::select(|key| pod.annotations.get(key).map(String::as_str)) else {
-        return Ok(Vec::new());
-    };
+/// The annotation of a Pod, as the runtime told it.
+#[derive(Debug, Clone)]
+struct Annotation {
+    key: &'static str,
+    text: String,
+}
+
+/// The annotation that counts, if it can ask for anything. It is read on a thread of its own: its text is the Pod author's.
+fn annotation(pod: &PodSandbox) -> Option<Annotation> {
+    let selected = annotation::select(|key| pod.annotations.get(key).map(String::as_str))?;
     if !selected.others.is_empty() {
         info!(
             pod = format!("{}/{}", pod.namespace, pod.name),
-            "the annotation {} counts, and these do not: {}",
+            "annotation {} is used, these are ignored: {}",
             selected.key,
             selected.others.join(", ")
         );
     }
-    let refuse = |error| Refusal::new(format_args!("annotation {}: {error}", selected.key));
-    annotation::parse(selected.value).map_err(refuse)
+    let asks = !matches!(selected.value.trim(), "" | "[]" | "null" | "~");
+    asks.then(|| Annotation { key: selected.key, text: selected.value.to_owned() })
+}
+
+/// A refusal as users read it.
+fn told(refusal: &Refusal) -> Refusal {
+    Refusal::new(format_args!("netdevice: {refusal}"))
 }

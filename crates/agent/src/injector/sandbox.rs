@@ -3,49 +3,74 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::fs::MetadataExt,
-    path::PathBuf,
-    sync::Arc,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use link::{
-    AttachAllError, AttachRequest, Detached, Homecoming, Namespace, Records, RouteSocket, attach_all, detach_all,
+    AttachAllError, AttachRequest, Detached, Homecoming, Namespace, Records, Reserved, RouteSocket, attach_all,
+    detach_all,
 };
 use netdevice::{
     DeviceId, DeviceRequest, Holder, InterfaceName, View,
+    annotation::{self, AnnotationError},
     choice::{Allocated, Choice, ChoiceError, Claim, choose},
     record::Pod,
 };
-use nri::PodSandbox;
+use nri::{PodSandbox, Refusal};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::gate::Gate;
+use super::{
+    Annotation, Reason,
+    gate::{Gate, SandboxLock},
+    told,
+    work::Work,
+};
 
-/// How long a move home takes at most on a quiet node: the kernel waits for a grace period or two.
-const MOVE: Duration = Duration::from_millis(30);
-
-/// How long news of the kernel may take to come to us, and how often they are looked for.
+/// How long news of the kernel may take to come to us.
 const NEWS: Duration = Duration::from_millis(500);
+/// How long the first reading of the node's interfaces is waited for.
+const FIRST_READING: Duration = Duration::from_secs(5);
+/// How often somebody who waits looks again.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// The file system of namespaces (`include/uapi/linux/magic.h`).
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+
+/// One annotation is read at a time: what one takes is bounded, and so is what all together take.
+static READING: Mutex<()> = Mutex::new(());
 
 /// Why a sandbox does not get its devices.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProvideError {
+    #[error("annotation {key}: {error}")]
+    Annotation { key: &'static str, error: AnnotationError },
+    #[error("{0}")]
+    Kubelet(Refusal),
     #[error(transparent)]
     Choice(#[from] ChoiceError),
     #[error(transparent)]
     Attach(#[from] AttachAllError),
     #[error("{}", link::Error::HostNetwork)]
     HostNetwork,
+    #[error("the runtime names no network namespace of the pod")]
+    NoNamespace,
     #[error("cannot open the network namespace {path}: {source}")]
     Namespace { path: String, source: io::Error },
     #[error("the node's interfaces are not read yet: try again in a moment")]
     NotReady,
+    #[error("device {0}: it is being attached or detached: try again in a moment")]
+    DeviceBusy(DeviceId),
     #[error("another injector of this node did not finish in time: try again in a moment")]
     Busy,
+    #[error("the pod is being stopped")]
+    Stopped,
+    #[error("cannot lock the device: {0}")]
+    Lock(#[from] link::Error),
     #[error("cannot read the records of this node: {0}")]
     Records(#[from] io::Error),
 }
@@ -53,9 +78,31 @@ pub(super) enum ProvideError {
 /// A sandbox and what its annotation asks for.
 pub(super) struct Order {
     pub(super) sandbox: PodSandbox,
-    pub(super) requests: Vec<DeviceRequest>,
-    pub(super) allocated: Allocated,
-    pub(super) deadline: Instant,
+    pub(super) annotation: Annotation,
+    pub(super) reason: Reason,
+    /// Whether a sandbox without a network namespace is one on the node's own network, for this runtime.
+    pub(super) none_is_host_network: bool,
+    /// When it is given up.
+    pub(super) limit: Instant,
+    pub(super) work: Arc<Work>,
+    /// Which devices the kubelet gave to Pods. Blocks.
+    pub(super) allocated: Box<dyn Fn() -> Result<Allocated, Refusal> + Send + Sync>,
+}
+
+impl Order {
+    /// Whether no further device shall be begun.
+    fn is_over(&self) -> bool {
+        self.work.is_stopped() || Instant::now() >= self.limit
+    }
+}
+
+/// What a sandbox has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Provided {
+    /// It asks for nothing, or it has ended.
+    Nothing,
+    /// All that it asks for; how many devices are new to it.
+    All(usize),
 }
 
 /// Where devices are found and kept.
@@ -66,32 +113,43 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Gives a sandbox what it asks for; what it has already it keeps. How many devices are new to it.
-    pub(super) fn provide(&self, order: &Order) -> Result<usize, ProvideError> {
-        let namespace = open(&order.sandbox)?;
-        let _gate = Gate::pass(self.records.folder(), order.deadline)?.ok_or(ProvideError::Busy)?;
+    /// Gives a sandbox what it asks for; what it has already it keeps.
+    pub(super) fn provide(&self, order: &Order) -> Result<Provided, ProvideError> {
+        let namespace = match open(order) {
+            Err(error) if order.reason == Reason::List && error.is_gone() => {
+                debug!(sandbox = order.sandbox.id, "skipped, it has ended: {error}");
+                return Ok(Provided::Nothing);
+            }
+            opened => opened,
+        };
+        let requests = read(&order.annotation)?;
+        if requests.is_empty() {
+            return Ok(Provided::Nothing);
+        }
+        let namespace = namespace?;
+        let folder = self.records.folder();
+        let _lock = SandboxLock::take(folder, &order.sandbox.id, order.limit)?.ok_or(ProvideError::Busy)?;
         let (holder, pod) = holder(&order.sandbox);
-        let choices = self.choose(order, &holder, &pod)?;
+        let (choices, reserved) = self.reserve(order, &requests, &holder, &pod)?;
         let pid = order.sandbox.pid.and_then(|pid| first_process(pid, &namespace));
-        let request =
-            |(choice, request): (&'_ Choice, &'_ DeviceRequest)| (choice.clone(), request.configuration.clone());
-        let parts: Vec<_> = choices.iter().zip(&order.requests).map(request).collect();
+        let parts: Vec<_> = choices.iter().zip(&requests).collect();
         let requests: Vec<AttachRequest<'_>> = parts
             .iter()
-            .map(|(choice, configuration)| AttachRequest {
+            .map(|(choice, request)| AttachRequest {
                 device: &choice.device,
                 resource: Some(&choice.resource),
                 sandbox: &namespace,
                 paths: pid.map(|pid| format!("/proc/{pid}/ns/net")).into_iter().collect(),
                 holder: &holder,
                 pid,
-                configuration: Some(configuration),
+                configuration: Some(&request.configuration),
             })
             .collect();
-        // what is in when time is up must be home before the runtime gives up on us
-        let reserve = MOVE * u32::try_from(requests.len()).unwrap_or(u32::MAX);
-        let latest = order.deadline.checked_sub(reserve).unwrap_or(order.deadline);
-        let attached = attach_all(&self.records, &requests, Some(latest)).inspect_err(tell_stranded)?;
+        let failed = |device: &DeviceId, error: &link::Error| {
+            order.work.fail(told(&Refusal::new(format_args!("device {device}: {error}"))));
+        };
+        let attached = attach_all(&self.records, &requests, reserved, &|| order.is_over(), &failed);
+        let attached = attached.inspect_err(tell_stranded)?;
         for (request, attached) in requests.iter().zip(&attached).filter(|(_, attached)| !attached.was_there) {
             let left_out: Vec<String> = attached.skipped.iter().map(ToString::to_string).collect();
             if left_out.is_empty() {
@@ -100,38 +158,95 @@ impl Site {
                 info!(device = %request.device, %holder, "injected; left out: {}", left_out.join("; "));
             }
         }
-        Ok(attached.iter().filter(|attached| !attached.was_there).count())
+        Ok(Provided::All(attached.iter().filter(|attached| !attached.was_there).count()))
     }
 
-    /// Chooses by what is known. A link that the kernel has and that is not known yet is on its way to us: it has just been
-    /// made or came home.
-    fn choose(&self, order: &Order, holder: &Holder, pod: &Pod) -> Result<Vec<Choice>, ProvideError> {
-        let latest = order.deadline.min(Instant::now() + NEWS);
+    /// Chooses by what is known, one injector at a time, and reserves what is chosen, so that devices can move while others
+    /// choose. A link that the kernel has and that is not known yet is on its way to us: it has just been made or came home.
+    fn reserve(
+        &self,
+        order: &Order,
+        requests: &[DeviceRequest],
+        holder: &Holder,
+        pod: &Pod,
+    ) -> Result<(Vec<Choice>, Reserved), ProvideError> {
+        let began = Instant::now();
+        let (mut allocated, mut busy) = (None, BTreeSet::new());
+        let none = Allocated::new();
         loop {
-            let view = self.views.borrow().clone().ok_or(ProvideError::NotReady)?;
+            if order.work.is_stopped() {
+                return Err(ProvideError::Stopped);
+            }
+            let gate = Gate::pass(self.records.folder(), order.limit)?.ok_or(ProvideError::Busy)?;
+            let view = self.views.borrow().clone();
+            let Some(view) = view else {
+                drop(gate);
+                wait_or(ProvideError::NotReady, order.limit.min(began + FIRST_READING))?;
+                continue;
+            };
             let (ledger, _) = self.records.list()?;
-            let (requests, allocated) = (&order.requests, &order.allocated);
-            match choose(&view, &Claim { holder, pod, requests, allocated, ledger: &ledger }) {
-                Err(error) if error.missing().is_some_and(is_on_node) && Instant::now() < latest => sleep(LOOK),
-                chosen => return Ok(chosen?),
+            let claim = Claim {
+                holder,
+                pod,
+                requests,
+                allocated: allocated.as_ref().unwrap_or(&none),
+                busy: &busy,
+                ledger: &ledger,
+            };
+            let choices = match choose(&view, &claim) {
+                Ok(choices) => choices,
+                Err(error) if error.missing().is_some_and(is_on_node) => {
+                    drop(gate);
+                    wait_or(error.into(), order.limit.min(began + NEWS))?;
+                    continue;
+                }
+                Err(error @ ChoiceError::NoneFree(_)) if !busy.is_empty() => {
+                    drop(gate);
+                    busy.clear();
+                    wait_or(error.into(), order.limit)?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            // what the sandbox has already is nobody else's
+            let has_all = choices.iter().all(|choice| ledger.contains_key(&choice.device));
+            if !has_all && allocated.is_none() {
+                drop(gate);
+                allocated = Some((order.allocated)().map_err(ProvideError::Kubelet)?);
+                continue;
+            }
+            match Reserved::take(&self.records, choices.iter().map(|choice| &choice.device))? {
+                Ok(reserved) => return Ok((choices, reserved)),
+                Err(device) => {
+                    drop(gate);
+                    wait_or(ProvideError::DeviceBusy(device.clone()), order.limit)?;
+                    busy.insert(device);
+                }
             }
         }
     }
 
-    /// Brings home what a sandbox has.
-    pub(super) fn release(&self, sandbox: &str, deadline: Instant) -> io::Result<Vec<Return>> {
-        let (ledger, _) = self.records.list()?;
-        if !ledger.values().any(|record| record.holder.is_in_sandbox(sandbox)) {
-            return Ok(Vec::new());
+    /// Whether any device of the node is attached.
+    pub(super) fn has_records(&self) -> bool {
+        let is_record = |entry: io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| Path::new(&entry.file_name()).extension().is_some_and(|end| end == "json"))
+        };
+        match fs::read_dir(self.records.folder()) {
+            Ok(mut entries) => entries.any(is_record),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
-        // one who works on this sandbox is waited for; if he takes too long, each device still has its lock
-        let _gate = Gate::pass(self.records.folder(), deadline)?;
-        let devices = detach_all(&self.records, sandbox, None).map_err(io::Error::other)?;
+    }
+
+    /// Returns to the node what a sandbox has. `kept` is its namespace, as it was opened when it got its devices.
+    pub(super) fn release(&self, sandbox: &str, kept: Option<&Namespace>, limit: Instant) -> io::Result<Vec<Return>> {
+        // whoever works on this sandbox is waited for; if he takes too long, each device still has its lock
+        let _lock = SandboxLock::take(self.records.folder(), sandbox, limit)?;
+        let (ledger, _) = self.records.list()?;
         let with_pod = |(device, result)| {
             let pod = ledger.get(&device).and_then(|record| record.holder.pod.clone());
             (device, pod, Released::from(result))
         };
-        Ok(devices.map(with_pod).collect())
+        Ok(detach_all(&self.records, &ledger, sandbox, kept).map(with_pod).collect())
     }
 
     /// Sandboxes that have devices by an annotation.
@@ -140,6 +255,31 @@ impl Site {
         let of_sandboxes = ledger.into_values().filter(|record| record.holder.is_sandbox());
         Ok(of_sandboxes.map(|record| record.holder.container).collect())
     }
+}
+
+impl ProvideError {
+    /// Whether it says that the sandbox has no namespace any more.
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::NoNamespace => true,
+            Self::Namespace { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}
+
+/// Waits a moment, or returns the error when it is too late for that.
+fn wait_or(error: ProvideError, latest: Instant) -> Result<(), ProvideError> {
+    if Instant::now() >= latest {
+        return Err(error);
+    }
+    sleep(LOOK);
+    Ok(())
+}
+
+fn read(Annotation { key, text }: &Annotation) -> Result<Vec<DeviceRequest>, ProvideError> {
+    let _one_at_a_time = READING.lock().unwrap_or_else(PoisonError::into_inner);
+    annotation::parse(text).map_err(|error| ProvideError::Annotation { key, error })
 }
 
 /// A device, the Pod that had it, and how it came home.
@@ -176,7 +316,7 @@ impl From<Result<Detached, link::Error>> for Released {
             Ok(Detached::Done(Homecoming::Home { renamed, .. })) => Self::Home(renamed),
             Ok(Detached::NotAttached | Detached::TakenOver) => Self::Nothing,
             Ok(Detached::Done(Homecoming::Lost)) => Self::Lost,
-            Ok(Detached::Done(Homecoming::Away)) => Self::Failed("it is not on the node yet".into()),
+            Ok(Detached::Done(Homecoming::Away)) => Self::Failed("not on the node yet".into()),
             Err(error) => Self::Failed(error.to_string()),
         }
     }
@@ -184,8 +324,8 @@ impl From<Result<Detached, link::Error>> for Released {
 
 fn tell_stranded(error: &AttachAllError) {
     for (device, why) in &error.stranded {
-        let why = why.as_ref().map_or_else(|| "it is not on the node yet".to_owned(), ToString::to_string);
-        warn!(%device, "did not come home after a failure of the pod's other devices, it is tried again: {why}");
+        let why = why.as_ref().map_or_else(|| "not on the node yet".to_owned(), ToString::to_string);
+        warn!(%device, "not returned to the node after another device of the pod failed, this is tried again: {why}");
     }
 }
 
@@ -213,16 +353,42 @@ fn first_process(pid: u32, namespace: &Namespace) -> Option<i32> {
     (its_own == namespace.inode()).then(|| i32::try_from(pid).ok()).flatten()
 }
 
-/// Opens the network namespace of a sandbox: by its path, which may be another one in our mount namespace, or by the
-/// sandbox's first process.
-fn open(sandbox: &PodSandbox) -> Result<Namespace, ProvideError> {
-    let path = sandbox.network_namespace.as_ref().ok_or(ProvideError::HostNetwork)?;
-    let below_run = path.strip_prefix("/var/run/").map(|rest| format!("/run/{rest}"));
+/// The inode of the namespace that this process, and so the node, is in. Two that are open at a time differ in it.
+fn own_inode() -> Option<u64> {
+    Some(fs::metadata("/proc/self/ns/net").ok()?.ino())
+}
+
+/// The network namespace of a sandbox, opened once: by its path, which may be another one in our mount namespace, or by the
+/// sandbox's first process. What it is on CRI-O for a Pod on the node's network, too, is told by the namespace itself.
+fn open(order: &Order) -> Result<Arc<Namespace>, ProvideError> {
+    if let Some(kept) = order.work.namespace() {
+        return Ok(kept);
+    }
+    let sandbox = &order.sandbox;
     let of_process = sandbox.pid.map(|pid| format!("/proc/{pid}/ns/net"));
+    let Some(path) = sandbox.network_namespace.as_ref() else {
+        let inode = of_process.and_then(|path| Some(fs::metadata(path).ok()?.ino()));
+        let is_assumed = order.none_is_host_network && order.reason == Reason::Request;
+        let is_host = inode.map_or(is_assumed, |inode| Some(inode) == own_inode());
+        return Err(if is_host { ProvideError::HostNetwork } else { ProvideError::NoNamespace });
+    };
+    let below_run = path.strip_prefix("/var/run/").map(|rest| format!("/run/{rest}"));
     let mut tries = [Some(path.clone()), below_run, of_process].into_iter().flatten().map(PathBuf::from);
-    let first = tries.next().map_or_else(|| Err(io::ErrorKind::NotFound.into()), Namespace::open);
-    let opened = first.or_else(|error| tries.find_map(|path| Namespace::open(path).ok()).ok_or(error));
-    opened.map_err(|source| ProvideError::Namespace { path: path.clone(), source })
+    let first = tries.next().map_or_else(|| Err(io::ErrorKind::NotFound.into()), open_mounted);
+    let opened = first.or_else(|error| tries.find_map(|path| open_mounted(path).ok()).ok_or(error));
+    let namespace = opened.map_err(|source| ProvideError::Namespace { path: path.clone(), source })?;
+    if Some(namespace.inode()) == own_inode() {
+        return Err(ProvideError::HostNetwork);
+    }
+    Ok(order.work.keep(namespace))
+}
+
+/// Opens a namespace. The file under a mount that was taken away is none.
+fn open_mounted(path: PathBuf) -> io::Result<Namespace> {
+    let namespace = Namespace::open(path)?;
+    let file_system = rustix::fs::fstatfs(namespace.as_fd())?.f_type;
+    let is_namespace = u64::try_from(file_system) == Ok(NSFS_MAGIC);
+    is_namespace.then_some(namespace).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not a network namespace"))
 }
 
 #[cfg(test)]

@@ -13,6 +13,22 @@ pub(crate) enum Stage {
     Container,
 }
 
+/// What is different from runtime to runtime.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) stage: Stage,
+    /// containerd names no network namespace for a Pod on the node's own network. CRI-O names one, and may forget that of
+    /// another Pod.
+    pub(super) none_is_host_network: bool,
+}
+
+impl Peer {
+    /// A runtime by what it says of itself.
+    pub(super) fn of(runtime: &str, version: &str) -> Self {
+        Self { stage: Stage::of(runtime, version), none_is_host_network: runtime == "containerd" }
+    }
+}
+
 impl fmt::Display for Stage {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {

@@ -1,9 +1,6 @@
 //! Devices that a Pod asks for with a configuration: it is applied and proven, or everything is as before.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::fs;
 
 use link::{Detached, Diagnosis, Homecoming, Namespace, Records, Repair, RouteSocket};
 use netdevice::DeviceId;
@@ -299,34 +296,34 @@ fn when_the_third_device_fails_the_first_two_are_as_they_were() {
 }
 
 #[test]
-fn after_the_deadline_nothing_is_begun() {
+fn who_is_told_to_stop_begins_nothing() {
     on_host(|host| {
         wired(host, HOST);
         let before = host.settled();
         let sandbox = host.sandbox("web");
         let mut order = order(host, &sandbox, "dev0", &asked());
-        order.deadline = Some(Instant::now());
-        order.fails_with("device dev0: the time that the runtime gives for it is over");
+        order.is_stopped = true;
+        order.fails_with("device dev0: stopped: ");
         host.assert_same(&before);
+        assert_eq!(host.records(), Vec::<String>::new());
     });
 }
 
 #[test]
-fn who_is_at_work_on_a_device_is_waited_for_until_the_deadline_and_no_longer() {
+fn of_devices_that_another_actor_is_at_work_on_none_is_reserved() {
     on_host(|host| {
         wired(host, HOST);
         host.ip("link add dev1 type ifb");
         let before = host.settled();
         let sandbox = host.sandbox("web");
-        let mut order = Order::new(host, &sandbox, &json!([["dev0", {}], ["dev1", {}]]));
+        let order = Order::new(host, &sandbox, &json!([["dev0", {}], ["dev1", {}]]));
         let records = link::Records::new(host.state_dir());
         let other = records.lock(&"dev1".parse().unwrap()).unwrap();
-        order.deadline = Some(Instant::now() + Duration::from_millis(300));
-        order.fails_with("device dev1: the time that the runtime gives for it is over");
+        order.fails_with("another actor is at work on dev1");
+        assert!(records.try_lock(&"dev0".parse().unwrap()).unwrap().is_some(), "nothing is kept of it");
         host.assert_same(&before);
         assert_eq!(host.records(), Vec::<String>::new());
         drop(other);
-        order.deadline = Some(Instant::now() + Duration::from_secs(60));
         order.arrives();
         order.comes_home();
         host.assert_same(&before);
@@ -477,8 +474,9 @@ fn a_sandbox_whose_path_is_gone_gives_its_devices_back_through_a_descriptor() {
         let id = sandbox.id().to_owned();
         drop(sandbox);
         let records = Records::new(host.state_dir());
-        let results: Vec<_> =
-            link::detach_all(&records, &id, Some(&kept)).unwrap().map(|(_, result)| result.unwrap()).collect();
+        let (ledger, _) = records.list().unwrap();
+        let results = link::detach_all(&records, &ledger, &id, Some(&kept));
+        let results: Vec<_> = results.map(|(_, result)| result.unwrap()).collect();
         assert_eq!(results, [Detached::Done(Homecoming::Home { renamed: None, skipped: Vec::new() })]);
         host.assert_same(&before);
     });

@@ -40,7 +40,7 @@ impl Fields {
     /// What `read` makes of the text of a field, or the rule that it breaks.
     fn text<T>(&self, field: &'static str, read: fn(&str) -> Result<T, String>) -> Result<Option<T>, Problem> {
         let Some(value) = self.get(field) else { return Ok(None) };
-        let rule = || refused(field, "text is expected; a value that looks like a number needs quotes");
+        let rule = || refused(field, "must be a string: quote a value that looks like a number");
         let text = value.as_str().ok_or_else(rule)?;
         read(text).map(Some).map_err(|rule| refused(field, rule))
     }
@@ -48,7 +48,7 @@ impl Fields {
     fn number(&self, field: &'static str, range: std::ops::RangeInclusive<u32>) -> Result<Option<u32>, Problem> {
         let Some(value) = self.get(field) else { return Ok(None) };
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-        let rule = || refused(field, format!("a number from {} to {} is expected", range.start(), range.end()));
+        let rule = || refused(field, format!("must be a number from {} to {}", range.start(), range.end()));
         number.filter(|number| range.contains(number)).map(Some).ok_or_else(rule)
     }
 
@@ -56,7 +56,7 @@ impl Fields {
         match self.get(field) {
             None => Ok(false),
             Some(Value::Bool(value)) => Ok(*value),
-            Some(_) => Err(refused(field, "true or false is expected")),
+            Some(_) => Err(refused(field, "must be true or false")),
         }
     }
 
@@ -64,7 +64,7 @@ impl Fields {
         match self.get(field) {
             None => Ok(&[]),
             Some(Value::Array(list)) => Ok(list),
-            Some(_) => Err(refused(field, "a list is expected")),
+            Some(_) => Err(refused(field, "must be a list")),
         }
     }
 }
@@ -77,7 +77,7 @@ fn refused(field: &'static str, rule: impl Into<String>) -> Problem {
 pub(super) fn device(value: Value) -> Result<DeviceRequest, Problem> {
     let fields = Fields::new(value, &DEVICE_FIELDS)?;
     let name = fields.text("name", |text| sandbox_name(text).map(|name| name.as_interface_name().clone()))?;
-    let pool = fields.text("pool", |text| text.parse().map_err(|_| "it is no name of a pool".to_owned()))?;
+    let pool = fields.text("pool", |text| text.parse().map_err(|_| "invalid pool name".to_owned()))?;
     let device = match (name, pool) {
         (Some(name), None) => Wanted::Name(name),
         (None, Some(pool)) => Wanted::Pool(pool),
@@ -103,20 +103,20 @@ pub(super) fn device(value: Value) -> Result<DeviceRequest, Problem> {
 fn sandbox_name(text: &str) -> Result<SandboxInterfaceName, String> {
     let name = InterfaceName::try_from(text).and_then(SandboxInterfaceName::try_from);
     name.map_err(|error| match error {
-        InterfaceNameError::Empty => "it is empty".into(),
-        InterfaceNameError::TooLong(_, length) => format!("it has {length} bytes, and {MAX_NAME_LEN} are possible"),
-        InterfaceNameError::Dots(_) => "dots alone are no name of an interface".into(),
-        InterfaceNameError::Byte(_, byte) => format!("it has the byte 0x{byte:02x}, which the kernel refuses"),
-        InterfaceNameError::Reserved(_, reason) => format!("the name cannot be given: {reason}"),
+        InterfaceNameError::Empty => "empty name".into(),
+        InterfaceNameError::TooLong(_, length) => format!("too long: {length} bytes, the limit is {MAX_NAME_LEN}"),
+        InterfaceNameError::Dots(_) => "a name of dots only is not allowed".into(),
+        InterfaceNameError::Byte(_, byte) => format!("the byte 0x{byte:02x} is not allowed in an interface name"),
+        InterfaceNameError::Reserved(_, reason) => format!("this name is not allowed: {reason}"),
     })
 }
 
 fn hardware_address(text: &str) -> Result<HardwareAddress, String> {
-    let expected = || "six pairs of hex digits with colons between are expected".to_owned();
+    let expected = || "must be six pairs of hex digits separated by colons".to_owned();
     let address: HardwareAddress = text.parse().map_err(|_| expected())?;
     match address.as_bytes() {
-        [0, 0, 0, 0, 0, 0] => Err("all zeros are no address".into()),
-        [first, _, _, _, _, _] if first & 1 == 1 => Err("it is a multicast address".into()),
+        [0, 0, 0, 0, 0, 0] => Err("the all-zeros address is not allowed".into()),
+        [first, _, _, _, _, _] if first & 1 == 1 => Err("a multicast address is not allowed".into()),
         [_, _, _, _, _, _] => Ok(address),
         _ => Err(expected()),
     }
@@ -124,13 +124,13 @@ fn hardware_address(text: &str) -> Result<HardwareAddress, String> {
 
 fn prefix(text: &str) -> Result<IpPrefix, String> {
     text.parse().map_err(|error| match error {
-        IpPrefixError::Address(_) => "an IPv4 or IPv6 address is expected".to_owned(),
+        IpPrefixError::Address(_) => "must be an IPv4 or IPv6 address".to_owned(),
         error @ IpPrefixError::Length(_) => error.to_string(),
     })
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| "an IPv4 or IPv6 address is expected".to_owned())
+    text.parse().map_err(|_| "must be an IPv4 or IPv6 address".to_owned())
 }
 
 /// An address that an interface can have.
@@ -138,9 +138,9 @@ fn own(prefix: IpPrefix) -> Result<IpPrefix, String> {
     let address = prefix.address();
     let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
     if address.is_unspecified() || address.is_multicast() || address.is_loopback() || is_broadcast {
-        return Err("no interface of a pod can have this address".into());
+        return Err("an interface cannot have this address".into());
     }
-    if prefix.is_everything() { Err("the prefix length is 0".into()) } else { Ok(prefix) }
+    if prefix.is_everything() { Err("the prefix length must not be 0".into()) } else { Ok(prefix) }
 }
 
 /// `address` with `prefix`, and those of `addresses`.
@@ -148,22 +148,22 @@ fn addresses(fields: &Fields) -> Result<Vec<IpPrefix>, Problem> {
     let mut all = Vec::new();
     match (fields.text("address", address)?, fields.number("prefix", 1..=128)?) {
         (None, None) => {}
-        (None, Some(_)) => return Err(refused("prefix", "there is no address that it belongs to")),
+        (None, Some(_)) => return Err(refused("prefix", "set without address")),
         (Some(address), len) => {
             let whole = IpPrefix::host(address);
             let len = len.map_or(whole.prefix_len(), |len| u8::try_from(len).unwrap_or(u8::MAX));
             let both = IpPrefix::new(address, len)
-                .map_err(|_| refused("prefix", format!("a number from 1 to {} is expected", whole.prefix_len())))?;
+                .map_err(|_| refused("prefix", format!("must be a number from 1 to {}", whole.prefix_len())))?;
             all.push(own(both).map_err(|rule| refused("address", rule))?);
         }
     }
     for value in fields.list("addresses")? {
-        let text = value.as_str().ok_or_else(|| refused("addresses", "a list of texts is expected"))?;
+        let text = value.as_str().ok_or_else(|| refused("addresses", "must be a list of strings"))?;
         all.push(prefix(text).and_then(own).map_err(|rule| refused("addresses", rule))?);
     }
     for (at, prefix) in all.iter().enumerate() {
         if all[..at].iter().any(|earlier| earlier.address() == prefix.address()) {
-            return Err(refused("addresses", "the same address comes twice"));
+            return Err(refused("addresses", "the same address is listed twice"));
         }
     }
     Ok(all)
@@ -174,7 +174,7 @@ fn routes(fields: &Fields) -> Result<Vec<SandboxRoute>, Problem> {
     for (number, value) in (1..).zip(fields.list("routes")?) {
         let twice = |route: &SandboxRoute| {
             let is_same = |earlier: &SandboxRoute| (earlier.to, earlier.metric) == (route.to, route.metric);
-            routes.iter().any(is_same).then(|| refused("to", "the same route comes twice"))
+            routes.iter().any(is_same).then(|| refused("to", "the same route is listed twice"))
         };
         let route = route(value.clone()).and_then(|route| twice(&route).map_or(Ok(route), Err));
         routes.push(route.map_err(|problem| Problem::Route { number, problem: Box::new(problem) })?);
@@ -184,14 +184,14 @@ fn routes(fields: &Fields) -> Result<Vec<SandboxRoute>, Problem> {
 
 fn route(value: Value) -> Result<SandboxRoute, Problem> {
     let fields = Fields::new(value, &ROUTE_FIELDS)?;
-    let to = fields.text("to", destination)?.ok_or_else(|| refused("to", "it is missing"))?;
+    let to = fields.text("to", destination)?.ok_or_else(|| refused("to", "missing"))?;
     let via = fields.text("via", address)?;
     if let Some(via) = via {
         if via.is_ipv4() != to.address().is_ipv4() {
-            return Err(refused("via", "the gateway is of another address family than the destination"));
+            return Err(refused("via", "the gateway and the destination must be of one address family"));
         }
         if via.is_unspecified() || via.is_multicast() || via.is_loopback() {
-            return Err(refused("via", "no gateway can have this address"));
+            return Err(refused("via", "a gateway cannot have this address"));
         }
     }
     Ok(SandboxRoute { to, via, metric: fields.number("metric", 0..=u32::MAX)? })
@@ -200,10 +200,10 @@ fn route(value: Value) -> Result<SandboxRoute, Problem> {
 fn destination(text: &str) -> Result<IpPrefix, String> {
     let to = prefix(text)?;
     if to.is_everything() {
-        return Err("the pod's default route is never replaced: name the networks that are behind the device".into());
+        return Err("a default route is not allowed: list the networks behind the device".into());
     }
     if to.address().is_multicast() || !to.is_network() {
-        return Err("a network is expected: no bit is set behind the prefix, and it is no multicast address".into());
+        return Err("must be a network: no bits set after the prefix, and not multicast".into());
     }
     Ok(to)
 }

@@ -142,14 +142,29 @@ async fn attempts_go_on_for_ever_and_get_rare() {
     rig.stop().await;
 }
 
+/// What a runtime does before it falls silent, and what is then said of it.
 #[tokio::test(start_paused = true)]
-async fn a_registration_that_is_not_answered_is_given_up() {
-    let socket = Socket::new();
-    let (mut rig, listener) = (Rig::external(&socket.path()), socket.listen());
-    let mut peer = listener.accept().await.unwrap();
-    peer.registration().await.unwrap();
-    peer.ended().await;
-    let state = rig.until_state(|state| matches!(state, State::Disconnected(_))).await;
-    assert!(matches!(&state, State::Disconnected(reason) if reason.contains("did not answer")), "{state:?}");
-    rig.stop().await;
+async fn a_runtime_that_falls_silent_is_given_up_and_met_again() {
+    let table =
+        [(0, 10, "did not answer the registration"), (1, 10, "did not configure"), (2, 60, "did not list its pods")];
+    for (steps, seconds, words) in table {
+        let socket = Socket::new();
+        let (mut rig, listener) = (Rig::external(&socket.path()), socket.listen());
+        let mut peer = listener.accept().await.unwrap();
+        let registration = peer.registration().await.unwrap();
+        if steps > 0 {
+            peer.accept(&registration).await;
+        }
+        if steps > 1 {
+            peer.configure(runtime()).await.unwrap();
+        }
+        let began = Instant::now();
+        peer.ended().await;
+        assert_eq!(began.elapsed().as_secs(), seconds, "{words}");
+        let state = rig.until_state(|state| matches!(state, State::Disconnected(_))).await;
+        assert!(matches!(&state, State::Disconnected(reason) if reason.contains(words)), "{state:?}");
+        accept(&listener).await.start(runtime(), &[], &[]).await.unwrap();
+        rig.until_state(|state| state.runtime().is_some()).await;
+        rig.stop().await;
+    }
 }

@@ -5,7 +5,6 @@ use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Instant,
 };
 
 use link::{AttachRequest, Attached, Detached, Homecoming, Namespace, Records};
@@ -20,7 +19,7 @@ pub(crate) struct Order {
     pub(crate) path: PathBuf,
     holder: Holder,
     devices: Vec<(DeviceId, SandboxConfiguration)>,
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) is_stopped: bool,
 }
 
 impl Order {
@@ -39,7 +38,7 @@ impl Order {
             path: path.to_owned(),
             holder: Holder { container: id.into(), sandbox: Some(id.into()), pod: Some(pod) },
             devices: devices.as_array().unwrap().iter().map(device).collect(),
-            deadline: None,
+            is_stopped: false,
         }
     }
 
@@ -62,7 +61,10 @@ impl Order {
         };
         let requests: Vec<_> =
             self.devices.iter().map(|(device, configuration)| request((device, configuration))).collect();
-        let result = link::attach_all(records, &requests, self.deadline);
+        let reserved = link::Reserved::take(records, requests.iter().map(|request| request.device));
+        let reserved = reserved.map_err(|error| error.to_string())?;
+        let reserved = reserved.map_err(|device| format!("another actor is at work on {device}"))?;
+        let result = link::attach_all(records, &requests, reserved, &|| self.is_stopped, &|_, _| {});
         result.map_err(|error| {
             assert!(error.stranded.is_empty(), "{error}: {:?}", error.stranded);
             error.to_string()
@@ -72,7 +74,8 @@ impl Order {
     /// Brings home whatever the sandbox has, and tells what each device came to.
     pub(crate) fn detach(&self) -> Vec<(DeviceId, Result<Detached, String>)> {
         let records = Records::new(&self.state_dir);
-        let all = link::detach_all(&records, &self.holder.container, None).unwrap();
+        let (ledger, _) = records.list().unwrap();
+        let all = link::detach_all(&records, &ledger, &self.holder.container, None);
         all.map(|(device, result)| (device, result.map_err(|error| error.to_string()))).collect()
     }
 

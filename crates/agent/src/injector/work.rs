@@ -1,0 +1,225 @@
+//! Sandboxes that are being given devices or have some: what is being done for each, and the namespace that it was given
+//! them in. One sandbox's work holds up no other's.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use link::Namespace;
+use netdevice::Ledger;
+use nri::Refusal;
+use tokio::{sync::watch, time::timeout_at};
+
+/// How the work on a sandbox is going.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Progress {
+    /// Nothing was done yet.
+    #[default]
+    Idle,
+    /// Devices are being chosen and moved.
+    Busy,
+    /// It failed, and devices that were moved are on their way back.
+    Failing(Refusal),
+    /// How it ended.
+    Done(Result<(), Refusal>),
+}
+
+/// How far somebody who waited until his deadline came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// The work is done.
+    Done(Result<(), Refusal>),
+    /// It goes on.
+    Late,
+}
+
+/// One sandbox.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    progress: watch::Sender<Progress>,
+    /// Whether the sandbox is going away.
+    is_stopped: AtomicBool,
+    /// Whether somebody was told to come again, since the work took too long.
+    is_awaited: AtomicBool,
+    /// Whether the ledger had a device of the sandbox.
+    was_seen: AtomicBool,
+    namespace: Mutex<Option<Arc<Namespace>>>,
+}
+
+impl Work {
+    pub(super) fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
+    }
+
+    /// The namespace that the sandbox's devices are in, as it was opened first: its path may be gone by now.
+    pub(super) fn namespace(&self) -> Option<Arc<Namespace>> {
+        self.lock().clone()
+    }
+
+    pub(super) fn keep(&self, namespace: Namespace) -> Arc<Namespace> {
+        self.lock().get_or_insert_with(|| Arc::new(namespace)).clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Namespace>>> {
+        self.namespace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins, unless somebody is at work: then he is waited for. What was done while somebody waited for it in vain is his
+    /// now, and not begun again: else a busy node would never come to an end.
+    pub(super) fn begin(&self) -> bool {
+        let mut begun = false;
+        self.progress.send_if_modified(|progress| {
+            let is_awaited = self.is_awaited.swap(false, Ordering::AcqRel);
+            begun = match progress {
+                Progress::Busy | Progress::Failing(_) => false,
+                Progress::Done(Ok(())) => !is_awaited,
+                Progress::Idle | Progress::Done(Err(_)) => true,
+            };
+            if begun {
+                *progress = Progress::Busy;
+            }
+            begun
+        });
+        begun
+    }
+
+    pub(super) fn fail(&self, refusal: Refusal) {
+        self.progress.send_replace(Progress::Failing(refusal));
+    }
+
+    pub(super) fn end(&self, result: Result<(), Refusal>) {
+        self.progress.send_replace(Progress::Done(result));
+    }
+
+    /// Waits for the end of the work until the deadline. An error that is known by then is told, although devices are
+    /// still on their way back.
+    pub(super) async fn wait_until(&self, deadline: Instant) -> Waited {
+        let mut progress = self.progress.subscribe();
+        let is_done = |progress: &Progress| matches!(progress, Progress::Done(_));
+        // the sender lives as long as this
+        let _ = timeout_at(deadline.into(), progress.wait_for(is_done)).await;
+        let now = progress.borrow().clone();
+        match now {
+            Progress::Done(result) => Waited::Done(result),
+            Progress::Failing(refusal) => Waited::Done(Err(refusal)),
+            Progress::Busy | Progress::Idle => {
+                self.is_awaited.store(true, Ordering::Release);
+                Waited::Late
+            }
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        matches!(*self.progress.borrow(), Progress::Busy | Progress::Failing(_))
+    }
+}
+
+/// All sandboxes that have or get devices by an annotation.
+#[derive(Debug, Default)]
+pub(super) struct Sandboxes(Mutex<BTreeMap<String, Arc<Work>>>);
+
+impl Sandboxes {
+    fn map(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Work>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The work on a sandbox. Of one that was stopped and comes again, nothing is left.
+    pub(super) fn of(&self, sandbox: &str) -> Arc<Work> {
+        let mut map = self.map();
+        let work = map.entry(sandbox.to_owned()).or_default();
+        if work.is_stopped() {
+            *work = Arc::default();
+        }
+        work.clone()
+    }
+
+    /// Tells whoever works on a sandbox to stop. What is known of it is kept until it is forgotten.
+    pub(super) fn stop(&self, sandbox: &str) -> Option<Arc<Work>> {
+        let work = self.map().get(sandbox).cloned()?;
+        work.is_stopped.store(true, Ordering::Release);
+        Some(work)
+    }
+
+    /// Forgets a sandbox, unless it has come again since.
+    pub(super) fn forget(&self, sandbox: &str, work: &Arc<Work>) {
+        let mut map = self.map();
+        if map.get(sandbox).is_some_and(|now| Arc::ptr_eq(now, work)) {
+            map.remove(sandbox);
+        }
+    }
+
+    /// Forgets sandboxes that had devices and have none any more, whoever returned them: nothing keeps their namespaces.
+    pub(super) fn forget_ended(&self, ledger: &Ledger) {
+        self.map().retain(|sandbox, work| {
+            let has_some = ledger.values().any(|record| record.holder.is_in_sandbox(sandbox));
+            let had_some = work.was_seen.fetch_or(has_some, Ordering::AcqRel);
+            has_some || !had_some || work.is_busy()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        tokio::time::Instant::now().into_std() + Duration::from_secs(1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_while_the_work_goes_on_joins_it() {
+        let sandboxes = Sandboxes::default();
+        let work = sandboxes.of("a");
+        assert!(work.begin());
+        assert!(!sandboxes.of("a").begin());
+        assert!(sandboxes.of("b").begin(), "another sandbox's work is its own");
+        assert_eq!(work.wait_until(soon()).await, Waited::Late);
+        work.end(Ok(()));
+        assert_eq!(work.wait_until(soon()).await, Waited::Done(Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_waited_for_in_vain_is_not_done_again_when_he_comes_again() {
+        let work = Work::default();
+        assert!(work.begin());
+        assert_eq!(work.wait_until(soon()).await, Waited::Late);
+        work.end(Ok(()));
+        assert!(!work.begin());
+        assert_eq!(work.wait_until(soon()).await, Waited::Done(Ok(())));
+        assert!(work.begin(), "the next one looks again at what is");
+        assert_eq!(work.wait_until(soon()).await, Waited::Late);
+        work.end(Err(Refusal::new("no")));
+        assert!(work.begin(), "what failed is tried again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_told_before_everything_is_back() {
+        let work = Work::default();
+        assert!(work.begin());
+        work.fail(Refusal::new("taken"));
+        assert!(!work.begin());
+        assert_eq!(work.wait_until(soon()).await, Waited::Done(Err(Refusal::new("taken"))));
+    }
+
+    #[test]
+    fn a_sandbox_that_was_stopped_begins_anew() {
+        let sandboxes = Sandboxes::default();
+        let first = sandboxes.of("a");
+        assert!(first.begin());
+        assert!(sandboxes.stop("a").is_some_and(|work| work.is_stopped()));
+        assert!(sandboxes.stop("b").is_none());
+        let second = sandboxes.of("a");
+        assert!(!second.is_stopped() && second.begin());
+        sandboxes.forget("a", &first);
+        assert!(Arc::ptr_eq(&sandboxes.of("a"), &second), "it is the second one's");
+        sandboxes.forget("a", &second);
+        assert!(sandboxes.stop("a").is_none());
+    }
+}
