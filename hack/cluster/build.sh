@@ -5,7 +5,7 @@
 PROGRAMS=$CACHE/cluster
 
 compile() {
-  need_go
+  preflight go
   local modules=$HACK/cluster version flags=k8s.io/component-base/version
   version=$(version_in "$modules/go.mod" k8s.io/kubernetes)
   say "cluster: compile Kubernetes $version (about 5 minutes on 2 cores when Go's cache is empty, 1 when not)"
@@ -18,16 +18,31 @@ compile() {
 }
 
 compile_crictl() {
-  need_go
+  preflight go
   local modules=$HACK/cluster/crictl package=sigs.k8s.io/cri-tools version
   version=$(version_in "$modules/go.mod" $package)
   say "cluster: compile crictl $version (half a minute)"
   go_build "$modules" -ldflags "-s -w -X $package/pkg/version.Version=$version" -o "$CACHE/crictl/crictl" $package/cmd/crictl
 }
 
-build_crictl() { cached crictl "$(cat "$HACK"/cluster/crictl/go.* | sha256sum)" compile_crictl; }
+key_of_crictl() { modules_key "$HACK/cluster/crictl"; }
+key_of_cluster() { modules_key "$HACK/cluster"; }
+
+build_crictl() {
+  is_cached crictl "$(key_of_crictl)" || preflight go
+  cached crictl "$(key_of_crictl)" compile_crictl
+}
 
 build() {
+  is_cached cluster "$(key_of_cluster)" || preflight go
   build_crictl
-  cached cluster "$(cat "$HACK"/cluster/go.* | sha256sum)" compile
+  cached cluster "$(key_of_cluster)" compile
+}
+
+# what of it is not there, in seconds on 2 cores
+build_cost() {
+  local sum=0
+  is_cached crictl "$(key_of_crictl)" || sum=40
+  is_cached cluster "$(key_of_cluster)" || sum=$((sum + 420))
+  echo $sum
 }

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # containerd.sh - containerd's configuration and life in a node. Sourced by `node`.
+# shellcheck disable=SC2154  # containerd_bin is instance.sh's
 # Settings are containerd's defaults where a test could tell the difference; paths are all defaults.
 
 # one runtime handler, over the same shim
@@ -9,10 +10,11 @@ handler() { # NAME BINARY
   printf "[plugins.'%s'.containerd.runtimes.%s.options]\n  BinaryName = '%s'\n  SystemdCgroup = false\n" "$cri" "$1" "$2"
 }
 
-# version 2 of the file is for containerd 1.7, version 3 for 2.x; the same settings under other names
+# version 2 of the file is for containerd 1.x, version 3 for 2.x; the same settings under other names
 containerd_config() {
-  local cri cni
-  if [[ $CONTAINERD == trixie ]]; then
+  local cri cni version
+  version=$("$containerd_bin/containerd" --version)
+  if [[ $version =~ ^[^\ ]+\ [^\ ]+\ v?1\. ]]; then
     cri=io.containerd.grpc.v1.cri cni="bin_dir = '/opt/cni/bin'"
     printf "version = 2\n[plugins.'%s']\n  sandbox_image = '%s'\n" "$cri" "$PAUSE_IMAGE"
   else
@@ -36,10 +38,11 @@ containerd_config() {
 [debug]
   level = '${NETDEVICE_CONTAINERD_LOG:-info}'
 EOT
-  handler runc "$DEBIAN/usr/sbin/runc"
-  handler crun "$DEBIAN/usr/bin/crun"
-  handler runc14 "$RUNC14/usr/sbin/runc"
+  handler runc "$RUNC"
+  handler crun "$MACHINE/usr/bin/crun"
+  handler runc14 "$RUNC14/runc"
   handler runc15 "$NEWEST/runc"
+  handler crun-sid "$SID/usr/bin/crun"
 }
 
 containerd_start() {

@@ -1,17 +1,26 @@
 # shellcheck shell=bash
-# fetch.sh - the programs of a node: Debian packages unpacked below $CACHE, and the newest ones compiled by Go.
-# Sourced by `node`. Nothing is installed on the machine: apt has its own lists, `dpkg -x` unpacks.
+# fetch.sh - the programs of a node. Sourced by `node`. Nothing is installed on the machine.
+#
+# What is a Go module is compiled from a fixed version, which the go.mod and go.sum in a directory beside this file name:
+# the same node on every day and every machine. What is none (crun, busybox) is unpacked from Debian packages of this
+# machine's own release: apt has its own lists, `dpkg -x` unpacks. Where there is no Go, containerd, runc and the CNI
+# plugins are packages of that release too.
 
-DEBIAN=$CACHE/debian   # sid: containerd 2.1, runc 1.3, crun, CNI plugins, busybox, and the libc they were linked with
-TRIXIE=$CACHE/trixie   # containerd 1.7
-RUNC14=$CACHE/runc14   # runc 1.4, from experimental
-NEWEST=$CACHE/newest   # containerd 2.4 and runc 1.5, which newest/go.mod names
-PODMAN=$CACHE/podman   # podman and conmon of this machine's own release; they start the runtimes of $DEBIAN
-IMAGES=$CACHE/images   # pause and busybox, OCI tarballs
-TOOLS=$CACHE/tools     # programs that the rig needs and this machine lacks
-NODE_PACKAGES=(containerd runc crun containernetworking-plugins busybox-static patchelf)
-
-codename() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }
+CONTAINERD21=$CACHE/containerd-2.1     # containerd/go.mod: the default
+RUNC13=$CACHE/runc-1.3                 # runc/go.mod: the default
+RUNC14=$CACHE/runc-1.4                 # runc14/go.mod
+NEWEST=$CACHE/newest                   # newest/go.mod: containerd 2.4 and runc 1.5
+CNI=$CACHE/cni                         # cni/go.mod
+RELEASE=$(codename)
+MACHINE=$CACHE/machine-$RELEASE        # this machine's release: crun, busybox, patchelf, and their libc
+MACHINE_NODE=$CACHE/node-$RELEASE      # its containerd, runc and CNI plugins, where there is no Go
+PODMAN=$CACHE/podman-$RELEASE          # its podman and conmon
+TRIXIE=$CACHE/trixie                   # containerd 1.7, of Debian 13
+SID=$CACHE/sid                         # containerd, runc and crun of Debian unstable, as they are on that day
+IMAGES=$CACHE/test-images              # pause and busybox, OCI tarballs
+TOOLS=$CACHE/tools                     # programs that the rig needs and this machine lacks
+MACHINE_PACKAGES=(crun busybox-static patchelf)
+NODE_PACKAGES=(containerd runc containernetworking-plugins)
 
 # the mirror that this machine's own packages come from: the one that has CODENAME and CODENAME-updates, which a third
 # party's repository for the same release does not
@@ -47,30 +56,25 @@ open_apt() {
   quiet "$dir.log" apt-get "${apt[@]}" update
 }
 
-quiet() { # LOG COMMAND...: what it says is shown only when it fails
-  local log=$1
-  shift
-  "$@" >"$log" 2>&1 || { tail -n 20 "$log" >&2; die "failed: $*"; }
-}
-
 unpack() { # PREFIX FOLDER: every .deb of FOLDER
   local deb
   for deb in "$2"/*.deb; do dpkg -x "$deb" "$1"; done
 }
 
-# with_dependencies PART PACKAGE...: into $CACHE/PART, from $suite or sid, so that all of it fits together
+# with_dependencies SUITE PART PACKAGE...: into $CACHE/PART, so that all of it fits together
 with_dependencies() {
-  local part=$1 apt
-  shift
-  open_apt "$part" "${suite:-sid}"
-  say "fetch: $* and what they depend on"
+  local suite=$1 part=$2 apt
+  shift 2
+  open_apt "$part" "$suite"
+  say "fetch: $* of $suite and what they depend on"
   quiet "$CACHE/$part.apt.log" apt-get "${apt[@]}" install --download-only "$@"
   rm -rf "${CACHE:?}/$part"
   unpack "$CACHE/$part" "$CACHE/$part.apt/cache/archives"
+  merge_usr "$CACHE/$part"
   rm -rf "$CACHE/$part.apt" "$CACHE/$part.apt.log"
 }
 
-# only PART PACKAGE SUITE: one package alone; it runs on what sid brought
+# only PART PACKAGE SUITE: one package alone; it runs on the machine's own libraries
 only() {
   local apt
   open_apt "$1" "$3"
@@ -81,6 +85,17 @@ only() {
   rm -rf "$CACHE/$1.apt" "$CACHE/$1.apt.log"
 }
 
+# merge_usr ROOT: Debian 12's packages have programs and libraries in /bin, /lib and in /usr
+merge_usr() {
+  local folder
+  for folder in bin sbin lib lib64; do
+    mkdir -p "$1/usr/$folder"
+    [[ -L $1/$folder || ! -d $1/$folder ]] || cp -a "$1/$folder/." "$1/usr/$folder/"
+    rm -rf "${1:?}/$folder"
+    ln -s "usr/$folder" "$1/$folder"
+  done
+}
+
 # with_its_libc ROOT COMMAND...: runs a program of ROOT with ROOT's own dynamic linker and libraries
 with_its_libc() {
   local libs
@@ -89,31 +104,37 @@ with_its_libc() {
   "$(echo "$libs"/ld-linux-*.so.*)" --library-path "$libs" "$@"
 }
 
-# keep_libc PROGRAM: makes it find sid's libc beside it. Not by starting it through ld.so: runc starts itself again
-# as /proc/self/exe. RPATH, unlike RUNPATH, also serves the libraries' own needs.
+# keep_libc ROOT PROGRAM: makes it find the libraries that were unpacked with it. Not by starting it through ld.so: runc
+# starts itself again as /proc/self/exe. RPATH, unlike RUNPATH, also serves the libraries' own needs.
 keep_libc() {
   local libs
-  libs=$(echo "$DEBIAN"/usr/lib/*-linux-gnu)
-  with_its_libc "$DEBIAN" "$DEBIAN/usr/bin/patchelf" --set-interpreter "$(echo "$libs"/ld-linux-*.so.*)" \
-    --force-rpath --set-rpath "$libs" "$1"
-  "$1" --version >/dev/null || die "$1 does not run on this machine"
+  libs=$(echo "$1"/usr/lib/*-linux-gnu)
+  with_its_libc "$MACHINE" "$MACHINE/usr/bin/patchelf" --set-interpreter "$(echo "$libs"/ld-linux-*.so.*)" \
+    --force-rpath --set-rpath "$libs" "$2"
+  "$2" --version >/dev/null || die "$2 does not run on this machine"
 }
 
-fetch_debian() {
-  with_dependencies debian "${NODE_PACKAGES[@]}"
-  keep_libc "$DEBIAN/usr/sbin/runc"
-  keep_libc "$DEBIAN/usr/bin/crun"
-  "$DEBIAN/usr/bin/containerd" --version >/dev/null || keep_libc "$DEBIAN/usr/bin/containerd"
-  "$DEBIAN/usr/bin/containerd" --version | cut -d' ' -f1,3 >&2
-  "$DEBIAN/usr/sbin/runc" --version | head -n 1 >&2
-  "$DEBIAN/usr/bin/crun" --version | head -n 1 >&2
+fetch_machine() {
+  with_dependencies "$RELEASE" "machine-$RELEASE" "${MACHINE_PACKAGES[@]}"
+  keep_libc "$MACHINE" "$MACHINE/usr/bin/crun"
+  first_line "$MACHINE/usr/bin/crun" --version >&2
 }
 
-pack_images() {
-  local busybox=$DEBIAN/usr/bin/busybox
-  say "images: pause and busybox"
-  "$HACK/image" pack "$IMAGES/pause.tar" "$PAUSE_IMAGE" --entrypoint /busybox --entrypoint sleep --entrypoint 2147483647 "$busybox"
-  "$HACK/image" pack "$IMAGES/busybox.tar" "$BUSYBOX_IMAGE" --busybox "$busybox"
+fetch_machine_node() {
+  with_dependencies "$RELEASE" "node-$RELEASE" "${NODE_PACKAGES[@]}"
+  keep_libc "$MACHINE_NODE" "$MACHINE_NODE/usr/sbin/runc"
+  "$MACHINE_NODE/usr/bin/containerd" --version | cut -d' ' -f1,3 >&2
+  first_line "$MACHINE_NODE/usr/sbin/runc" --version >&2
+}
+
+fetch_sid() {
+  with_dependencies sid sid containerd runc crun
+  keep_libc "$SID" "$SID/usr/sbin/runc"
+  keep_libc "$SID" "$SID/usr/bin/crun"
+  "$SID/usr/bin/containerd" --version >/dev/null || keep_libc "$SID" "$SID/usr/bin/containerd"
+  "$SID/usr/bin/containerd" --version | cut -d' ' -f1,3 >&2
+  first_line "$SID/usr/sbin/runc" --version >&2
+  first_line "$SID/usr/bin/crun" --version >&2
 }
 
 fetch_trixie() {
@@ -121,70 +142,96 @@ fetch_trixie() {
   "$TRIXIE/usr/bin/containerd" --version | cut -d' ' -f1,3 >&2
 }
 
-fetch_runc14() {
-  only runc14 runc experimental
-  keep_libc "$RUNC14/usr/sbin/runc"
-  "$RUNC14/usr/sbin/runc" --version | head -n 1 >&2
+pack_images() {
+  local busybox=$MACHINE/usr/bin/busybox
+  say "images: pause and busybox"
+  "$HACK/image" pack "$IMAGES/pause.tar" "$PAUSE_IMAGE" --entrypoint /busybox --entrypoint sleep --entrypoint 2147483647 "$busybox"
+  "$HACK/image" pack "$IMAGES/busybox.tar" "$BUSYBOX_IMAGE" --busybox "$busybox"
 }
 
-# Of this machine's own release and on its libc: podman is no PIE, and patchelf breaks it. Other libraries go with it.
+# On the machine's libc: podman is no PIE, and patchelf breaks it. Other libraries go with it. Its configuration, which
+# names the node's runtimes, is written when a node starts.
 fetch_podman() {
-  local libs suite
-  suite=$(codename)
-  with_dependencies podman podman conmon
-  rm -f "$PODMAN"/{,usr/}lib/*-linux-gnu/{ld-linux,libc,libm,libpthread,libdl,librt,libresolv}[-.]*so*
-  libs=$(echo "$PODMAN"/{,usr/}lib/*-linux-gnu | tr ' ' :)
-  # what is not podman's default: paths of this rig, no daemon to log to or to ask for cgroups
-  cat > "$PODMAN/etc/containers/containers.conf" <<EOT
+  with_dependencies "$RELEASE" "podman-$RELEASE" podman conmon
+  rm -f "$PODMAN"/usr/lib/*-linux-gnu/{ld-linux,libc,libm,libpthread,libdl,librt,libresolv}[-.]*so*
+  mkdir -p "$PODMAN/start"
+  printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$(podman_libraries)" "$PODMAN/usr/bin/podman" > "$PODMAN/start/podman"
+  chmod +x "$PODMAN/start/podman"
+  "$PODMAN/start/podman" --version >&2
+}
+podman_libraries() { echo "$PODMAN"/usr/lib/*-linux-gnu; }
+
+# configure_podman DIRECTORY: what is not its default: paths of this rig, no daemon to log to or to ask for cgroups
+configure_podman() {
+  mkdir -p "$1"
+  cp -r "$PODMAN/etc/containers/." "$1/"
+  # shellcheck disable=SC2153  # instance.sh's
+  cat > "$1/containers.conf" <<EOT
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 conmon_path = ["$PODMAN/usr/bin/conmon"]
-conmon_env_vars = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LD_LIBRARY_PATH=$libs"]
+conmon_env_vars = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LD_LIBRARY_PATH=$(podman_libraries)"]
 runtime = "crun"
 [engine.runtimes]
-crun = ["$DEBIAN/usr/bin/crun"]
-runc = ["$DEBIAN/usr/sbin/runc"]
+crun = ["$MACHINE/usr/bin/crun"]
+runc = ["$RUNC"]
 [containers]
 log_driver = "k8s-file"
 EOT
   printf '[storage]\ndriver = "overlay"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n' \
-    > "$PODMAN/etc/containers/storage.conf"
-  mkdir -p "$PODMAN/bin"
-  printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$libs" "$PODMAN/usr/bin/podman" > "$PODMAN/bin/podman"
-  chmod +x "$PODMAN/bin/podman"
-  "$PODMAN/bin/podman" --version >&2
+    > "$1/storage.conf"
 }
 
-build_newest() {
-  need_go
-  local containerd=github.com/containerd/containerd/v2 runc=github.com/opencontainers/runc modules=$HACK/node/newest version
-  version=$(version_in "$modules/go.mod" $containerd)
-  say "fetch: compile containerd $version (a minute or two)"
-  go_build "$modules" -ldflags "-s -w -X $containerd/version.Version=$version" -o "$NEWEST/" \
+# compile_containerd MODULES DIRECTORY
+compile_containerd() {
+  local containerd=github.com/containerd/containerd/v2 version
+  version=$(version_in "$1/go.mod" $containerd)
+  say "fetch: compile containerd $version (1 to 2 minutes on 2 cores)"
+  go_build "$1" -ldflags "-s -w -X $containerd/version.Version=$version" -o "$2/" \
     $containerd/cmd/{containerd,ctr,containerd-shim-runc-v2}
-  version=$(version_in "$modules/go.mod" $runc)
-  say "fetch: compile runc $version"
-  # C, for it enters namespaces before Go starts; libseccomp, for a kubelet's sandboxes have a profile. Of this machine's
-  # own release, so that its linker and libc go with it.
-  only seccomp libseccomp-dev "$(codename)"
-  cat > "$CACHE/seccomp/pkg-config" <<EOT
+}
+
+# compile_runc MODULES DIRECTORY. C, for it enters namespaces before Go starts; libseccomp, for a kubelet's sandboxes have a
+# profile. Of this machine's own release, so that its linker and libc go with it.
+compile_runc() {
+  local runc=github.com/opencontainers/runc version
+  version=$(version_in "$1/go.mod" $runc)
+  preflight cc
+  cached "seccomp-$RELEASE" "$RELEASE" fetch_seccomp
+  say "fetch: compile runc $version (a quarter of a minute on 2 cores)"
+  CGO_ENABLED=1 PKG_CONFIG=$CACHE/seccomp-$RELEASE/pkg-config go_build "$1" -tags seccomp \
+    -ldflags "-s -w -X main.version=$version" -o "$2/runc" $runc
+  grep -q '"seccomp"' <<<"$("$2/runc" features)" || die "runc came out without seccomp"
+  first_line "$2/runc" --version >&2
+}
+
+fetch_seccomp() {
+  local part=seccomp-$RELEASE
+  only "$part" libseccomp-dev "$RELEASE"
+  cat > "$CACHE/$part/pkg-config" <<EOT
 #!/bin/sh
 case "\$*" in
-  *--libs*) echo "-L$(echo "$CACHE"/seccomp/usr/lib/*-linux-gnu) -l:libseccomp.a" ;;
-  *) echo "-I$CACHE/seccomp/usr/include" ;;
+  *--libs*) echo "-L$(echo "$CACHE/$part"/usr/lib/*-linux-gnu) -l:libseccomp.a" ;;
+  *) echo "-I$CACHE/$part/usr/include" ;;
 esac
 EOT
-  chmod +x "$CACHE/seccomp/pkg-config"
-  CGO_ENABLED=1 PKG_CONFIG=$CACHE/seccomp/pkg-config go_build "$modules" -tags seccomp \
-    -ldflags "-s -w -X main.version=$version" -o "$NEWEST/runc" $runc
-  rm -rf "$CACHE/seccomp"
-  "$NEWEST/runc" features | grep -q '"seccomp"' || die "runc came out without seccomp"
+  chmod +x "$CACHE/$part/pkg-config"
 }
 
-fetch_newest() { cached newest "seccomp $(cat "$HACK"/node/newest/go.* | sha256sum)" build_newest; }
+compile_cni() {
+  local plugins=github.com/containernetworking/plugins
+  say "fetch: compile the CNI plugins $(version_in "$HACK/node/cni/go.mod" $plugins)"
+  go_build "$HACK/node/cni" -ldflags "-s -w" -o "$CNI/" \
+    $plugins/plugins/{main/{bridge,host-device,loopback,macvlan,ptp},ipam/host-local}
+}
 
-# tools that the rig takes from Debian where the machine has none: a wrapper for each in $TOOLS/bin
+compile_newest() {
+  compile_containerd "$HACK/node/newest" "$NEWEST"
+  compile_runc "$HACK/node/newest" "$NEWEST"
+}
+
+# tools that the rig takes from Debian where the machine has none: a starter for each in $TOOLS/start
 fetch_tools() {
   local tool packages=() names=()
   for tool in ip:iproute2 openssl:openssl; do
@@ -196,31 +243,66 @@ fetch_tools() {
 
 make_tools() {
   local name program
-  with_dependencies tools "${packages[@]}"
-  mkdir -p "$TOOLS/bin"
+  with_dependencies "$RELEASE" tools "${packages[@]}"
+  mkdir -p "$TOOLS/start"
   for name in "${names[@]}"; do
-    program=$(find "$TOOLS/usr" -path "*bin/$name" | head -n 1)
-    declare -f with_its_libc | { echo '#!/bin/bash'; cat; printf 'with_its_libc %q %q "$@"\n' "$TOOLS" "$program"; } > "$TOOLS/bin/$name"
-    chmod +x "$TOOLS/bin/$name"
+    program=$(find "$TOOLS/usr" -path "*bin/$name" -print -quit)
+    declare -f with_its_libc | { echo '#!/bin/bash'; cat; printf 'with_its_libc %q %q "$@"\n' "$TOOLS" "$program"; } > "$TOOLS/start/$name"
+    chmod +x "$TOOLS/start/$name"
   done
 }
 
-# fetch PART...: what is there already stays as it is
+# what a part is made by and of; another key makes it anew
+key_of() { # PART
+  case $1 in
+    machine-*) echo "${MACHINE_PACKAGES[*]}" ;;
+    node-*) echo "${NODE_PACKAGES[*]}" ;;
+    podman-*) echo 1 ;;
+    test-images) cat "$HACK/image" "$MACHINE/usr/bin/busybox" | sha256sum ;;
+    containerd-2.1) modules_key "$HACK/node/containerd" ;;
+    runc-1.3) modules_key "$HACK/node/runc" ;;
+    runc-1.4) modules_key "$HACK/node/runc14" ;;
+    cni) modules_key "$HACK/node/cni" ;;
+    newest) echo "seccomp $(modules_key "$HACK/node/newest")" ;;
+    trixie) echo 1.7 ;;
+    sid) echo 1 ;;
+  esac
+}
+
+make() { local part=$1; shift; cached "$part" "$(key_of "$part")" "$@"; } # PART COMMAND...
+
+# fetch_cost [podman]: of what is not there yet, in seconds on 2 cores
+fetch_cost() {
+  local part sum=0 costs=("machine-$RELEASE 15")
+  [[ $# -eq 0 ]] || costs+=("podman-$RELEASE 20")
+  if have_go; then costs+=("containerd-2.1 100" "runc-1.3 25" "cni 20"); else costs+=("node-$RELEASE 20"); fi
+  for part in "${costs[@]}"; do is_cached "${part% *}" "$(key_of "${part% *}")" || sum=$((sum + ${part#* })); done
+  echo $sum
+}
+
+# fetch PART...: what is there already stays as it is. What every node has comes first.
 fetch() {
   local part
+  preflight root debian
+  make "machine-$RELEASE" fetch_machine
+  make test-images pack_images
+  fetch_tools
+  if have_go; then
+    make containerd-2.1 compile_containerd "$HACK/node/containerd" "$CONTAINERD21"
+    make runc-1.3 compile_runc "$HACK/node/runc" "$RUNC13"
+    make cni compile_cni
+  else
+    make "node-$RELEASE" fetch_machine_node
+  fi
   for part; do
     case $part in
-      debian)
-        cached debian "${NODE_PACKAGES[*]}" fetch_debian
-        cached images "$(cat "$HACK/image" "$DEBIAN/usr/bin/busybox" | sha256sum)" pack_images
-        fetch_tools ;;
-      sid) ;; # the same as debian, which is always there
-      trixie) cached trixie 1.7 fetch_trixie ;;
-      runc14) cached runc14 1.4 fetch_runc14 ;;
-      podman) cached podman 1 fetch_podman ;;
-      newest | runc15) fetch_newest ;;
-      runc | crun) ;;
-      *) misuse "nothing called $part to fetch: trixie, newest, runc14, runc15 or podman" ;;
+      pinned | machine | runc | crun) ;; # these are
+      sid | crun-sid) make sid fetch_sid ;;
+      trixie) make trixie fetch_trixie ;;
+      runc14) make runc-1.4 compile_runc "$HACK/node/runc14" "$RUNC14" ;;
+      podman) make "podman-$RELEASE" fetch_podman ;;
+      newest | runc15) make newest compile_newest ;;
+      *) misuse "nothing called $part to fetch: trixie, sid, newest, runc14, runc15, crun-sid or podman" ;;
     esac
   done
 }

@@ -45,9 +45,9 @@ for dir in /etc/{cdi,cni,containerd,kubernetes,nri} /opt/{cni,nri} /var/lib/{cni
 done
 mkdir -p /run/{lock,netns,cdi,nri,containerd} /etc/cni/net.d /opt/cni/bin /var/lib/kubelet/device-plugins
 mount --bind "$CNI_PLUGINS" /opt/cni/bin
-if [[ -d $PODMAN/etc/containers ]]; then # `node fetch podman`
+if [[ -d $NODE/containers ]]; then # `node fetch podman`
   mkdir -p /etc/containers
-  cp -r "$PODMAN/etc/containers/." /etc/containers/
+  cp -r "$NODE/containers/." /etc/containers/
 fi
 mount --make-rshared / # as systemd does; the kubelet needs it
 

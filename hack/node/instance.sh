@@ -11,16 +11,23 @@ instance() {
   [[ $1 =~ ^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$ ]] || misuse "'$1' is no name for a node: up to 40 of a-z, 0-9 and -, no - at the ends"
   NAME=$1 NODE=$NODES/$1 wait_while=alive
   NODE_CGROUP=netdevice-rig/$NAME.$(cksum <<<"$NODE" | cut -d' ' -f1)
-  CONTAINERD=$(cat "$NODE/containerd" 2>/dev/null) || CONTAINERD=${NETDEVICE_CONTAINERD:-sid}
+  CONTAINERD=$(cat "$NODE/containerd" 2>/dev/null) || CONTAINERD=${NETDEVICE_CONTAINERD:-$(have_go && echo pinned || echo machine)}
+  RUNC=$(cat "$NODE/runc" 2>/dev/null) || RUNC=$(have_go && echo "$RUNC13/runc" || echo "$MACHINE_NODE/usr/sbin/runc")
+  # shellcheck disable=SC2034  # init.sh's
+  CNI_PLUGINS=$CNI
+  # shellcheck disable=SC2034
+  [[ $RUNC == "$RUNC13"/* ]] || CNI_PLUGINS=$MACHINE_NODE/usr/lib/cni
   case $CONTAINERD in
-    sid) containerd_bin=$DEBIAN/usr/bin ;;
+    pinned) containerd_bin=$CONTAINERD21 ;;
+    machine) containerd_bin=$MACHINE_NODE/usr/bin ;;
     trixie) containerd_bin=$TRIXIE/usr/bin ;;
+    sid) containerd_bin=$SID/usr/bin ;;
     newest) containerd_bin=$NEWEST ;;
-    *) misuse "containerd '$CONTAINERD' is none of sid (2.1), trixie (1.7), newest (2.4)" ;;
+    *) misuse "containerd '$CONTAINERD' is none of pinned (2.1), trixie (1.7), sid, newest (2.4)" ;;
   esac
   RUNTIME=$(cat "$NODE/runtime" 2>/dev/null) || RUNTIME=${NETDEVICE_RUNTIME:-runc}
-  [[ $RUNTIME =~ ^(runc|crun|runc14|runc15)$ ]] || misuse "runtime '$RUNTIME' is none of runc, crun, runc14, runc15"
-  NODE_PATH=$TOOLS/bin:$containerd_bin:$DEBIAN/usr/bin:$DEBIAN/usr/sbin:$PODMAN/bin:$CACHE/cluster:$CACHE/crictl:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+  [[ $RUNTIME =~ ^(runc|crun|runc14|runc15|crun-sid)$ ]] || misuse "runtime '$RUNTIME' is none of runc, crun, runc14, runc15, crun-sid"
+  NODE_PATH=$TOOLS/start:$containerd_bin:${RUNC%/*}:$MACHINE/usr/bin:$PODMAN/start:$CACHE/cluster:$CACHE/crictl:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 }
 
 # the init lives and is this node's: a pid alone may be somebody else's by now
@@ -136,7 +143,7 @@ remove_cgroups() {
     [[ -n $left ]] || break
     sleep 0.05
   done
-  [[ -z $left ]] || die "cgroups of $NAME are still in use: $(find /sys/fs/cgroup -path "*/$NODE_CGROUP" | head -n 3 | paste -sd' ')"
+  [[ -z $left ]] || die "cgroups of $NAME are still in use: $(find /sys/fs/cgroup -path "*/$NODE_CGROUP" | sed -n 1,3p | paste -sd' ')"
   for root in $(cgroup_roots); do
     # shared with other nodes: it goes with the last one
     rmdir "$root/${NODE_CGROUP%/*}" 2>/dev/null || continue

@@ -22,8 +22,8 @@ fetch_vm() {
   quiet "$CACHE/vm.apt.log" apt-get "${apt[@]}" -t bookworm-backports install --download-only \
     qemu-system-x86 busybox-static iproute2 kmod make
   # the package itself: what depends on it would make an initrd
-  kernel=$(apt_cache depends linux-image-amd64/bookworm-backports | sed -n 's/.*Depends: linux-image-//p' | head -n 1)
-  version=$(apt_cache show linux-image-amd64/bookworm-backports | sed -n 's/^Version: //p' | head -n 1)
+  kernel=$(apt_cache depends linux-image-amd64/bookworm-backports | sed -n 's/.*Depends: linux-image-//p' | sed -n 1p)
+  version=$(apt_cache show linux-image-amd64/bookworm-backports | sed -n 's/^Version: //p' | sed -n 1p)
   [[ -n $kernel && -n $version ]] || die "bookworm-backports has no linux-image-amd64"
   say "fetch: Linux $kernel, and its source for netdevsim"
   (cd "$debs" && quiet "$CACHE/vm.apt.log" apt-get "${apt[@]}" download "linux-image-$kernel" \
@@ -38,17 +38,6 @@ fetch_vm() {
   compile_netdevsim "$kernel" "$CACHE/vm.apt" || say "fetch: netdevsim does NOT compile here (see $VM/netdevsim.log): its tests will be left out"
   pack_guest "$kernel"
   rm -rf "$CACHE/vm.apt" "$CACHE/vm.apt.log"
-}
-
-# Debian 12's packages have libraries in /lib and in /usr/lib
-merge_usr() { # ROOT
-  local folder
-  for folder in bin sbin lib lib64; do
-    mkdir -p "$1/usr/$folder"
-    [[ ! -d $1/$folder ]] || cp -a "$1/$folder/." "$1/usr/$folder/"
-    rm -rf "${1:?}/$folder"
-    ln -s "usr/$folder" "$1/$folder"
-  done
 }
 
 # Debian's kernels have no netdevsim: that one directory of the source, compiled against the headers of the same kernel

@@ -4,7 +4,7 @@
 //! implementation. It is for tests: what must work and does not is a panic that shows the command and what it said;
 //! what a test may want to see fail is a [`Result`] or an [`Output`].
 //!
-//! `NETDEVICE_CONTAINERD` (sid, trixie, newest) and `NETDEVICE_RUNTIME` (runc, crun, runc14, runc15) choose what the
+//! `NETDEVICE_CONTAINERD` (pinned, trixie, ...) and `NETDEVICE_RUNTIME` (runc, crun, runc14, ...) choose what the
 //! node is made of; see `hack/node/node --help`. With `NETDEVICE_KEEP=1` nodes stay up after the test.
 
 mod agent;

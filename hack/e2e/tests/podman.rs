@@ -21,7 +21,7 @@ fn lock() -> impl Deref<Target = Node> {
 
 /// The node with podman, a device and the agent; there is no kubelet.
 fn start(node: &Node) -> Process {
-    node.run(["podman", "load", "--quiet", "--input", &format!("{}/images/busybox.tar", cache())]).text();
+    node.run(["podman", "load", "--quiet", "--input", &format!("{}/test-images/busybox.tar", cache())]).text();
     node.run(["sh", "-ec", MAKE_DEVICE]).text();
     let agent = node.spawn([program("netdevice-agent").to_string_lossy().as_ref(), "-interfaces", "dummy"]);
     let cdi = node.path("/run/cdi/networking.k8s.io-netdevice.json");
