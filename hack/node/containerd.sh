@@ -39,7 +39,7 @@ containerd_config() {
   level = '${NETDEVICE_CONTAINERD_LOG:-info}'
 EOT
   handler runc "$RUNC"
-  handler crun "$MACHINE/usr/bin/crun"
+  handler crun "$MACHINE/start-crun"
   handler runc14 "$RUNC14/runc"
   handler runc15 "$NEWEST/runc"
   handler crun-sid "$SID/usr/bin/crun"

@@ -117,7 +117,27 @@ keep_libc() {
 fetch_machine() {
   with_dependencies "$RELEASE" "machine-$RELEASE" "${MACHINE_PACKAGES[@]}"
   keep_libc "$MACHINE" "$MACHINE/usr/bin/crun"
+  start_crun "$MACHINE/usr/bin/crun" > "$MACHINE/start-crun"
+  chmod +x "$MACHINE/start-crun"
   first_line "$MACHINE/usr/bin/crun" --version >&2
+}
+
+# start_crun PROGRAM: how the node starts it. Before 1.9 (Debian 12 has 1.8) it refuses a configuration whose version is not
+# 1.0.x, and containerd 2 writes 1.2: the number is all that is changed. What is new in 1.1 and 1.2 it then leaves out.
+start_crun() {
+  local version
+  version=$(first_line "$1" --version)
+  printf '#!/bin/sh\n'
+  at_least "${version##* }" 1.9 || cat <<'EOT'
+bundle=. before= is_start=
+for word; do
+  case $word in create | run) is_start=yes ;; esac
+  [ "$before" != --bundle ] && [ "$before" != -b ] || bundle=$word
+  before=$word
+done
+[ -z "$is_start" ] || sed -i 's/"ociVersion": *"1\.[1-9][^"]*"/"ociVersion":"1.0.2"/' "$bundle/config.json"
+EOT
+  printf 'exec %q "$@"\n' "$1"
 }
 
 fetch_machine_node() {
@@ -255,7 +275,7 @@ make_tools() {
 # what a part is made by and of; another key makes it anew
 key_of() { # PART
   case $1 in
-    machine-*) echo "${MACHINE_PACKAGES[*]}" ;;
+    machine-*) echo "${MACHINE_PACKAGES[*]}; $(declare -f start_crun | sha256sum)" ;;
     node-*) echo "${NODE_PACKAGES[*]}" ;;
     podman-*) echo 1 ;;
     test-images) cat "$HACK/image" "$MACHINE/usr/bin/busybox" | sha256sum ;;
