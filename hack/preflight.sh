@@ -9,7 +9,7 @@
 # is handed to the programs that this one starts, which then do not look again.
 
 preflight() {
-  local need optional states=() names=() details=() lacking=() absent=() rust=() components=() packages=()
+  local need optional states=() names=() details=() lacking=() absent=() rust=() components=() packages=() wishes=() wished=()
   for need; do
     optional=
     [[ $need != *\? ]] || { optional=yes need=${need%\?}; }
@@ -57,7 +57,7 @@ lacks_package() {
   local name=$1
   shift
   if [[ -n ${preflight_install:-} && $EUID == 0 ]] && command -v apt-get >/dev/null; then
-    packages+=("$@")
+    if [[ -z $optional ]]; then packages+=("$@"); else wishes+=("$@") wished+=("$need"); fi
     row "installed now" "$name" "apt-get install $*"
   else
     lacks "$name" "" "apt-get install $*"
@@ -93,19 +93,22 @@ look_for_namespaces() {
   fi
 }
 
-DISK_NEEDED=8 # GB: downloads and Go's and Rust's builds
-# Measured where the rig, the Rust programs and Go's cache go; each needs a part of it when it is on a disk of its own.
+# Downloads and the builds of Go and of Rust: each where it goes, less where it was made before.
 look_for_disk() {
-  local dir free least='' where=''
-  for dir in "$RIG" "${CARGO_TARGET_DIR:-$REPOSITORY/target}" "${GOCACHE:-${HOME:-/root}}"; do
-    [[ ! -d $dir/cache/cluster ]] || continue # it was filled
+  local dir needed free lines=() enough=yes
+  local for_rig=5 for_rust=8 # GB
+  [[ ! -e $CACHE/cluster/.key ]] || for_rig=1
+  [[ ! -e ${CARGO_TARGET_DIR:-$REPOSITORY/target}/debug ]] || for_rust=1
+  for dir in "$for_rig $RIG" "$for_rig ${GOCACHE:-${HOME:-/root}}" "$for_rust ${CARGO_TARGET_DIR:-$REPOSITORY/target}"; do
+    needed=${dir%% *} dir=${dir#* }
     while [[ ! -d $dir ]]; do dir=$(dirname "$dir"); done
     free=$(df --output=avail -k "$dir" | sed -n 2p)
-    [[ -n $least && $least -le $free ]] || least=$free where=$dir
+    free=$((free / 1024 / 1024))
+    ((free >= needed)) || enough=no
+    lines+=("$free GB free in $dir, $needed needed")
   done
-  least=$((least / 1024 / 1024))
-  if ((least >= DISK_NEEDED)); then have "$DISK_NEEDED GB of disk" "$least GB free in $where"
-  else lacks "$DISK_NEEDED GB of disk" "$least GB free in $where" "NETDEVICE_RIG and CARGO_TARGET_DIR name other places"; fi
+  if [[ $enough == yes ]]; then have "disk space" "${lines[2]}"
+  else lacks "disk space" "$(printf '%s\n' "${lines[@]}" | sort -u | paste -sd';')" "NETDEVICE_RIG, CARGO_TARGET_DIR and GOCACHE name other places"; fi
 }
 
 codename() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release 2>/dev/null || true; }
@@ -197,17 +200,30 @@ install_rust() {
 }
 
 install_packages() {
-  [[ ${#packages[@]} -gt 0 ]] || return 0
-  install_now apt-get update
-  install_now env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}"
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y)
+  [[ ${#packages[@]} -gt 0 || ${#wishes[@]} -gt 0 ]] || return 0
+  if [[ ${#packages[@]} -gt 0 ]]; then
+    install_now "${apt[@]}" update
+    install_now "${apt[@]}" install --no-install-recommends "${packages[@]}"
+  fi
+  if [[ ${#wishes[@]} -gt 0 ]]; then
+    { try_now "${apt[@]}" update && try_now "${apt[@]}" install --no-install-recommends "${wishes[@]}"; } || {
+      say "${0##*/}: goes on without ${wishes[*]}"
+      absent+=("${wished[@]}")
+    }
+  fi
 }
 
-install_now() { # COMMAND...
+try_now() { # COMMAND...
   local output
   say "${0##*/}: $*"
-  output=$(cd "$REPOSITORY" && "$@" 2>&1 </dev/null) ||
-    missing "$(tail -n 5 <<<"$output")"$'\n'"${0##*/}: failed: $*: install by hand what is named above"
+  output=$(cd "$REPOSITORY" && "$@" 2>&1 </dev/null) || {
+    tail -n 5 <<<"$output" >&2
+    say "${0##*/}: failed: $*"
+    return 1
+  }
 }
+install_now() { try_now "$@" || missing "$* failed, see above"; }
 
 # ---- Go: it compiles Kubernetes, containerd, runc and the CNI plugins. From 1.21 on it fetches a newer one by itself.
 go_minimum() { sed -n 's/^go //p' "$HACK/cluster/go.mod"; }

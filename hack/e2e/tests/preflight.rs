@@ -181,7 +181,19 @@ fn an_installation_that_fails_says_why() {
         .with_rust()
         .with("rustc", "exit 1")
         .with("rustup", "echo no route to host; exit 1");
-    machine.run("preflight", &["rust"]).exits(3).says("no route to host").says("failed: rustup toolchain install");
+    machine.run("preflight", &["rust"]).exits(3).says("no route to host").says("rustup toolchain install");
+}
+
+#[test]
+fn a_package_that_cannot_be_installed_is_done_without_where_that_is_possible() {
+    let machine = Machine::without("packages", &["shellcheck"])
+        .with("apt-get", "echo \"$*\" >> \"$DIR/asked\"; [[ $* != *install* ]]");
+    let ask = "preflight_install=yes\npreflight 'shellcheck?'\nis_there shellcheck || echo done without";
+    machine.script(ask).exits(0).says("goes on without shellcheck").says("done without");
+    assert!(machine.asked().contains("install --no-install-recommends shellcheck"), "{}", machine.asked());
+    machine.script("preflight_install=yes\npreflight shellcheck").exits(3).says("shellcheck failed, see above");
+    let machine = machine.with("apt-get", "exit 0");
+    machine.script(ask).exits(0).says("installed now");
 }
 
 #[test]
