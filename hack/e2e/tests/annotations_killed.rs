@@ -62,17 +62,15 @@ enum Place {
     Pod,
     /// On its way.
     Between,
-    /// A virtual device that went with its namespace while nobody was there to save it.
-    Lost,
 }
 
 fn place(node: &Node, device: &Device<'_>, name: &str, sandbox: Option<&str>) -> Place {
     let record = fs::read_to_string(node.path(&format!("/run/netdevice/{name}.json"))).ok();
     // its other end stays on the node as long as it lives
-    match (record, device.is_on_node(), node.has_link(&format!("{name}-p"))) {
-        (None, true, _) => Place::Home,
-        (None, false, false) => Place::Lost,
-        (Some(record), false, true) => {
+    assert!(node.has_link(&format!("{name}-p")), "{name} is lost");
+    match (record, device.is_on_node()) {
+        (None, true) => Place::Home,
+        (Some(record), false) => {
             let record: serde_json::Value = serde_json::from_str(&record).unwrap_or_default();
             let is_whole = record["phase"] == "attached" && record["holder"]["sandbox"].as_str() == sandbox;
             if is_whole { Place::Pod } else { Place::Between }
@@ -86,8 +84,8 @@ fn an_injector_that_is_killed_at_any_moment_leaves_its_device_at_home_or_in_the_
     let node = NODE.lock();
     let rounds: u32 = std::env::var("NETDEVICE_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(30);
     let lock = node.path("/run/netdevice/lock/kill0");
-    let (mut home, mut inside, mut lost) = (0, 0, 0);
-    let mut device = node.add_rich_device("kill0");
+    let (mut home, mut inside) = (0, 0);
+    let device = node.add_rich_device("kill0");
     for round in 0..rounds {
         let first = injector(&node, "^kill0$");
         let pid = Pid::from_raw(first.pid()).unwrap();
@@ -101,23 +99,18 @@ fn an_injector_that_is_killed_at_any_moment_leaves_its_device_at_home_or_in_the_
         let is_settled = |place: &Place| match place {
             // the Pod runs: it gets what it asks for, now that somebody is connected
             Place::Pod => pod.is_ok(),
-            Place::Home | Place::Lost => pod.is_err(),
+            Place::Home => pod.is_err(),
             Place::Between => false,
         };
         match wait_for(&format!("round {round}: the device is somewhere, {pod:?}"), settled, is_settled) {
             Place::Pod => inside += 1,
-            Place::Lost => {
-                lost += 1;
-                drop(device);
-                device = node.add_rich_device("kill0");
-            }
             _ => home += 1,
         }
         node.remove_all_pods();
         device.wait_until_free();
         drop(second);
     }
-    println!("killed {rounds} times: {home} at home, {inside} in the pod, {lost} gone with a refused pod's namespace");
+    println!("killed {rounds} times: {home} at home, {inside} in the pod");
 }
 
 /// Kills a process so long after a file was made; whether it was.

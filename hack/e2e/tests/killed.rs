@@ -224,15 +224,31 @@ fn an_agent_that_starts_later_brings_home_what_was_left() {
 }
 
 #[test]
-fn a_virtual_device_that_died_with_its_namespace_is_told_of_and_its_record_ends() {
+fn a_virtual_device_returns_after_everybody_died_and_its_pod_is_gone() {
+    let node = NODE.lock();
+    let device = node.add_device("gone0");
+    offering(&node, "gone0").kill();
+    let victim = Victim::start(&node, "runc", "gone0");
+    let (pause, process) = (victim.pod.pid(), victim.process());
+    victim.kill_shim();
+    victim.kill(&[pause, process]);
+    victim.clean_up();
+    assert!(!device.is_on_node(), "nobody is there to return it");
+    let agent = offering(&node, "gone0");
+    assert_repaired(&agent, &device, "runc");
+    device.wait_until_free();
+}
+
+#[test]
+fn a_virtual_device_that_was_deleted_in_its_pod_is_told_of_and_its_record_ends() {
     let node = NODE.lock();
     let device = node.add_device("lost0");
     offering(&node, "lost0").kill();
     let victim = Victim::start(&node, "runc", "lost0");
     let (pause, process) = (victim.pod.pid(), victim.process());
+    node.sh(&format!("nsenter --net=/proc/{pause}/ns/net ip link delete lost0"));
     victim.kill_shim();
     victim.kill(&[pause, process]);
-    // the runtime keeps the namespace by a mount of its own, until the Pod goes
     victim.clean_up();
     let other_end = || node.has_link("lost0-p");
     wait_for("the kernel deletes the pair", other_end, |there| !there);

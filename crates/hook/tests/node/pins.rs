@@ -3,9 +3,10 @@
 
 use std::{
     fs::{self, File},
+    io::{BufRead, BufReader, Write},
     os::unix::fs::MetadataExt,
     path::PathBuf,
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
 };
 
 use link::{Detached, Diagnosis, Homecoming, Namespace, Records, Repair, RouteSocket};
@@ -15,7 +16,11 @@ use serde_json::json;
 
 use crate::{
     home::wired,
-    support::{Host, Sandbox, ended_state, inject::Order, on_host, until},
+    support::{
+        Host, Sandbox, ended_state,
+        inject::{ARGUMENTS, Order, PROGRAM},
+        on_host, until,
+    },
 };
 
 const HOST: &str = "link set dev0 mtu 1400 alias a-nic
@@ -185,6 +190,38 @@ fn an_agent_that_starts_after_everybody_died_brings_the_device_home() {
         host.assert_same(&before);
         drop(kept);
         assert_ends(&record);
+    });
+}
+
+/// An agent in a container with a mount namespace of its own, which ends with it, and the node's processes.
+#[test]
+fn an_agent_in_a_container_pins_where_pid_1_is() {
+    const SCRIPT: &str = r#"mount -t proc proc /proc && unshare --mount --propagation private "$@" <attach >attach.log &&
+        umount -l mounted/* && echo attached && read -r line && exec "$@" <detach >detach.log"#;
+    on_host(|host| {
+        wired(host, HOST);
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        let mounted = Mounted::new(host, &sandbox, "8b3f");
+        std::os::unix::fs::symlink(mounted.0.parent().unwrap(), host.folder().join("mounted")).unwrap();
+        let mut order = Order::new(host, &sandbox, &json!([["dev0", {"name": "eth1"}]]));
+        order.path.clone_from(&mounted.0);
+        host.write(host.folder().join("attach"), &order.input("attach as an agent"));
+        host.write(host.folder().join("detach"), &order.input("detach"));
+        // its shell is PID 1, in a mount namespace of its own with the same state directory
+        let mut node = Command::new("unshare");
+        node.args(["--pid", "--mount", "--fork", "--kill-child", "sh", "-c", SCRIPT, "sh"]);
+        node.arg(std::env::current_exe().unwrap()).args(ARGUMENTS).env(PROGRAM, "1").current_dir(host.folder());
+        let mut node = node.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(node.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "attached\n");
+        assert!(sandbox.has_link("eth1"));
+        mounted.end();
+        drop(sandbox);
+        node.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert!(node.wait().unwrap().success());
+        host.assert_same(&before);
     });
 }
 

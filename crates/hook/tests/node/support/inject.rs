@@ -104,12 +104,7 @@ impl Order {
     /// The same in a program of its own, which waits for its input ([`Order::input`]).
     pub(crate) fn start() -> Child {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args([
-            "support::inject::the_program_that_other_tests_start",
-            "--exact",
-            "--test-threads=1",
-            "--nocapture",
-        ]);
+        command.args(ARGUMENTS);
         command.env(PROGRAM, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // by then it has all its threads
@@ -122,7 +117,7 @@ impl Order {
         child
     }
 
-    /// What the program is to do: `attach` or `detach`.
+    /// What the program is to do: `attach`, `attach as an agent` or `detach`.
     pub(crate) fn input(&self, verb: &str) -> String {
         let devices: Vec<_> = self.devices.iter().map(|(id, asked)| json!([id.to_string(), asked])).collect();
         let pod = &self.holder.pod.as_ref().unwrap().name;
@@ -137,7 +132,11 @@ impl Order {
     }
 }
 
-const PROGRAM: &str = "NETDEVICE_TEST_PROGRAM";
+/// Set for that program.
+pub(crate) const PROGRAM: &str = "NETDEVICE_TEST_PROGRAM";
+/// What this program is started with to be that program.
+pub(crate) const ARGUMENTS: [&str; 4] =
+    ["support::inject::the_program_that_other_tests_start", "--exact", "--test-threads=1", "--nocapture"];
 /// What it says when it waits for its input.
 const READY: &[u8] = b"waits for its input";
 
@@ -157,6 +156,11 @@ fn the_program_that_other_tests_start() {
     let devices = Order::from_json(state_dir, path, word("pod"), word("id"), &order["devices"]);
     let lines: Vec<String> = match word("verb") {
         "attach" => devices.attach().err().into_iter().collect(),
+        "attach as an agent" => {
+            let (records, obstacle) = Records::of_agent(state_dir);
+            assert!(obstacle.is_none(), "{obstacle:?}");
+            devices.attach_by(&records).err().into_iter().collect()
+        }
         _ => devices.detach().into_iter().filter_map(|(_, result)| result.err()).collect(),
     };
     let _ = std::io::stderr().write_all(lines.join("\n").as_bytes());
