@@ -77,9 +77,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     tasks.spawn(end_on_signal(shutdown.clone())?);
 
     let (records, obstacle) = Records::of_agent(&arguments.state_dir);
-    if let Some(obstacle) = obstacle {
+    if let (Some(obstacle), Some(_)) = (obstacle, &plugin) {
         let consequence =
-            "a virtual device that a Pod has by annotation is lost when the Pod ends while this agent is down";
+            "a virtual device that a Pod has by annotation is lost if the Pod ends while this agent is down";
         warn!("cannot mount in the mount namespace of PID 1: {obstacle}; {consequence}");
     }
     let metrics = Arc::new(Metrics::default());
