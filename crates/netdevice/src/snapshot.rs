@@ -3,8 +3,12 @@
 //! Maps are persistent: a new snapshot shares all that did not change with the one before, so that one link event
 //! among 10,000 links costs what one link costs, and two snapshots can be compared by what they do not share.
 
+#[cfg(not(feature = "selection"))]
+// a hook has one snapshot, of a few links
+use std::collections::{BTreeMap as OrdMap, BTreeSet as OrdSet};
 use std::{net::IpAddr, sync::Arc};
 
+#[cfg(feature = "selection")]
 use imbl::{OrdMap, OrdSet, ordmap, ordset};
 
 use crate::{link::Link, name::InterfaceName};
@@ -91,12 +95,16 @@ impl Snapshot {
 
     /// Adds a default route; says whether it is new.
     pub fn insert_default_route(&mut self, route: DefaultRoute) -> bool {
-        self.default_routes.insert(route).is_none()
+        let is_new = !self.default_routes.contains(&route);
+        self.default_routes.insert(route);
+        is_new
     }
 
     /// Removes a default route; says whether it was there.
     pub fn remove_default_route(&mut self, route: &DefaultRoute) -> bool {
-        self.default_routes.remove(route).is_some()
+        let was_there = self.default_routes.contains(route);
+        self.default_routes.remove(route);
+        was_there
     }
 
     /// Replaces the default routes of all links.
@@ -171,6 +179,7 @@ impl Snapshot {
 
     /// Links of which one snapshot says that something depends on them, by a filter or from another namespace, and the
     /// other does not.
+    #[cfg(feature = "selection")]
     pub fn differently_used<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
         let targets = self.redirect_targets.diff(&other.redirect_targets).map(|item| match item {
             ordset::DiffItem::Add(link) | ordset::DiffItem::Remove(link) => *link,
@@ -204,6 +213,7 @@ impl Snapshot {
     }
 
     /// Whether only links differ, so that exclusions need no new look at routes and addresses.
+    #[cfg(feature = "selection")]
     pub fn has_same_uplinks(&self, other: &Self) -> bool {
         self.default_routes.ptr_eq(&other.default_routes)
             && self.reached_tables.ptr_eq(&other.reached_tables)
@@ -211,6 +221,7 @@ impl Snapshot {
     }
 
     /// Whether no link was stacked on or enslaved to another one since.
+    #[cfg(feature = "selection")]
     pub fn has_same_stacking(&self, other: &Self) -> bool {
         self.uppers.ptr_eq(&other.uppers)
     }
