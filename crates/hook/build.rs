@@ -21,6 +21,11 @@ fn main() {
     if says("CARGO_PKG_NAME", "hook") || says("CARGO_PKG_NAME", "bare-move") {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,max-page-size=65536,-z,noseparate-code");
     }
+    if says("CARGO_PKG_NAME", "hook") && says("PROFILE", "release") {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/without-unwind-tables.ld");
+        println!("cargo::rerun-if-changed={script}");
+        println!("cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr,-T,{script}");
+    }
 }
 
 /// The `95` of a `rustc 1.95.0 (...)`.

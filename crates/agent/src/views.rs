@@ -364,6 +364,7 @@ mod tests {
             },
             configuration: None,
             home: None,
+            quarantined: None,
             host: LinkState { flags: flags::UP, ..LinkState::new(name(), 7) },
             since: 0,
         }

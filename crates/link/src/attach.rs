@@ -11,6 +11,7 @@ use rustix::fd::{AsFd, AsRawFd};
 
 use crate::{
     announce::announce_ipv6,
+    bpf,
     configure::configure_inside,
     detach::{Homecoming, come_home},
     error::{Error, WithSubject},
@@ -20,7 +21,7 @@ use crate::{
     ledger::{Lock, Records, Written},
     namespace::Namespace,
     neighbourhood::exclusion,
-    read::{Which, read_bare, read_whole},
+    read::{Which, read_bare, read_whole, sysfs_folder},
     socket::{Change, KernelError, RouteSocket},
     step::Skipped,
 };
@@ -216,7 +217,12 @@ impl Move<'_> {
         announce_ipv6(&link, &mut addresses.into_iter(), Some((self.request.sandbox, self.home)));
     }
 
-    fn record(&mut self, host: LinkState) -> Result<Record, Error> {
+    fn record(&mut self, mut host: LinkState) -> Result<Record, Error> {
+        if host.hardware.is_none() {
+            let folder = sysfs_folder(&host.name, host.index).subject("the link")?;
+            host.sysfs_inode = folder.and_then(|folder| folder.inode().ok());
+        }
+        host.programs = bpf::programs(host.index, host.kind.as_deref()).ok();
         let seen_from = viewpoint().subject("/proc")?;
         let mut paths = vec![self.request.sandbox.path().to_string_lossy().into_owned()];
         paths.extend(self.request.paths.iter().cloned());
@@ -238,6 +244,7 @@ impl Move<'_> {
             },
             configuration: self.request.configuration.cloned(),
             home: None,
+            quarantined: None,
             host,
             since: journal::now(),
         })

@@ -5,7 +5,10 @@ use netdevice::{
     plan::{Place, Step, aged, missing, plan, relabel, wanted_as_configured, wanted_in_sandbox},
     state::Route,
 };
-use rtnl::{message::kind, route::ALL_FAMILIES};
+use rtnl::{
+    message::{Message, kind},
+    route::ALL_FAMILIES,
+};
 
 use crate::{
     error::{Error, WithSubject},
@@ -35,7 +38,8 @@ pub(crate) fn configure_inside(
     let index = link.index;
     // files show the namespace of the thread that opens them; all else is the socket's business
     let work = |inside: &mut RouteSocket, present: &LinkState, steps: Vec<Step>| {
-        let own_routes = if wanted.routes.is_empty() { Vec::new() } else { routes_of_others(inside, index)? };
+        let own_routes =
+            if wanted.routes.is_empty() { Vec::new() } else { routes_of_others(inside, index, &wanted.routes)? };
         let host_index = record.host.index;
         let mut site = Site {
             socket: inside,
@@ -84,10 +88,22 @@ fn verify(
     Err(Error::NotApplied { what, reason: reason.unwrap_or_else(|| "the kernel took it and does not have it".into()) })
 }
 
-/// Routes of a namespace that do not go through the link.
-fn routes_of_others(socket: &mut RouteSocket, link: u32) -> Result<Vec<Route>, Error> {
-    let objects = socket.dump(|batch| rtnl::route::dump(batch, ALL_FAMILIES, 0)).subject("the pod's routes")?;
-    let objects = objects.map_err(|source| Error::Read { what: "the pod's routes", source })?;
-    let all = objects.of(kind::NEWROUTE).filter_map(|payload| rtnl::route::parse(payload).ok());
-    Ok(all.filter(|route| route.is_ip() && route.link() != Some(link)).collect())
+/// Routes of the namespace that do not go through the link and lead where one of `wanted` leads, one for each: the Pod
+/// may have any number of others.
+fn routes_of_others(socket: &mut RouteSocket, link: u32, wanted: &[Route]) -> Result<Vec<Route>, Error> {
+    let mut found: Vec<Route> = Vec::new();
+    let mut look = |message: &Message<'_>| {
+        if message.kind == kind::NEWROUTE
+            && let Ok(route) = rtnl::route::parse(message.payload)
+            && route.is_ip()
+            && route.link() != Some(link)
+            && wanted.iter().any(|wanted| wanted.has_same_target(&route))
+            && !found.iter().any(|found| found.has_same_target(&route))
+        {
+            found.push(route);
+        }
+    };
+    let end = socket.each(&|batch| rtnl::route::dump(batch, ALL_FAMILIES, 0), &mut look).subject("the pod's routes")?;
+    end.map_err(|source| Error::Read { what: "the pod's routes", source })?;
+    Ok(found)
 }

@@ -16,17 +16,20 @@ use rustix::thread::gettid;
 use crate::{
     announce::announce_ipv6,
     attach::{INDEX_ATTEMPTS, INDEX_STEP},
+    clean::{Cleaned, clean},
     error::{Error, WithSubject},
     identity::{
-        Actor, fallback_name, find_at_home, find_inside, find_namespace, has_ended, holder_has_ended, is_unplugged,
+        Actor, fallback_name, find_arrived, find_at_home, find_inside_with, find_namespace, has_ended,
+        holder_has_ended, is_same_link, is_unplugged,
     },
     kept::{is_forwarding_kept, read_forwarding},
     ledger::{Lock, Records},
     namespace::Namespace,
+    nested::Origin,
     read::{Which, boot_time, read_bare, read_whole},
     socket::{Change, KernelError, RouteSocket},
     step::{Site, Skipped},
-    strip::strip,
+    strip::{Uppers, devices_beside, strip},
 };
 
 /// A device that its container no longer needs.
@@ -232,36 +235,94 @@ pub(crate) fn come_home(
     home: &mut RouteSocket,
     actor: Actor<'_>,
 ) -> Result<Homecoming, Error> {
+    // of one that was put back by hand
+    record.quarantined = None;
     // Of a move that was cut off, the host is asked first: a link of the sandbox's own may have the index that the device
     // was to get there, or had.
     let stayed = match record.phase {
         Phase::Attached => None,
         Phase::Attaching | Phase::Detaching => find_at_home(&record, home)?,
     };
-    if stayed.is_none()
-        && let Some((namespace, mut inside)) = find_namespace(records, &record, home, actor)?
-    {
-        if let Some(link) = find_inside(&record, &mut inside)? {
-            strip(records, &record, &link, &mut inside)?;
-            pull(records, &mut record, &link, &mut inside, home)?;
-        }
-        drop(namespace);
-    }
-    let found = if stayed.is_some() { stayed } else { find_at_home(&record, home)? };
-    let Some(link) = found else {
+    let never_left = stayed.is_some() && record.phase == Phase::Attaching;
+    let mut origin = if stayed.is_none() {
+        fetch(records, &mut record, home, actor)?
+    } else if never_left {
+        None
+    } else {
+        // it was brought home by somebody who was killed, perhaps before he looked for what is left in the sandbox
+        let found = find_namespace(records, &record, home, actor).ok().flatten();
+        let beside = if found.is_some() { devices_beside(records, &record)? } else { Vec::new() };
+        found.map(|(namespace, inside)| Fetched {
+            origin: Origin { namespace, inside, uppers: Uppers::Unknown, beside },
+            is_identified: true,
+        })
+    };
+    let found = match (stayed, &origin) {
+        (Some(link), _) => Some(link),
+        (None, Some(fetched)) if fetched.is_identified => find_arrived(&record, home)?,
+        (None, Some(_)) => match find_arrived(&record, home)? {
+            Some(link) if !is_same_link(&record, &link)? => {
+                // we have just brought it ourselves
+                let deleted = home.change_one(move |batch| rtnl::link::delete(batch, link.index));
+                deleted.subject("the kernel's network configuration")?.map_err(Error::Move)?;
+                None
+            }
+            other => other,
+        },
+        (None, None) => find_at_home(&record, home)?,
+    };
+    let Some(mut link) = found else {
         if record.host.hardware.is_some() && !is_unplugged(&record) {
             return Ok(Homecoming::Away);
         }
         records.remove(&record.device)?;
         return Ok(Homecoming::Lost);
     };
+    let mut missing = Vec::new();
+    if !never_left {
+        match clean(&record, &mut link, origin.as_mut().map(|fetched| &mut fetched.origin), home)? {
+            Cleaned::Clean(skipped) => missing = skipped,
+            Cleaned::Unclean(reason) => return Err(records.set_aside(record, reason)),
+        }
+    }
+    drop(origin);
     let index = link.index;
-    let homecoming = restore(&record, link, home)?;
+    let homecoming = restore(&record, link, missing, home)?;
     match &homecoming {
         Homecoming::Home { renamed: Some(name), .. } => records.end_waiting(record, name, index)?,
         _ => records.remove(&record.device)?,
     }
     Ok(homecoming)
+}
+
+/// A device that was just moved home.
+struct Fetched {
+    origin: Origin,
+    /// Whether it is certain that it is the device.
+    is_identified: bool,
+}
+
+/// Moves the device home, if it is in its sandbox, without what a container put on it there.
+fn fetch(
+    records: &Records,
+    record: &mut Record,
+    home: &mut RouteSocket,
+    actor: Actor<'_>,
+) -> Result<Option<Fetched>, Error> {
+    let Some((namespace, mut inside)) = find_namespace(records, record, home, actor)? else { return Ok(None) };
+    let sysfs = namespace.sysfs(home).ok();
+    let Some((link, folder)) = find_inside_with(record, &mut inside, sysfs.as_ref())? else { return Ok(None) };
+    let inode = folder.as_ref().and_then(|folder| folder.inode().ok());
+    let is_identified = match (record.host.sysfs_inode, inode) {
+        // the device was deleted, and the container has made another link with its index: that one stays
+        (Some(of_device), Some(found)) if of_device != found => return Ok(None),
+        (Some(_), None) => false,
+        _ => true,
+    };
+    let uppers = strip(records, record, &link, &mut inside, folder.as_ref())?;
+    let beside = if uppers == Uppers::Unknown { devices_beside(records, record)? } else { Vec::new() };
+    pull(records, record, &link, &mut inside, home)?;
+    Ok(Some(Fetched { origin: Origin { namespace, inside, uppers, beside }, is_identified }))
 }
 
 /// Moves the device home, under its old name and index or under those that are free.
@@ -327,8 +388,12 @@ fn drop_altnames(link: &LinkState, inside: &mut RouteSocket) -> Result<(), Error
 }
 
 /// Gives the device on the host what the record says.
-fn restore(record: &Record, link: LinkState, home: &mut RouteSocket) -> Result<Homecoming, Error> {
-    let mut skipped = Vec::new();
+fn restore(
+    record: &Record,
+    link: LinkState,
+    mut skipped: Vec<Skipped>,
+    home: &mut RouteSocket,
+) -> Result<Homecoming, Error> {
     let index = link.index;
     // half restored before, or taken up by a manager of the host meanwhile
     let mut present = if link.is_up() { read_whole(home, Which::Index(index))?.ok_or(Error::Vanished)? } else { link };

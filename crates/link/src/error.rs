@@ -130,6 +130,17 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The device is on the host, and something of its Pod is on it that cannot be taken off.
+    #[error(
+        "it is on the node, down and quarantined: {reason}. Take that off and move {} back to the records, or remove that file to use the device as it is",
+        path.display()
+    )]
+    Unclean {
+        /// The record, put aside.
+        path: PathBuf,
+        /// What is on the device.
+        reason: String,
+    },
     /// The sandbox may be there and cannot be seen from here.
     #[error(
         "its pod's network namespace cannot be found from here{}",

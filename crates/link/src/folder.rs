@@ -5,7 +5,7 @@ use std::{ffi::CStr, mem::MaybeUninit, path::Path};
 
 use rustix::{
     fd::OwnedFd,
-    fs::{CWD, Mode, OFlags, RawDir, openat},
+    fs::{CWD, Mode, OFlags, RawDir, fstat, openat},
     io::{Errno, read},
 };
 
@@ -13,11 +13,28 @@ use rustix::{
 pub(crate) const MAX_VALUE: usize = 64;
 
 /// An open folder.
+#[derive(Debug)]
 pub(crate) struct Folder(OwnedFd);
+
+impl From<OwnedFd> for Folder {
+    fn from(folder: OwnedFd) -> Self {
+        Self(folder)
+    }
+}
 
 impl Folder {
     pub(crate) fn open(path: &Path) -> Result<Self, Errno> {
         openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Self)
+    }
+
+    /// A folder below.
+    pub(crate) fn open_below(&self, path: &[u8]) -> Result<Self, Errno> {
+        openat(&self.0, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Self)
+    }
+
+    /// Its inode.
+    pub(crate) fn inode(&self) -> Result<u64, Errno> {
+        fstat(&self.0).map(|status| status.st_ino)
     }
 
     /// Reads a file of one short line.

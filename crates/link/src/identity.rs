@@ -19,10 +19,11 @@ use rtnl::message::kind;
 
 use crate::{
     error::{Error, WithSubject, is_shortage},
+    folder::Folder,
     ledger::Records,
     mounts,
     namespace::Namespace,
-    read::{Which, read_bare, read_in_namespace, sysfs_folder},
+    read::{Which, read_bare, read_in_namespace, sysfs_folder, sysfs_folder_below},
     socket::RouteSocket,
 };
 
@@ -192,6 +193,12 @@ fn elsewhere(place: &SandboxPlace) -> impl Iterator<Item = PathBuf> + '_ {
     inside.chain(std::iter::once_with(keepers).flatten())
 }
 
+/// The namespaces that processes are in, and those with a name; most of them many times.
+pub(crate) fn process_namespaces() -> impl Iterator<Item = PathBuf> {
+    let named = fs::read_dir("/run/netns").into_iter().flatten().flatten().map(|entry| entry.path());
+    named.chain(processes().map(|process| process.join("ns/net")))
+}
+
 /// The folders of all processes in `/proc`.
 fn processes() -> impl Iterator<Item = PathBuf> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -240,9 +247,49 @@ pub(crate) fn find_inside(record: &Record, socket: &mut RouteSocket) -> Result<O
     Ok(found.filter(|link| is_device(record, link)))
 }
 
+/// How often the folder of the device is looked for under the name that it has: a container may rename it meanwhile.
+const NAME_ATTEMPTS: u32 = 8;
+
+/// The device inside its sandbox with its folder in a sysfs that shows the sandbox, if there is one and the device is
+/// found in it.
+pub(crate) fn find_inside_with(
+    record: &Record,
+    socket: &mut RouteSocket,
+    sysfs: Option<&Folder>,
+) -> Result<Option<(LinkState, Option<Folder>)>, Error> {
+    let Some(mut link) = find_inside(record, socket)? else { return Ok(None) };
+    let Some(sysfs) = sysfs else { return Ok(Some((link, None))) };
+    for _ in 0..NAME_ATTEMPTS {
+        if let Some(folder) = sysfs_folder_below(sysfs, &link.name, link.index).subject("the link")? {
+            return Ok(Some((link, Some(folder))));
+        }
+        match find_inside(record, socket)? {
+            Some(now) => link = now,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some((link, None)))
+}
+
+/// Whether a link of the host is the virtual device of the record, and not another one that was made like it. Where that
+/// was not recorded, or sysfs shows another namespace, nobody can say no.
+pub(crate) fn is_same_link(record: &Record, link: &LinkState) -> Result<bool, Error> {
+    let Some(inode) = record.host.sysfs_inode else { return Ok(true) };
+    let folder = sysfs_folder(&link.name, link.index).subject("the link")?;
+    Ok(folder.and_then(|folder| folder.inode().ok()).is_none_or(|found| found == inode))
+}
+
 /// The device on the host: by the index and name that it has or was to get there, or a physical one by its place in the
 /// machine, whatever the kernel called it.
 pub(crate) fn find_at_home(record: &Record, socket: &mut RouteSocket) -> Result<Option<LinkState>, Error> {
+    Ok(match find_arrived(record, socket)? {
+        Some(link) if is_same_link(record, &link)? => Some(link),
+        _ => None,
+    })
+}
+
+/// As [`find_at_home`], of a link that was just brought there.
+pub(crate) fn find_arrived(record: &Record, socket: &mut RouteSocket) -> Result<Option<LinkState>, Error> {
     let index = record.home.as_ref().map_or(record.host.index, |home| home.ifindex);
     if let Some(link) = read_bare(socket, Which::Index(index))?
         && is_device(record, &link)

@@ -14,7 +14,7 @@ pub(crate) fn add_group(socket: &RouteSocket, name: &InterfaceName, group: &[u8]
         *place = byte.cast_signed() as c_char;
     }
     let argument = libc::__c_anonymous_ifr_ifru { ifru_hwaddr: address };
-    call(socket, libc::SIOCADDMULTI, name, argument).map(drop)
+    call(socket, libc::SIOCADDMULTI as libc::Ioctl, name, argument).map(drop)
 }
 
 /// One request about an interface. What `argument` points to, if it does, must have the room that the request needs.

@@ -8,6 +8,8 @@
 
 mod announce;
 mod attach;
+mod bpf;
+mod clean;
 mod configure;
 mod detach;
 mod error;
@@ -20,6 +22,7 @@ mod ledger;
 mod mounts;
 mod namespace;
 mod neighbourhood;
+mod nested;
 mod pin;
 mod quarantine;
 mod read;

@@ -7,9 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::{
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
+};
 
-use crate::socket::RouteSocket;
+use crate::{folder::Folder, socket::RouteSocket};
 
 /// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`, Linux 5.14).
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -99,16 +102,29 @@ impl Namespace {
         self.briefly(home, || home.open_beside())
     }
 
-    /// Runs `work`, which only makes a socket, inside, as [`Namespace::socket`] does.
+    /// The root of a sysfs that shows this namespace: a mount of our own, in no directory, so that nobody inside has a hand
+    /// in it. What is asked of it does not wait for RTNL.
+    ///
+    /// # Errors
+    ///
+    /// When the namespace cannot be entered, or the caller may not mount.
+    pub(crate) fn sysfs(&self, home: &RouteSocket) -> io::Result<Folder> {
+        let context = self.briefly(home, || Ok(fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?))?;
+        fsconfig_create(context.as_fd())?;
+        let root = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        Ok(Folder::from(root))
+    }
+
+    /// Runs `work`, which only makes a socket or a file system context, inside, as [`Namespace::socket`] does.
     pub(crate) fn briefly<T>(&self, home: &RouteSocket, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let way_back = namespace_of(home)?;
         self.enter()?;
-        let socket = work();
+        let made = work();
         if move_into_link_name_space(way_back.as_fd(), Some(LinkNameSpaceType::Network)).is_err() {
             // Whatever this thread did now, it would do in the wrong place. A record tells the next start what to do.
             std::process::abort();
         }
-        socket
+        made
     }
 
     /// Moves the calling thread inside.

@@ -4,9 +4,12 @@
 //! the device, untouched or half restored, or another one. So nothing is guessed, and the device is neither moved nor
 //! offered until an administrator has looked and removed the file. A record of a newer version stays where it is: the
 //! program that wrote it can follow it.
+//!
+//! A device that is home with something of its Pod on it that cannot be taken off is put aside in the same way, with a
+//! record that says what it is. Put back, that record is followed: the device is cleaned again, and restored.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -34,7 +37,10 @@ impl Records {
             Ok(Some(record)) => Ok(Some(record)),
             Ok(None) => match self.quarantined_of(device).subject("the records")? {
                 None => Ok(None),
-                Some(path) => Err(Error::Quarantined { reason: reason(device, &path), path }),
+                Some(path) => Err(match reason(device, &path) {
+                    Reason::Unfollowed(reason) => Error::Quarantined { reason, path },
+                    Reason::Unclean(reason) => Error::Unclean { reason, path },
+                }),
             },
             Err(ReadError::Unfollowed(path, error)) if error.is_final() => match self.put_aside(device, &path) {
                 Ok(aside) => Err(Error::Quarantined { path: aside, reason: error.to_string() }),
@@ -61,6 +67,22 @@ impl Records {
         }
     }
 
+    /// Puts the record of a device aside that is on the host with something on it that cannot be taken off; returns the
+    /// error that says so.
+    pub(crate) fn set_aside(&self, mut record: Record, reason: String) -> Error {
+        let device = record.device.clone();
+        record.quarantined = Some(reason.clone());
+        // the device is not in the namespace any more, and whoever takes it from quarantine may remove the file
+        self.unpin(&device);
+        if let Err(error) = self.write(&record) {
+            return error;
+        }
+        match self.put_aside(&device, &self.path(&device)) {
+            Ok(path) => Error::Unclean { path, reason },
+            Err(source) => Error::Record { path: self.path(&device), source },
+        }
+    }
+
     fn put_aside(&self, device: &DeviceId, path: &Path) -> io::Result<PathBuf> {
         let folder = self.folder().join(QUARANTINE);
         fs::create_dir_all(&folder)?;
@@ -78,7 +100,7 @@ impl Records {
     /// All files in quarantine.
     pub(crate) fn quarantined(&self) -> io::Result<impl Iterator<Item = Unreadable> + use<>> {
         Ok(self.quarantined_files()?.map(|(device, path)| Unreadable {
-            reason: reason(&device, &path),
+            reason: reason(&device, &path).to_string(),
             device: Some(device),
             place: Place::Quarantine,
             path,
@@ -96,11 +118,29 @@ impl Records {
     }
 }
 
+/// Why a file was put aside.
+enum Reason {
+    /// Nobody can follow it.
+    Unfollowed(String),
+    /// The device has something on it that cannot be taken off.
+    Unclean(String),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unfollowed(reason) => out.write_str(reason),
+            Self::Unclean(reason) => write!(out, "{reason}; the device is down: take that off and put the record back"),
+        }
+    }
+}
+
 /// Why a file was put aside, as it says itself.
-fn reason(device: &DeviceId, path: &Path) -> String {
+fn reason(device: &DeviceId, path: &Path) -> Reason {
     match read_limited(path).map(|text| Record::from_json(device, &text)) {
-        Ok(Err(error)) => error.to_string(),
-        Ok(Ok(_)) => "somebody made it one that can be followed: put it back where it was".into(),
-        Err(error) => error.to_string(),
+        Ok(Ok(Record { quarantined: Some(reason), .. })) => Reason::Unclean(reason),
+        Ok(Ok(_)) => Reason::Unfollowed("somebody made it one that can be followed: put it back where it was".into()),
+        Ok(Err(error)) => Reason::Unfollowed(error.to_string()),
+        Err(error) => Reason::Unfollowed(error.to_string()),
     }
 }

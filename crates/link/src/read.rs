@@ -20,7 +20,7 @@ use rtnl::{
     neighbour::List,
     route::{ALL_FAMILIES, IPV4},
 };
-use rustix::system::sysinfo;
+use rustix::{io::Errno, system::sysinfo};
 
 use crate::{
     error::{Error, WithSubject, is_shortage},
@@ -183,8 +183,22 @@ pub(crate) fn sysfs_path(name: &InterfaceName) -> PathBuf {
 ///
 /// When nothing can be said of it.
 pub(crate) fn sysfs_folder(name: &InterfaceName, index: u32) -> io::Result<Option<Folder>> {
+    of_link(Folder::open(&sysfs_path(name)), index)
+}
+
+/// Folder of a link in a sysfs that was mounted for its namespace.
+///
+/// # Errors
+///
+/// As of [`sysfs_folder`].
+pub(crate) fn sysfs_folder_below(root: &Folder, name: &InterfaceName, index: u32) -> io::Result<Option<Folder>> {
+    of_link(root.open_below(&[b"class/net/", name.as_bytes()].concat()), index)
+}
+
+/// The folder, if it is of the link with that index.
+fn of_link(folder: Result<Folder, Errno>, index: u32) -> io::Result<Option<Folder>> {
     let mut shown = [0; MAX_VALUE];
-    let read = Folder::open(&sysfs_path(name)).and_then(|folder| {
+    let read = folder.and_then(|folder| {
         let shown = str::from_utf8(folder.read(c"ifindex", &mut shown)?).unwrap_or_default();
         Ok((shown.trim().parse() == Ok(index)).then_some(folder))
     });

@@ -16,6 +16,13 @@ const RECEIVE: usize = 128 << 10;
 /// Requests to one send. Each answer takes about 1 KiB of the socket's receive buffer, which has 208 KiB by default.
 const MAX_BATCH: u32 = 100;
 
+/// How often a list is asked for that changes while it is read. Who makes and deletes links without pause can keep every
+/// list of its namespace from being consistent.
+const MAX_DUMPS: u32 = 8;
+
+/// Most bytes of a list that is kept: twice what the largest record can be made of.
+const MAX_LIST: usize = 16 << 20;
+
 /// The kernel's "no" to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelError {
@@ -240,40 +247,93 @@ impl RouteSocket {
         Ok((if has_enough { Seen::Enough } else { Seen::Beginning }, false))
     }
 
-    /// Asks for a list of objects, again if it changed while it was told.
+    /// Asks for a list of objects, again if it changed meanwhile. Neither how often nor how much is left to whoever makes
+    /// the changes: what is asked for here is of one link, or of the node.
     pub(crate) fn dump(&mut self, request: impl Fn(&mut Batch)) -> io::Result<Result<Objects, KernelError>> {
-        loop {
-            let mut batch = Batch::new();
-            request(&mut batch);
-            let numbers = self.send(batch)?;
-            let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..MAX_DUMPS {
             let mut objects = Vec::new();
-            let mut interrupted = false;
-            let end = 'dump: loop {
-                let bytes = self.receive(&mut buffer)?;
-                let mut end = None;
-                for message in messages(bytes) {
-                    let message = message.map_err(io::Error::other)?;
-                    if !numbers.contains(&message.sequence) {
-                        continue;
-                    }
-                    interrupted |= message.flags & rtnl::message::flags::DUMP_INTR != 0;
-                    if let Some(answer) = message.answer() {
-                        end = Some((answer.errno, answer.text.map(str::to_owned)));
-                    }
+            let mut length = 0;
+            let end = self.dump_once(&request, &mut |bytes| {
+                length += bytes.len();
+                if length <= MAX_LIST {
+                    objects.push(bytes.to_vec());
                 }
-                objects.push(bytes.to_vec());
-                if let Some(end) = end {
-                    break 'dump end;
-                }
-            };
+            })?;
             match end {
-                (0, _) if interrupted => {}
-                (0, _) => return Ok(Ok(Objects(objects))),
-                (errno, text) => return Ok(Err(KernelError { errno, text })),
+                Err(error) => return Ok(Err(error)),
+                Ok(_) if length > MAX_LIST => {
+                    let text = Some(format!("the list is longer than {MAX_LIST} bytes"));
+                    return Ok(Err(KernelError { errno: libc::E2BIG, text }));
+                }
+                Ok(Consistency::Interrupted) => {}
+                Ok(Consistency::Whole) => return Ok(Ok(Objects(objects))),
+            }
+        }
+        let text = Some(format!("the list changed while it was read, {MAX_DUMPS} times in succession"));
+        Ok(Err(KernelError { errno: libc::EINTR, text }))
+    }
+
+    /// Asks for a list and looks at each object as it comes, so that its length costs no memory. A list that changed
+    /// meanwhile is asked for again, a few times: then `look` has an object more than once, and the answer is that some
+    /// may be missing.
+    pub(crate) fn each(
+        &mut self,
+        request: &dyn Fn(&mut Batch),
+        look: &mut dyn FnMut(&Message<'_>),
+    ) -> io::Result<Result<Consistency, KernelError>> {
+        let mut end = Ok(Consistency::Interrupted);
+        for _ in 0..MAX_DUMPS {
+            end = self.dump_once(request, &mut |bytes| messages(bytes).flatten().for_each(|message| look(&message)))?;
+            if end != Ok(Consistency::Interrupted) {
+                break;
+            }
+        }
+        Ok(end)
+    }
+
+    /// One request for a list, to its end; `look` gets each datagram.
+    fn dump_once(
+        &mut self,
+        request: &dyn Fn(&mut Batch),
+        look: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<Result<Consistency, KernelError>> {
+        let mut batch = Batch::new();
+        request(&mut batch);
+        let numbers = self.send(batch)?;
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut consistency = Consistency::Whole;
+        loop {
+            let bytes = self.receive(&mut buffer)?;
+            let mut end = None;
+            for message in messages(bytes) {
+                let message = message.map_err(io::Error::other)?;
+                if !numbers.contains(&message.sequence) {
+                    continue;
+                }
+                if message.flags & rtnl::message::flags::DUMP_INTR != 0 {
+                    consistency = Consistency::Interrupted;
+                }
+                if let Some(answer) = message.answer() {
+                    end = Some((answer.errno, answer.text.map(str::to_owned)));
+                }
+            }
+            look(bytes);
+            match end {
+                None => {}
+                Some((0, _)) => return Ok(Ok(consistency)),
+                Some((errno, text)) => return Ok(Err(KernelError { errno, text })),
             }
         }
     }
+}
+
+/// Whether a list is all that there was at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Consistency {
+    /// It is.
+    Whole,
+    /// It changed while the kernel wrote it (`NLM_F_DUMP_INTR`).
+    Interrupted,
 }
 
 /// A change: adds one acknowledged request to a batch.

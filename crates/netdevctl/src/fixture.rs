@@ -96,6 +96,7 @@ fn ledger() -> Ledger {
         },
         configuration: None,
         home: None,
+        quarantined: None,
         host: LinkState {
             hardware: Some(HardwarePlace { path: "/nonexistent/0000:3b:10.3".into(), numa_node: Some(1) }),
             ..host

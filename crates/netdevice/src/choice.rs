@@ -255,6 +255,7 @@ mod tests {
                 ifindex: 7,
             },
             home: None,
+            quarantined: None,
             host: LinkState::new(name, 7),
             since: 0,
         };

@@ -161,6 +161,10 @@ pub struct Record {
     /// Where it is going, once it is on its way home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<HomePlace>,
+    /// Why the device was quarantined though its record can be followed: what is on it that cannot be taken off. Ignored
+    /// in a record that somebody put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<String>,
     /// What it was on the host, and shall be again.
     pub host: LinkState,
     /// When the attachment began: seconds since 1970.

@@ -96,8 +96,41 @@ pub struct LinkState {
     /// Whether an XDP program sits on the link.
     #[serde(default)]
     pub xdp: bool,
+    /// Ids of the XDP programs on the link, by `IFLA_XDP_*_PROG_ID`, which names the mode.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub xdp_programs: BTreeMap<u16, u32>,
+    /// The tcx or netkit programs on the link; none where the kernel was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "programs_as_numbers")]
+    pub programs: Option<Vec<BpfProgram>>,
+    /// Inode of the link's directory in sysfs. It stays through every move and rename, the kernel chooses it and does not
+    /// use it again: no other link can be taken for this one. None of a physical device, or where sysfs showed another
+    /// namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sysfs_inode: Option<u64>,
+    /// `IFLA_PROMISCUITY`: how many want to hear every frame on the link. Not of a record.
+    #[serde(skip)]
+    pub promiscuity: u32,
     /// When this was read: seconds of `CLOCK_BOOTTIME`. Lifetimes count from here.
     pub read_at: u64,
+}
+
+/// A BPF program on a link, attached with bpf(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BpfProgram {
+    /// `enum bpf_attach_type`: which way packets go.
+    pub attach_type: u32,
+    /// Id of the program.
+    pub program: u32,
+    /// Id of the BPF link that holds it there; 0 for none.
+    pub link: u32,
+}
+
+impl BpfProgram {
+    /// Whether both are one attachment. The owner of a BPF link may replace its program.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let key = |it: &Self| (it.attach_type, it.link, if it.link == 0 { it.program } else { 0 });
+        key(self) == key(other)
+    }
 }
 
 /// Where a physical device sits, whatever its interface is called.
@@ -145,6 +178,10 @@ impl LinkState {
             sysctls: BTreeMap::new(),
             hardware: None,
             xdp: false,
+            xdp_programs: BTreeMap::new(),
+            programs: None,
+            sysfs_inode: None,
+            promiscuity: 0,
             read_at: 0,
         }
     }
@@ -482,6 +519,29 @@ impl fmt::Display for Neighbour {
             (None, Some(hardware)) => hardware.fmt(out),
             (None, None) => out.write_str("?"),
         }
+    }
+}
+
+/// BPF programs in JSON: three numbers each, in one list.
+mod programs_as_numbers {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::BpfProgram;
+
+    pub(super) fn serialize<S: Serializer>(programs: &Option<Vec<BpfProgram>>, out: S) -> Result<S::Ok, S::Error> {
+        let all = programs.iter().flatten();
+        let numbers = all.flat_map(|it| [it.attach_type, it.program, it.link]).map(u32::cast_signed);
+        numbers.collect::<Vec<i32>>().serialize(out)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<BpfProgram>>, D::Error> {
+        let numbers = Vec::<i32>::deserialize(from)?;
+        let program = |numbers: &[i32]| BpfProgram {
+            attach_type: numbers[0].cast_unsigned(),
+            program: numbers[1].cast_unsigned(),
+            link: numbers[2].cast_unsigned(),
+        };
+        Ok(Some(numbers.chunks_exact(3).map(program).collect()))
     }
 }
 

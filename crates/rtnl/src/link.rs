@@ -1,5 +1,7 @@
 //! Links: `struct ifinfomsg` and `IFLA_*`.
 
+use std::collections::BTreeMap;
+
 use netdevice::{HardwareAddress, InterfaceName, KernelString, Link, LinkState};
 
 use crate::{
@@ -25,6 +27,7 @@ pub mod attribute {
     pub const IFALIAS: u16 = 20;
     pub const AF_SPEC: u16 = 26;
     pub const GROUP: u16 = 27;
+    pub const PROMISCUITY: u16 = 30;
     pub const NET_NS_FD: u16 = 28;
     pub const EXT_MASK: u16 = 29;
     pub const CARRIER: u16 = 33;
@@ -72,6 +75,10 @@ pub mod attribute {
     /// Inside `XDP`.
     pub const XDP_FD: u16 = 1;
     pub const XDP_ATTACHED: u16 = 2;
+    pub const XDP_FLAGS: u16 = 3;
+    pub const XDP_DRV_PROG_ID: u16 = 5;
+    pub const XDP_SKB_PROG_ID: u16 = 6;
+    pub const XDP_HW_PROG_ID: u16 = 7;
 }
 
 /// `RTEXT_FILTER_SKIP_STATS`: counters make most of a link's message, and nobody here reads them.
@@ -132,6 +139,17 @@ pub struct LinkMessage<'a> {
     /// `ifi_family`: `AF_BRIDGE` (7) messages speak of a port, not of a link.
     pub family: u8,
     attributes: &'a [u8],
+}
+
+/// What a link is stacked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Below<'a> {
+    /// `IFLA_LINK`: index of the link below.
+    pub index: Option<u32>,
+    /// `IFLA_LINK_NETNSID`: namespace of the link below, if it is another one.
+    pub netnsid: Option<i32>,
+    /// `IFLA_INFO_KIND` of the link itself.
+    pub kind: Option<&'a str>,
 }
 
 /// Reads an `RTM_NEWLINK` or `RTM_DELLINK` payload.
@@ -209,6 +227,20 @@ impl<'a> LinkMessage<'a> {
         Some(link)
     }
 
+    /// What the link is stacked on. Of a list of any length, this takes no memory.
+    pub fn below(&self) -> Below<'a> {
+        let mut below = Below { index: None, netnsid: None, kind: None };
+        for attribute in self.attributes() {
+            match attribute.kind {
+                attribute::LINK => below.index = attribute.u32(),
+                attribute::LINK_NETNSID => below.netnsid = attribute.i32(),
+                attribute::LINKINFO => below.kind = info_kind(&attribute),
+                _ => {}
+            }
+        }
+        below
+    }
+
     /// The link's own part of its complete state; none if its name is none.
     pub fn to_state(&self) -> Option<LinkState> {
         let link = self.to_link()?;
@@ -226,6 +258,7 @@ impl<'a> LinkMessage<'a> {
             netns_immutable: link.netns_immutable,
             link_netnsid: link.link_netnsid,
             xdp: self.has_xdp(),
+            xdp_programs: self.xdp_programs(),
             ..LinkState::new(link.name, self.index)
         };
         for attribute in self.attributes() {
@@ -236,6 +269,7 @@ impl<'a> LinkMessage<'a> {
                 }
                 attribute::TXQLEN => state.txqlen = attribute.u32().unwrap_or(0),
                 attribute::GROUP => state.group = attribute.u32().unwrap_or(0),
+                attribute::PROMISCUITY => state.promiscuity = attribute.u32().unwrap_or(0),
                 attribute::LINK if state.parent.is_none() => state.parent = attribute.u32(),
                 attribute::GSO_MAX_SEGS
                 | attribute::GSO_MAX_SIZE
@@ -268,12 +302,38 @@ impl<'a> LinkMessage<'a> {
         self.attributes().any(|attribute| attribute.kind == attribute::WIRELESS)
     }
 
+    /// The XDP programs of each mode.
+    fn xdp_programs(&self) -> BTreeMap<u16, u32> {
+        let xdp = self.attributes().find(|attribute| attribute.kind == attribute::XDP);
+        let all = xdp.into_iter().flat_map(|xdp| xdp.nested());
+        let of_mode = |attribute: &Attribute<'_>| {
+            (attribute::XDP_DRV_PROG_ID..=attribute::XDP_HW_PROG_ID).contains(&attribute.kind)
+        };
+        all.filter(of_mode).filter_map(|attribute| Some((attribute.kind, attribute.u32()?))).collect()
+    }
+
     /// Whether an XDP program sits on the link.
     fn has_xdp(&self) -> bool {
         let xdp = self.attributes().find(|attribute| attribute.kind == attribute::XDP);
         let attached = |xdp: Attribute<'a>| xdp.nested().find(|attribute| attribute.kind == attribute::XDP_ATTACHED);
         xdp.and_then(attached).and_then(|attached| attached.u8()).is_some_and(|mode| mode != 0)
     }
+}
+
+/// The mode of an XDP program, by the attribute that tells its id: `XDP_FLAGS_*_MODE`.
+fn xdp_mode(attribute: u16) -> u32 {
+    match attribute {
+        attribute::XDP_SKB_PROG_ID => 1 << 1,
+        attribute::XDP_DRV_PROG_ID => 1 << 2,
+        _ => 1 << 3,
+    }
+}
+
+/// Takes the XDP program of one mode from a link; the mode is named by the attribute that tells the program's id.
+pub fn remove_xdp(batch: &mut Batch, index: u32, mode: u16) {
+    set(batch, index, 0, 0).nest(attribute::XDP, |xdp| {
+        xdp.attribute(attribute::XDP_FD, &(-1i32).to_ne_bytes()).u32(attribute::XDP_FLAGS, xdp_mode(mode));
+    });
 }
 
 fn alias(attribute: &Attribute<'_>) -> Option<KernelString> {
@@ -372,6 +432,12 @@ pub fn dump(batch: &mut Batch) {
     batch.push(kind::GETLINK, flags::DUMP, &header(0, 0, 0)).u32(attribute::EXT_MASK, SKIP_STATS);
 }
 
+/// Asks for all links of the namespace that has that id in the socket's.
+pub fn dump_in_namespace(batch: &mut Batch, nsid: i32) {
+    let mut request = batch.push(kind::GETLINK, flags::DUMP, &header(0, 0, 0));
+    request.attribute(attribute::TARGET_NETNSID, &nsid.to_ne_bytes()).u32(attribute::EXT_MASK, SKIP_STATS);
+}
+
 /// Asks for the link of that name (or alternative name).
 pub fn get_by_name(batch: &mut Batch, name: &[u8]) {
     // the kernel looks for names of up to 15 bytes in IFNAME, where it finds alternative names too
@@ -422,6 +488,27 @@ pub fn set_info_data(batch: &mut Batch, index: u32, link_kind: &str, settings: &
 /// Deletes a link.
 pub fn delete(batch: &mut Batch, index: u32) {
     batch.push(kind::DELLINK, flags::ACK, &header(index, 0, 0));
+}
+
+/// Deletes the link of that name.
+pub fn delete_by_name(batch: &mut Batch, name: &[u8]) {
+    batch.push(kind::DELLINK, flags::ACK, &header(0, 0, 0)).string(attribute::IFNAME, name);
+}
+
+/// Deletes a link of the namespace that has that id in the socket's.
+pub fn delete_in_namespace(batch: &mut Batch, nsid: i32, index: u32) {
+    let mut request = batch.push(kind::DELLINK, flags::ACK, &header(index, 0, 0));
+    request.attribute(attribute::TARGET_NETNSID, &nsid.to_ne_bytes());
+}
+
+/// Puts the link of that name into a group.
+pub fn set_group_by_name(batch: &mut Batch, name: &[u8], group: u32) {
+    set(batch, 0, 0, 0).string(attribute::IFNAME, name).u32(attribute::GROUP, group);
+}
+
+/// Deletes all links of a group, in the time of one.
+pub fn delete_group(batch: &mut Batch, group: u32) {
+    batch.push(kind::DELLINK, flags::ACK, &header(0, 0, 0)).u32(attribute::GROUP, group);
 }
 
 /// Adds an alternative name to a link.

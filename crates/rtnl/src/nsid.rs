@@ -8,6 +8,7 @@ use crate::{
 };
 
 const NSID: u16 = 1;
+const PID: u16 = 2;
 const FD: u16 = 3;
 /// `struct rtgenmsg`, padded.
 const HEADER: [u8; 4] = [0; 4];
@@ -24,6 +25,16 @@ pub fn parse(payload: &[u8]) -> Option<i32> {
 /// Asks for the id of the namespace behind a file descriptor.
 pub fn get_by_fd(batch: &mut Batch, fd: u32) {
     batch.push(kind::GETNSID, 0, &HEADER).u32(FD, fd);
+}
+
+/// Asks for the id of the namespace of a process or thread.
+pub fn get_by_pid(batch: &mut Batch, pid: u32) {
+    batch.push(kind::GETNSID, 0, &HEADER).u32(PID, pid);
+}
+
+/// Asks for all namespaces that have an id here.
+pub fn dump(batch: &mut Batch) {
+    batch.push(kind::GETNSID, flags::DUMP, &HEADER);
 }
 
 /// Asks whether a namespace has that id: `ENOENT` if none has.

@@ -268,6 +268,7 @@ pub(crate) fn record(name: &str, pod: &str) -> Record {
         },
         configuration: None,
         home: None,
+        quarantined: None,
         host: LinkState { flags: flags::UP, ..LinkState::new(name, 7) },
         since: 0,
     }

@@ -12,6 +12,7 @@ mod input;
 mod kept;
 mod kill;
 mod kill_configured;
+mod leftovers;
 mod pins;
 mod routes;
 mod sandboxes;

@@ -8,7 +8,7 @@ use netdevice::{
     SandboxInterfaceName,
     configuration::{IpPrefix, SandboxRoute},
     record::{HomePlace, Pod, Process, RECORD_VERSION, SandboxPlace, Viewpoint},
-    state::{Address, Attribute, Neighbour, Route, route_attribute},
+    state::{Address, Attribute, BpfProgram, Neighbour, Route, route_attribute},
 };
 use proptest::{collection::vec, option, prelude::*};
 
@@ -125,6 +125,10 @@ pub(crate) fn any_state() -> impl Strategy<Value = LinkState> {
                 sysctls: [("ipv4/neigh/gc_stale_time".to_owned(), mtu.to_string())].into(),
                 hardware: None,
                 xdp: false,
+                xdp_programs: [(6, txqlen)].into(),
+                programs: (flags & 2 != 0).then(|| vec![BpfProgram { attach_type: 46, program: mtu, link: txqlen }]),
+                sysfs_inode: Some(u64::from(mtu)),
+                promiscuity: 0,
                 read_at: 7,
             }
         },
@@ -191,6 +195,7 @@ pub(crate) fn any_record() -> impl Strategy<Value = Record> {
             },
             configuration: configuration.filter(|_| kubernetes),
             home: (phase == Phase::Detaching).then(|| HomePlace { name: DeviceId::from(&inside), ifindex: 3 }),
+            quarantined: (phase == Phase::Detaching && kubernetes).then(|| "a reason".into()),
             since: 1,
             host,
         })

@@ -46,13 +46,24 @@ pub(crate) struct Traced {
 
 /// Runs the hook to its end with one fault at the step with that number, counted from 0.
 pub(crate) fn run_with_fault(child: Child, state: &str, number: usize, fault: Fault) -> Traced {
+    trace(child, state, number, fault).0
+}
+
+/// Runs the hook to its end, and counts its requests to the kernel's network configuration, several to one send as one.
+pub(crate) fn count_requests(child: Child, state: &str) -> (Ending, usize) {
+    let (traced, sends) = trace(child, state, usize::MAX, Fault::KillBefore);
+    (traced.ending.unwrap(), sends)
+}
+
+fn trace(child: Child, state: &str, number: usize, fault: Fault) -> (Traced, usize) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     let mut tracer =
-        Tracer { pid, child, number, fault, count: 0, step: None, pending: BTreeMap::new(), refused: None };
+        Tracer { pid, child, number, fault, count: 0, step: None, pending: BTreeMap::new(), refused: None, sends: 0 };
     let ended = tracer.run(state);
     let mut line = String::new();
     tracer.child.stderr.take().unwrap().read_to_string(&mut line).unwrap();
-    Traced { ending: ended.map(|code| Ending { code: Some(code), line }), step: tracer.step }
+    let traced = Traced { ending: ended.map(|code| Ending { code: Some(code), line }), step: tracer.step };
+    (traced, tracer.sends)
 }
 
 struct Tracer {
@@ -66,6 +77,7 @@ struct Tracer {
     pending: BTreeMap<Pid, Return>,
     /// Sequence number of a netlink message that the kernel is to refuse.
     refused: Option<(u32, Errno)>,
+    sends: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -114,6 +126,7 @@ impl Tracer {
     }
 
     fn entry(&mut self, thread: Pid, mut registers: libc::user_regs_struct) {
+        self.sends += usize::from(registers.orig_rax == libc::SYS_sendto as u64);
         if let Fault::Fail(errno) = self.fault
             && registers.orig_rax == libc::SYS_sendto as u64
         {
