@@ -299,7 +299,7 @@ fn tell_unreadable(file: &Unreadable) {
     match (place, device) {
         (Place::Quarantine, Some(device)) => warn!(
             %device, file = %path,
-            "its record cannot be followed and was put aside, the device is neither moved nor offered: see that the interface is on the node and as it should be, then remove that file: {reason}"
+            "the device is quarantined, it is neither moved nor offered: see that the interface is on the node and as it should be, then remove that file: {reason}"
         ),
         _ => warn!(file = %path, "a record cannot be followed, its device is left alone: {reason}"),
     }

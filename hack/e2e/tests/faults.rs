@@ -347,7 +347,7 @@ fn a_record_that_nobody_can_follow_is_put_aside_and_its_device_waits_for_an_admi
     node.write("/run/netdevice/record0.json", "{\"version\": 1, rubbish");
     node.write("/run/netdevice/newer0.json", "{\"version\": 99}");
     let agent = node.agent(&["-interfaces", "^record0$"]);
-    agent.wait_for_output("its record cannot be followed and was put aside");
+    agent.wait_for_output("the device is quarantined");
     wait_for_metric(&agent, "netdevice_records_quarantined", 1);
     wait_for_metric(&agent, "netdevice_unreadable_records", 1);
     assert!(agent.output().contains("a newer netdevice wrote it"), "{}", agent.output());

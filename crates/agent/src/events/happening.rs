@@ -113,7 +113,7 @@ impl Happening {
                 format!("network device {device}{holder} is home as {name}, for its name was taken on the node")
             }
             Self::RecordQuarantined { device, file, reason } => format!(
-                "the record of network device {device} cannot be followed, the device is neither moved nor offered: see that the interface is on the node and as it should be, then remove {file}: {reason}"
+                "network device {device} is quarantined, it is neither moved nor offered: see that the interface is on the node and as it should be, then remove {file}: {reason}"
             ),
             Self::InjectionRefused { reason, .. } => reason.clone(),
         }
