@@ -17,7 +17,7 @@ pub fn run(bytes: &[u8]) {
 
 fn read(payload: &[u8]) {
     if let Ok(link) = link::parse(payload) {
-        let _ = (link.to_link(), link.to_state(), link.is_partial());
+        let _ = (link.to_link(), link.to_state(), link.is_partial(), link.below());
     }
     if let Ok((index, address)) = address::parse(payload) {
         let _ = address.to_string();
