@@ -36,7 +36,7 @@ use mount_changes::MountChanges;
 pub(crate) use notifier::Notifier;
 use process_ends::ProcessEnds;
 use tracked::{GRACE, Hold, Next, Tracked};
-use work::{Cause, Finding, Order, Subject, is_known_by_mounts, look, repair};
+use work::{Cause, Diagnosed, Order, Subject, is_known_by_mounts, look, repair};
 
 /// How many devices are worked on at a time. Moves share the kernel's lock anyway; the rest of a repair does not.
 const WORKERS: usize = 8;
@@ -51,6 +51,9 @@ const SHARE: u32 = 20;
 const POLL: Duration = Duration::from_secs(5);
 /// How long after a failure a namespace is opened again.
 const HOLD_RETRY: Duration = Duration::from_secs(5);
+
+/// Descriptors that are left for connections, watched directories and work on devices.
+const DESCRIPTOR_RESERVE: usize = 96;
 
 /// What says that something may be due.
 pub(crate) struct Triggers {
@@ -124,8 +127,7 @@ struct Reconciler {
 
 impl Reconciler {
     fn new(records: Records, notifier: Notifier) -> Self {
-        // the rest is for connections, for hooks' folders and for work
-        let descriptors = descriptors::limit();
+        let descriptors = descriptors::limit().saturating_sub(DESCRIPTOR_RESERVE);
         let now = Instant::now();
         Self {
             records,
@@ -221,6 +223,9 @@ impl Reconciler {
         self.tracked.retain(|device, _| ledger.contains_key(device));
         for (device, record) in ledger.iter() {
             let tracked = self.tracked.entry(device.clone()).or_insert_with(|| Tracked::new(record, now));
+            if !before.contains_key(device) || !tracked.is_of(record) {
+                debug!(%device, holder = %record.holder, "its attachment is followed");
+            }
             if !tracked.is_of(record) {
                 // the work of the attachment before, if there is any, goes on and finds another record
                 let is_running = tracked.is_running;
@@ -277,7 +282,7 @@ impl Reconciler {
             (self.looked_at_many, self.look_took) = (Instant::now(), now.elapsed());
         }
         match found {
-            Ok(findings) => findings.into_iter().for_each(|finding| self.judge(finding)),
+            Ok(diagnosed) => diagnosed.into_iter().for_each(|diagnosed| self.judge(diagnosed)),
             Err(error) => {
                 debug!("records cannot be compared with the kernel: {error}");
                 let tracked = subjects.iter().map(|subject| &subject.device);
@@ -295,8 +300,11 @@ impl Reconciler {
         Some(Subject { device, saw_mounts })
     }
 
-    fn judge(&mut self, Finding { subject: Subject { device, saw_mounts }, diagnosis }: Finding) {
+    fn judge(&mut self, Diagnosed { subject: Subject { device, saw_mounts }, diagnosis }: Diagnosed) {
         let (Some(tracked), Some(record)) = (self.tracked.get_mut(&device), self.ledger.get(&device)) else { return };
+        if saw_mounts && !tracked.saw_mounts {
+            debug!(%device, "its sandbox has a mount here");
+        }
         tracked.saw_mounts = saw_mounts;
         if matches!(tracked.hold, Hold::Kept(_)) && self.records.is_pinned(&device, record.sandbox.inode) {
             // by the hook that was still at work then

@@ -39,7 +39,7 @@ pub(super) struct Subject {
 
 /// What a look at a device found.
 #[derive(Debug)]
-pub(super) struct Finding {
+pub(super) struct Diagnosed {
     pub(super) subject: Subject,
     pub(super) diagnosis: Diagnosis,
 }
@@ -66,11 +66,11 @@ fn diagnose(record: &Record, saw_mounts: &mut bool, home: &mut RouteSocket) -> D
 /// # Errors
 ///
 /// Without a socket nothing is known.
-pub(super) fn look(ledger: &Ledger, subjects: Vec<Subject>) -> std::io::Result<Vec<Finding>> {
+pub(super) fn look(ledger: &Ledger, subjects: Vec<Subject>) -> std::io::Result<Vec<Diagnosed>> {
     let mut home = RouteSocket::open()?;
     let look = |mut subject: Subject| {
         let diagnosis = diagnose(ledger.get(&subject.device)?, &mut subject.saw_mounts, &mut home);
-        Some(Finding { subject, diagnosis })
+        Some(Diagnosed { subject, diagnosis })
     };
     Ok(subjects.into_iter().filter_map(look).collect())
 }

@@ -1,0 +1,360 @@
+//! The agent's reconciler in real namespaces: each test makes a host and sandboxes of its own, attaches devices as a hook
+//! does, starts the real program, and lets sandboxes end without a hook.
+
+#![allow(clippy::unwrap_used)] // outside #[test] functions too: all of it is a test
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use link::{AttachRequest, DetachRequest, Namespace, Records};
+use netdevice::{DeviceId, Holder, record::Pod};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+
+/// Longer than anything here takes on a busy machine.
+const LONG: Duration = Duration::from_secs(90);
+
+/// A network and a mount namespace for one test, in which sysfs shows the network; the thread that has it is in both.
+struct Host {
+    folder: tempfile::TempDir,
+}
+
+fn on_host(test: impl FnOnce(&Host) + Send) {
+    assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces: run them as root");
+    let result = thread::scope(|scope| scope.spawn(|| test(&Host::new())).join());
+    result.unwrap_or_else(|panic| resume_unwind(panic));
+}
+
+impl Host {
+    fn new() -> Self {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        // what is mounted below it reaches mount namespaces that are made from this one
+        mount(Some("tmpfs"), folder.path(), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        mount(none, folder.path(), none, MsFlags::MS_SHARED, none).unwrap();
+        let host = Self { folder };
+        fs::create_dir(host.path("state")).unwrap();
+        host.ip("link set lo up");
+        host
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn records(&self) -> Records {
+        Records::new(self.path("state"))
+    }
+
+    fn ip(&self, arguments: &str) {
+        let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+        assert!(status.success(), "ip {arguments}");
+    }
+
+    fn add_device(&self, name: &str) {
+        self.ip(&format!("link add {name} type ifb"));
+    }
+
+    fn has_link(&self, name: &str) -> bool {
+        Path::new("/sys/class/net").join(name).exists()
+    }
+
+    /// A sandbox with a process.
+    fn sandbox(&self) -> Sandbox {
+        let process = thread::scope(|scope| {
+            let start = || {
+                unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap()
+            };
+            scope.spawn(start).join().unwrap()
+        });
+        Sandbox(process)
+    }
+
+    /// A sandbox without a process, as CRI-O makes them: a mount of its namespace.
+    fn mounted_sandbox(&self, name: &str) -> PathBuf {
+        let process = self.sandbox();
+        let path = self.path(name);
+        fs::write(&path, "").unwrap();
+        mount(Some(&process.path()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        path
+    }
+
+    fn attach(&self, device: &str, sandbox: &Path, holder: &Holder, pid: Option<i32>) {
+        let namespace = Namespace::open(sandbox).unwrap();
+        let request = AttachRequest {
+            device: &device.parse().unwrap(),
+            resource: None,
+            sandbox: &namespace,
+            paths: Vec::new(),
+            holder,
+            pid,
+            configuration: None,
+        };
+        link::attach(&self.records(), &request).unwrap();
+        assert!(!self.has_link(device));
+        // a hook is a process of its own, and this is a thread with a mount namespace of its own
+        let mounts = fs::metadata("/proc/thread-self/ns/mnt").unwrap().ino();
+        self.edit_record(device, |record| record["sandbox"]["seen_from"]["mount_namespace"] = mounts.into());
+    }
+
+    fn edit_record(&self, device: &str, edit: impl FnOnce(&mut serde_json::Value)) {
+        let path = self.path(&format!("state/{device}.json"));
+        let mut record = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        edit(&mut record);
+        fs::write(&path, record.to_string()).unwrap();
+    }
+
+    fn agent(&self) -> Agent {
+        self.agent_with_limit("1024:4096")
+    }
+
+    /// An agent with that soft and hard limit of open files.
+    fn agent_with_limit(&self, limit: &str) -> Agent {
+        let log = self.path("log");
+        let mut command = Command::new("prlimit");
+        command.args([&format!("--nofile={limit}"), "unshare"]);
+        // its mounts are its own, as in a container, and those of the host reach it
+        command.args(["--mount", "--propagation", "slave", env!("CARGO_BIN_EXE_netdevice-agent")]);
+        command.args(["-interfaces", "^dev", "-events", "off", "-v", "4", "-admin-address", "127.0.0.1:0"]);
+        for (flag, name) in [
+            ("-state-dir", "state"),
+            ("-cdi-dir", "cdi"),
+            ("-device-plugin-dir", "plugins"),
+            ("-pod-resources-socket", "none.sock"),
+            ("-hook-path", "hook"),
+        ] {
+            command.arg(flag).arg(self.path(name));
+        }
+        command.stdin(Stdio::null()).stdout(fs::File::create(&log).unwrap());
+        command.stderr(fs::File::options().append(true).open(&log).unwrap());
+        Agent { process: command.spawn().unwrap(), log }
+    }
+}
+
+struct Sandbox(Child);
+
+impl Sandbox {
+    fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.pid()))
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Agent {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Agent {
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + LONG;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what} does not happen; the log:\n{}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The agent follows the attachment.
+    #[track_caller]
+    fn wait_until_followed(&self, device: &str) {
+        self.wait_for_line(device, "its attachment is followed");
+    }
+
+    #[track_caller]
+    fn wait_for_line(&self, device: &str, words: &str) {
+        let (device, is_end) =
+            (format!("device={device}"), |rest: &str| !rest.starts_with(|c: char| c.is_ascii_digit()));
+        let has = |line: &str| line.contains(words) && line.split_once(&device).is_some_and(|(_, rest)| is_end(rest));
+        self.wait_for(&format!("{device}: {words}"), || self.log().lines().any(has));
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn container(id: &str) -> Holder {
+    let pod = Pod { namespace: "default".into(), name: id.into(), uid: format!("uid-{id}") };
+    Holder { container: id.into(), sandbox: Some(format!("sandbox-{id}")), pod: Some(pod) }
+}
+
+fn sandbox(id: &str) -> Holder {
+    Holder { container: format!("sandbox-{id}"), ..container(id) }
+}
+
+#[test]
+fn a_device_whose_work_hangs_holds_up_no_other() {
+    on_host(|host| {
+        // opening a FIFO waits for a writer who never comes: three records name one as their namespace
+        let pod = host.sandbox();
+        for name in ["dev0", "dev1", "dev2"] {
+            host.add_device(name);
+            host.attach(name, &pod.path(), &container(name), Some(pod.pid()));
+            let fifo = host.path(&format!("fifo-{name}"));
+            nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+            host.edit_record(name, |record| {
+                record["sandbox"]["inode"] = fs::metadata(&fifo).unwrap().ino().into();
+                record["sandbox"]["paths"] = serde_json::json!([fifo]);
+            });
+        }
+        for name in ["dev3", "dev4"] {
+            host.add_device(name);
+            host.attach(name, &pod.path(), &container(name), Some(pod.pid()));
+        }
+        let agent = host.agent();
+        agent.wait_until_followed("dev4");
+        drop(pod);
+        agent.wait_for("both return", || host.has_link("dev3") && host.has_link("dev4"));
+        assert!(!host.has_link("dev0"));
+    });
+}
+
+#[test]
+fn a_sandbox_without_a_process_that_is_unmounted_gives_its_devices_back_whatever_mounts_the_agent_is_in() {
+    on_host(|host| {
+        host.add_device("dev0");
+        let mounted = host.mounted_sandbox("netns-a");
+        host.attach("dev0", &mounted, &sandbox("a"), None);
+        let agent = host.agent();
+        agent.wait_for_line("dev0", "its sandbox has a mount here");
+        umount2(&mounted, MntFlags::MNT_DETACH).unwrap();
+        fs::remove_file(&mounted).unwrap();
+        agent.wait_for("it returns", || host.has_link("dev0"));
+        agent.wait_for("its record ends", || !host.path("state/dev0.json").exists());
+    });
+}
+
+#[test]
+fn more_devices_than_descriptors_return_and_the_soft_limit_is_raised() {
+    on_host(|host| {
+        let pods: Vec<Sandbox> = (0..3).map(|_| host.sandbox()).collect();
+        let names: Vec<String> = (0..45).map(|number| format!("dev{number}")).collect();
+        for (at, name) in names.iter().enumerate() {
+            let pod = &pods[at % pods.len()];
+            host.add_device(name);
+            host.attach(name, &pod.path(), &container(name), Some(pod.pid()));
+        }
+        let agent = host.agent_with_limit("40:4096");
+        names.iter().for_each(|name| agent.wait_until_followed(name));
+        assert!(agent.log().contains("raised the limit of open files limit=4096"), "{}", agent.log());
+        drop(pods);
+        agent.wait_for("all return", || names.iter().all(|name| host.has_link(name)));
+        assert!(!agent.log().contains("it is gone"), "{}", agent.log());
+    });
+}
+
+#[test]
+fn with_fewer_descriptors_than_pods_every_device_returns_and_none_is_lost() {
+    on_host(|host| {
+        let names: Vec<String> = (0..40).map(|number| format!("dev{number}")).collect();
+        let pods: Vec<Sandbox> = names
+            .iter()
+            .map(|name| {
+                let pod = host.sandbox();
+                host.add_device(name);
+                host.attach(name, &pod.path(), &container(name), Some(pod.pid()));
+                pod
+            })
+            .collect();
+        let agent = host.agent_with_limit("128:128");
+        names.iter().for_each(|name| agent.wait_until_followed(name));
+        drop(pods);
+        agent.wait_for("all return", || names.iter().all(|name| host.has_link(name)));
+        assert!(!agent.log().contains("it is gone"), "{}", agent.log());
+    });
+}
+
+#[test]
+fn an_ordinary_end_on_cri_o_is_no_repair() {
+    on_host(|host| {
+        host.add_device("dev0");
+        let (pod, mounted) = (host.sandbox(), host.mounted_sandbox("netns-a"));
+        // as a hook writes it: the container's own process, and the mount that config.json names
+        host.attach("dev0", &mounted, &container("a"), Some(pod.pid()));
+        let agent = host.agent();
+        agent.wait_until_followed("dev0");
+        drop(pod);
+        agent.wait_for("it is said", || agent.log().contains("returned to the host: its container ended"));
+        assert!(host.has_link("dev0"));
+        assert!(!agent.log().contains("for no hook did"), "{}", agent.log());
+    });
+}
+
+#[test]
+fn a_device_whose_name_was_taken_gets_it_as_soon_as_it_is_free_also_after_a_restart() {
+    on_host(|host| {
+        let pod = host.sandbox();
+        host.add_device("dev0");
+        host.attach("dev0", &pod.path(), &container("a"), Some(pod.pid()));
+        host.add_device("dev0");
+        let device: DeviceId = "dev0".parse().unwrap();
+        link::detach(&host.records(), &DetachRequest { device: &device, container: "a" }).unwrap();
+        let waiting = host.records().waiting().unwrap();
+        let [waiting] = &waiting[..] else { panic!("{waiting:?}") };
+        let present = waiting.present.to_string();
+        assert!(host.has_link(&present));
+        let index = |name: &str| fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).unwrap();
+        let own = index(&present);
+        // this agent was started after the device had returned
+        let agent = host.agent();
+        agent.wait_for("the devices are offered", || agent.log().contains("offered"));
+        assert!(host.has_link(&present));
+        host.ip("link set dev0 name other0");
+        agent.wait_for("it has its name", || host.has_link("dev0"));
+        assert_eq!(index("dev0"), own);
+        assert!(!host.has_link(&present));
+        agent.wait_for("nothing waits", || host.records().waiting().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_link_that_took_the_place_of_one_that_waits_is_not_renamed() {
+    on_host(|host| {
+        let pod = host.sandbox();
+        host.add_device("dev0");
+        host.attach("dev0", &pod.path(), &container("a"), Some(pod.pid()));
+        host.add_device("dev0");
+        let device: DeviceId = "dev0".parse().unwrap();
+        link::detach(&host.records(), &DetachRequest { device: &device, container: "a" }).unwrap();
+        let [waiting] = &host.records().waiting().unwrap()[..] else { panic!("one waits") };
+        let present = waiting.present.to_string();
+        // the same name and index, another kind
+        host.ip(&format!("link del {present}"));
+        host.ip(&format!("link add {present} index {} type bridge", waiting.index));
+        host.ip("link del dev0");
+        assert_eq!(waiting.restore(&host.records()).unwrap(), link::Restored::Void);
+        assert!(host.has_link(&present) && !host.has_link("dev0"));
+        assert!(host.records().waiting().unwrap().is_empty());
+    });
+}
