@@ -75,12 +75,15 @@ wait_for() {
 planned=0 finished=0 taken=0
 plan() { planned=$((planned + $1)); } # SECONDS
 
-# time_left COST ELAPSED: of the step that is running and of those after it
+# time_left COST ELAPSED: of the step that is running and of those after it. What takes longer than it should says how much
+# longer the others will take.
 time_left() {
-  local left step=$(($1 > $2 ? $1 - $2 : 0))
-  left=$((planned - finished - $1 + step))
-  ((left > 0)) || left=0
-  if ((finished >= 20)); then left=$((left * taken / finished)); else left=$((left * 2 / $(nproc))); fi
+  local cost=$1 elapsed=$2 after step left actual=2 estimated
+  estimated=$(nproc)
+  if ((finished >= 20)); then actual=$taken estimated=$finished; fi
+  after=$((planned - finished - cost > 0 ? planned - finished - cost : 0))
+  step=$((cost * actual / estimated))
+  if ((elapsed > step && cost > 0)); then left=$((after * elapsed / cost)); else left=$((step - elapsed + after * actual / estimated)); fi
   if ((left <= 60)); then echo "less than a minute left"; else echo "about $(((left + 30) / 60)) minutes left"; fi
 }
 

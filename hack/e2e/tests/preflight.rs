@@ -217,6 +217,14 @@ fn a_command_that_writes_more_than_is_read_does_not_fail() {
 }
 
 #[test]
+fn the_time_that_is_left_is_corrected_by_what_was_taken() {
+    let machine = Machine::without("estimate", &[]).with("nproc", "echo 2");
+    let said = machine.script("plan 300; plan 300\ntime_left 300 0\ntime_left 300 270\ntime_left 300 600\nfinished=300 taken=60\ntime_left 300 0\ntime_left 300 59");
+    let lines: Vec<_> = ["about 10", "about 6", "about 10"].map(|minutes| format!("{minutes} minutes left\n")).to_vec();
+    assert_eq!(said.exits(0).text(), lines.concat() + &"less than a minute left\n".repeat(2));
+}
+
+#[test]
 fn a_section_that_the_benchmark_does_not_have_is_refused_before_anything_is_built() {
     let machine = Machine::without("bench", &["cargo"]);
     machine.run("bench", &["--only", "moves,wrong"]).exits(2).says("no section \"wrong\": moves bursts");
