@@ -126,17 +126,25 @@ fn number(descriptor: &OwnedFd) -> u32 {
 ///
 /// # Errors
 ///
-/// Without `CAP_NET_ADMIN` on the node, or where bpf(2) is forbidden. A kernel that does not know these programs has none.
+/// Without `CAP_NET_ADMIN` on the node, or where bpf(2) is forbidden. A kernel that does not know these programs has none,
+/// nor has a node that is itself in a user namespace: nobody there may attach one.
 pub(crate) fn programs(index: u32, kind: Option<&str>) -> io::Result<Vec<BpfProgram>> {
     let mut all = Vec::new();
     for attach_type in TCX.into_iter().chain(NETKIT.into_iter().filter(|_| kind == Some("netkit"))) {
         match query(index, attach_type) {
             Ok(programs) => all.extend(programs),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::ENOENT)) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && is_in_user_namespace() => {}
             Err(error) => return Err(error),
         }
     }
     Ok(all)
+}
+
+/// Whether this process has its capabilities over a part of the machine only (`user_namespaces(7)`).
+fn is_in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
 #[allow(unsafe_code)] // no crate wraps it
