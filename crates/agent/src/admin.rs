@@ -4,23 +4,18 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::CONTENT_TYPE,
-    server::conn::http1,
-    service::service_fn,
+    Method, Request, Response, StatusCode, body::Bytes, header::CONTENT_TYPE, server::conn::http1, service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{hook_file, metrics::Metrics};
+use crate::metrics::Metrics;
 
 /// Clients at a time; more wait in the listener's queue.
 const MAX_CLIENTS: usize = 16;
@@ -33,7 +28,6 @@ const RETRY: Duration = Duration::from_secs(2);
 pub(crate) async fn serve(
     address: SocketAddr,
     metrics: Arc<Metrics>,
-    hook: watch::Receiver<hook_file::State>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = tokio::select! {
@@ -46,7 +40,7 @@ pub(crate) async fn serve(
             () = shutdown.cancelled() => return Ok(()),
             Some(_) = clients.join_next(), if !clients.is_empty() => {}
             accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
-                Ok((stream, _)) => _ = clients.spawn(talk(stream, metrics.clone(), hook.clone())),
+                Ok((stream, _)) => _ = clients.spawn(talk(stream, metrics.clone())),
                 // out of files, most likely: the next one may fare better
                 Err(error) => {
                     warn!("the admin endpoint cannot accept: {error}");
@@ -76,9 +70,9 @@ async fn listen(address: SocketAddr) -> TcpListener {
     }
 }
 
-async fn talk(stream: TcpStream, metrics: Arc<Metrics>, hook: watch::Receiver<hook_file::State>) {
+async fn talk(stream: TcpStream, metrics: Arc<Metrics>) {
     let service = service_fn(move |request| {
-        let response = answer(&request, &metrics, *hook.borrow());
+        let response = answer(&request, &metrics);
         async { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
@@ -89,18 +83,16 @@ async fn talk(stream: TcpStream, metrics: Arc<Metrics>, hook: watch::Receiver<ho
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics, hook: hook_file::State) -> Response<Full<Bytes>> {
+fn answer<T>(request: &Request<T>, metrics: &Metrics) -> Response<Full<Bytes>> {
     let (status, kind, text) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => {
-            let mut obstacles = metrics.obstacles();
-            if hook == hook_file::State::Missing {
-                obstacles.push("the hook is not installed".into());
-            }
-            if obstacles.is_empty() {
-                (StatusCode::OK, PLAIN, "ok\n".to_owned())
+            let problems = metrics.problems();
+            let lines: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
+            if problems.iter().any(|problem| problem.kind.is_obstacle()) {
+                (StatusCode::SERVICE_UNAVAILABLE, PLAIN, lines)
             } else {
-                (StatusCode::SERVICE_UNAVAILABLE, PLAIN, obstacles.join("\n") + "\n")
+                (StatusCode::OK, PLAIN, format!("ok\n{lines}"))
             }
         }
         (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, OPEN_METRICS, metrics.text()),
@@ -113,4 +105,34 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, hook: hook_file::State
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use netdevice::View;
+
+    use super::*;
+    use crate::problems::Kind;
+
+    async fn ready(metrics: &Metrics) -> (u16, String) {
+        let request = Request::get("/readyz").body(()).unwrap();
+        let response = answer(&request, metrics);
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn readyz_has_the_reasons_one_a_line_and_warnings_beside_ok() {
+        let metrics = Metrics::default();
+        assert_eq!(ready(&metrics).await, (503, "the node's interfaces are not read yet\n".into()));
+        metrics.set_view(Arc::new(View::default()));
+        assert_eq!(ready(&metrics).await, (200, "ok\n".into()));
+        metrics.report(Kind::Descriptors, vec!["too few".into()]);
+        assert_eq!(ready(&metrics).await, (200, "ok\nwarning: too few\n".into()));
+        metrics.report(Kind::Hook, vec!["the hook is not installed".into(), "no room".into()]);
+        let both = "the hook is not installed\nno room\nwarning: too few\n";
+        assert_eq!(ready(&metrics).await, (503, both.into()));
+    }
 }

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Seek},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,6 +15,8 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::{metrics::Metrics, problems::Kind};
+
 /// What is on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -21,8 +24,6 @@ pub(crate) enum State {
     Missing,
     /// Our hook.
     Installed,
-    /// This process offers nothing that a hook would move.
-    Unneeded,
 }
 
 /// How often the file is looked at: somebody may remove it.
@@ -34,6 +35,7 @@ pub(crate) async fn keep(
     source: PathBuf,
     target: String,
     state: watch::Sender<State>,
+    metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     // open, and not in memory: it is as large as all else that the agent keeps
@@ -44,8 +46,9 @@ pub(crate) async fn keep(
         )
     })?;
     let target = PathBuf::from(target);
+    metrics.report(Kind::Hook, vec!["the hook is not installed yet".into()]);
     let mut retry = FIRST_RETRY;
-    let mut told = None;
+    let mut told: Option<String> = None;
     let checks = Ticks::every(CHECK)?;
     let mut seen = None;
     loop {
@@ -57,7 +60,13 @@ pub(crate) async fn keep(
                 if installed {
                     info!(file = %target.display(), "the hook is installed");
                 }
-                (retry, told) = (FIRST_RETRY, None);
+                retry = FIRST_RETRY;
+                let obstacle = obstacle(&target);
+                if let Some(obstacle) = obstacle.as_ref().filter(|obstacle| told.as_ref() != Some(*obstacle)) {
+                    warn!("{obstacle}");
+                }
+                metrics.report(Kind::Hook, obstacle.iter().cloned().collect());
+                told = obstacle;
                 state.send_replace(State::Installed);
                 None
             }
@@ -65,6 +74,8 @@ pub(crate) async fn keep(
                 let error = error.to_string();
                 if told.as_ref() != Some(&error) {
                     warn!(file = %target.display(), "cannot install the hook, devices are not offered without it: {error}");
+                    metrics
+                        .report(Kind::Hook, vec![format!("the hook {} is not installed: {error}", target.display())]);
                     told = Some(error);
                 }
                 retry = (retry * 2).min(CHECK);
@@ -85,6 +96,47 @@ fn identity(file: &Path) -> Option<[i64; 8]> {
     let (device, inode) = (file.dev().cast_signed(), file.ino().cast_signed());
     let (size, mode) = (file.size().cast_signed(), i64::from(file.mode()));
     Some([device, inode, size, mode, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
+}
+
+/// Why the runtime cannot start the hook that is in place, as far as that can be seen without starting it.
+fn obstacle(target: &Path) -> Option<String> {
+    let path = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+    // where the runtime sees it, if that may be looked at
+    let mounts = fs::read_to_string("/proc/1/mountinfo").or_else(|_| fs::read_to_string("/proc/self/mountinfo"));
+    if let Some(mount) = mounts.ok().and_then(|mounts| noexec_mount(&mounts, &path)) {
+        return Some(format!(
+            "the runtime cannot start the hook {}: {} is mounted noexec: choose another place with -hook-path",
+            target.display(),
+            mount.display()
+        ));
+    }
+    let (ours, hook) = (machine(Path::new("/proc/self/exe"))?, machine(target)?);
+    (ours != hook).then(|| {
+        format!("the runtime cannot start the hook {}: it is for another processor architecture", target.display())
+    })
+}
+
+/// The mount that a file is on, if programs on it cannot be started (`proc_pid_mountinfo(5)`).
+fn noexec_mount(mounts: &str, file: &Path) -> Option<PathBuf> {
+    let mount = |line: &str| {
+        let mut fields = line.split(' ').skip(4);
+        // a space, a tab, a newline and a backslash are in octal
+        let point = ["\\040", "\\011", "\\012", "\\134"].iter().zip([" ", "\t", "\n", "\\"]);
+        let point = point.fold(fields.next()?.to_owned(), |path, (code, byte)| path.replace(code, byte));
+        let is_noexec = fields.next()?.split(',').any(|option| option == "noexec");
+        Some((PathBuf::from(point), is_noexec))
+    };
+    // of several at one place the last one is on top
+    let on = mounts.lines().filter_map(mount).filter(|(point, _)| file.starts_with(point));
+    let (point, is_noexec) = on.max_by_key(|(point, _)| point.components().count())?;
+    is_noexec.then_some(point)
+}
+
+/// Class, byte order and machine of an ELF file; nothing of another file.
+fn machine(file: &Path) -> Option<[u8; 4]> {
+    let mut header = [0; 20];
+    fs::File::open(file).and_then(|mut file| file.read_exact(&mut header)).ok()?;
+    header.starts_with(b"\x7fELF").then(|| [header[4], header[5], header[18], header[19]])
 }
 
 /// Puts the hook in place whole, unless it is there already: a runtime starts the old one or the new one.
@@ -145,6 +197,32 @@ mod tests {
         assert_eq!(fs::read(&target).unwrap(), b"another");
         assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn a_hook_that_the_runtime_cannot_start_is_told() {
+        let mounts = "22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n\
+            30 22 0:20 / /var/lib rw,noexec - ext4 /dev/sdb1 rw\n\
+            31 30 0:21 / /var/lib/a\\040b rw - tmpfs tmpfs rw\n\
+            32 22 0:22 / /run rw,nosuid,noexec - tmpfs tmpfs rw\n\
+            33 32 0:23 / /run rw - tmpfs tmpfs rw\n";
+        let noexec = |path: &str| noexec_mount(mounts, Path::new(path)).map(|mount| mount.display().to_string());
+        assert_eq!(noexec("/var/lib/netdevice/netdevice-hook").as_deref(), Some("/var/lib"));
+        assert_eq!(noexec("/var/lib/a b/netdevice-hook"), None);
+        assert_eq!(noexec("/var/libs/netdevice-hook"), None);
+        assert_eq!(noexec("/run/hook"), None, "another one is mounted on top");
+        assert_eq!(noexec_mount("nonsense", Path::new("/x")), None);
+
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("netdevice-hook");
+        fs::copy("/proc/self/exe", &target).unwrap();
+        assert_eq!(obstacle(&target), None);
+        let mut header = fs::read(&target).unwrap();
+        header[18] ^= 0xff;
+        fs::write(&target, header).unwrap();
+        assert!(obstacle(&target).unwrap().ends_with("it is for another processor architecture"));
+        fs::write(&target, "#!/bin/sh\n").unwrap();
+        assert_eq!(obstacle(&target), None);
     }
 
     #[test]

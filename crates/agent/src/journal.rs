@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use device_plugin::Reservations;
 use link::{
     Records,
     journal::{Action, Entry, Follower, Outcome},
@@ -17,14 +18,19 @@ use crate::{
     metrics::Metrics,
 };
 
+/// Who hears of what hooks did.
+pub(crate) struct Listeners {
+    pub(crate) metrics: Arc<Metrics>,
+    /// Told of devices that are home under their name.
+    pub(crate) restored: mpsc::UnboundedSender<InterfaceName>,
+    pub(crate) events: Events,
+    /// Those of devices for which a hook was run end.
+    pub(crate) reservations: Arc<Reservations>,
+}
+
 /// Follows the hooks' journal from now on.
-pub(crate) async fn follow(
-    records: Records,
-    metrics: Arc<Metrics>,
-    restored: mpsc::UnboundedSender<InterfaceName>,
-    events: Events,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+pub(crate) async fn follow(records: Records, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Listeners { metrics, restored, events, reservations } = listeners;
     let mut folder = Folder::new(records.folder());
     let mut follower = Follower::new(&records);
     loop {
@@ -38,9 +44,9 @@ pub(crate) async fn follow(
             if let Some(happening) = happening(&entry) {
                 events.tell(happening);
             }
-            if (entry.action, entry.outcome) == (Action::Detach, Outcome::Ok)
-                && let Ok(device) = entry.device.parse::<DeviceId>()
-            {
+            let Ok(device) = entry.device.parse::<DeviceId>() else { continue };
+            reservations.end(&device);
+            if (entry.action, entry.outcome) == (Action::Detach, Outcome::Ok) {
                 // nobody listens only while the agent ends
                 let _ = restored.send(device.to_name());
             }

@@ -13,6 +13,7 @@ mod descriptors;
 mod events;
 mod folder;
 mod hook_file;
+mod hook_runs;
 mod injector;
 mod journal;
 mod logging;
@@ -20,6 +21,7 @@ mod metrics;
 mod names;
 mod plugins;
 mod pools;
+mod problems;
 mod reconciler;
 mod views;
 
@@ -27,6 +29,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use arguments::{Arguments, Program};
+use device_plugin::Reservations;
 use injector::Injector;
 use inventory::Inventory;
 use link::Records;
@@ -77,12 +80,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     tasks.spawn(end_on_signal(shutdown.clone())?);
 
     let (records, obstacle) = Records::of_agent(&arguments.state_dir);
+    let metrics = Arc::new(Metrics::default());
     if let (Some(obstacle), Some(_)) = (obstacle, &plugin) {
         let consequence =
             "a virtual device that a Pod has by annotation is lost if the Pod ends while this agent is down";
-        warn!("cannot mount in the mount namespace of PID 1: {obstacle}; {consequence}");
+        let line = format!("cannot mount in the mount namespace of PID 1: {obstacle}; {consequence}");
+        warn!("{line}");
+        metrics.report(problems::Kind::Pins, vec![line]);
     }
-    let metrics = Arc::new(Metrics::default());
     let (events, posting) = events::open(arguments.events, arguments.node_name(), &metrics);
     if let Some(posting) = posting {
         tasks.spawn(posting.run(shutdown.clone()));
@@ -131,13 +136,20 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.program {
         Program::Agent => {
             let (source, path) = (arguments.hook_source(), arguments.hook_path.clone());
-            tasks.spawn(hook_file::keep(source, path, hook_sender, shutdown.clone()));
-            tasks.spawn(plugins::keep(arguments.clone(), view, hook.clone(), metrics.clone(), shutdown.clone()));
-            tasks.spawn(journal::follow(records, metrics.clone(), restored_sender, events, shutdown.clone()));
+            let reservations = Arc::<Reservations>::default();
+            tasks.spawn(problems::keep(records.clone(), metrics.clone(), shutdown.clone()));
+            tasks.spawn(hook_file::keep(source, path, hook_sender, metrics.clone(), shutdown.clone()));
+            let offered = plugins::Offered { views: view.clone(), hook, reservations: reservations.clone() };
+            tasks.spawn(plugins::keep(arguments.clone(), offered, metrics.clone(), shutdown.clone()));
+            tasks.spawn(hook_runs::watch(reservations.clone(), view, metrics.clone(), shutdown.clone()));
+            let listeners =
+                journal::Listeners { metrics: metrics.clone(), restored: restored_sender, events, reservations };
+            tasks.spawn(journal::follow(records, listeners, shutdown.clone()));
         }
-        Program::Injector => _ = hook_sender.send_replace(hook_file::State::Unneeded),
+        // it offers nothing that a hook would move
+        Program::Injector => {}
     }
-    tasks.spawn(admin::serve(arguments.admin_address, metrics, hook, shutdown.clone()));
+    tasks.spawn(admin::serve(arguments.admin_address, metrics, shutdown.clone()));
     let follow = inventory.run(shutdown.clone());
     tasks.spawn(async { follow.await.context("the node's interfaces cannot be followed") });
 

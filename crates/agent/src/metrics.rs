@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use device_plugin::CdiReport;
 use link::journal::{Action, Outcome};
 use netdevice::{DeviceState, ResourceName, View};
 use prometheus_client::{
@@ -12,11 +13,17 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::Registry,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+
+use crate::problems::{Kind, Problem};
 
 /// Everything that is counted.
 #[derive(Debug, Default)]
-pub(crate) struct Metrics(Mutex<State>);
+pub(crate) struct Metrics {
+    state: Mutex<State>,
+    /// Woken when a problem was reported, here or in a device plugin.
+    reported: Arc<Notify>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -35,6 +42,7 @@ struct State {
     records: usize,
     unreadable_records: usize,
     records_quarantined: usize,
+    problems: BTreeMap<Kind, Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,6 +60,11 @@ struct Resource {
 struct ResourceResult {
     resource: String,
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProblemKind {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,7 +96,7 @@ const RESULTS: [&str; 4] = ["ok", "nothing", "failed", "lost"];
 
 impl Metrics {
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn set_inventory(&self, stats: Arc<inventory::Stats>) {
@@ -157,23 +170,40 @@ impl Metrics {
         self.with(|state| *state.hooks.entry((action, outcome)).or_default() += 1);
     }
 
-    /// What keeps the agent from doing its work; nothing when it is ready.
-    pub(crate) fn obstacles(&self) -> Vec<String> {
-        self.with(|state| {
-            let view = state.view.is_none().then(|| "the node's interfaces are not read yet".to_owned());
-            let registered = state.plugins.iter().filter(|(_, stats)| !stats.is_registered());
-            let plugins = registered.map(|(resource, stats)| {
-                let why = stats.last_error().map_or_else(String::new, |error| format!(": {error}"));
-                format!("{resource} is not registered with the kubelet{why}")
-            });
-            let runtime = state.runtime.as_ref().and_then(|runtime| match &*runtime.borrow() {
-                nri::State::Active(_) => None,
-                nri::State::Starting | nri::State::Registering => Some("not connected to the runtime yet".to_owned()),
-                nri::State::Disconnected(why) => Some(format!("not connected to the runtime: {why}")),
-            });
-            let conflicts = state.plugins.values().flat_map(|stats| stats.cdi_report().conflicts);
-            view.into_iter().chain(plugins).chain(conflicts).chain(runtime).collect()
-        })
+    /// Takes what is wrong of a kind now; says whether that is something else than before.
+    pub(crate) fn report(&self, kind: Kind, texts: Vec<String>) -> bool {
+        let is_new = self.with(|state| {
+            let known = state.problems.entry(kind).or_default();
+            let is_new = *known != texts;
+            *known = texts;
+            is_new
+        });
+        if is_new {
+            self.reported.notify_one();
+        }
+        is_new
+    }
+
+    /// What device plugins wake when they have something to report.
+    pub(crate) fn report_waker(&self) -> Arc<Notify> {
+        self.reported.clone()
+    }
+
+    /// Waits until something is reported.
+    pub(crate) async fn reported(&self) {
+        self.reported.notified().await;
+    }
+
+    /// Devices that are offered or attached.
+    pub(crate) fn devices(&self) -> usize {
+        self.with(|state| state.view.as_ref().map_or(0, |view| view.devices().len()))
+    }
+
+    /// All that is wrong now, obstacles first; nothing when all is well.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.with(|state| state.problems());
+        problems.sort_by_key(|problem| (!problem.kind.is_obstacle(), problem.kind));
+        problems
     }
 
     /// The OpenMetrics text.
@@ -187,6 +217,32 @@ impl Metrics {
 }
 
 impl State {
+    fn problems(&self) -> Vec<Problem> {
+        let of = |kind| move |text| Problem { kind, text };
+        let view = self.view.is_none().then(|| "the node's interfaces are not read yet".to_owned());
+        let unregistered = self.plugins.iter().filter(|(_, stats)| !stats.is_registered()).map(|(resource, stats)| {
+            let why = stats.last_error().map_or_else(String::new, |error| format!(": {error}"));
+            format!("{resource} is not registered with the kubelet{why}")
+        });
+        let cdi: Vec<CdiReport> = self.plugins.values().map(|stats| stats.cdi_report()).collect();
+        let conflicts = cdi.iter().flat_map(|report| report.conflicts.clone());
+        let ignored = cdi.iter().flat_map(|report| report.ignored.clone());
+        let runtime = self.runtime.as_ref().and_then(|runtime| match &*runtime.borrow() {
+            nri::State::Active(_) => None,
+            nri::State::Starting | nri::State::Registering => Some("not connected to the runtime yet".to_owned()),
+            nri::State::Disconnected(why) => Some(format!("not connected to the runtime: {why}{}", is_nri_off(why))),
+        });
+        let reported = self.problems.iter().flat_map(|(kind, texts)| texts.iter().cloned().map(of(*kind)));
+        let found = view.into_iter().map(of(Kind::Starting));
+        found
+            .chain(unregistered.map(of(Kind::Registration)))
+            .chain(conflicts.map(of(Kind::CdiConflict)))
+            .chain(ignored.map(of(Kind::CdiIgnored)))
+            .chain(runtime.into_iter().map(of(Kind::Runtime)))
+            .chain(reported)
+            .collect()
+    }
+
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix("netdevice");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
@@ -276,6 +332,14 @@ impl State {
             registry.register("events", "Events for Pods and the Node, by what became of them", family);
         }
 
+        let problems = Family::<ProblemKind, Gauge>::default();
+        let present = self.problems();
+        for (kind, name) in Kind::ALL {
+            let count = present.iter().filter(|problem| problem.kind == kind).count();
+            problems.get_or_create(&ProblemKind { kind: name }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        registry.register("problems", "What keeps Pods from getting devices, or may, as /readyz has it", problems);
+
         if let Some(stats) = &self.inventory {
             for (name, help, value) in [
                 (
@@ -312,6 +376,15 @@ impl State {
     }
 }
 
+/// What a socket that is not there most likely means.
+fn is_nri_off(why: &str) -> &'static str {
+    if why.contains("No such file") {
+        ": is NRI on in the runtime (containerd 1.7: disable = false under io.containerd.nri.v1.nri), and is -nri-socket its socket?"
+    } else {
+        ""
+    }
+}
+
 /// Devices by resource and state.
 fn count_devices(view: &View) -> BTreeMap<(&ResourceName, &'static str), i64> {
     let mut counts = BTreeMap::new();
@@ -344,6 +417,8 @@ mod tests {
             "netdevice_config_reloads_total{result=\"ok\"} 0",
             "netdevice_records 0",
             "netdevice_records_quarantined 0",
+            "netdevice_problems{kind=\"starting\"} 1",
+            "netdevice_problems{kind=\"cdi_conflict\"} 0",
             "netdevice_build_info{version=",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");

@@ -14,20 +14,27 @@ use tracing::info;
 
 use crate::{arguments::Arguments, hook_file, metrics::Metrics};
 
+/// What plugins offer, and what of it they gave away.
+pub(crate) struct Offered {
+    pub(crate) views: watch::Receiver<Option<Arc<View>>>,
+    /// Nothing is offered without it.
+    pub(crate) hook: watch::Receiver<hook_file::State>,
+    pub(crate) reservations: Arc<Reservations>,
+}
+
 /// Runs the plugins that the views ask for, once there is a hook that can do what they promise.
 pub(crate) async fn keep(
     arguments: Arguments,
-    mut views: watch::Receiver<Option<Arc<View>>>,
-    mut hook: watch::Receiver<hook_file::State>,
+    offered: Offered,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let Offered { mut views, mut hook, reservations } = offered;
     let first = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         view = first_view(&mut views, &mut hook) => view?,
     };
     let (sender, receiver) = watch::channel(first);
-    let reservations = Arc::<Reservations>::default();
     let mut running: JoinSet<Result<(), Error>> = JoinSet::new();
     let mut resources: BTreeMap<ResourceName, Id> = BTreeMap::new();
     loop {
@@ -35,7 +42,7 @@ pub(crate) async fn keep(
         for resource in wanted {
             resources.entry(resource).or_insert_with_key(|resource| {
                 info!(%resource, "the device plugin starts");
-                let plugin = DevicePlugin::new(config(&arguments, resource, &reservations), receiver.clone());
+                let plugin = DevicePlugin::new(config(&arguments, resource, &reservations, &metrics), receiver.clone());
                 metrics.add_plugin(resource.clone(), plugin.stats());
                 running.spawn(plugin.run(shutdown.clone())).id()
             });
@@ -77,7 +84,12 @@ async fn first_view(
     view.ok_or_else(|| anyhow::anyhow!("a view was waited for"))
 }
 
-fn config(arguments: &Arguments, resource: &ResourceName, reservations: &Arc<Reservations>) -> Config {
+fn config(
+    arguments: &Arguments,
+    resource: &ResourceName,
+    reservations: &Arc<Reservations>,
+    metrics: &Metrics,
+) -> Config {
     let records = Records::new(&arguments.state_dir);
     let is_default = arguments.state_dir.as_os_str() == DEFAULT_STATE_DIR;
     let state_dir = (!is_default).then(|| arguments.state_dir.to_string_lossy().into_owned());
@@ -98,5 +110,6 @@ fn config(arguments: &Arguments, resource: &ResourceName, reservations: &Arc<Res
             Err(_) => Err(Refusal::Unknown),
         }),
         reservations: reservations.clone(),
+        report_waker: metrics.report_waker(),
     }
 }

@@ -4,6 +4,8 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use netdevice::{DeviceId, Refusal, ResourceName};
 
+use tokio::sync::Notify;
+
 use crate::reservations::Reservations;
 
 /// A device plugin of one pool.
@@ -19,6 +21,8 @@ pub struct Config {
     pub record_check: RecordCheck,
     /// Devices that were handed out and are not attached yet, of all plugins of the process.
     pub reservations: Arc<Reservations>,
+    /// Woken when [`Stats::cdi_report`](crate::Stats::cdi_report) or the registration is another one.
+    pub report_waker: Arc<Notify>,
 }
 
 /// Whether a device's record on disk lets it be handed out. The view learns of a record some milliseconds later: in

@@ -70,7 +70,9 @@ impl Publisher {
                 || self.shared.published.borrow().is_none()
             {
                 self.publish(&offer, &writer, &wanted, &memory.borrow(), &others.conflicts);
-                others.tell(&wanted, &self.shared.stats);
+                if others.tell(&wanted, &self.shared.stats) {
+                    self.config.report_waker.notify_one();
+                }
             }
             if is_written == Step::Nothing && wanted.is_empty() && view.pools.named(&resource).is_none() {
                 tracing::info!(%resource, "the pool is gone and no Pod has a device of it: its plugin ends");
@@ -146,17 +148,18 @@ impl Others {
         Ok(is_new)
     }
 
-    /// Reports what is new of it.
-    fn tell(&self, wanted: &BTreeSet<DeviceId>, stats: &Stats) {
+    /// Reports what is new of it; says whether something is.
+    fn tell(&self, wanted: &BTreeSet<DeviceId>, stats: &Stats) -> bool {
         let devices = self.conflicts.devices.keys().filter(|device| wanted.contains(*device)).count();
         let conflicts = self.conflicts.lines(&self.resource, wanted);
         let now = CdiReport { devices, conflicts, ignored: self.conflicts.ignored.clone() };
-        let Some(before) = stats.set_cdi_report(now.clone()) else { return };
+        let Some(before) = stats.set_cdi_report(now.clone()) else { return false };
         let is_new = |line: &&String| !before.conflicts.contains(line) && !before.ignored.contains(line);
         now.conflicts.iter().chain(&now.ignored).filter(is_new).for_each(|line| tracing::warn!("{line}"));
         if now.conflicts.is_empty() && !before.conflicts.is_empty() {
             tracing::info!(resource = %self.resource, "the CDI conflict is over");
         }
+        true
     }
 }
 

@@ -92,6 +92,7 @@ impl Registrar {
             let began = Instant::now();
             let end = self.registration(kubelet, &mut trouble).await;
             self.shared.stats.set_registered(false);
+            self.config.report_waker.notify_one();
             if began.elapsed() >= STABLE {
                 backoff.reset();
             }
@@ -186,6 +187,7 @@ impl Registrar {
         }
         drop(client);
         self.shared.stats.set_registered(true);
+        self.config.report_waker.notify_one();
         trouble.passed();
         tracing::info!(resource = %self.shared.resource, socket = socket.file_name(), "registered with the kubelet");
         let mut streams = streams.subscribe();

@@ -24,6 +24,7 @@ mod namespace;
 mod neighbourhood;
 mod nested;
 mod pin;
+mod problems;
 mod quarantine;
 mod read;
 mod sandbox;

@@ -12,14 +12,27 @@ use netdevice::{
 
 use crate::{
     arguments,
-    node::{Node, Selection, is_orphan},
+    node::{Agent, Node, Selection, is_orphan},
 };
 
 /// Explains a device or an interface.
 pub(crate) fn explain(name: &str, arguments: &arguments::Node, out: &mut impl Write) -> anyhow::Result<()> {
     let node = Node::read(arguments)?;
     out.write_all(text(name, &node, is_orphan)?.as_bytes())?;
+    out.write_all(of_agent(&node.agent).as_bytes())?;
     Ok(())
+}
+
+/// What concerns every device of the node.
+fn of_agent(agent: &Agent) -> String {
+    match agent {
+        Agent::Absent => "\nnetdevice-agent does not run on this node: the kubelet gets no device\n".into(),
+        Agent::Running(problems) if problems.is_empty() => String::new(),
+        Agent::Running(problems) => {
+            let lines: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
+            format!("\nproblems of this node, as the agent reports them:\n{lines}")
+        }
+    }
 }
 
 fn text(name: &str, node: &Node, is_orphan: impl Fn(&Record) -> bool) -> anyhow::Result<String> {

@@ -13,7 +13,7 @@ use netdevice::{
     state::HardwarePlace,
 };
 
-use crate::node::{Node, Selection};
+use crate::node::{Agent, Node, Selection};
 
 fn host_link(index: u32, name: &[u8]) -> Link {
     Link {
@@ -134,7 +134,8 @@ pub(crate) fn node(pools: Option<&str>) -> Node {
         },
     ];
     let selection = Selection { pools, source: "/run/netdevice/config.yaml".into() };
-    Node { projector, unreadable, waiting: BTreeMap::new(), selection }
+    let agent = Agent::Running(Vec::new());
+    Node { projector, unreadable, waiting: BTreeMap::new(), selection, agent }
 }
 
 /// Pools of cards by driver, and of everything that begins with eth.

@@ -101,6 +101,28 @@ pub(crate) struct Node {
     /// Devices that are on the host under another name and wait for theirs: what they are called now, and that name.
     pub(crate) waiting: BTreeMap<DeviceId, DeviceId>,
     pub(crate) selection: Selection,
+    pub(crate) agent: Agent,
+}
+
+/// What the agent of this node has to report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Agent {
+    /// None runs.
+    Absent,
+    /// It runs, and these are its problems.
+    Running(Vec<String>),
+}
+
+impl Agent {
+    fn read(folder: &Path) -> anyhow::Result<Self> {
+        let records = Records::new(folder);
+        if !records.has_agent() {
+            return Ok(Self::Absent);
+        }
+        let problems = records.problems();
+        let folder = folder.display();
+        Ok(Self::Running(problems.with_context(|| format!("cannot read the agent's problems in {folder}"))?))
+    }
 }
 
 impl Node {
@@ -115,8 +137,9 @@ impl Node {
     /// Reads the records; the kernel was read before.
     pub(crate) fn with_snapshot(arguments: &arguments::Node, snapshot: Snapshot) -> anyhow::Result<Self> {
         let selection = Selection::read(arguments)?;
-        let mut node =
-            Self { projector: Projector::new(), unreadable: Vec::new(), waiting: BTreeMap::new(), selection };
+        let agent = Agent::read(&arguments.state_dir)?;
+        let (unreadable, waiting) = (Vec::new(), BTreeMap::new());
+        let mut node = Self { projector: Projector::new(), unreadable, waiting, selection, agent };
         node.projector.set_pools(Arc::new(node.selection.pools.clone().unwrap_or_default()));
         node.set_attachments(Attachments::read(&arguments.state_dir)?);
         node.projector.set_snapshot(snapshot);

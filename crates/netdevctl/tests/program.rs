@@ -172,3 +172,27 @@ fn shells_can_complete() {
         assert!(output.status.success() && text(&output.stdout).contains("explain"), "{shell}");
     }
 }
+
+#[test]
+fn what_concerns_the_whole_node_is_explained_too() {
+    in_a_namespace(|| {
+        let state = tempfile::tempdir().unwrap();
+        let folder = state.path().to_str().unwrap();
+        ip("link add name nd0 type ifb");
+        let explain = || {
+            let explained = run(&["explain", "nd0", "-interfaces", "^nd", "-state-dir", folder]);
+            assert!(explained.status.success(), "{explained:?}");
+            text(&explained.stdout).rsplit_once("\nby the pools of -interfaces\n").unwrap().1.to_owned()
+        };
+        let absent = "\nnetdevice-agent does not run on this node: the kubelet gets no device\n";
+        assert_eq!(explain(), absent);
+        let records = link::Records::new(state.path());
+        let running = records.lock_agent().unwrap();
+        assert_eq!(explain(), "");
+        records.write_problems(&["CDI conflict: x".into(), "warning: y".into()]).unwrap();
+        let problems = "\nproblems of this node, as the agent reports them:\n  CDI conflict: x\n  warning: y\n";
+        assert_eq!(explain(), problems);
+        drop(running);
+        assert_eq!(explain(), absent);
+    });
+}

@@ -167,6 +167,7 @@ impl Node {
             timing: self.timing.clone(),
             record_check: RecordCheck::default(),
             reservations: Arc::default(),
+            report_waker: Arc::default(),
         }
     }
 

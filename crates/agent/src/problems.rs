@@ -1,0 +1,180 @@
+//! What keeps Pods from getting devices, or may: in one place, for `/readyz`, the metrics and `netdevctl explain`.
+//!
+//! Each part of the agent reports its own, and logs it where it arises. What is reported stands until that part reports
+//! again.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use device_plugin::Ticks;
+use link::{Records, Waiting};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{descriptors, metrics::Metrics};
+
+/// How often what nobody reports is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    /// The agent has just started.
+    Starting,
+    /// The hook is not where the runtime starts it, or cannot be started there.
+    Hook,
+    /// The kubelet does not have a resource.
+    Registration,
+    /// Another CDI file names our devices.
+    CdiConflict,
+    /// A CDI file seems to be for our devices, and the runtime ignores it.
+    CdiIgnored,
+    /// A container runs without its device.
+    HookNotRun,
+    /// There is no connection to the runtime, for devices by annotation.
+    Runtime,
+    /// The limit of open files is too low.
+    Descriptors,
+    /// The namespaces of virtual devices cannot be pinned.
+    Pins,
+    /// A device waits for its name.
+    Name,
+}
+
+impl Kind {
+    /// All kinds, and what metrics call them.
+    pub(crate) const ALL: [(Self, &'static str); 10] = [
+        (Self::Starting, "starting"),
+        (Self::Hook, "hook"),
+        (Self::Registration, "registration"),
+        (Self::CdiConflict, "cdi_conflict"),
+        (Self::CdiIgnored, "cdi_ignored"),
+        (Self::HookNotRun, "hook_not_run"),
+        (Self::Runtime, "runtime"),
+        (Self::Descriptors, "descriptors"),
+        (Self::Pins, "pins"),
+        (Self::Name, "name"),
+    ];
+
+    /// Whether Pods get no device, or run without one, while it is so.
+    pub(crate) fn is_obstacle(self) -> bool {
+        !matches!(self, Self::CdiIgnored | Self::Descriptors | Self::Pins | Self::Name)
+    }
+}
+
+/// A problem, with what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) kind: Kind,
+    pub(crate) text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}{}", if self.kind.is_obstacle() { "" } else { "warning: " }, self.text)
+    }
+}
+
+/// Leaves the problems where `netdevctl` finds them, when they change, and shows there that an agent runs.
+pub(crate) async fn keep(records: Records, metrics: Arc<Metrics>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let ticks = Ticks::every(LOOK)?;
+    let mut lock = None;
+    let mut told = None;
+    loop {
+        metrics.report(Kind::Descriptors, too_few(metrics.devices()));
+        // who restores names says what cannot be read
+        let waiting = records.waiting().unwrap_or_default();
+        metrics.report(Kind::Name, waiting.iter().map(without_its_name).collect());
+        let lines: Vec<String> = metrics.problems().iter().map(ToString::to_string).collect();
+        // during an update the other agent writes, too
+        if lock.is_none() || records.problems().ok().as_ref() != Some(&lines) {
+            let done = lock.take().map_or_else(|| records.lock_agent(), Ok).and_then(|held| {
+                lock = Some(held);
+                records.write_problems(&lines)
+            });
+            match done {
+                Ok(()) => told = None,
+                Err(error) => {
+                    let error = error.to_string();
+                    if told.as_ref() != Some(&error) {
+                        warn!("cannot leave the problems for netdevctl: {error}");
+                        told = Some(error);
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = metrics.reported() => {}
+            () = ticks.next() => {}
+        }
+    }
+}
+
+fn without_its_name(waiting: &Waiting) -> String {
+    let Waiting { device, present, .. } = waiting;
+    format!(
+        "the device {device} is on the node as {present} and not offered: another interface has its name; rename or remove that one"
+    )
+}
+
+/// Descriptors that an agent has open without any device.
+const OWN_DESCRIPTORS: usize = 100;
+
+fn too_few(devices: usize) -> Vec<String> {
+    too_few_descriptors(devices, descriptors::limit()).into_iter().collect()
+}
+
+/// A device in a Pod takes two: the namespace, and the container's process.
+fn too_few_descriptors(devices: usize, limit: usize) -> Option<String> {
+    let needed = 2 * devices + OWN_DESCRIPTORS;
+    (limit < needed).then(|| {
+        format!(
+            "the limit of open files is {limit} and {devices} devices may need {needed}: raise it (LimitNOFILE= of the service or of the container runtime)"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_and_warnings_say_that_they_are() {
+        let text = |kind| Problem { kind, text: "x".into() }.to_string();
+        let warnings: Vec<&str> =
+            Kind::ALL.iter().filter(|(kind, _)| text(*kind) == "warning: x").map(|(_, name)| *name).collect();
+        assert_eq!(warnings, ["cdi_ignored", "descriptors", "pins", "name"]);
+    }
+
+    #[test]
+    fn a_limit_that_is_too_low_for_the_devices_is_told() {
+        assert_eq!(too_few_descriptors(10, 1024), None);
+        assert_eq!(too_few_descriptors(462, 1024), None);
+        assert!(too_few_descriptors(520, 1024).unwrap().contains("520 devices may need 1140"));
+    }
+
+    #[tokio::test]
+    async fn problems_are_left_for_netdevctl_as_they_come_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let (metrics, shutdown) = (Arc::new(Metrics::default()), CancellationToken::new());
+        let keeping = keep(records.clone(), metrics.clone(), shutdown.clone());
+        let look = async {
+            let seen = async |wanted: &[&str]| {
+                while records.problems().unwrap() != wanted {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let starting = "the node's interfaces are not read yet";
+            seen(&[starting]).await;
+            assert!(records.has_agent());
+            metrics.report(Kind::Hook, vec!["the hook is not installed".into()]);
+            seen(&[starting, "the hook is not installed"]).await;
+            metrics.report(Kind::Hook, Vec::new());
+            seen(&[starting]).await;
+            shutdown.cancel();
+        };
+        let (kept, ()) = tokio::join!(keeping, look);
+        kept.unwrap();
+    }
+}

@@ -1,0 +1,92 @@
+//! What the agent leaves beside the records for people on the node: what is wrong, and that it runs at all.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::ledger::Records;
+
+/// One problem a line, as `/readyz` has them.
+const PROBLEMS: &str = "problems";
+/// Locked as long as an agent runs, shared: during an update there are two.
+const AGENT_LOCK: &str = "agent.lock";
+/// Longest text that is read back, in bytes.
+const MAX_PROBLEMS: u64 = 1 << 20;
+
+impl Records {
+    /// Says to others that an agent runs, until the file is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be made or written.
+    pub fn lock_agent(&self) -> io::Result<File> {
+        fs::create_dir_all(self.folder())?;
+        let path = self.folder().join(AGENT_LOCK);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        // whoever looks whether an agent runs holds it for a moment
+        flock(&file, FlockOperation::LockShared)?;
+        Ok(file)
+    }
+
+    /// Whether an agent runs on this node.
+    pub fn has_agent(&self) -> bool {
+        let file = OpenOptions::new().read(true).open(self.folder().join(AGENT_LOCK));
+        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
+    }
+
+    /// Leaves the agent's problems, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take them; those that were there stay.
+    pub fn write_problems(&self, lines: &[String]) -> io::Result<()> {
+        let beside = self.folder().join(format!(".{PROBLEMS}.{}", std::process::id()));
+        let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+        fs::write(&beside, text)?;
+        fs::rename(&beside, self.folder().join(PROBLEMS)).inspect_err(|_| _ = fs::remove_file(&beside))
+    }
+
+    /// The problems that the agent left; none where there is no agent.
+    ///
+    /// # Errors
+    ///
+    /// When the file is there and cannot be read.
+    pub fn problems(&self) -> io::Result<Vec<String>> {
+        let mut text = String::new();
+        match File::open(self.folder().join(PROBLEMS)) {
+            Ok(file) => _ = file.take(MAX_PROBLEMS).read_to_string(&mut text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_is_seen_while_it_runs_and_what_it_left_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path().join("records"));
+        assert!(!records.has_agent() && records.problems().unwrap().is_empty());
+        let (one, other) = (records.lock_agent().unwrap(), records.lock_agent().unwrap());
+        drop(one);
+        assert!(records.has_agent() && records.has_agent());
+        drop(other);
+        assert!(!records.has_agent());
+        let lines = ["the hook is not installed".to_owned(), "warning: é".to_owned()];
+        records.write_problems(&lines).unwrap();
+        assert_eq!(records.problems().unwrap(), lines);
+        records.sweep();
+        assert_eq!(records.problems().unwrap(), lines);
+        records.write_problems(&[]).unwrap();
+        assert!(records.problems().unwrap().is_empty());
+        assert!(records.list().unwrap().1.is_empty(), "none of these files is taken for a record");
+    }
+}
