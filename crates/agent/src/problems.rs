@@ -113,7 +113,7 @@ pub(crate) async fn keep(records: Records, metrics: Arc<Metrics>, shutdown: Canc
 fn without_its_name(waiting: &Waiting) -> String {
     let Waiting { device, present, .. } = waiting;
     format!(
-        "the device {device} is on the node as {present} and not offered: another interface has its name; rename or remove that one"
+        "the device {device} is on the node as {present}: another interface has its name; rename or remove that one"
     )
 }
 
