@@ -169,6 +169,7 @@ mod tests {
             configuration: None,
             home: None,
             host: LinkState::new(name, 7),
+            quarantined: None,
             since: 0,
         }
     }

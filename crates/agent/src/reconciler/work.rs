@@ -129,6 +129,7 @@ mod tests {
             configuration: None,
             home: None,
             host: LinkState::new(name, 7),
+            quarantined: None,
             since: 0,
         }
     }
