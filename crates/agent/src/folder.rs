@@ -10,11 +10,14 @@ use rustix::{
     fs::inotify::{self, CreateFlags, WatchFlags},
     io::{Errno, read},
 };
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, time::sleep};
 
 /// How long inotify is believed: a folder that was replaced, or a lost event, shows by then. A multiple of what the
 /// device plugins wake up for anyhow.
 const SAFETY_NET: Duration = Duration::from_secs(30);
+
+/// How long changes are taken together: one record is written in four steps, and each reader reads the whole directory.
+const TOGETHER: Duration = Duration::from_millis(2);
 
 /// Tells when something in a folder changed.
 pub(crate) struct Folder {
@@ -79,6 +82,7 @@ impl Folder {
 async fn heard(watch: Option<&Watch>) {
     let Some(watch) = watch else { return std::future::pending().await };
     let Ok(mut ready) = watch.events.readable().await else { return std::future::pending().await };
+    sleep(TOGETHER).await;
     // that something changed is enough: whoever hears it compares what is there with what was
     while matches!(read(&watch.events, &mut [0; 4096]), Ok(1..) | Err(Errno::INTR)) {}
     ready.clear_ready();

@@ -8,7 +8,7 @@ use std::{
     str::{FromStr, Utf8Chunk},
 };
 
-use regex::bytes::Regex;
+use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
@@ -25,6 +25,9 @@ pub struct Pattern {
     text: Box<str>,
     regex: Regex,
 }
+
+/// Most memory of a compiled pattern in bytes. Names have at most 15 bytes, and a configuration may have many patterns.
+const MAX_COMPILED: usize = 1 << 20;
 
 /// A text that is no regular expression.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -115,7 +118,8 @@ impl FromStr for Pattern {
             text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
         };
         let error = |error| PatternError { pattern: pattern.into(), reason: reason(error) };
-        let regex = Regex::new(&with_classes_of_go(pattern)).map_err(error)?;
+        let builder = &mut RegexBuilder::new(&with_classes_of_go(pattern));
+        let regex = builder.size_limit(MAX_COMPILED).build().map_err(error)?;
         Ok(Self { text: pattern.into(), regex })
     }
 }

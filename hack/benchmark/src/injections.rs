@@ -39,7 +39,9 @@ pub(crate) fn injections(bench: &Context) -> Result<Vec<Row>> {
         let (agent, peer) = connect(bench, &folder).await?;
         let (mut there, mut back) =
             ([Samples::default(), Samples::default()], [Samples::default(), Samples::default()]);
+        let mut cpu = Samples::default();
         for round in 0..bench.runs(100, 12) {
+            let before = agent.cpu()?;
             let pod = pod(&device, round, &device.annotation());
             for turn in [round % 2, 1 - round % 2] {
                 let (run, stop) = if turn == 0 {
@@ -52,6 +54,7 @@ pub(crate) fn injections(bench: &Context) -> Result<Vec<Row>> {
                 there[turn].push(run);
                 back[turn].push(stop);
             }
+            cpu.push(ms(agent.cpu()?.saturating_sub(before)));
         }
         let (mut plain, mut nothing) = (Samples::default(), Samples::default());
         for round in 0..bench.runs(2_000, 500) {
@@ -65,6 +68,7 @@ pub(crate) fn injections(bench: &Context) -> Result<Vec<Row>> {
         Ok(vec![
             row("RunPodSandbox with a device by annotation, veth", &there),
             row("StopPodSandbox of it", &back),
+            Row::new("processor time of both, of the injector", "ms", &cpu).budget(Budget::Median(4.0)),
             Row::new("RunPodSandbox without an annotation", "ms", &plain)
                 .beside("empty call", &nothing)
                 .budget(Budget::P99(1.0)),

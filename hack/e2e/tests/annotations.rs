@@ -153,6 +153,30 @@ fn a_pod_that_cannot_have_what_it_asks_for_does_not_run_and_nothing_is_lost() {
     }
 }
 
+/// More than a runtime waits for: the rest follows before the first container, which a kubelet tries again.
+#[test]
+fn a_pod_may_have_64_devices() {
+    let node = NODE.lock();
+    let injector = injector(&node, "^many");
+    let names: Vec<String> = (0..64).map(|at| format!("many{at}")).collect();
+    let devices: Vec<_> = names.iter().map(|name| node.add_device(name)).collect();
+    let entries: Vec<String> = names.iter().map(|name| format!("{{name: {name}}}")).collect();
+    let pod = node.run_pod(asking("many", &format!("[{}]", entries.join(", ")))).unwrap();
+    let attempts = (0..60).map(|attempt| pod.start(&ContainerSpec::new("c").attempt(attempt)));
+    let mut refusals = Vec::new();
+    let container =
+        attempts.filter_map(|started| started.map_err(|failure| refusals.push(failure.message)).ok()).next();
+    assert!(container.is_some(), "no container starts: {refusals:#?}");
+    assert!(refusals.iter().all(|refusal| refusal.contains("are still being attached")), "{refusals:#?}");
+    let links = pod.ip(&["link", "show"]);
+    let inside: Vec<&str> = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str()).collect();
+    assert!(names.iter().all(|name| inside.contains(&name.as_str())), "{inside:?}");
+    pod.stop().unwrap();
+    devices.iter().for_each(e2e::Device::wait_until_free);
+    node.remove_all_pods();
+    drop(injector);
+}
+
 #[test]
 fn a_device_is_given_to_one_pod_at_a_time_and_to_the_kubelet_it_is_unhealthy_meanwhile() {
     let node = NODE.lock();

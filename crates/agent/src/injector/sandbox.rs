@@ -405,4 +405,48 @@ mod tests {
         let other = Namespace::open("/proc/self/ns/uts");
         assert!(other.is_err() || first_process(pid, &other.unwrap()).is_none());
     }
+
+    fn order(path: Option<&str>, pid: Option<u32>, none_is_host_network: bool, reason: Reason) -> Order {
+        let network_namespace = path.map(str::to_owned);
+        Order {
+            sandbox: PodSandbox { id: "s".into(), network_namespace, pid, ..PodSandbox::default() },
+            annotation: Annotation { key: annotation::KEYS[0], text: "[{name: dev0}]".into() },
+            reason,
+            none_is_host_network,
+            limit: Instant::now(),
+            work: Arc::default(),
+            allocated: Box::new(|| Ok(Allocated::new())),
+        }
+    }
+
+    #[test]
+    fn a_pod_on_the_nodes_network_is_told_by_its_namespace_and_not_by_a_missing_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (own, unmounted) = (Some("/proc/self/ns/net"), file.path().to_str());
+        let (me, nobody) = (Some(std::process::id()), Some(u32::MAX));
+        let is_host = |order: &Order| matches!(open(order), Err(ProvideError::HostNetwork));
+        let is_gone = |order: &Order| open(order).is_err_and(|error| error.is_gone());
+        // as CRI-O names it, and a process of a sandbox that none is named of
+        assert!(is_host(&order(own, None, false, Reason::Request)));
+        assert!(is_host(&order(None, me, false, Reason::Request)));
+        assert!(is_host(&order(None, None, true, Reason::Request)), "containerd names none");
+        assert!(!is_host(&order(None, None, false, Reason::Request)), "CRI-O would");
+        for path in [Some("/run/netns/none"), unmounted, None] {
+            assert!(is_gone(&order(path, nobody, true, Reason::List)), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_listed_sandbox_that_has_ended_is_skipped_whatever_its_annotation_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_sender, views) = watch::channel(None);
+        let site = Site { records: Records::new(folder.path()), views };
+        let mut ended = order(Some("/run/netns/none"), None, false, Reason::List);
+        ended.annotation.text = "nonsense".into();
+        assert_eq!(site.provide(&ended).unwrap(), Provided::Nothing);
+        ended.reason = Reason::Request;
+        assert!(matches!(site.provide(&ended), Err(ProvideError::Annotation { .. })));
+        ended.annotation.text = "[{name: dev0}]".into();
+        assert!(matches!(site.provide(&ended), Err(ProvideError::Namespace { .. })));
+    }
 }

@@ -5,6 +5,8 @@ use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use link::{AttachRequest, Attached, Detached, Homecoming, Namespace, Records};
@@ -61,8 +63,17 @@ impl Order {
         };
         let requests: Vec<_> =
             self.devices.iter().map(|(device, configuration)| request((device, configuration))).collect();
-        let reserved = link::Reserved::take(records, requests.iter().map(|request| request.device));
-        let reserved = reserved.map_err(|error| error.to_string())?;
+        let reserve = || {
+            let reserved = link::Reserved::take(records, requests.iter().map(|request| request.device));
+            reserved.map_err(|error| error.to_string())
+        };
+        // a program that another test starts at this moment has the lock's descriptor until it is executed
+        let latest = Instant::now() + Duration::from_secs(2);
+        let mut reserved = reserve()?;
+        while reserved.is_err() && Instant::now() < latest {
+            sleep(Duration::from_millis(1));
+            reserved = reserve()?;
+        }
         let reserved = reserved.map_err(|device| format!("another actor is at work on {device}"))?;
         let result = link::attach_all(records, &requests, reserved, &|| self.is_stopped, &|_, _| {});
         result.map_err(|error| {
