@@ -256,6 +256,21 @@ fn a_sandbox_without_a_process_that_is_unmounted_gives_its_devices_back_whatever
 }
 
 #[test]
+fn a_new_sandbox_of_the_same_pod_gets_the_device_of_one_that_was_unmounted() {
+    on_host(|host| {
+        host.add_device("dev0");
+        let (old, new) = (host.mounted_sandbox("netns-a"), host.mounted_sandbox("netns-b"));
+        host.attach("dev0", &old, &sandbox("a"), None);
+        umount2(&old, MntFlags::MNT_DETACH).unwrap();
+        fs::remove_file(&old).unwrap();
+        let next = Holder { container: "next".into(), sandbox: Some("next".into()), ..sandbox("a") };
+        host.attach("dev0", &new, &next, None);
+        let (ledger, _) = host.records().list().unwrap();
+        assert_eq!(ledger.values().next().unwrap().holder, next);
+    });
+}
+
+#[test]
 fn more_devices_than_descriptors_return_and_the_soft_limit_is_raised() {
     on_host(|host| {
         let pods: Vec<Sandbox> = (0..3).map(|_| host.sandbox()).collect();
