@@ -137,6 +137,7 @@ mod tests {
             },
             configuration: None,
             home: None,
+            quarantined: None,
             host: LinkState::new(name, 7),
             quarantined: None,
             since: 0,
