@@ -22,7 +22,7 @@ use crate::{
         Actor, fallback_name, find_arrived, find_at_home, find_inside_with, find_namespace, has_ended,
         holder_has_ended, is_same_link, is_unplugged,
     },
-    kept::{is_forwarding_kept, read_forwarding},
+    kept::{is_forwarding_kept, read_forwarding, restore_early, restore_late},
     ledger::{Lock, Records},
     namespace::Namespace,
     nested::Origin,
@@ -417,8 +417,10 @@ fn restore(
     if is_forwarding_kept(&wanted) {
         present.neighbours.extend(read_forwarding(home, present.index)?);
     }
+    let is_driver_done = restore_early(home, &present.name, &wanted);
     let steps = plan(&wanted, &present, Place::Host);
     skipped.extend(at_home(record, &present, home).apply(steps)?);
+    skipped.extend(restore_late(home, &present, &wanted, is_driver_done)?);
     if wanted.routes_unseen {
         skipped.push(Skipped {
             what: "routes through other links with an address of it as their source".into(),

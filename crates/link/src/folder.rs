@@ -38,7 +38,7 @@ impl Folder {
     }
 
     /// Reads a file of one short line.
-    pub(crate) fn read<'a>(&self, file: &CStr, value: &'a mut [u8; MAX_VALUE]) -> Result<&'a [u8], Errno> {
+    pub(crate) fn read<'a>(&self, file: &CStr, value: &'a mut [u8]) -> Result<&'a [u8], Errno> {
         let file = openat(&self.0, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let length = read(&file, &mut value[..])?;
         Ok(&value[..length])

@@ -14,8 +14,58 @@ pub(crate) fn add_group(socket: &RouteSocket, name: &InterfaceName, group: &[u8]
         *place = byte.cast_signed() as c_char;
     }
     let argument = libc::__c_anonymous_ifr_ifru { ifru_hwaddr: address };
-    call(socket, libc::SIOCADDMULTI as libc::Ioctl, name, argument).map(drop)
+    call(socket, SIOCADDMULTI, name, argument).map(drop)
 }
+
+/// Bytes of the largest answer of a driver that is asked for; see [`Driver::ask`].
+pub(crate) const ROOM: usize = 8192;
+
+/// A structure of ethtool, with room behind it.
+#[repr(align(8))]
+pub(crate) struct Buffer([u8; ROOM]);
+
+impl Buffer {
+    pub(crate) fn new() -> Self {
+        Self([0; ROOM])
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    pub(crate) fn u32(&self, at: usize) -> u32 {
+        self.0[at..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    }
+
+    pub(crate) fn set_u32(&mut self, at: usize, value: u32) {
+        self.0[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+}
+
+/// The driver of a link.
+pub(crate) struct Driver<'a> {
+    pub(crate) socket: &'a RouteSocket,
+    pub(crate) name: &'a InterfaceName,
+}
+
+impl Driver<'_> {
+    /// Sends the structure to the driver, which answers in its place (`SIOCETHTOOL`).
+    ///
+    /// The answer must have room: structures of fixed size have less than 256 bytes, three masks of link modes at most 1,524,
+    /// and of features and of the receive hash the request says how much it wants, which its user keeps below [`ROOM`].
+    pub(crate) fn ask(&mut self, buffer: &mut Buffer) -> io::Result<()> {
+        let argument = libc::__c_anonymous_ifr_ifru { ifru_data: buffer.0.as_mut_ptr().cast() };
+        call(self.socket, SIOCETHTOOL, self.name, argument).map(drop)
+    }
+}
+
+/// `include/uapi/linux/sockios.h`.
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+const SIOCADDMULTI: libc::Ioctl = 0x8931;
 
 /// One request about an interface. What `argument` points to, if it does, must have the room that the request needs.
 #[allow(unsafe_code)] // no crate wraps these requests

@@ -4,12 +4,23 @@
 use std::fs;
 
 use netdevice::{
-    LinkState,
-    state::{FORWARDING, NEIGHBOUR_NOARP, NEIGHBOUR_PERMANENT, NEIGHBOUR_SELF, Neighbour},
+    InterfaceName, LinkState,
+    state::{Attribute, FORWARDING, NEIGHBOUR_NOARP, NEIGHBOUR_PERMANENT, NEIGHBOUR_SELF, Neighbour},
 };
-use rtnl::neighbour::List;
+use rtnl::{
+    message::kind,
+    neighbour::List,
+    qdisc::{CLSACT, FILTERS, ROOT},
+};
 
-use crate::{error::Error, read::neighbours, socket::RouteSocket};
+use crate::{
+    device_files,
+    error::{Error, WithSubject},
+    ethtool,
+    read::{dump, neighbours},
+    socket::RouteSocket,
+    step::Skipped,
+};
 
 /// Reads what a move destroys and what a container can change. The calling thread must be in the socket's namespace.
 pub(crate) fn read_kept(socket: &mut RouteSocket, state: &mut LinkState) -> Result<(), Error> {
@@ -24,7 +35,93 @@ pub(crate) fn read_kept(socket: &mut RouteSocket, state: &mut LinkState) -> Resu
                 .filter(|group| group.hardware_address().is_some_and(|address| wanted.contains(&hex(address)))),
         );
     }
+    read_qdiscs(socket, state)?;
+    state.ethtool = ethtool::read(socket, state);
+    state.files = device_files::read(&state.name, state.index, ethtool::is_hardware(state));
     Ok(())
+}
+
+/// Gives a device what its driver had, before it is set up: most of it changes then without a reset of the line. What a
+/// driver takes only of a link that is up is told in [`restore_late`].
+pub(crate) fn restore_early(socket: &RouteSocket, name: &InterfaceName, host: &LinkState) -> bool {
+    ethtool::restore(socket, name, host).is_empty()
+}
+
+/// Gives a device that is set up again what is left: settings of its queues, and its queueing disciplines.
+pub(crate) fn restore_late(
+    socket: &mut RouteSocket,
+    present: &LinkState,
+    host: &LinkState,
+    is_driver_done: bool,
+) -> Result<Vec<Skipped>, Error> {
+    let mut skipped = if is_driver_done { Vec::new() } else { ethtool::restore(socket, &present.name, host) };
+    if let Some(files) = &host.files {
+        let is_hardware = ethtool::is_hardware(host);
+        skipped.extend(device_files::restore(&present.name, present.index, is_hardware, files));
+    }
+    for object in &host.objects {
+        skipped.extend(restore_object(socket, present.index, object)?);
+    }
+    Ok(skipped)
+}
+
+/// Queueing disciplines that the kernel gives a link by itself.
+const BY_KERNEL: [&str; 4] = ["noop", "noqueue", "mq", "mqprio"];
+/// Those that are whole in one message. Others have classes, with filters and disciplines of their own.
+const WHOLE: [&str; 15] = [
+    "pfifo",
+    "bfifo",
+    "pfifo_head_drop",
+    "fq",
+    "fq_codel",
+    "fq_pie",
+    "codel",
+    "pie",
+    "cake",
+    "sfq",
+    "netem",
+    "tbf",
+    "hhf",
+    "clsact",
+    "ingress",
+];
+
+fn read_qdiscs(socket: &mut RouteSocket, state: &mut LinkState) -> Result<(), Error> {
+    let index = state.index;
+    let may_be_set = state.qdisc.as_deref().is_some_and(|kind| !BY_KERNEL.contains(&kind));
+    for place in [ROOT, CLSACT].into_iter().skip(usize::from(!may_be_set)) {
+        let answer = socket.get(|batch| rtnl::qdisc::get(batch, index, place)).subject("queueing disciplines")?;
+        // there is none
+        let Ok(objects) = answer else { continue };
+        let Some(payload) = objects.of(kind::NEWQDISC).next() else { continue };
+        if rtnl::qdisc::parse(payload).is_some_and(|qdisc| qdisc.handle != 0) {
+            state.objects.push(Attribute { kind: kind::NEWQDISC, value: payload.to_vec() });
+        }
+        for parent in FILTERS.into_iter().filter(|_| place == CLSACT) {
+            let filters = dump(socket, "filters", |batch| rtnl::qdisc::dump_filters(batch, index, parent))?;
+            if filters.of(kind::NEWTFILTER).next().is_some() {
+                state.objects.push(Attribute { kind: kind::NEWTFILTER, value: Vec::new() });
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn restore_object(socket: &mut RouteSocket, index: u32, object: &Attribute) -> Result<Option<Skipped>, Error> {
+    if object.kind == kind::NEWTFILTER {
+        let reason = "they were lost when it was moved".to_owned();
+        return Ok(Some(Skipped { what: "tc filters".into(), reason }));
+    }
+    let kind = rtnl::qdisc::parse(&object.value).map_or("", |qdisc| qdisc.kind);
+    let skipped = |reason| Some(Skipped { what: format!("qdisc {kind}"), reason });
+    if !WHOLE.contains(&kind) {
+        return Ok(skipped("its classes and filters were lost when it was moved".to_owned()));
+    }
+    let payload = object.value.clone();
+    let added = socket.change_one(move |batch| rtnl::qdisc::add(batch, index, &payload));
+    let added = added.subject("the kernel's network configuration")?;
+    Ok(added.err().and_then(|error| skipped(error.to_string())))
 }
 
 /// Static entries of a link's forwarding database but groups: hardware addresses that it receives besides its own, or of a

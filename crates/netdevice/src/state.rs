@@ -91,6 +91,20 @@ pub struct LinkState {
     /// Settings that the kernel tells in files only, where somebody made them: by `ipv4/neigh/<file>` and the like, the
     /// text of `/proc/sys/net/ipv4/neigh/<link>/<file>`.
     pub sysctls: BTreeMap<String, String>,
+    /// Settings of the driver: by ethtool's command, the bytes of its answer that can be set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ethtool: Vec<Attribute>,
+    /// Settings that only `/sys/class/net/<link>` has and that are not zero: by file, its text. None where they were not
+    /// to be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<BTreeMap<String, String>>,
+    /// `IFLA_QDISC`: kind of the queueing discipline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qdisc: Option<String>,
+    /// Queueing disciplines that somebody gave the link, as messages of the kernel by their kind; a filter (44) without
+    /// its message only says that there was one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<Attribute>,
     /// `/sys/devices/…` of the hardware, without `/net/<name>`; none for a virtual link.
     pub hardware: Option<HardwarePlace>,
     /// Whether an XDP program sits on the link.
@@ -176,6 +190,10 @@ impl LinkState {
             ipv6_conf: Vec::new(),
             addr_gen_mode: None,
             sysctls: BTreeMap::new(),
+            ethtool: Vec::new(),
+            files: None,
+            qdisc: None,
+            objects: Vec::new(),
             hardware: None,
             xdp: false,
             xdp_programs: BTreeMap::new(),

@@ -113,6 +113,9 @@ proptest! {
         // what no plan is about: the index and name come with the move
         state.index = host.index;
         state.routes_unseen = host.routes_unseen;
+        // restored beside the plan
+        (state.ethtool, state.files) = (host.ethtool.clone(), host.files.clone());
+        (state.qdisc, state.objects) = (host.qdisc.clone(), host.objects.clone());
         state.name = host.name.clone();
         state.ipv4_conf[IPV4_MC_FORWARDING] = host.ipv4_conf[IPV4_MC_FORWARDING];
         for (index, (_, unit)) in IPV6_CONF.iter().enumerate() {

@@ -14,6 +14,7 @@ pub mod neighbour;
 pub mod neighbour_table;
 pub mod nexthop;
 pub mod nsid;
+pub mod qdisc;
 pub mod request;
 pub mod route;
 pub mod rule;

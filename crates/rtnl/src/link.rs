@@ -18,6 +18,7 @@ pub mod attribute {
     pub const IFNAME: u16 = 3;
     pub const MTU: u16 = 4;
     pub const LINK: u16 = 5;
+    pub const QDISC: u16 = 6;
     pub const MASTER: u16 = 10;
     pub const WIRELESS: u16 = 11;
     pub const TXQLEN: u16 = 13;
@@ -271,6 +272,7 @@ impl<'a> LinkMessage<'a> {
                 attribute::GROUP => state.group = attribute.u32().unwrap_or(0),
                 attribute::PROMISCUITY => state.promiscuity = attribute.u32().unwrap_or(0),
                 attribute::LINK if state.parent.is_none() => state.parent = attribute.u32(),
+                attribute::QDISC => state.qdisc = str::from_utf8(attribute.string()).ok().map(str::to_owned),
                 attribute::GSO_MAX_SEGS
                 | attribute::GSO_MAX_SIZE
                 | attribute::GRO_MAX_SIZE

@@ -36,12 +36,18 @@ pub mod kind {
     pub const DELRULE: u16 = 33;
     /// Asks for routing rules.
     pub const GETRULE: u16 = 34;
+    /// A queueing discipline is there.
+    pub const NEWQDISC: u16 = 36;
     /// A queueing discipline is gone, and its filters with it.
     pub const DELQDISC: u16 = 37;
+    /// Asks for queueing disciplines.
+    pub const GETQDISC: u16 = 38;
     /// A traffic control filter is there.
     pub const NEWTFILTER: u16 = 44;
     /// A traffic control filter is gone.
     pub const DELTFILTER: u16 = 45;
+    /// Asks for filters.
+    pub const GETTFILTER: u16 = 46;
     /// Actions of filters are there.
     pub const NEWACTION: u16 = 48;
     /// Actions of filters are gone.
@@ -81,6 +87,8 @@ pub mod flags {
     pub const REQUEST: u16 = 0x01;
     /// The kernel shall acknowledge.
     pub const ACK: u16 = 0x04;
+    /// The notification of a change is sent to who made it, too.
+    pub const ECHO: u16 = 0x08;
     /// Something changed during a dump: it may have holes.
     pub const DUMP_INTR: u16 = 0x10;
     /// All objects, not one.

@@ -4,7 +4,12 @@ use serde_json::json;
 
 use crate::{
     home::{assert_has, there_and_back, wired},
-    support::{Host, inject::Order, on_host, run},
+    support::{
+        Host, Sandbox,
+        driver::{SET_GSO, SET_TSO, set_channels, switch},
+        inject::Order,
+        on_host, output, run,
+    },
 };
 
 /// A macvlan whose parent is up.
@@ -175,5 +180,132 @@ fn rules_of_the_node_that_name_the_device_stay() {
     on_host(|host| {
         wired(host, "rule add iif dev0 table 77 pref 77\n-6 rule add oif dev0 table 78 pref 78");
         there_and_back(host, |_| {});
+    });
+}
+
+/// Writes to files of sysfs as a privileged container does, which mounts one of its own.
+fn write_inside(sandbox: &Sandbox, files: &[(&str, &str)]) {
+    let lines: String =
+        files.iter().map(|(file, value)| format!("echo {value} >/sys/class/net/dev0/{file} && ")).collect();
+    let script = format!("mount -t sysfs sysfs /sys && {lines} true");
+    sandbox.run(|| run_words(&["unshare", "--mount", "sh", "-ec", &script]));
+}
+
+fn run_words(words: &[&str]) {
+    let done = std::process::Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn offloads_channels_and_settings_of_queues_that_a_container_changed_are_back() {
+    on_host(|host| {
+        host.ip("link add dev0 numtxqueues 4 numrxqueues 4 type veth peer name wire numtxqueues 4 numrxqueues 4");
+        host.ip("link set wire up addrgenmode none\nlink set dev0 up");
+        host.write("/sys/class/net/dev0/queues/rx-1/rps_cpus", "2");
+        host.write("/sys/class/net/dev0/queues/tx-2/xps_cpus", "1");
+        host.write("/sys/class/net/dev0/napi_defer_hard_irqs", "3");
+        switch_off(SET_GSO);
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "dev0").succeeds();
+        sandbox.run(|| switch_off(SET_TSO));
+        write_inside(
+            &sandbox,
+            &[
+                ("queues/rx-0/rps_cpus", "1"),
+                ("queues/rx-1/rps_cpus", "0"),
+                ("queues/rx-3/rps_flow_cnt", "64"),
+                ("queues/tx-2/xps_cpus", "3"),
+                ("queues/tx-3/xps_cpus", "1"),
+                ("queues/tx-0/xps_rxqs", "1"),
+                ("gro_flush_timeout", "20000"),
+                ("napi_defer_hard_irqs", "0"),
+            ],
+        );
+        host.detach("c1", "dev0").succeeds();
+        host.assert_same(&before);
+        host.attach(&sandbox, "c2", "dev0").succeeds();
+        sandbox.run(|| {
+            set_channels("dev0", 1);
+            switch("dev0", SET_GSO, 1);
+        });
+        host.detach("c2", "dev0").succeeds();
+        host.assert_same(&before);
+        assert!(!host.journal().contains("left out"), "{}", host.journal());
+    });
+}
+
+fn switch_off(command: u32) {
+    switch("dev0", command, 0);
+}
+
+#[test]
+fn the_agent_restores_queue_settings_through_the_nodes_sysfs_where_its_own_is_read_only() {
+    on_host(|host| {
+        use nix::mount::{MsFlags, mount};
+        wired(host, "");
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "dev0").succeeds();
+        write_inside(&sandbox, &[("gro_flush_timeout", "20000"), ("queues/rx-0/rps_cpus", "1")]);
+        let none = None::<&str>;
+        mount(none, "/sys", none, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, none).unwrap();
+        host.detach("c1", "dev0").succeeds();
+        let journal = host.journal();
+        assert_has(&journal, &["gro_flush_timeout is left out", "queues/rx-0/rps_cpus is left out"]);
+        // with the mount of install.yaml
+        std::fs::create_dir_all("/host/sys").unwrap();
+        mount(Some("sysfs"), "/host/sys", Some("sysfs"), MsFlags::empty(), none).unwrap();
+        host.write("/host/sys/class/net/dev0/gro_flush_timeout", "0");
+        host.write("/host/sys/class/net/dev0/queues/rx-0/rps_cpus", "0");
+        host.attach(&sandbox, "c2", "dev0").succeeds();
+        mount(none, "/sys", none, MsFlags::MS_REMOUNT | MsFlags::MS_BIND, none).unwrap();
+        write_inside(&sandbox, &[("gro_flush_timeout", "20000"), ("queues/rx-0/rps_cpus", "1")]);
+        mount(none, "/sys", none, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, none).unwrap();
+        host.detach("c2", "dev0").succeeds();
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+fn a_queueing_discipline_of_the_node_is_back_and_what_has_classes_or_filters_is_reported() {
+    let shown = || output("tc", &["qdisc", "show", "dev", "dev0"]);
+    for (qdisc, reported) in [
+        ("root handle 7: tbf rate 1mbit burst 10kb latency 50ms", None),
+        ("root handle 7: fq_codel limit 100 flows 16", None),
+        ("root handle 7: sfq perturb 10", None),
+        ("root handle 7: netem delay 5ms", None),
+        ("clsact", None),
+        ("root handle 7: htb default 1", Some("qdisc htb is left out")),
+    ] {
+        on_host(|host| {
+            wired(host, "");
+            // a kernel need not have all kinds
+            let add = format!("qdisc add dev dev0 {qdisc}");
+            output("tc", &add.split(' ').collect::<Vec<_>>());
+            let before = shown();
+            let sandbox = host.sandbox("web");
+            host.attach(&sandbox, "c1", "dev0").succeeds();
+            sandbox.run(|| run("tc qdisc add dev dev0 root handle 9: pfifo limit 3"));
+            host.detach("c1", "dev0").succeeds();
+            match reported {
+                None => {
+                    assert_eq!(shown(), before);
+                    assert!(!host.journal().contains("left out"), "{}", host.journal());
+                }
+                Some(words) if before.contains("htb") => assert_has(&host.journal(), &[words]),
+                Some(_) => {}
+            }
+        });
+    }
+    on_host(|host| {
+        wired(host, "");
+        run("tc qdisc add dev dev0 clsact");
+        run("tc filter add dev dev0 egress protocol ip u32 match u32 0 0");
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "dev0").succeeds();
+        host.detach("c1", "dev0").succeeds();
+        assert_has(&host.journal(), &["tc filters is left out"]);
+        assert_has(&shown(), &["clsact"]);
     });
 }

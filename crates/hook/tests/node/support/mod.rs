@@ -1,6 +1,7 @@
 //! A host and its sandboxes, made of namespaces for one test, and the hook as a runtime starts it.
 
 pub(crate) mod bpf;
+pub(crate) mod driver;
 pub(crate) mod inject;
 pub(crate) mod picture;
 pub(crate) mod trace;

@@ -23,6 +23,8 @@ impl Picture {
             let name = link["ifname"].as_str().unwrap_or("?").to_owned();
             add(&mut facts, &format!("link {name}"), &without_the_passing(link));
             settings(&mut facts, &name);
+            facts.extend(super::driver::facts(&name));
+            files(&mut facts, &name);
         }
         for family in ["-4", "-6"] {
             for mut route in list(&format!("{family} -j -d route show table all")) {
@@ -163,6 +165,26 @@ fn settings(facts: &mut BTreeSet<String>, link: &str) {
             if let Ok(text) = fs::read_to_string(file.path()) {
                 let name = file.file_name();
                 facts.insert(format!("sysctl {link} {folder}/{} = {}", name.to_string_lossy(), text.trim()));
+            }
+        }
+    }
+}
+
+/// What sysfs says of a link and of its queues, but counters.
+fn files(facts: &mut BTreeSet<String>, link: &str) {
+    let mut folders = vec![Path::new("/sys/class/net").join(link)];
+    if let Ok(queues) = fs::read_dir(folders[0].join("queues")) {
+        folders.extend(queues.flatten().map(|queue| queue.path()));
+    }
+    for folder in folders {
+        for file in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let name = file.file_name().to_string_lossy().into_owned();
+            let passes = name.starts_with("carrier_")
+                || ["operstate", "name_assign_type", "iflink", "ifindex", "uevent", "speed"].contains(&&*name);
+            if let Ok(text) = fs::read_to_string(file.path())
+                && !passes
+            {
+                facts.insert(format!("sysfs {} = {}", file.path().display(), text.trim()));
             }
         }
     }
