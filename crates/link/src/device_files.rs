@@ -31,15 +31,19 @@ const MAX_QUEUES: usize = 512;
 const ROOT_OF_NODE: &str = "/host/sys/class/net";
 
 /// What somebody set; none where sysfs shows another namespace.
-pub(crate) fn read(link: &InterfaceName, index: u32, is_hardware: bool) -> Option<BTreeMap<String, String>> {
-    let folder = sysfs_folder(link, index)?;
+pub(crate) fn read(
+    link: &InterfaceName,
+    index: u32,
+    is_hardware: bool,
+) -> io::Result<Option<BTreeMap<String, String>>> {
+    let Some(folder) = sysfs_folder(link, index)? else { return Ok(None) };
     let mut found = BTreeMap::new();
     each(&folder, is_hardware, |file, value| {
         if !is_zero(value) {
             found.insert(file.to_owned(), value.to_owned());
         }
     });
-    Some(found)
+    Ok(Some(found))
 }
 
 /// Writes back what is another value than the record's.
@@ -49,9 +53,11 @@ pub(crate) fn restore(
     is_hardware: bool,
     wanted: &BTreeMap<String, String>,
 ) -> Vec<Skipped> {
-    let Some(folder) = sysfs_folder(link, index) else {
-        let reason = "sysfs does not show the node's network".to_owned();
-        return vec![Skipped { what: "settings of its queues".into(), reason }];
+    let no_folder = |reason| vec![Skipped { what: "settings of its queues".into(), reason }];
+    let folder = match sysfs_folder(link, index) {
+        Ok(Some(folder)) => folder,
+        Ok(None) => return no_folder("sysfs does not show the node's network".to_owned()),
+        Err(error) => return no_folder(error.to_string()),
     };
     let mut skipped = Vec::new();
     let count = each(&folder, is_hardware, |file, value| {

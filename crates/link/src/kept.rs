@@ -37,7 +37,8 @@ pub(crate) fn read_kept(socket: &mut RouteSocket, state: &mut LinkState) -> Resu
     }
     read_qdiscs(socket, state)?;
     state.ethtool = ethtool::read(socket, state);
-    state.files = device_files::read(&state.name, state.index, ethtool::is_hardware(state));
+    let files = device_files::read(&state.name, state.index, ethtool::is_hardware(state));
+    state.files = files.subject("/sys/class/net")?;
     Ok(())
 }
 
