@@ -117,7 +117,7 @@ impl Host {
         };
         let pins = names(self.state_dir().join("netns")).map(|name| format!("netns/{name}"));
         let is_other =
-            |name: &String| matches!(name.as_str(), "hook.log" | "lock" | "netns" | "config.yaml" | "node-addresses");
+            |name: &String| matches!(name.as_str(), "hook.log" | "lock" | "netns" | "config.yaml" | "node-addresses" | "waiting");
         names(self.state_dir()).filter(|name| !is_other(name)).chain(pins).collect()
     }
 

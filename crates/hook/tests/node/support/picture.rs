@@ -50,7 +50,8 @@ impl Picture {
             facts.extend(super::show(arguments).lines().map(|line| format!("{what} {}", line.trim())));
         }
         // groups that are no sockets'
-        let groups = fs::read_to_string("/proc/thread-self/net/dev_mcast").unwrap();
+        let groups = fs::read("/proc/thread-self/net/dev_mcast").unwrap();
+        let groups = String::from_utf8_lossy(&groups);
         let group = |line: &str| {
             let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
             (words[3] != "0").then(|| format!("group {} {}", words[1], words[4]))
