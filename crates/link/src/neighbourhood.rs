@@ -16,6 +16,7 @@ use crate::{
     error::{Error, WithSubject},
     folder::Folder,
     ledger::Records,
+    nested::is_stacked_elsewhere,
     read::{Which, sysfs_folder, sysfs_path},
     socket::RouteSocket,
 };
@@ -80,6 +81,9 @@ pub(crate) fn exclusion(
     }
     snapshot.insert_link(Arc::new(own.clone()));
     snapshot.set_redirect_targets(redirect_targets(socket)?);
+    if is_stacked_elsewhere(device, socket)? {
+        snapshot.set_built_on_elsewhere([(own.index, "link".into())]);
+    }
     if snapshot.default_routes().iter().any(|route| !COMMON_TABLES.contains(&route.table)) {
         let mut tables = Vec::new();
         for family in [IPV4, IPV6] {

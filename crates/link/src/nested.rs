@@ -71,6 +71,25 @@ pub(crate) fn clean(
     Ok(None)
 }
 
+/// Whether a link of another namespace is built on a link of the host, such as a macvlan that a CNI plugin made for a Pod.
+/// Only where something says that there may be one, and in namespaces that have an id on the host, as those of Pods with
+/// a veth of the host do.
+pub(crate) fn is_stacked_elsewhere(link: &LinkState, home: &mut RouteSocket) -> Result<bool, Error> {
+    if link.promiscuity <= u32::from(link.flags & flags::PROMISC != 0) {
+        return Ok(false);
+    }
+    for id in ids(home)? {
+        let there = |batch: &mut Batch| rtnl::link::dump_in_namespace(batch, id);
+        // the kernel gives the host an id of its own when it tells of a link on a link of the host
+        let _ = find(home, &there, 0, 0)?;
+        let Some(host) = id_of_this_thread(home)? else { continue };
+        if id != host && !find(home, &there, link.index, host)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Deletes the links on the device in all namespaces where there may be one; returns how many are left.
 fn delete_all(origin: &mut Origin, index: u32, is_heard: bool, home: &mut RouteSocket) -> Result<usize, Error> {
     let ids = ids(&mut origin.inside)?;

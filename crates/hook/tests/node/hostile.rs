@@ -95,6 +95,8 @@ fn a_device_that_is_stacked_on_another_device_is_no_containers_work() {
         // in the other order it is refused
         host.attach(&sandbox, "c1", "dev0").fails_with("the node's macvlan dev1 is built on it");
         host.attach(&sandbox, "c1", "dev1").succeeds();
+        // one that is down shows nowhere on the host
+        sandbox.ip("link set dev1 down");
         host.attach(&sandbox, "c1", "dev0").succeeds();
         host.detach("c1", "dev0").succeeds();
         assert!(sandbox.has_link("dev1"));

@@ -109,6 +109,24 @@ fn a_device_is_given_out_again_when_nothing_is_built_on_it_any_more() {
     });
 }
 
+/// As a CNI plugin makes it: nothing of it is in the host's namespace.
+#[test]
+fn a_device_that_a_macvlan_of_another_pod_is_built_on_is_refused() {
+    on_host(|host| {
+        host.ip("link add eth9 type veth peer name far\nlink set far up addrgenmode none\nlink set eth9 up");
+        let other = host.sandbox("other");
+        host.ip(&format!("link add vethwire type veth peer name eth0 netns {}", other.pid()));
+        host.ip(&format!("link add mv0 link eth9 netns {} type macvlan mode bridge", other.pid()));
+        other.ip("link set mv0 up");
+        let sandbox = host.sandbox("web");
+        host.attach(&sandbox, "c1", "eth9").fails_with("a link in another network namespace is built on it");
+        assert!(host.has_link("eth9"));
+        other.ip("link delete mv0");
+        host.attach(&sandbox, "c1", "eth9").succeeds();
+        host.detach("c1", "eth9").succeeds();
+    });
+}
+
 #[test]
 fn a_device_that_a_filter_of_the_node_redirects_to_is_refused() {
     on_host(|host| {
