@@ -130,7 +130,6 @@ mod tests {
             home: None,
             quarantined: None,
             host: LinkState::new(name, 7),
-            quarantined: None,
             since: 0,
         }
     }
