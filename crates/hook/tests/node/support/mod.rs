@@ -116,8 +116,9 @@ impl Host {
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
         };
         let pins = names(self.state_dir().join("netns")).map(|name| format!("netns/{name}"));
-        let is_other =
-            |name: &String| matches!(name.as_str(), "hook.log" | "lock" | "netns" | "config.yaml" | "node-addresses" | "waiting");
+        let is_other = |name: &String| {
+            matches!(name.as_str(), "hook.log" | "lock" | "netns" | "config.yaml" | "node-addresses" | "waiting")
+        };
         names(self.state_dir()).filter(|name| !is_other(name)).chain(pins).collect()
     }
 
