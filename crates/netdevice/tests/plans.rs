@@ -113,6 +113,9 @@ proptest! {
         // what no plan is about: the index and name come with the move
         state.index = host.index;
         state.routes_unseen = host.routes_unseen;
+        // what programs are on it is looked at beside the plan
+        (state.xdp_programs, state.programs) = (host.xdp_programs.clone(), host.programs.clone());
+        (state.sysfs_inode, state.promiscuity) = (host.sysfs_inode, host.promiscuity);
         // restored beside the plan
         (state.ethtool, state.files) = (host.ethtool.clone(), host.files.clone());
         (state.qdisc, state.objects) = (host.qdisc.clone(), host.objects.clone());
