@@ -181,7 +181,8 @@ fn files(facts: &mut BTreeSet<String>, link: &str) {
         for file in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let name = file.file_name().to_string_lossy().into_owned();
             let passes = name.starts_with("carrier_")
-                || ["operstate", "name_assign_type", "iflink", "ifindex", "uevent", "speed"].contains(&&*name);
+                || ["operstate", "name_assign_type", "addr_assign_type", "iflink", "ifindex", "uevent", "speed"]
+                    .contains(&&*name);
             if let Ok(text) = fs::read_to_string(file.path())
                 && !passes
             {
