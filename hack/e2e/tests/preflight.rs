@@ -3,6 +3,8 @@
 //! A machine that lacks something is this machine with another `PATH`: links to all its programs but some, and stand-ins for
 //! others.
 
+#![allow(clippy::unwrap_used)] // tests, in functions of their own
+
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
