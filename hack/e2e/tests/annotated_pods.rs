@@ -132,7 +132,7 @@ fn a_device_that_the_kubelet_gave_to_a_pod_is_refused_with_that_pods_name() {
     wait_for("its container has ended", status, has_crashed);
     device.wait_until_free();
     node.apply(&annotated("thief", "[{pool: netdevice}]", SLEEP));
-    wait_for_reason(&node, "thief", "no device of the pool networking.k8s.io/netdevice is free");
+    wait_for_reason(&node, "thief", "no device of pool networking.k8s.io/netdevice is free");
     node.delete(&["pod/thief"]);
     node.apply(&annotated("thief", "[{name: given0}]", SLEEP));
     wait_for_reason(&node, "thief", "device given0: ");

@@ -170,7 +170,7 @@ fn a_pod_may_have_64_devices() {
     assert!(refusals.iter().all(|refusal| refusal.contains("are still being attached")), "{refusals:#?}");
     let links = pod.ip(&["link", "show"]);
     let inside: Vec<&str> = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str()).collect();
-    assert!(names.iter().all(|name| inside.contains(&name.as_str())), "{inside:?}");
+    assert!(names.iter().all(|name| inside.contains(&name.as_str())), "{inside:?} {}", injector.output());
     pod.stop().unwrap();
     devices.iter().for_each(e2e::Device::wait_until_free);
     node.remove_all_pods();

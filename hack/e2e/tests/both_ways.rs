@@ -176,7 +176,7 @@ impl<'n> Rig<'n> {
     fn by_pool(&mut self) {
         let free = DEVICES.into_iter().any(|device| self.is_free(device));
         let any = DEVICES.into_iter().find(|device| self.is_free(device));
-        self.annotated("[{pool: netdevice}]", free.then_some(any).flatten(), "no device of the pool");
+        self.annotated("[{pool: netdevice}]", free.then_some(any).flatten(), "no device of pool");
     }
 
     /// A Pod with an annotation that gets a device, if `expected` says that one is free.
