@@ -59,6 +59,7 @@ pub(crate) async fn keep(inputs: Inputs, outputs: Outputs, shutdown: Cancellatio
     projector.set_snapshot(snapshots.borrow_and_update().clone());
     ledger.read_into(&mut projector, &metrics);
     tell_selection(projector.view());
+    let mut rest = Instant::now();
     loop {
         // hooks know before the kubelet does
         node_addresses.keep(&projector.view().snapshot);
@@ -89,12 +90,27 @@ pub(crate) async fn keep(inputs: Inputs, outputs: Outputs, shutdown: Cancellatio
                 projector.set_pools(pools.borrow_and_update().clone());
                 tell_selection(projector.view());
             }
-            () = folder.changed() => ledger.read_into(&mut projector, &metrics),
+            () = changed_after(rest, &mut folder) => {
+                let began = Instant::now();
+                ledger.read_into(&mut projector, &metrics);
+                // Many records that change at once, of a Pod with many devices, must not keep this thread from answering
+                // the kubelet and the runtime.
+                rest = Instant::now() + began.elapsed() * RESTS;
+            }
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                 ledger.read_into(&mut projector, &metrics);
             }
         }
     }
+}
+
+/// How many times as long as reading all records took the next reading waits at least.
+const RESTS: u32 = 3;
+
+/// Waits for a change of the records, but not before `rest`.
+async fn changed_after(rest: Instant, folder: &mut Folder) {
+    sleep_until(rest).await;
+    folder.changed().await;
 }
 
 /// Leaves the addresses that the node is known by where hooks find them: a device is asked about once more when it moves.
