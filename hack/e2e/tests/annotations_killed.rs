@@ -12,9 +12,6 @@ use rustix::process::{Pid, kill_process};
 
 static NODE: SharedNode = SharedNode::new("annkilled", Kind::Containerd);
 
-/// What a container is refused with while the work on its Pod's devices goes on.
-const STILL: &str = "the pod's devices are still being attached";
-
 fn injector<'n>(node: &'n Node, interfaces: &str) -> Agent<'n> {
     let injector = node.injector(&["-interfaces", interfaces]);
     injector.wait_until_connected();
@@ -163,14 +160,19 @@ fn an_injector_that_is_late_says_so_before_the_runtime_gives_up_and_the_pod_does
     let connections = || injector.output().matches("connected: a pod that").count();
     let asks = "[{name: slow0}, {name: slow1}]";
     let gate = hold(&node, "injector.lock");
-    assert_refused(&node, asking("gate", asks), STILL);
+    assert_refused(
+        &node,
+        asking("gate", asks),
+        "still being attached: another injector of this node did not finish in time",
+    );
     drop(gate);
     node.remove_all_pods();
     first.wait_until_free();
     // one who is at work on the second device, when the first one is in the sandbox already
     let lock = hold(&node, "lock/slow1");
     let failure = first_container(&node, asking("lock", asks)).unwrap_err();
-    assert!(failure.message.contains(STILL), "{failure}");
+    let why = "still being attached: device slow1: it is being attached or detached";
+    assert!(failure.message.contains(why), "{failure}");
     first.wait_until_free();
     node.remove_all_pods();
     drop(lock);
@@ -191,7 +193,7 @@ fn an_injector_that_hangs_fails_the_pod_and_leaves_no_process_behind() {
     let (device, before) = (node.add_rich_device("hang0"), node.sandbox_processes());
     // who opens it to write waits for a reader
     node.sh("rm -f /run/netdevice/injector.lock; mkfifo /run/netdevice/injector.lock");
-    assert_refused(&node, asking("hang", "[{name: hang0}]"), STILL);
+    assert_refused(&node, asking("hang", "[{name: hang0}]"), "still being attached: another injector of this node");
     node.sh("rm -f /run/netdevice/away; mv /run/netdevice/injector.lock /run/netdevice/away");
     let readers = File::open(node.path("/run/netdevice/away")).unwrap();
     drop(readers);

@@ -302,8 +302,9 @@ impl Plugin for Injector {
             Waited::Done(Err(refusal)) if self.0.peer().stage == Stage::Sandbox => Err(refusal),
             // it is told again when a container is made
             Waited::Done(_) => Ok(()),
-            Waited::Late => {
-                info!(pod = name, "its devices are still being attached: its first container waits for them");
+            Waited::Late(obstacle) => {
+                let why = obstacle.unwrap_or_default();
+                info!(pod = name, why, "its devices are still being attached: its first container waits for them");
                 Ok(())
             }
         }
@@ -312,8 +313,11 @@ impl Plugin for Injector {
     async fn create_container(&self, pod: PodSandbox, _: Container, deadline: Instant) -> Result<(), Refusal> {
         match self.0.provide(pod, deadline, Reason::Request).await {
             Waited::Done(result) => result,
-            Waited::Late => {
+            Waited::Late(None) => {
                 Err(told(&Refusal::new("the pod's devices are still being attached: the container is tried again")))
+            }
+            Waited::Late(Some(why)) => {
+                Err(told(&Refusal::new(format_args!("the pod's devices are still being attached: {why}"))))
             }
         }
     }

@@ -128,6 +128,7 @@ impl Site {
         }
         let namespace = namespace?;
         let folder = self.records.folder();
+        order.work.waits_for(Some(ProvideError::Busy.to_string()));
         let _lock = SandboxLock::take(folder, &order.sandbox.id, order.limit)?.ok_or(ProvideError::Busy)?;
         let (holder, pod) = holder(&order.sandbox);
         let (choices, reserved) = self.reserve(order, &requests, &holder, &pod)?;
@@ -177,11 +178,14 @@ impl Site {
             if order.work.is_stopped() {
                 return Err(ProvideError::Stopped);
             }
+            if order.work.obstacle().is_none() {
+                order.work.waits_for(Some(ProvideError::Busy.to_string()));
+            }
             let gate = Gate::pass(self.records.folder(), order.limit)?.ok_or(ProvideError::Busy)?;
             let view = self.views.borrow().clone();
             let Some(view) = view else {
                 drop(gate);
-                wait_or(ProvideError::NotReady, order.limit.min(began + FIRST_READING))?;
+                wait_or(order, ProvideError::NotReady, order.limit.min(began + FIRST_READING))?;
                 continue;
             };
             let (ledger, _) = self.records.list()?;
@@ -197,13 +201,13 @@ impl Site {
                 Ok(choices) => choices,
                 Err(error) if error.missing().is_some_and(is_on_node) => {
                     drop(gate);
-                    wait_or(error.into(), order.limit.min(began + NEWS))?;
+                    wait_or(order, error.into(), order.limit.min(began + NEWS))?;
                     continue;
                 }
                 Err(error @ ChoiceError::NoneFree(_)) if !busy.is_empty() => {
                     drop(gate);
                     busy.clear();
-                    wait_or(error.into(), order.limit)?;
+                    wait_or(order, error.into(), order.limit)?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -216,10 +220,13 @@ impl Site {
                 continue;
             }
             match Reserved::take(&self.records, choices.iter().map(|choice| &choice.device))? {
-                Ok(reserved) => return Ok((choices, reserved)),
+                Ok(reserved) => {
+                    order.work.waits_for(None);
+                    return Ok((choices, reserved));
+                }
                 Err(device) => {
                     drop(gate);
-                    wait_or(ProvideError::DeviceBusy(device.clone()), order.limit)?;
+                    wait_or(order, ProvideError::DeviceBusy(device.clone()), order.limit)?;
                     busy.insert(device);
                 }
             }
@@ -268,11 +275,12 @@ impl ProvideError {
     }
 }
 
-/// Waits a moment, or returns the error when it is too late for that.
-fn wait_or(error: ProvideError, latest: Instant) -> Result<(), ProvideError> {
+/// Waits a moment, for the reason of the error, or returns the error when it is too late for that.
+fn wait_or(order: &Order, error: ProvideError, latest: Instant) -> Result<(), ProvideError> {
     if Instant::now() >= latest {
         return Err(error);
     }
+    order.work.waits_for(Some(error.to_string()));
     sleep(LOOK);
     Ok(())
 }

@@ -34,8 +34,8 @@ pub(super) enum Progress {
 pub(super) enum Waited {
     /// The work is done.
     Done(Result<(), Refusal>),
-    /// It goes on.
-    Late,
+    /// It goes on, or waits for somebody, and why.
+    Late(Option<String>),
 }
 
 /// One sandbox.
@@ -48,6 +48,8 @@ pub(super) struct Work {
     is_awaited: AtomicBool,
     /// Whether the ledger had a device of the sandbox.
     was_seen: AtomicBool,
+    /// Why the work does not go on, if it waits for somebody.
+    obstacle: Mutex<Option<String>>,
     namespace: Mutex<Option<Arc<Namespace>>>,
 }
 
@@ -63,6 +65,16 @@ impl Work {
 
     pub(super) fn keep(&self, namespace: Namespace) -> Arc<Namespace> {
         self.lock().get_or_insert_with(|| Arc::new(namespace)).clone()
+    }
+
+    /// Notes why the work does not go on, or that it does.
+    pub(super) fn waits_for(&self, obstacle: Option<String>) {
+        *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
+    }
+
+    /// Why the work does not go on, if it waits for somebody.
+    pub(super) fn obstacle(&self) -> Option<String> {
+        self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Namespace>>> {
@@ -109,7 +121,7 @@ impl Work {
             Progress::Failing(refusal) => Waited::Done(Err(refusal)),
             Progress::Busy | Progress::Idle => {
                 self.is_awaited.store(true, Ordering::Release);
-                Waited::Late
+                Waited::Late(self.obstacle())
             }
         }
     }
@@ -180,7 +192,7 @@ mod tests {
         assert!(work.begin());
         assert!(!sandboxes.of("a").begin());
         assert!(sandboxes.of("b").begin(), "another sandbox's work is its own");
-        assert_eq!(work.wait_until(soon()).await, Waited::Late);
+        assert_eq!(work.wait_until(soon()).await, Waited::Late(None));
         work.end(Ok(()));
         assert_eq!(work.wait_until(soon()).await, Waited::Done(Ok(())));
     }
@@ -189,14 +201,24 @@ mod tests {
     async fn what_somebody_waited_for_in_vain_is_not_done_again_when_he_comes_again() {
         let work = Work::default();
         assert!(work.begin());
-        assert_eq!(work.wait_until(soon()).await, Waited::Late);
+        assert_eq!(work.wait_until(soon()).await, Waited::Late(None));
         work.end(Ok(()));
         assert!(!work.begin());
         assert_eq!(work.wait_until(soon()).await, Waited::Done(Ok(())));
         assert!(work.begin(), "the next one looks again at what is");
-        assert_eq!(work.wait_until(soon()).await, Waited::Late);
+        assert_eq!(work.wait_until(soon()).await, Waited::Late(None));
         work.end(Err(Refusal::new("no")));
         assert!(work.begin(), "what failed is tried again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_in_vain_hears_what_the_work_waits_for() {
+        let work = Work::default();
+        assert!(work.begin());
+        work.waits_for(Some("device a: busy".into()));
+        assert_eq!(work.wait_until(soon()).await, Waited::Late(Some("device a: busy".into())));
+        work.waits_for(None);
+        assert_eq!(work.wait_until(soon()).await, Waited::Late(None));
     }
 
     #[tokio::test(start_paused = true)]

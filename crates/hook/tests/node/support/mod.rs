@@ -334,7 +334,7 @@ fn is_guest() -> bool {
 
 /// How long something may take; an emulated machine is slow.
 pub(crate) fn patience() -> Duration {
-    Duration::from_secs(if is_guest() { 60 } else { 20 })
+    Duration::from_secs(if is_guest() { 30 } else { 5 })
 }
 
 /// Waits for a condition, as long as a busy machine may need.
