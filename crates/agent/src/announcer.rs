@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Where a device arrived.
 #[derive(Debug, Clone, PartialEq)]
 enum Arrival {
-    Sandbox(Box<Record>),
+    Sandbox(Arc<Record>),
     Host(InterfaceName),
 }
 
@@ -76,12 +76,12 @@ pub(crate) async fn keep(
 
 /// Devices that are attached now and were not, or elsewhere, and those that returned to the host.
 fn arrivals(before: &Ledger, now: &Ledger) -> Vec<(DeviceId, Arrival)> {
-    let is_attached = |record: &&Record| record.phase == Phase::Attached;
+    let is_attached = |record: &&Arc<Record>| record.phase == Phase::Attached;
     let there =
         |ledger: &Ledger, device: &DeviceId| ledger.get(device).filter(is_attached).map(|record| record.sandbox.cookie);
     let attached = now.iter().filter(|(_, record)| is_attached(record));
     let attached = attached.filter(|(device, record)| there(before, device) != Some(record.sandbox.cookie));
-    let attached = attached.map(|(device, record)| (device.clone(), Arrival::Sandbox(Box::new(record.clone()))));
+    let attached = attached.map(|(device, record)| (device.clone(), Arrival::Sandbox(record.clone())));
     let returned =
         before.iter().filter(|(device, record)| !now.contains_key(*device) && record.phase != Phase::Attaching);
     let returned = returned.map(|(device, record)| (device.clone(), Arrival::Host(record.host.name.clone())));
@@ -110,37 +110,14 @@ async fn announce(records: Records, ready: BTreeMap<DeviceId, Due>) -> anyhow::R
 
 #[cfg(test)]
 mod tests {
-    use netdevice::{
-        Holder, LinkState,
-        record::{RECORD_VERSION, SandboxPlace, Viewpoint},
-    };
+    use netdevice::fixture;
 
     use super::*;
 
     fn record(name: &str, cookie: u64, phase: Phase) -> Record {
-        let name = InterfaceName::try_from(name).unwrap();
-        Record {
-            version: RECORD_VERSION,
-            device: DeviceId::from(&name),
-            resource: None,
-            phase,
-            holder: Holder { container: "c0ffee".into(), sandbox: None, pod: None },
-            process: None,
-            sandbox: SandboxPlace {
-                cookie,
-                inode: 7,
-                nsid: None,
-                seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
-                paths: Vec::new(),
-                name: DeviceId::from(&name),
-                ifindex: 7,
-            },
-            configuration: None,
-            home: None,
-            quarantined: None,
-            host: LinkState::new(name, 7),
-            since: 0,
-        }
+        let mut record = Record { phase, ..fixture::record(name) };
+        record.sandbox.cookie = cookie;
+        record
     }
 
     #[test]
@@ -149,7 +126,7 @@ mod tests {
         let ledger = |of: Option<(u64, Phase)>| -> Ledger {
             of.map(|(cookie, phase)| record("eth1", cookie, phase))
                 .into_iter()
-                .map(|record| (record.device.clone(), record))
+                .map(|record| (record.device.clone(), Arc::new(record)))
                 .collect()
         };
         let table = [

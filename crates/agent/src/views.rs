@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use link::{Place, Records, Unreadable};
+use link::{Place, Reader, Records, Unreadable};
 use netdevice::{DeviceId, DeviceState, Ledger, Pools, Projector, Record, Snapshot, View, link::flags};
 use tokio::{
     sync::watch,
@@ -55,11 +55,10 @@ pub(crate) async fn keep(inputs: Inputs, outputs: Outputs, shutdown: Cancellatio
     let mut projector = Projector::new();
     let mut ledger = LedgerReader::new(records, events);
     projector.set_pools(pools.borrow_and_update().clone());
-    let mut node_addresses = NodeAddressFile::new(ledger.records.clone());
+    let mut node_addresses = NodeAddressFile::new(ledger.reader.records().clone());
     projector.set_snapshot(snapshots.borrow_and_update().clone());
     ledger.read_into(&mut projector, &metrics);
     tell_selection(projector.view());
-    let mut rest = Instant::now();
     loop {
         // hooks know before the kubelet does
         node_addresses.keep(&projector.view().snapshot);
@@ -90,27 +89,12 @@ pub(crate) async fn keep(inputs: Inputs, outputs: Outputs, shutdown: Cancellatio
                 projector.set_pools(pools.borrow_and_update().clone());
                 tell_selection(projector.view());
             }
-            () = changed_after(rest, &mut folder) => {
-                let began = Instant::now();
-                ledger.read_into(&mut projector, &metrics);
-                // Many records that change at once, of a Pod with many devices, must not keep this thread from answering
-                // the kubelet and the runtime.
-                rest = Instant::now() + began.elapsed() * RESTS;
-            }
+            () = folder.changed() => ledger.read_into(&mut projector, &metrics),
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                 ledger.read_into(&mut projector, &metrics);
             }
         }
     }
-}
-
-/// How many times as long as reading all records took the next reading waits at least.
-const RESTS: u32 = 3;
-
-/// Waits for a change of the records, but not before `rest`.
-async fn changed_after(rest: Instant, folder: &mut Folder) {
-    sleep_until(rest).await;
-    folder.changed().await;
 }
 
 /// Leaves the addresses that the node is known by where hooks find them: a device is asked about once more when it moves.
@@ -188,7 +172,7 @@ fn tell_selection(view: &View) {
 
 /// A device whose record has ended, until the snapshot has it.
 struct Returning {
-    record: Record,
+    record: Arc<Record>,
     deadline: Instant,
 }
 
@@ -210,7 +194,7 @@ impl Returning {
 /// would be withdrawn for a moment, and a Pod that asks in that moment be rejected for good. So such a device counts as
 /// held a while longer; no other device waits for it.
 struct LedgerReader {
-    records: Records,
+    reader: Reader,
     events: Events,
     told: Option<Result<Vec<Unreadable>, String>>,
     returning: BTreeMap<DeviceId, Returning>,
@@ -220,7 +204,7 @@ struct LedgerReader {
 
 impl LedgerReader {
     fn new(records: Records, events: Events) -> Self {
-        Self { records, events, told: None, returning: BTreeMap::new(), failed: false }
+        Self { reader: Reader::new(records), events, told: None, returning: BTreeMap::new(), failed: false }
     }
 
     /// When a device that has not returned is not waited for any longer.
@@ -254,17 +238,17 @@ impl LedgerReader {
     }
 
     /// All records. What nobody can follow is put aside first, unless a hook is at work on that device.
-    fn list(&self) -> std::io::Result<(Ledger, Vec<Unreadable>)> {
-        let (ledger, unreadable) = self.records.list()?;
+    fn list(&mut self) -> std::io::Result<(Ledger, Vec<Unreadable>)> {
+        let (ledger, unreadable) = self.reader.list()?;
         let mut is_as_it_was = true;
         for Unreadable { device, path, .. } in unreadable.iter().filter(|file| file.place == Place::Records) {
-            match device.as_ref().map_or(Ok(None), |device| self.records.quarantine(device)) {
+            match device.as_ref().map_or(Ok(None), |device| self.reader.records().quarantine(device)) {
                 Ok(None) => {}
                 Ok(Some(_)) => is_as_it_was = false,
                 Err(error) => debug!(file = %path.display(), "it cannot be put aside: {error}"),
             }
         }
-        if is_as_it_was { Ok((ledger, unreadable)) } else { self.records.list() }
+        if is_as_it_was { Ok((ledger, unreadable)) } else { self.reader.list() }
     }
 
     fn read_into(&mut self, projector: &mut Projector, metrics: &Metrics) {
@@ -291,7 +275,9 @@ impl LedgerReader {
                     unreadable.iter().for_each(tell_unreadable);
                     self.tell_quarantined(unreadable);
                 }
-                Err(error) => warn!(folder = %self.records.folder().display(), "cannot read the records: {error}"),
+                Err(error) => {
+                    warn!(folder = %self.reader.records().folder().display(), "cannot read the records: {error}")
+                }
             }
             self.told = Some(result);
         }
@@ -323,11 +309,7 @@ fn tell_unreadable(file: &Unreadable) {
 
 #[cfg(test)]
 mod tests {
-    use netdevice::{
-        DeviceId, Holder, InterfaceName, Link, LinkState, Phase, Record,
-        link::flags,
-        record::{RECORD_VERSION, SandboxPlace, Viewpoint},
-    };
+    use netdevice::{Link, fixture};
 
     use super::*;
 
@@ -335,55 +317,17 @@ mod tests {
         LedgerReader::new(records, Events::none())
     }
 
-    fn name() -> InterfaceName {
-        InterfaceName::try_from("dummy0").unwrap()
-    }
-
     fn snapshot(state: u32) -> Snapshot {
-        let link = Link {
-            index: 7,
-            name: name(),
-            altnames: Box::default(),
-            alias: None,
-            kind: None,
-            mac: None,
-            flags: state,
-            mtu: 1500,
-            master: None,
-            parent: None,
-            link_netnsid: None,
-            netns_immutable: None,
-            hardware: None,
-        };
+        let link = Link { flags: state, kind: None, ..fixture::link(7, "dummy0") };
         let mut snapshot = Snapshot::default();
         snapshot.insert_link(Arc::new(link));
         snapshot
     }
 
     fn record() -> Record {
-        let device = DeviceId::from(&name());
-        Record {
-            version: RECORD_VERSION,
-            device: device.clone(),
-            resource: Some(netdevice::ResourceName::default()),
-            phase: Phase::Attached,
-            holder: Holder { container: "c0ffee".into(), sandbox: None, pod: None },
-            process: None,
-            sandbox: SandboxPlace {
-                cookie: 7,
-                inode: 7,
-                nsid: None,
-                seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
-                paths: Vec::new(),
-                name: device,
-                ifindex: 7,
-            },
-            configuration: None,
-            home: None,
-            quarantined: None,
-            host: LinkState { flags: flags::UP, ..LinkState::new(name(), 7) },
-            since: 0,
-        }
+        let mut record = Record { resource: Some(netdevice::ResourceName::default()), ..fixture::record("dummy0") };
+        record.holder.sandbox = None;
+        record
     }
 
     /// A device that Pods have by the pool's rule, its record, and who reads it.
@@ -421,7 +365,7 @@ mod tests {
         }
 
         fn device(&self) -> Option<&Arc<netdevice::Device>> {
-            self.projector.view().devices().get(&DeviceId::from(&name()))
+            self.projector.view().devices().get(&"dummy0".parse::<DeviceId>().unwrap())
         }
 
         fn is_held(&self) -> bool {
@@ -519,14 +463,14 @@ mod tests {
         let mut ledger = reader(records.clone());
         let metrics = Metrics::default();
         // a hook is at work on it: it is left to the hook, and refused all the same
-        let lock = records.lock(&DeviceId::from(&name())).unwrap();
+        let lock = records.lock(&"dummy0".parse().unwrap()).unwrap();
         ledger.read_into(&mut projector, &metrics);
         assert!(file.exists() && projector.view().devices().is_empty());
         drop(lock);
         ledger.read_into(&mut projector, &metrics);
         assert!(!file.exists(), "it is put aside");
         let resource = netdevice::ResourceName::default();
-        let refusal = projector.view().allocate(&resource, &DeviceId::from(&name())).unwrap_err();
+        let refusal = projector.view().allocate(&resource, &"dummy0".parse().unwrap()).unwrap_err();
         assert_eq!(refusal, netdevice::Refusal::Unknown);
         let text = metrics.text();
         assert!(text.contains("netdevice_records_quarantined 1\n"), "{text}");

@@ -6,11 +6,12 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
+    fs::{self, DirEntry, File, OpenOptions},
     io::{self, Read, Write},
     net::IpAddr,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use netdevice::{
@@ -321,6 +322,14 @@ impl Records {
     ///
     /// When the folder is there and cannot be read, or the system has no descriptor or memory left to read a record.
     pub fn list(&self) -> io::Result<(Ledger, Vec<Unreadable>)> {
+        self.list_by(|device, _| Ok(self.read(device)?.map(Arc::new)))
+    }
+
+    /// [`Records::list`], each record as `read` gives it.
+    pub(crate) fn list_by(
+        &self,
+        mut read: impl FnMut(&DeviceId, &DirEntry) -> Result<Option<Arc<Record>>, ReadError>,
+    ) -> io::Result<(Ledger, Vec<Unreadable>)> {
         let (mut ledger, mut unreadable) = (Ledger::new(), Vec::new());
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((ledger, unreadable)),
@@ -333,7 +342,7 @@ impl Records {
             let problem = |device, reason| Unreadable { path: entry.path(), device, reason, place: Place::Records };
             match device.parse::<DeviceId>() {
                 Err(error) => unreadable.push(problem(None, error.to_string())),
-                Ok(device) => match self.read(&device) {
+                Ok(device) => match read(&device, &entry) {
                     // it ended since the folder was read
                     Ok(None) => {}
                     Ok(Some(record)) => drop(ledger.insert(device, record)),

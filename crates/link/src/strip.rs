@@ -1,6 +1,6 @@
 //! Takes from a device, while it is still in its sandbox, what a container put on it and a move would bring to the host.
 
-use std::ffi::CString;
+use std::{ffi::CString, sync::Arc};
 
 use netdevice::{InterfaceName, LinkState, Record};
 
@@ -92,7 +92,8 @@ fn spared(
 /// Indexes of the node's other devices in the same sandbox.
 pub(crate) fn devices_beside(records: &Records, record: &Record) -> Result<Vec<u32>, Error> {
     let (ledger, _) = records.list().subject("the records")?;
-    let is_beside = |other: &&Record| other.sandbox.cookie == record.sandbox.cookie && other.device != record.device;
+    let is_beside =
+        |other: &&Arc<Record>| other.sandbox.cookie == record.sandbox.cookie && other.device != record.device;
     Ok(ledger.values().filter(is_beside).map(|other| other.sandbox.ifindex).collect())
 }
 

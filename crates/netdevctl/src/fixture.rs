@@ -5,10 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ::link::{Place, Unreadable};
 use netdevice::{
-    DeviceId, HardwareAddress, Holder, InterfaceName, KernelString, Ledger, Link, LinkState, Phase, Pools, Projector,
-    Record, Snapshot,
+    HardwareAddress, Holder, InterfaceName, KernelString, Ledger, Link, LinkState, Pools, Projector, Record, Snapshot,
     link::{Hardware, flags},
-    record::{Pod, RECORD_VERSION, SandboxPlace, Viewpoint},
+    record::{Pod, SandboxPlace},
     snapshot::{DefaultRoute, Family},
     state::HardwarePlace,
 };
@@ -67,43 +66,26 @@ fn snapshot() -> Snapshot {
 }
 
 fn ledger() -> Ledger {
-    let host = LinkState {
-        flags: flags::UP,
-        mac: "02:00:00:00:00:09".parse().ok(),
-        mtu: 9000,
-        ..LinkState::new("ens1f0v3".try_into().expect("a name of a test"), 9)
-    };
-    let device: DeviceId = "ens1f0v3".parse().expect("an id of a test");
-    let record = Record {
-        version: RECORD_VERSION,
-        device: device.clone(),
+    let mut record = Record {
         resource: "example.com/fast".parse().ok(),
-        phase: Phase::Attached,
         holder: Holder {
             container: "0123456789abcdef0123".into(),
             sandbox: Some("fedcba9876543210fedc".into()),
             pod: Some(Pod { namespace: "default".into(), name: "web".into(), uid: "1-2-3".into() }),
         },
-        process: None,
-        sandbox: SandboxPlace {
-            cookie: 77,
-            inode: 4026532999,
-            nsid: None,
-            seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
-            paths: Vec::new(),
-            name: "net0".parse().expect("an id of a test"),
-            ifindex: 9,
-        },
-        configuration: None,
-        home: None,
-        quarantined: None,
-        host: LinkState {
-            hardware: Some(HardwarePlace { path: "/nonexistent/0000:3b:10.3".into(), numa_node: Some(1) }),
-            ..host
-        },
         since: 1_700_000_000,
+        ..netdevice::fixture::record("ens1f0v3")
     };
-    Ledger::from([(device, record)])
+    record.sandbox =
+        SandboxPlace { cookie: 77, ifindex: 9, name: "net0".parse().expect("an id of a test"), ..record.sandbox };
+    record.host = LinkState {
+        mac: "02:00:00:00:00:09".parse().ok(),
+        mtu: 9000,
+        hardware: Some(HardwarePlace { path: "/nonexistent/0000:3b:10.3".into(), numa_node: Some(1) }),
+        index: 9,
+        ..record.host
+    };
+    Ledger::from([(record.device.clone(), Arc::new(record))])
 }
 
 /// The node, with these pools.

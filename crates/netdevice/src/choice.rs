@@ -211,12 +211,12 @@ mod tests {
     use crate::{
         SandboxConfiguration, Snapshot,
         annotation::parse,
+        fixture,
         link::{Link, flags},
         pool::Pools,
         projection::Projector,
-        record::{Ledger, Phase, RECORD_VERSION, SandboxPlace, Viewpoint},
+        record::Ledger,
         snapshot::{DefaultRoute, Family},
-        state::LinkState,
     };
 
     const POOLS: &str = "pools:
@@ -234,53 +234,22 @@ mod tests {
         Holder { container: sandbox.into(), sandbox: Some(sandbox.into()), pod: Some(pod.clone()) }
     }
 
-    fn record(name: &str, resource: &str, holder: Holder) -> (DeviceId, Record) {
-        let name: InterfaceName = name.try_into().unwrap();
-        let device = DeviceId::from(&name);
+    fn record(name: &str, resource: &str, holder: Holder) -> (DeviceId, Arc<Record>) {
         let record = Record {
-            version: RECORD_VERSION,
-            device: device.clone(),
             resource: Some(resource.parse().unwrap()),
-            phase: Phase::Attached,
             configuration: holder.is_sandbox().then(SandboxConfiguration::default),
             holder,
-            process: None,
-            sandbox: SandboxPlace {
-                cookie: 7,
-                inode: 7,
-                nsid: None,
-                seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
-                paths: Vec::new(),
-                name: device.clone(),
-                ifindex: 7,
-            },
-            home: None,
-            quarantined: None,
-            host: LinkState::new(name, 7),
-            since: 0,
+            ..fixture::record(name)
         };
-        (device, record)
+        (record.device.clone(), Arc::new(record))
     }
 
     /// Links that are up, or down where the name ends in `-down`; the pools; what Pods have.
-    fn view(links: &[&str], records: Vec<(DeviceId, Record)>) -> View {
+    fn view(links: &[&str], records: Vec<(DeviceId, Arc<Record>)>) -> View {
         let mut snapshot = Snapshot::default();
         for (index, name) in (1..).zip(links) {
-            snapshot.insert_link(Arc::new(Link {
-                index,
-                name: (*name).try_into().unwrap(),
-                altnames: Box::default(),
-                alias: None,
-                kind: Some("dummy".into()),
-                mac: None,
-                flags: if name.ends_with("-down") { 0 } else { flags::UP },
-                mtu: 1500,
-                master: None,
-                parent: None,
-                link_netnsid: None,
-                netns_immutable: None,
-                hardware: None,
-            }));
+            let flags = if name.ends_with("-down") { 0 } else { flags::UP };
+            snapshot.insert_link(Arc::new(Link { flags, ..fixture::link(index, name) }));
             if name.ends_with("-uplink") {
                 snapshot.insert_default_route(DefaultRoute { family: Family::V4, table: 254, metric: 0, link: index });
             }

@@ -13,6 +13,7 @@ pub mod cdi_spec;
 pub mod choice;
 pub mod configuration;
 pub mod exclusion;
+pub mod fixture;
 pub mod go_flags;
 pub mod id;
 pub mod link;

@@ -166,7 +166,7 @@ impl View {
     /// Why a link of the host must not be offered, if so.
     fn exclusion(&self, link: &Link) -> Option<Exclusion> {
         self.exclusions.of(link, &self.snapshot).or_else(|| {
-            let mut below = self.ledger.values().filter_map(below_attached);
+            let mut below = self.ledger.values().filter_map(|record| below_attached(record));
             below.find(|(parent, _)| *parent == link.index).map(|(_, exclusion)| exclusion)
         })
     }
@@ -292,7 +292,8 @@ impl Projector {
         ids.iter().for_each(|id| self.publish(id));
         // what they are built on
         let records = ids.iter().flat_map(|id| [before.get(id), now.get(id)]).flatten();
-        let parents: BTreeSet<u32> = records.filter_map(below_attached).map(|(parent, _)| parent).collect();
+        let parents: BTreeSet<u32> =
+            records.filter_map(|record| below_attached(record)).map(|(parent, _)| parent).collect();
         self.project(parents);
     }
 

@@ -3,7 +3,7 @@
 //! A record is on disk before the first change to a device and goes when the device is home, complete. What it says
 //! of the host is what we restore; nothing that a container does inside changes it.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -256,8 +256,8 @@ pub fn quarantined_device(file_name: &str) -> Option<DeviceId> {
     device.parse().ok()
 }
 
-/// All records, by device.
-pub type Ledger = BTreeMap<DeviceId, Record>;
+/// All records, by device. They are shared: a ledger that differs in one record from another is cheap to make and to compare.
+pub type Ledger = BTreeMap<DeviceId, Arc<Record>>;
 
 #[cfg(test)]
 mod tests {

@@ -126,7 +126,7 @@ impl World {
             Change::Held(name, record) => {
                 let mut record = Record { device: id(name), resource: Some("a.b/held".parse().unwrap()), ..*record };
                 record.host.parent = Some(1 + name);
-                Arc::make_mut(&mut self.ledger).insert(id(name), record);
+                Arc::make_mut(&mut self.ledger).insert(id(name), Arc::new(record));
                 return projector.set_ledger(self.ledger.clone());
             }
             Change::Unknown(name) => {

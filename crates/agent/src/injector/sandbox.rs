@@ -260,7 +260,7 @@ impl Site {
     pub(super) fn holders(&self) -> io::Result<BTreeSet<String>> {
         let (ledger, _) = self.records.list()?;
         let of_sandboxes = ledger.into_values().filter(|record| record.holder.is_sandbox());
-        Ok(of_sandboxes.map(|record| record.holder.container).collect())
+        Ok(of_sandboxes.map(|record| record.holder.container.clone()).collect())
     }
 }
 

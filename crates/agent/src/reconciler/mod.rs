@@ -21,7 +21,7 @@ use std::{
 };
 
 use link::{Homecoming, Namespace, Records, Repair};
-use netdevice::{DeviceId, Ledger, Record};
+use netdevice::{DeviceId, Ledger};
 use tokio::{
     sync::watch,
     task::{Id, JoinError, JoinSet, spawn_blocking},
@@ -239,7 +239,7 @@ impl Reconciler {
         }
         self.namespaces.retain(|_, namespace| namespace.strong_count() > 0);
         self.process_ends.set(self.tracked.values().filter_map(|tracked| tracked.process).collect::<BTreeSet<_>>());
-        match (ledger.values().any(is_known_by_mounts), self.mount_changes.is_some()) {
+        match (ledger.values().any(|record| is_known_by_mounts(record)), self.mount_changes.is_some()) {
             (true, false) => self.mount_changes = Some(MountChanges::new()),
             (false, true) => self.mount_changes = None,
             _ => {}
@@ -257,7 +257,8 @@ impl Reconciler {
         let is_many = is_all || is_now(self.mounted_at);
         if is_many {
             self.mounted_at = None;
-            let is_wanted = |device: &DeviceId| is_all || self.ledger.get(device).is_some_and(is_known_by_mounts);
+            let is_wanted =
+                |device: &DeviceId| is_all || self.ledger.get(device).is_some_and(|record| is_known_by_mounts(record));
             let wanted: Vec<DeviceId> = self.tracked.keys().filter(|device| is_wanted(device)).cloned().collect();
             self.unseen.extend(wanted);
         }
@@ -361,7 +362,7 @@ impl Reconciler {
         }
         tracked.is_running = true;
         let cookie = tracked.cookie();
-        let record: Record = record.clone();
+        let record = record.clone();
         let records = self.records.clone();
         let task = self.tasks.spawn_blocking(move || Work::Hold(link::keep_sandbox(&records, &record)));
         self.running.insert(task.id(), Running { device, cookie, since: now });

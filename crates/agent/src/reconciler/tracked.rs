@@ -140,38 +140,14 @@ fn attachment(record: &Record) -> (u64, String) {
 
 #[cfg(test)]
 mod tests {
-    use netdevice::{
-        DeviceId, Holder, InterfaceName, LinkState, Phase,
-        record::{RECORD_VERSION, SandboxPlace, Viewpoint},
-    };
+    use netdevice::fixture;
 
     use super::*;
 
     fn record(container: &str) -> Record {
-        let name = InterfaceName::try_from("dev0").unwrap();
-        let device = DeviceId::from(&name);
-        Record {
-            version: RECORD_VERSION,
-            device: device.clone(),
-            resource: None,
-            phase: Phase::Attached,
-            holder: Holder { container: container.into(), sandbox: Some("sandbox".into()), pod: None },
-            process: None,
-            sandbox: SandboxPlace {
-                cookie: 7,
-                inode: 7,
-                nsid: None,
-                seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
-                paths: Vec::new(),
-                name: device,
-                ifindex: 7,
-            },
-            configuration: None,
-            home: None,
-            quarantined: None,
-            host: LinkState::new(name, 7),
-            since: 0,
-        }
+        let mut record = fixture::record("dev0");
+        record.holder.container = container.into();
+        record
     }
 
     /// When a device is due after it was found like that, in seconds; none if never.

@@ -100,38 +100,15 @@ pub(super) fn repair(records: &Records, order: Order) -> Result<(Repair, Cause),
 
 #[cfg(test)]
 mod tests {
-    use netdevice::{
-        InterfaceName, LinkState,
-        record::{RECORD_VERSION, SandboxPlace, Viewpoint},
-    };
+    use netdevice::fixture;
 
     use super::*;
 
     fn record(container: &str, paths: &[&str], phase: Phase) -> Record {
-        let name = InterfaceName::try_from("dev0").unwrap();
-        let device = DeviceId::from(&name);
-        Record {
-            version: RECORD_VERSION,
-            device: device.clone(),
-            resource: None,
-            phase,
-            holder: Holder { container: container.into(), sandbox: Some("sandbox".into()), pod: None },
-            process: None,
-            sandbox: SandboxPlace {
-                cookie: 7,
-                inode: 7,
-                nsid: None,
-                seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
-                paths: paths.iter().map(|path| (*path).to_owned()).collect(),
-                name: device,
-                ifindex: 7,
-            },
-            configuration: None,
-            home: None,
-            quarantined: None,
-            host: LinkState::new(name, 7),
-            since: 0,
-        }
+        let mut record = Record { phase, ..fixture::record("dev0") };
+        record.holder.container = container.into();
+        record.sandbox.paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        record
     }
 
     #[test]

@@ -10,10 +10,9 @@ use std::{
 use device_plugin::{Config, DevicePlugin, Error, Paths, RecordCheck, Stats, Timing};
 use kubelet_stand_in::{Kubelet, Resource, State};
 use netdevice::{
-    DeviceId, Holder, InterfaceName, Ledger, Link, LinkState, Phase, Pools, Projector, Record, ResourceName, Snapshot,
-    View,
+    DeviceId, Holder, InterfaceName, Ledger, Link, Pools, Projector, Record, ResourceName, Snapshot, View, fixture,
     link::{Hardware, flags},
-    record::{Pod, RECORD_VERSION, SandboxPlace, Viewpoint},
+    record::Pod,
     snapshot::{DefaultRoute, Family},
 };
 use tempfile::TempDir;
@@ -118,7 +117,7 @@ impl Node {
     /// A Pod's container starts: the link goes into the sandbox.
     pub(crate) fn attach(&mut self, name: &str, pod: &str) {
         let record = record(name, pod);
-        self.ledger.insert(record.device.clone(), record);
+        self.ledger.insert(record.device.clone(), Arc::new(record));
         self.projector.set_ledger(Arc::new(self.ledger.clone()));
         self.remove(name);
     }
@@ -247,30 +246,7 @@ pub(crate) fn health(resource: &Resource) -> BTreeMap<&str, &str> {
 }
 
 pub(crate) fn record(name: &str, pod: &str) -> Record {
-    let name = InterfaceName::try_from(name).unwrap();
     let pod = Pod { namespace: "default".into(), name: pod.into(), uid: format!("uid-{pod}") };
     let holder = Holder { container: "c0ffee".into(), sandbox: Some("5a4db0c5".into()), pod: Some(pod) };
-    let device = DeviceId::from(&name);
-    Record {
-        version: RECORD_VERSION,
-        device: device.clone(),
-        resource: Some(ResourceName::default()),
-        phase: Phase::Attached,
-        holder,
-        process: None,
-        sandbox: SandboxPlace {
-            cookie: 7,
-            inode: 7,
-            nsid: None,
-            seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
-            paths: Vec::new(),
-            name: device,
-            ifindex: 2,
-        },
-        configuration: None,
-        home: None,
-        quarantined: None,
-        host: LinkState { flags: flags::UP, ..LinkState::new(name, 7) },
-        since: 0,
-    }
+    Record { holder, resource: Some(ResourceName::default()), ..fixture::record(name) }
 }

@@ -64,7 +64,7 @@ fn state_with_bundle(host: &Host, sandbox: &Sandbox, container: &str, mounted: &
 fn record(host: &Host) -> Record {
     let (ledger, unreadable) = Records::new(host.state_dir()).list().unwrap();
     assert!(unreadable.is_empty(), "{unreadable:?}");
-    ledger.into_values().next().unwrap()
+    Record::clone(ledger.values().next().unwrap())
 }
 
 #[track_caller]

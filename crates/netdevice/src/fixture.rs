@@ -1,0 +1,64 @@
+//! A link and a record as tests need them, in one place for the tests of all crates: a test then says only what matters
+//! to it. No program calls this.
+
+use crate::{
+    DeviceId, Holder, InterfaceName, Link, LinkState, Phase, Record,
+    link::flags,
+    record::{RECORD_VERSION, SandboxPlace, Viewpoint},
+};
+
+/// A dummy link that is up and has no address.
+///
+/// # Panics
+///
+/// When `name` is not an interface name.
+pub fn link(index: u32, name: &str) -> Link {
+    Link {
+        index,
+        name: name.try_into().expect("an interface name"),
+        altnames: Box::default(),
+        alias: None,
+        kind: Some("dummy".into()),
+        mac: None,
+        flags: flags::UP,
+        mtu: 1500,
+        master: None,
+        parent: None,
+        link_netnsid: None,
+        netns_immutable: None,
+        hardware: None,
+    }
+}
+
+/// The record of a device that is attached to container `container` of sandbox `sandbox`, of no Pod, and that was up on the
+/// host.
+///
+/// # Panics
+///
+/// When `name` is not an interface name.
+pub fn record(name: &str) -> Record {
+    let name = InterfaceName::try_from(name).expect("an interface name");
+    let device = DeviceId::from(&name);
+    Record {
+        version: RECORD_VERSION,
+        device: device.clone(),
+        resource: None,
+        phase: Phase::Attached,
+        holder: Holder { container: "container".into(), sandbox: Some("sandbox".into()), pod: None },
+        process: None,
+        sandbox: SandboxPlace {
+            cookie: 7,
+            inode: 7,
+            nsid: None,
+            seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
+            paths: Vec::new(),
+            name: device,
+            ifindex: 7,
+        },
+        configuration: None,
+        home: None,
+        quarantined: None,
+        host: LinkState { flags: flags::UP, ..LinkState::new(name, 7) },
+        since: 0,
+    }
+}
