@@ -8,7 +8,7 @@
 VM=$CACHE/vm # root/ the packages, guest.cpio what each guest has, kernel -> root/boot/vmlinuz-...
 
 # drivers and kinds of links that tests are about; what these need is found by modprobe
-MODULES=(igb igbvf e1000e dummy 8021q bonding vrf macvlan veth bridge ifb)
+MODULES=(igb igbvf e1000e dummy 8021q bonding vrf macvlan macvtap ipvlan vxlan macsec veth bridge ifb)
 
 in_vm() { with_its_libc "$VM/root" "$VM/root/usr/$1" "${@:2}"; } # PROGRAM ARGUMENT...
 apt_cache() { # without what only apt-get knows: -q -y
@@ -61,14 +61,16 @@ compile_netdevsim() ( # KERNEL FOLDER-OF-PACKAGES
   strip --strip-debug -o "$VM/netdevsim.ko" "$build/source/drivers/net/netdevsim/netdevsim.ko"
 )
 
-# guest/: what every guest has: busybox, ip with its libraries, the modules numbered in the order in which they load
+# guest/: what every guest has: busybox, ip and bridge with their libraries, the modules numbered in the order in which they
+# load
 pack_guest() { # KERNEL
-  local guest=$VM/guest tool name file count=100 modules=("${MODULES[@]}") libs
+  local guest=$VM/guest tool name file count=100 modules=("${MODULES[@]}") libs programs=("$VM/root/usr/bin/ip" "$VM/root/usr/sbin/bridge")
   mkdir -p "$guest"/{bin,lib,lib64,proc,sys,dev,run,tmp,modules}
   cp "$VM/root/usr/bin/busybox" "$guest/bin/"
   for name in $("$guest/bin/busybox" --list | grep -vxE "ip|busybox"); do ln -sf busybox "$guest/bin/$name"; done
-  cp "$VM/root/usr/bin/ip" "$guest/bin/"
-  libs=$(with_its_libc "$VM/root" --list "$VM/root/usr/bin/ip" | sed -n 's|.*=> \(.*\.so[^ ]*\) .*|\1|p' | grep -v ld-linux)
+  cp "${programs[@]}" "$guest/bin/"
+  libs=$(for name in "${programs[@]}"; do with_its_libc "$VM/root" --list "$name"; done |
+    sed -n 's|.*=> \(.*\.so[^ ]*\) .*|\1|p' | grep -v ld-linux | sort -u)
   # shellcheck disable=SC2086  # one path a word
   cp -L $libs "$guest/lib/"
   cp -L "$VM/root"/usr/lib64/ld-linux-*.so.* "$guest/lib64/"

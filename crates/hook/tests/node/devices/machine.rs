@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -145,11 +144,6 @@ impl Shape {
         }
         true
     }
-
-    /// Whether it comes back when its namespace dies.
-    pub(crate) fn is_physical(self) -> bool {
-        !matches!(self, Self::Dummy | Self::Vlan)
-    }
 }
 
 /// Settings of the device that somebody made.
@@ -239,17 +233,6 @@ impl Agent {
 
     pub(crate) fn log(&self, host: &Host) -> String {
         fs::read_to_string(host.folder().join("log/agent.log")).unwrap()
-    }
-
-    /// Waits until it keeps the namespace of that process open.
-    pub(crate) fn wait_for_hold(&self, pid: u32) {
-        let inode = fs::metadata(format!("/proc/{pid}/ns/net")).unwrap().ino();
-        let wanted = PathBuf::from(format!("net:[{inode}]"));
-        let holds = || {
-            let files = fs::read_dir(format!("/proc/{}/fd", self.process.id())).into_iter().flatten().flatten();
-            files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target == wanted)
-        };
-        until("the agent holds the sandbox", holds);
     }
 }
 

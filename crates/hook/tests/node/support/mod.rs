@@ -116,9 +116,9 @@ impl Host {
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
         };
         let pins = names(self.state_dir().join("netns")).map(|name| format!("netns/{name}"));
-        let is_other = |name: &String| {
-            matches!(name.as_str(), "hook.log" | "lock" | "netns" | "config.yaml" | "node-addresses" | "waiting")
-        };
+        let others =
+            ["hook.log", "lock", "netns", "waiting", "config.yaml", "node-addresses", "problems", "agent.lock"];
+        let is_other = |name: &String| others.contains(&name.as_str());
         names(self.state_dir()).filter(|name| !is_other(name)).chain(pins).collect()
     }
 
