@@ -10,10 +10,10 @@ use std::{
 };
 
 use anyhow::Context;
-use device_plugin::Ticks;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use wake::{Backoff, Ticks};
 
 use crate::{metrics::Metrics, problems::Kind};
 
@@ -47,9 +47,9 @@ pub(crate) async fn keep(
     })?;
     let target = PathBuf::from(target);
     metrics.report(Kind::Hook, vec!["the hook is not installed yet".into()]);
-    let mut retry = FIRST_RETRY;
+    let mut backoff = Backoff::new(FIRST_RETRY, CHECK);
     let mut told: Option<String> = None;
-    let checks = Ticks::every(CHECK)?;
+    let checks = Ticks::every(CHECK);
     let mut seen = None;
     loop {
         // a file that is as it was when we looked into it needs no second look
@@ -60,7 +60,7 @@ pub(crate) async fn keep(
                 if installed {
                     info!(file = %target.display(), "the hook is installed");
                 }
-                retry = FIRST_RETRY;
+                backoff.reset();
                 let obstacle = obstacle(&target);
                 if let Some(obstacle) = obstacle.as_ref().filter(|obstacle| told.as_ref() != Some(*obstacle)) {
                     warn!("{obstacle}");
@@ -78,8 +78,7 @@ pub(crate) async fn keep(
                         .report(Kind::Hook, vec![format!("the hook {} is not installed: {error}", target.display())]);
                     told = Some(error);
                 }
-                retry = (retry * 2).min(CHECK);
-                Some(retry)
+                Some(backoff.next_pause())
             }
         };
         tokio::select! {

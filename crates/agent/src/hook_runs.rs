@@ -13,11 +13,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use device_plugin::{Reservations, Ticks};
+use device_plugin::Reservations;
 use netdevice::{DeviceId, View};
 use tokio::{sync::watch, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use wake::Ticks;
 
 use crate::{metrics::Metrics, problems::Kind};
 
@@ -35,7 +36,7 @@ pub(crate) async fn watch(
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let ticks = Ticks::every(LOOK)?;
+    let ticks = Ticks::every(LOOK);
     let mut before = BTreeMap::new();
     loop {
         tokio::select! {

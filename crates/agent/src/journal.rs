@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    directory::Directory,
     events::{Events, Happening},
-    folder::Folder,
     metrics::Metrics,
 };
 
@@ -31,12 +31,12 @@ pub(crate) struct Listeners {
 /// Follows the hooks' journal from now on.
 pub(crate) async fn follow(records: Records, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Listeners { metrics, restored, events, reservations } = listeners;
-    let mut folder = Folder::new(records.folder());
+    let mut directory = Directory::new(records.folder());
     let mut follower = Follower::new(&records);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = folder.changed() => {}
+            () = directory.changed() => {}
         }
         for entry in follower.next_entries() {
             tell(&entry);

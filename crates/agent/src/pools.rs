@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     arguments::{Arguments, Program},
-    folder::Folder,
+    directory::Directory,
     metrics::Metrics,
 };
 
@@ -93,9 +93,8 @@ impl PoolSource {
             Self::Runtime(texts) => return follow_runtime(texts, &pools, &shutdown).await,
             Self::File(path) => path,
         };
-        // a ConfigMap is changed by exchanging a symbolic link in the folder
-        let mut folder =
-            Folder::new(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+        // a ConfigMap is changed by exchanging a symbolic link in its directory
+        let mut directory = Directory::new(path.parent().unwrap_or(Path::new("/")));
         let mut known = None;
         loop {
             let text = read(&path).map_err(|error| error.to_string());
@@ -105,7 +104,7 @@ impl PoolSource {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                () = folder.changed() => {}
+                () = directory.changed() => {}
                 () = sleep(RETRY), if effective.unwritten.is_some() => effective.write(),
             }
         }

@@ -5,10 +5,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use device_plugin::Ticks;
 use link::{Records, Waiting};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use wake::Ticks;
 
 use crate::{descriptors, metrics::Metrics};
 
@@ -76,7 +76,7 @@ impl fmt::Display for Problem {
 
 /// Leaves the problems where `netdevctl` finds them, when they change, and shows there that an agent runs.
 pub(crate) async fn keep(records: Records, metrics: Arc<Metrics>, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let ticks = Ticks::every(LOOK)?;
+    let ticks = Ticks::every(LOOK);
     let mut lock = None;
     let mut told = None;
     loop {

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
+    directory::Directory as Folder,
     events::{Events, Happening},
-    folder::Folder,
     metrics::Metrics,
 };
 

@@ -11,8 +11,9 @@ use std::{
 };
 
 use netdevice::{DeviceId, ResourceName, cdi};
+use wake::FileIdentity;
 
-use crate::{config::Config, error::Error, identity::FileIdentity};
+use crate::{config::Config, error::Error};
 
 /// Longest file that is read back, in bytes: room for 20,000 devices.
 const MAX_FILE: u64 = 16 << 20;
@@ -105,7 +106,7 @@ impl CdiFile {
             self.replace(&document, &mut buffer)
         };
         self.buffer = buffer;
-        done.map_err(|source| Error::CdiWriteFailed { path: self.path.clone(), source })?;
+        done.map_err(|cause| Error::CdiWriteFailed { path: self.path.clone(), cause })?;
         self.written = Written::Ours(FileIdentity::of(&self.path), devices);
         Ok(())
     }

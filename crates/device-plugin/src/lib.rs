@@ -3,22 +3,19 @@
 //! ```text
 //! view ──► publisher ──► CDI file, then the list ──► registrar ──► kubelet
 //!              ▲                                        ▲
-//!           memory ◄── Allocate, recovery            folders (inotify, poll)
+//!      allocated devices ◄── Allocate, recovery     directories (inotify, poll)
 //! ```
 //!
 //! What always holds: a device is in the list only when its CDI name resolves, or when a Pod has it already. Allocate
-//! hands out exactly what the kubelet named. A kubelet that comes, goes or comes back is met with a fresh socket.
+//! hands out exactly the devices that the kubelet named. Each kubelet process gets a registration with a fresh socket.
 
+mod allocated;
 mod allocation;
-mod backoff;
 mod cdi_file;
 mod config;
 mod conflicts;
-mod dial;
+mod directories;
 mod error;
-mod folders;
-mod identity;
-mod memory;
 mod offer;
 mod plugin;
 pub mod preference;
@@ -29,13 +26,10 @@ mod reservations;
 mod service;
 mod socket;
 mod stats;
-mod tick;
 
 pub use config::{Config, Paths, RecordCheck, Timing};
 pub use error::Error;
 pub use plugin::{DevicePlugin, resources};
-pub use recovery::{allocated, known_pods};
 pub use reservations::Reservations;
 pub use socket::SOCKET_PREFIX;
 pub use stats::{CdiReport, Stats};
-pub use tick::Ticks;

@@ -7,10 +7,10 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    allocated::AllocatedDevices,
     config::{Config, Paths},
+    directories::{Followed, Reports},
     error::Error,
-    folders::{Folders, Looks},
-    memory::Memory,
     publisher::Publisher,
     recovery::Recovery,
     registrar::Registrar,
@@ -36,7 +36,7 @@ pub struct DevicePlugin {
 }
 
 impl DevicePlugin {
-    /// Prepares a plugin. The view must be complete: what it lacks is withdrawn from the kubelet.
+    /// Prepares a plugin. The view must be complete: a device that is not in it is withdrawn from the kubelet.
     pub fn new(config: Config, view: watch::Receiver<Arc<View>>) -> Self {
         let shared = Arc::new(Shared {
             resource: config.resource.clone(),
@@ -46,48 +46,52 @@ impl DevicePlugin {
             reservations: config.reservations.clone(),
             stats: Arc::default(),
             published: watch::Sender::new(None),
-            memory: watch::Sender::new(Memory::default()),
+            allocated: watch::Sender::new(AllocatedDevices::default()),
         });
         Self { config, view, shared }
     }
 
-    /// What happens, for metrics.
+    /// Counters and states, for metrics.
     pub fn stats(&self) -> Arc<Stats> {
         self.shared.stats.clone()
     }
 
-    /// Serves and registers until `shutdown`, whatever the kubelet, the folders and the disk do.
+    /// Serves and registers until `shutdown`, whatever happens to the kubelet, the directories and the disk.
     ///
-    /// At shutdown the CDI file stays, and the kubelet gets no shorter list: running Pods go on and their containers
-    /// restart. When the pool is not in the view any more and no Pod has a device of it, the kubelet gets the empty
-    /// list, the CDI file goes and the plugin ends by itself.
+    /// At shutdown the CDI file stays, and the kubelet gets no shorter list: running Pods continue and their containers
+    /// can restart. When the pool is no longer in the view and no Pod has a device of it, the kubelet gets the empty
+    /// list, the CDI file is removed and the plugin ends by itself.
     ///
     /// # Errors
     ///
-    /// [`Error::TaskFailed`] when a part of the plugin broke, [`Error::TimerFailed`] when the process has no file
-    /// descriptor left at the start; nothing else ends it.
+    /// [`Error::TaskFailed`] when a part of the plugin panicked; nothing else ends it.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { config, view, shared } = self;
         remove_stale(&config.paths.device_plugins).await;
         let stop = shutdown.child_token();
-        let ((sockets, look_at_sockets), (file, look_at_file)) = (watch::channel(()), watch::channel(()));
-        let (others, look_at_others) = watch::channel(());
-        let Paths { device_plugins, cdi_spec_dirs, .. } = &config.paths;
-        let folders = Folders::new(device_plugins, &shared.cdi_file, cdi_spec_dirs, config.timing.poll);
+        let ((sockets, sockets_changed), (file, file_changed)) = (watch::channel(()), watch::channel(()));
+        let (others, others_changed) = watch::channel(());
+        let Paths { device_plugins, cdi_spec_dirs, .. } = config.paths.clone();
+        let poll = config.timing.poll;
+        let followed =
+            Followed { sockets: device_plugins, file: shared.cdi_file.clone(), cdi_directories: cdi_spec_dirs };
         let publisher = Publisher {
             config: config.clone(),
             shared: shared.clone(),
             view: view.clone(),
-            look: look_at_file,
-            look_at_others,
+            file_changed,
+            others_changed,
         };
-        let look = look_at_sockets;
-        let recovery =
-            Recovery { config: config.clone(), shared: shared.clone(), view: view.clone(), look: look.clone() };
-        let registrar = Registrar { config, shared, view, look, stop: stop.clone() };
+        let recovery = Recovery {
+            config: config.clone(),
+            shared: shared.clone(),
+            view: view.clone(),
+            sockets_changed: sockets_changed.clone(),
+        };
+        let registrar = Registrar { config, shared, view, sockets_changed, stop: stop.clone() };
 
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
-        tasks.spawn(folders.run(Looks { sockets, file, others }, stop.clone()));
+        tasks.spawn(followed.run(Reports { sockets, file, others }, poll, stop.clone()));
         tasks.spawn(publisher.run(stop.clone()));
         tasks.spawn(recovery.run(stop.clone()));
         tasks.spawn(registrar.run());

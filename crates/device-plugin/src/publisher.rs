@@ -1,7 +1,7 @@
-//! Keeps the CDI file and the list for the kubelet as the view says: always the file first.
+//! Keeps the CDI file and the list for the kubelet as the view says, always the file first.
 //!
-//! Level, not edge: each round compares what should be with what is. A view that comes while a round is under way is
-//! taken by the next one, with all that came meanwhile.
+//! Level, not edge: each round compares what should be with what is. A view that arrives while a round is running is for
+//! the next one, with all that arrived meanwhile.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -12,19 +12,22 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use wake::Backoff;
 
 use crate::{
-    backoff::Backoff,
+    allocated::AllocatedDevices,
     cdi_file::CdiFile,
     config::Config,
     conflicts::{Conflicts, Scanner},
     error::Error,
-    memory::Memory,
     offer::{Change, Offer},
     plugin::resources,
     service::{Published, Shared},
-    stats::{CdiReport, Stats, Trouble},
+    stats::{CdiReport, FailureLog, Stats},
 };
+
+/// The pause after the second attempt in a row, and the shortest one after a failure.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// A file of 10,000 devices takes several milliseconds: at most a fifth of the time goes into writing such files.
 const LONG_WRITE: Duration = Duration::from_millis(5);
@@ -34,57 +37,57 @@ pub(crate) struct Publisher {
     pub(crate) config: Config,
     pub(crate) shared: Arc<Shared>,
     pub(crate) view: watch::Receiver<Arc<View>>,
-    pub(crate) look: watch::Receiver<()>,
-    pub(crate) look_at_others: watch::Receiver<()>,
+    pub(crate) file_changed: watch::Receiver<()>,
+    pub(crate) others_changed: watch::Receiver<()>,
 }
 
 impl Publisher {
-    /// Publishes until it is stopped, or until the pool is gone and its last device too; then it stops the others.
+    /// Publishes until it is stopped, or until the pool and its last device were removed; then it stops the other tasks.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let resource = self.config.resource.clone();
         let mut offer = Offer::new(resource.clone());
-        let mut memory = self.shared.memory.subscribe();
+        let mut allocated = self.shared.allocated.subscribe();
         let stats = self.shared.stats.clone();
-        let mut writer = Writer::open(&self.config, &self.shared, Trouble::new(&stats)).await?;
+        let mut writer = Writer::open(&self.config, &self.shared, FailureLog::new(&stats)).await?;
         let mut wanted = Arc::new(BTreeSet::new());
         let mut others = Others::new(&self.config);
-        self.look_at_others.mark_changed();
-        memory.mark_changed();
+        self.others_changed.mark_changed();
+        allocated.mark_changed();
         while !stop.is_cancelled() {
-            self.look.mark_unchanged();
+            self.file_changed.mark_unchanged();
             let view = self.view.borrow_and_update().clone();
             let change = offer.update(&view);
-            if change == Change::Ids || memory.has_changed().unwrap_or(false) {
-                wanted = Arc::new(offer.resolvable(memory.borrow_and_update().ids()));
+            if change == Change::Ids || allocated.has_changed().unwrap_or(false) {
+                wanted = Arc::new(offer.resolvable(allocated.borrow_and_update().ids()));
             }
             let is_written = writer.write(&wanted).await?;
-            let have_others_changed = if self.look_at_others.has_changed().unwrap_or(false) {
-                self.look_at_others.mark_unchanged();
-                others.look(&view).await?
+            let have_others_changed = if self.others_changed.has_changed().unwrap_or(false) {
+                self.others_changed.mark_unchanged();
+                others.read(&view).await?
             } else {
                 false
             };
             if change != Change::Nothing
-                || is_written == Step::Tried
+                || is_written == Written::Tried
                 || have_others_changed
                 || self.shared.published.borrow().is_none()
             {
-                self.publish(&offer, &writer, &wanted, &memory.borrow(), &others.conflicts);
-                if others.tell(&wanted, &self.shared.stats) {
+                self.publish(&offer, &writer, &wanted, &allocated.borrow(), &others.conflicts);
+                if others.report(&wanted, &self.shared.stats) {
                     self.config.report_waker.notify_one();
                 }
             }
-            if is_written == Step::Nothing && wanted.is_empty() && view.pools.named(&resource).is_none() {
-                tracing::info!(%resource, "the pool is gone and no Pod has a device of it: its plugin ends");
+            if is_written == Written::Nothing && wanted.is_empty() && view.pools.named(&resource).is_none() {
+                tracing::info!(%resource, "the pool was removed and no pod has a device of it: the device plugin ends");
                 stop.cancel();
             }
             tokio::select! {
                 () = stop.cancelled() => {}
                 Ok(()) = self.view.changed() => {}
-                Ok(()) = memory.changed() => memory.mark_changed(),
-                Ok(()) = self.look.changed() => {}
-                Ok(()) = self.look_at_others.changed() => self.look_at_others.mark_changed(),
-                () = sleep_until(writer.not_before), if is_written == Step::Later => {}
+                Ok(()) = allocated.changed() => allocated.mark_changed(),
+                Ok(()) = self.file_changed.changed() => {}
+                Ok(()) = self.others_changed.changed() => self.others_changed.mark_changed(),
+                () = sleep_until(writer.not_before), if is_written == Written::Later => {}
             }
         }
         Ok(())
@@ -95,7 +98,7 @@ impl Publisher {
         offer: &Offer,
         writer: &Writer<'_>,
         wanted: &Arc<BTreeSet<DeviceId>>,
-        memory: &Memory,
+        allocated: &AllocatedDevices,
         conflicts: &Arc<Conflicts>,
     ) {
         let Some(file) = &writer.file else { return };
@@ -105,7 +108,7 @@ impl Publisher {
             written = Arc::new(written.iter().filter(resolves).cloned().collect());
         }
         let is_complete = Arc::ptr_eq(&written, wanted);
-        let list = if is_complete { offer.list() } else { offer.list_of(&written, |id| memory.has(id)) };
+        let list = if is_complete { offer.list() } else { offer.list_of(&written, |id| allocated.has(id)) };
         self.shared.stats.set_listed(list.0.len());
         let now = Published { list, written, conflicts: conflicts.clone() };
         self.shared.published.send_if_modified(|published| {
@@ -131,8 +134,8 @@ impl Others {
         Self { resource: config.resource.clone(), scanner: Some(scanner), conflicts: Arc::default() }
     }
 
-    /// Looks at the files again; says whether something is otherwise than before.
-    async fn look(&mut self, view: &View) -> Result<bool, JoinError> {
+    /// Reads the files again; returns whether there is a difference.
+    async fn read(&mut self, view: &View) -> Result<bool, JoinError> {
         let Some(mut scanner) = self.scanner.take() else { return Ok(false) };
         let own_names = resources(view).iter().chain([&self.resource]).map(cdi::file_name).collect();
         let (scanner, conflicts) = spawn_blocking(move || {
@@ -148,8 +151,8 @@ impl Others {
         Ok(is_new)
     }
 
-    /// Reports what is new of it; says whether something is.
-    fn tell(&self, wanted: &BTreeSet<DeviceId>, stats: &Stats) -> bool {
+    /// Logs new conflicts and sets the report; returns whether it changed.
+    fn report(&self, wanted: &BTreeSet<DeviceId>, stats: &Stats) -> bool {
         let devices = self.conflicts.devices.keys().filter(|device| wanted.contains(*device)).count();
         let conflicts = self.conflicts.lines(&self.resource, wanted);
         let now = CdiReport { devices, conflicts, ignored: self.conflicts.ignored.clone() };
@@ -157,16 +160,16 @@ impl Others {
         let is_new = |line: &&String| !before.conflicts.contains(line) && !before.ignored.contains(line);
         now.conflicts.iter().chain(&now.ignored).filter(is_new).for_each(|line| tracing::warn!("{line}"));
         if now.conflicts.is_empty() && !before.conflicts.is_empty() {
-            tracing::info!(resource = %self.resource, "the CDI conflict is over");
+            tracing::info!(resource = %self.resource, "the CDI conflict has ended");
         }
         true
     }
 }
 
-/// What a round did to the file.
+/// What a round did with the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// It is as it should be.
+enum Written {
+    /// Nothing: it is as it should be.
     Nothing,
     /// It was written, or could not be.
     Tried,
@@ -181,13 +184,13 @@ struct Writer<'a> {
     file: Option<CdiFile>,
     not_before: Instant,
     backoff: Backoff,
-    trouble: Trouble<'a>,
+    failures: FailureLog<'a>,
     shared: &'a Shared,
 }
 
 impl<'a> Writer<'a> {
-    /// Remembers all that the file of an earlier instance names: a Pod may have it.
-    async fn open(config: &Config, shared: &'a Shared, trouble: Trouble<'a>) -> Result<Self, JoinError> {
+    /// Counts all devices that the file of an earlier instance names as allocated: a Pod may have them.
+    async fn open(config: &Config, shared: &'a Shared, failures: FailureLog<'a>) -> Result<Self, JoinError> {
         let for_file = config.clone();
         let (file, named) = spawn_blocking(move || {
             let file = CdiFile::open(&for_file);
@@ -195,23 +198,23 @@ impl<'a> Writer<'a> {
             (file, named)
         })
         .await?;
-        shared.memory.send_modify(|memory| memory.remember(named));
-        let backoff = Backoff::new(config.timing.poll);
+        shared.allocated.send_modify(|allocated| allocated.add(named));
+        let backoff = Backoff::new(SHORTEST_PAUSE, config.timing.poll).with_first_at_once();
         let not_before = Instant::now();
-        Ok(Self { config: config.clone(), file: Some(file), not_before, backoff, trouble, shared })
+        Ok(Self { config: config.clone(), file: Some(file), not_before, backoff, failures, shared })
     }
 
-    async fn write(&mut self, wanted: &Arc<BTreeSet<DeviceId>>) -> Result<Step, JoinError> {
-        let Some(file) = self.file.take() else { return Ok(Step::Nothing) };
+    async fn write(&mut self, wanted: &Arc<BTreeSet<DeviceId>>) -> Result<Written, JoinError> {
+        let Some(file) = self.file.take() else { return Ok(Written::Nothing) };
         let is_wanted = file.wrote(wanted);
         if is_wanted && file.is_intact() {
             self.file = Some(file);
-            return Ok(Step::Nothing);
+            return Ok(Written::Nothing);
         }
         let began = Instant::now();
         if began < self.not_before {
             self.file = Some(file);
-            return Ok(Step::Later);
+            return Ok(Written::Later);
         }
         if began > self.not_before + 2 * self.config.timing.poll {
             self.backoff.reset();
@@ -229,17 +232,17 @@ impl<'a> Writer<'a> {
             Err(error) => self.failed(error),
         };
         self.not_before = Instant::now() + pause;
-        Ok(Step::Tried)
+        Ok(Written::Tried)
     }
 
-    /// Somebody else who writes the same file, as an instance with other settings does, must not lead to a race.
+    /// Another program that writes the same file, as an instance with other settings does, must not lead to a race.
     fn written(&mut self, was_changed_by_others: bool, took: Duration) -> Duration {
-        if self.trouble.passed() {
+        if self.failures.succeeded() {
             tracing::info!(resource = %self.config.resource, "the CDI file is written again");
             self.backoff.reset();
         }
         if was_changed_by_others {
-            self.backoff.next()
+            self.backoff.next_pause()
         } else if took > LONG_WRITE {
             4 * took
         } else {
@@ -249,8 +252,8 @@ impl<'a> Writer<'a> {
 
     fn failed(&mut self, error: &Error) -> Duration {
         self.shared.stats.count_cdi_write_error();
-        self.trouble.failed(&self.config.resource, error);
-        // at once would be the same attempt again
-        self.backoff.next().max(Duration::from_millis(10))
+        self.failures.failed(&self.config.resource, error);
+        // at once it would fail again
+        self.backoff.next_pause().max(SHORTEST_PAUSE)
     }
 }

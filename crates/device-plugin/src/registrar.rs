@@ -1,41 +1,40 @@
-//! Serves on a fresh socket and registers it, again and again, for as long as the plugin runs.
+//! Serves on a fresh socket and registers it, repeatedly, for as long as the plugin runs.
 //!
 //! A registration is a socket, a server on it, a call of Register and the kubelet's stream. It ends when the kubelet's
-//! socket is another one (a new kubelet removed our socket), when our socket is gone, or when the kubelet closed the
-//! stream; the next one never uses anything of it again.
+//! socket is a different one (a new kubelet removed the plugin's socket), when the plugin's socket is gone, or when the
+//! kubelet closed the stream; the next registration never uses any part of it again.
 
 use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
+use kubelet::{DevicePlugin, DevicePluginRegistry, PluginSocket};
 use netdevice::View;
-use proto::deviceplugin::{
-    DevicePluginOptions, RegisterRequest, VERSION, device_plugin_server::DevicePluginServer,
-    registration_client::RegistrationClient,
-};
+use proto::deviceplugin::{DevicePluginOptions, device_plugin_server::DevicePluginServer};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Server};
+use tonic::transport::Server;
+use wake::{Backoff, FileIdentity};
 
 use crate::{
-    backoff::Backoff,
     config::Config,
-    dial::connect,
     error::Error,
-    identity::FileIdentity,
     offer::List,
     service::{Published, Service, Shared, Streams},
-    socket::PluginSocket,
-    stats::Trouble,
+    socket,
+    stats::FailureLog,
 };
 
-/// A registration that lasts as long is none of a series of failures.
+/// A registration that lasts this long ends a series of failures.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// How long the old connection gets to end before the kubelet hears of the new socket. The kubelet looks clients up by
-/// resource name: an end that comes late ends the new one (`runClient` of kubelet 1.36).
+/// The pause after the second failure in a row.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long the old connection may take to end before the kubelet learns of the new socket. The kubelet looks clients up
+/// by resource name: an end that comes late ends the new one (`runClient` of kubelet 1.36).
 const OLD_STREAM: Duration = Duration::from_millis(50);
 
 /// Keeps the plugin registered.
@@ -43,7 +42,7 @@ pub(crate) struct Registrar {
     pub(crate) config: Config,
     pub(crate) shared: Arc<Shared>,
     pub(crate) view: watch::Receiver<Arc<View>>,
-    pub(crate) look: watch::Receiver<()>,
+    pub(crate) sockets_changed: watch::Receiver<()>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -58,7 +57,7 @@ enum End {
 }
 
 impl Registrar {
-    /// Registers once the CDI file was looked after, until it is stopped.
+    /// Registers once the CDI file was checked, until it is stopped.
     pub(crate) async fn run(self) -> Result<(), Error> {
         let mut published = self.shared.published.subscribe();
         let is_first_published = tokio::select! {
@@ -66,20 +65,20 @@ impl Registrar {
             first = published.wait_for(Option::is_some) => first.is_ok(),
         };
         if is_first_published {
-            self.register_again_and_again().await;
+            self.keep_registered().await;
         }
         Ok(())
     }
 
-    async fn register_again_and_again(&self) {
+    async fn keep_registered(&self) {
         let resource = &self.shared.resource;
         let stats = self.shared.stats.clone();
-        let mut trouble = Trouble::new(&stats);
-        let mut backoff = Backoff::new(self.config.timing.poll);
-        let mut is_absence_told = false;
+        let mut failures = FailureLog::new(&stats);
+        let mut backoff = Backoff::new(SHORTEST_PAUSE, self.config.timing.poll).with_first_at_once();
+        let mut is_absence_logged = false;
         while !self.stop.is_cancelled() {
             let Some(kubelet) = FileIdentity::of(&self.kubelet_socket()) else {
-                if !std::mem::replace(&mut is_absence_told, true) {
+                if !std::mem::replace(&mut is_absence_logged, true) {
                     tracing::info!(%resource, "waiting for the kubelet at {}", self.kubelet_socket().display());
                 }
                 tokio::select! {
@@ -88,9 +87,9 @@ impl Registrar {
                 }
                 continue;
             };
-            is_absence_told = false;
+            is_absence_logged = false;
             let began = Instant::now();
-            let end = self.registration(kubelet, &mut trouble).await;
+            let end = self.registration(kubelet, &mut failures).await;
             self.shared.stats.set_registered(false);
             self.config.report_waker.notify_one();
             if began.elapsed() >= STABLE {
@@ -99,38 +98,35 @@ impl Registrar {
             match end {
                 End::Stopped => return,
                 End::KubeletReplaced => {
-                    tracing::info!(%resource, "the kubelet was started anew");
+                    tracing::info!(%resource, "the kubelet restarted");
                     backoff.reset();
                     continue;
                 }
                 End::SocketRemoved => tracing::info!(%resource, "the socket of the plugin was removed"),
-                End::StreamClosed => tracing::info!(%resource, "the kubelet ended its watch"),
-                End::Failed(error) => trouble.failed(resource, &error),
+                End::StreamClosed => tracing::info!(%resource, "the kubelet closed the stream of devices"),
+                End::Failed(error) => failures.failed(resource, &error),
             }
             tokio::select! {
                 () = self.stop.cancelled() => {}
-                () = sleep(backoff.next()) => {}
+                () = sleep(backoff.next_pause()) => {}
                 () = self.until_replaced(Some(kubelet)) => backoff.reset(),
             }
         }
     }
 
-    async fn registration(&self, kubelet: FileIdentity, trouble: &mut Trouble<'_>) -> End {
+    async fn registration(&self, kubelet: FileIdentity, failures: &mut FailureLog<'_>) -> End {
         let kubelet_socket = self.kubelet_socket();
-        let connecting = timeout(self.config.timing.register, connect(&kubelet_socket));
-        let channel = tokio::select! {
+        let registry = tokio::select! {
             () = self.stop.cancelled() => return End::Stopped,
             () = self.until_replaced(Some(kubelet)) => return End::KubeletReplaced,
-            channel = connecting => match channel {
-                Ok(Ok(channel)) => channel,
-                Ok(Err(error)) => return End::Failed(error),
-                Err(_) => return End::Failed(Error::RegisterTimedOut(self.config.timing.register)),
+            registry = DevicePluginRegistry::connect(&kubelet_socket, self.config.timing.register) => match registry {
+                Ok(registry) => registry,
+                Err(error) => return End::Failed(error.into()),
             },
         };
-        let folder = &self.config.paths.device_plugins;
-        let (socket, listener) = match PluginSocket::bind(folder, &self.shared.resource) {
+        let (socket, listener) = match socket::bind(&self.config.paths.device_plugins, &self.shared.resource) {
             Ok(bound) => bound,
-            Err(error) => return End::Failed(error),
+            Err(error) => return End::Failed(error.into()),
         };
         let list = watch::Sender::new(List::default());
         let streams = Arc::new(watch::Sender::new(Streams::default()));
@@ -148,13 +144,19 @@ impl Registrar {
             closing.clone().cancelled_owned(),
         ));
         let end = tokio::select! {
-            ended = &mut server => End::Failed(Error::ServeFailed(ended.err())),
-            end = self.register_and_stay(channel, &socket, &streams, trouble) => end,
+            ended = &mut server => match ended {
+                Ok(()) => End::SocketRemoved,
+                Err(cause) => {
+                    let socket = socket.path().to_owned();
+                    End::Failed(kubelet::Error::ServeFailed { socket, cause }.into())
+                }
+            },
+            end = self.register_and_stay(registry, &socket, &streams, failures) => end,
             () = self.until_removed(&socket) => End::SocketRemoved,
             () = self.until_replaced(Some(kubelet)) => End::KubeletReplaced,
             () = self.keep_forwarding(&list) => End::Stopped,
         };
-        // streams end behind the last list, and the server with them
+        // streams end after the last list, and the server with them
         self.forward(&list);
         drop(list);
         closing.cancel();
@@ -167,30 +169,24 @@ impl Registrar {
     /// Ends when the registration does.
     async fn register_and_stay(
         &self,
-        channel: Channel,
+        registry: DevicePluginRegistry,
         socket: &PluginSocket,
         streams: &watch::Sender<Streams>,
-        trouble: &mut Trouble<'_>,
+        failures: &mut FailureLog<'_>,
     ) -> End {
-        let deadline = self.config.timing.register;
-        let request = RegisterRequest {
-            version: VERSION.into(),
+        let plugin = DevicePlugin {
+            resource: self.shared.resource.to_string(),
             endpoint: socket.file_name(),
-            resource_name: self.shared.resource.to_string(),
-            options: Some(DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true }),
+            options: DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true },
         };
-        let mut client = RegistrationClient::new(channel);
-        match timeout(deadline, client.register(request)).await {
-            Err(_) => return End::Failed(Error::RegisterTimedOut(deadline)),
-            Ok(Err(status)) => return End::Failed(Error::RegisterRefused(Box::new(status))),
-            Ok(Ok(_)) => {}
+        if let Err(error) = registry.register(plugin).await {
+            return End::Failed(error.into());
         }
-        drop(client);
         self.shared.stats.set_registered(true);
         self.config.report_waker.notify_one();
-        trouble.passed();
+        failures.succeeded();
         tracing::info!(resource = %self.shared.resource, socket = socket.file_name(), "registered with the kubelet");
-        let mut streams = streams.subscribe();
+        let (mut streams, deadline) = (streams.subscribe(), self.config.timing.register);
         if timeout(deadline, streams.wait_for(|streams| streams.were_opened())).await.is_err() {
             return End::Failed(Error::NotWatched(deadline));
         }
@@ -204,7 +200,7 @@ impl Registrar {
         self.config.paths.device_plugins.join("kubelet.sock")
     }
 
-    /// Ends when the kubelet's socket is there and not that one.
+    /// Waits until there is a kubelet's socket other than that one.
     async fn until_replaced(&self, known: Option<FileIdentity>) {
         self.until(|| FileIdentity::of(&self.kubelet_socket()).is_some_and(|now| Some(now) != known)).await;
     }
@@ -214,20 +210,20 @@ impl Registrar {
     }
 
     async fn until(&self, is_so: impl Fn() -> bool) {
-        let mut look = self.look.clone();
+        let mut changes = self.sockets_changed.clone();
         loop {
-            look.mark_unchanged();
+            changes.mark_unchanged();
             if is_so() {
                 return;
             }
             // without a sender the plugin ends
-            if look.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Gives the streams what was published, until the plugin is stopped.
+    /// Sends the streams what was published, until the plugin is stopped.
     async fn keep_forwarding(&self, list: &watch::Sender<List>) {
         let mut published = self.shared.published.subscribe();
         loop {

@@ -1,4 +1,4 @@
-//! The gRPC service that the kubelet dials: it answers from what the rest of the plugin published.
+//! The gRPC service that the kubelet calls. It answers from what the rest of the plugin published.
 
 use std::{
     collections::BTreeSet,
@@ -16,25 +16,25 @@ use tokio_stream::{Stream, wrappers::WatchStream};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    allocated::AllocatedDevices,
     allocation::{self, AllocationError},
     config::RecordCheck,
     conflicts::Conflicts,
-    memory::Memory,
     offer::List,
     preference::{Candidate, Claim, prefer},
     reservations::Reservations,
     stats::Stats,
 };
 
-/// How often the disk is looked at while a device is waited for: the view does not tell of a record that came and went.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the disk is read while Allocate waits for a device: the view does not show a record that came and went.
+const CHECK: Duration = Duration::from_millis(20);
 
-/// What the kubelet may know: the list, and the CDI names that resolve.
+/// What the kubelet is to get: the list, and the CDI names that resolve.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Published {
     pub(crate) list: List,
     pub(crate) written: Arc<BTreeSet<DeviceId>>,
-    /// What others do to the names of some.
+    /// Conflicts with CDI files of others.
     pub(crate) conflicts: Arc<Conflicts>,
 }
 
@@ -47,9 +47,9 @@ pub(crate) struct Shared {
     pub(crate) record_check: RecordCheck,
     pub(crate) reservations: Arc<Reservations>,
     pub(crate) stats: Arc<Stats>,
-    /// None until the CDI file was looked after once.
+    /// None until the CDI file was checked once.
     pub(crate) published: watch::Sender<Option<Published>>,
-    pub(crate) memory: watch::Sender<Memory>,
+    pub(crate) allocated: watch::Sender<AllocatedDevices>,
 }
 
 /// The streams of one registration.
@@ -65,7 +65,7 @@ impl Streams {
         self.opened > 0
     }
 
-    /// Whether it asked and then went away.
+    /// Whether it asked and then ended the stream.
     pub(crate) fn are_closed(self) -> bool {
         self.opened > 0 && self.open == 0
     }
@@ -82,7 +82,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Waits until the devices can be handed out, but not for what will not pass, and not long.
+    /// Waits until the devices can be allocated: not when the obstacle will stay, and not for longer than the grace period.
     async fn wait_for(&self, request: &allocation::Request) -> Result<(), AllocationError> {
         let mut view = self.view.clone();
         let mut published = self.shared.published.subscribe();
@@ -97,7 +97,7 @@ impl Service {
             tokio::select! {
                 Ok(()) = view.changed() => {}
                 Ok(()) = published.changed() => {}
-                () = time::sleep_until(deadline.min(time::Instant::now() + LOOK)) => {
+                () = time::sleep_until(deadline.min(time::Instant::now() + CHECK)) => {
                     if time::Instant::now() >= deadline {
                         return Err(error);
                     }
@@ -106,12 +106,12 @@ impl Service {
         }
     }
 
-    async fn hand_out(&self, request: &wire::AllocateRequest) -> Result<wire::AllocateResponse, AllocationError> {
+    async fn allocate_now(&self, request: &wire::AllocateRequest) -> Result<wire::AllocateResponse, AllocationError> {
         let request = allocation::Request::parse(request)?;
         self.wait_for(&request).await?;
-        self.shared.memory.send_if_modified(|memory| {
-            memory.remember(request.ids().cloned());
-            // their CDI names are written already: nobody has anything to do
+        self.shared.allocated.send_if_modified(|allocated| {
+            allocated.add(request.ids().cloned());
+            // their CDI names are written already: there is nothing to do
             false
         });
         self.shared.reservations.begin(request.ids().cloned());
@@ -136,7 +136,7 @@ impl Service {
         let must = request.must_include_device_i_ds.into_iter().collect();
         loop {
             let chosen = prefer(&available, &must, request.allocation_size)?;
-            // on disk only those that are chosen are looked at; who was taken a moment ago is no candidate any more
+            // on disk only the chosen ones are checked; one that was taken a moment ago is no longer a candidate
             let is_taken = |candidate: &Candidate| {
                 let id = candidate.id.parse();
                 candidate.claim != Claim::Held
@@ -185,7 +185,7 @@ impl DevicePlugin for Service {
         &self,
         request: Request<wire::AllocateRequest>,
     ) -> Result<Response<wire::AllocateResponse>, Status> {
-        let answer = self.hand_out(request.get_ref()).await;
+        let answer = self.allocate_now(request.get_ref()).await;
         self.shared.stats.count_allocation(answer.as_ref().err().map(ToString::to_string));
         let resource = &self.shared.resource;
         let answer = answer.inspect_err(|error| tracing::warn!(%resource, "allocation refused: {error}"))?;
@@ -203,7 +203,7 @@ impl DevicePlugin for Service {
     }
 }
 
-/// The list now and after each change, until the registration ends; dropped when the kubelet goes away.
+/// The list now and after each change, until the registration ends; dropped when the kubelet disconnects.
 #[derive(Debug)]
 pub(crate) struct ListStream {
     lists: WatchStream<List>,

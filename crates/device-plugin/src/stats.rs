@@ -1,4 +1,4 @@
-//! What happened so far, for metrics: counters that the plugin raises and the agent reads.
+//! Counters and states for metrics: the plugin writes them and the agent reads them.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -20,24 +20,24 @@ pub struct Stats {
     cdi_conflicts: Mutex<CdiReport>,
 }
 
-/// What other files in the CDI directories do to the devices of a plugin.
+/// Problems with the devices of a plugin that other files in the CDI directories cause.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CdiReport {
-    /// Devices that no container gets while it is so.
+    /// Number of devices that no container can get meanwhile.
     pub devices: usize,
-    /// The conflicts, one a line.
+    /// The conflicts, one per line.
     pub conflicts: Vec<String>,
-    /// Files that the runtime ignores, one a line.
+    /// Files that the runtime ignores, one per line.
     pub ignored: Vec<String>,
 }
 
 impl Stats {
-    /// Registrations that the kubelet took.
+    /// Registrations that the kubelet accepted.
     pub fn registrations(&self) -> u64 {
         self.registrations.load(Relaxed)
     }
 
-    /// Whether the kubelet has us registered, as far as we know.
+    /// Whether the plugin is registered with the kubelet, as far as the plugin knows.
     pub fn is_registered(&self) -> bool {
         self.registered.load(Relaxed)
     }
@@ -62,17 +62,17 @@ impl Stats {
         self.cdi_write_errors.load(Relaxed)
     }
 
-    /// What failed last; it may be long over.
+    /// The last error; it may have passed long ago.
     pub fn last_error(&self) -> Option<Arc<str>> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What other CDI files do to our devices.
+    /// Conflicts with CDI files of others.
     pub fn cdi_report(&self) -> CdiReport {
         self.cdi_conflicts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes a report; says whether it is another one than before.
+    /// Sets the report; returns the one before when it differs.
     pub(crate) fn set_cdi_report(&self, report: CdiReport) -> Option<CdiReport> {
         let mut known = self.cdi_conflicts.lock().unwrap_or_else(PoisonError::into_inner);
         (*known != report).then(|| std::mem::replace(&mut *known, report))
@@ -108,30 +108,30 @@ impl Stats {
     }
 }
 
-/// A state that is good or failed, told once per change and not once per attempt.
+/// Logs the failures of one activity: once per change, and not once per attempt.
 #[derive(Debug)]
-pub(crate) struct Trouble<'a> {
+pub(crate) struct FailureLog<'a> {
     stats: &'a Stats,
-    told: Option<String>,
+    logged: Option<String>,
 }
 
-impl<'a> Trouble<'a> {
+impl<'a> FailureLog<'a> {
     pub(crate) fn new(stats: &'a Stats) -> Self {
-        Self { stats, told: None }
+        Self { stats, logged: None }
     }
 
     /// Logs the error unless it is the one that was logged last.
     pub(crate) fn failed(&mut self, resource: &netdevice::ResourceName, error: &Error) {
-        let text = error.chain();
-        if self.told.as_ref() != Some(&text) {
+        let text = error.to_string();
+        if self.logged.as_ref() != Some(&text) {
             tracing::warn!(%resource, "{text}");
             self.stats.set_last_error(text.clone());
-            self.told = Some(text);
+            self.logged = Some(text);
         }
     }
 
-    /// Says whether there was trouble before.
-    pub(crate) fn passed(&mut self) -> bool {
-        self.told.take().is_some()
+    /// An attempt succeeded. Returns whether the one before had failed.
+    pub(crate) fn succeeded(&mut self) -> bool {
+        self.logged.take().is_some()
     }
 }

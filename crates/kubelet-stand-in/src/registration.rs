@@ -7,18 +7,14 @@ use std::{
     time::Duration,
 };
 
-use hyper_util::rt::TokioIo;
 use prost::Message;
 use proto::deviceplugin::{
     Device, Empty, ListAndWatchResponse, RegisterRequest, VERSION, device_plugin_client::DevicePluginClient,
     registration_server::Registration,
 };
-use tokio::{net::UnixStream, sync::watch, time::timeout};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 use crate::state::State;
 
@@ -82,8 +78,7 @@ impl Run {
         if request.version != VERSION {
             return Err(Status::invalid_argument(format!("version {} is not supported", request.version)));
         }
-        let dialled = timeout(DIAL, dial(self.folder.join(&request.endpoint))).await;
-        let mut plugin = dialled.map_err(|_| Status::unknown("failed to dial the device plugin: timed out"))??;
+        let mut plugin = dial(self.folder.join(&request.endpoint)).await?;
         let options = plugin.get_device_plugin_options(Empty {}).await?.into_inner();
         let client = Client { plugin: plugin.clone(), connected: self.end.child_token() };
         self.clients().insert(request.resource_name.clone(), client.clone());
@@ -147,13 +142,9 @@ impl Registration for Run {
     }
 }
 
+/// Messages may have at most 4 MiB, as in the kubelet's gRPC library.
 async fn dial(socket: PathBuf) -> Result<DevicePluginClient<Channel>, Status> {
-    let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await;
-    let channel = channel.map_err(|error| Status::unknown(format!("failed to dial the device plugin: {error:?}")))?;
-    // messages of at most 4 MiB, as in the kubelet's gRPC library
-    Ok(DevicePluginClient::new(channel))
+    let connected = kubelet::connect(&socket, DIAL).await;
+    let failed = |error| Status::unknown(format!("failed to dial the device plugin: {error}"));
+    connected.map(DevicePluginClient::new).map_err(failed)
 }

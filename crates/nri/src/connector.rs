@@ -4,9 +4,9 @@ use std::{os::unix::net, path::Path, sync::Arc, time::Duration};
 
 use tokio::{net::UnixStream, sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wake::Backoff;
 
 use crate::{
-    backoff::Backoff,
     config::{Config, Way},
     error::Error,
     plugin::Plugin,
@@ -16,7 +16,10 @@ use crate::{
     synchronize::Synchronizer,
 };
 
-/// A connection that lasts as long is none of a series of failures.
+/// The first pause after a failure, and the longest one.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection that lasts this long ends a series of failures.
 const STABLE: Duration = Duration::from_secs(10);
 
 /// A plugin and its way to the runtime.
@@ -78,7 +81,7 @@ impl<P: Plugin> Connector<P> {
 
 impl<P: Plugin> Sessions<P> {
     async fn external(&self, path: &Path) -> Result<(), Error> {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
         let mut told = None;
         while !self.shutdown.is_cancelled() {
             let began = Instant::now();
@@ -97,7 +100,7 @@ impl<P: Plugin> Sessions<P> {
                     tracing::warn!(socket = %path.display(), "{reason}");
                     told = Some(reason);
                 }
-                self.pause(backoff.next()).await;
+                self.pause(backoff.next_pause()).await;
             }
         }
         Ok(())

@@ -12,7 +12,6 @@
 //! There is no ttrpc crate underneath: ttrpc-rust drops a handler at its deadline and answers unknown methods with
 //! NOT_FOUND, which fails every Pod of the node; none writes frames that the runtime's reader survives.
 
-mod backoff;
 mod caller;
 mod config;
 mod connector;

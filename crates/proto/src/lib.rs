@@ -23,6 +23,13 @@ pub mod podresources {
     tonic::include_proto!("v1");
 }
 
+/// How the kubelet learns of plugins, package `pluginregistration`.
+#[allow(missing_docs, unreachable_pub, reason = "generated: what the .proto file says nothing of has no comment")]
+#[allow(clippy::all, clippy::pedantic, reason = "generated")]
+pub mod pluginregistration {
+    tonic::include_proto!("pluginregistration");
+}
+
 /// The Node Resource Interface, package `nri.pkg.api.v1alpha1`: messages only, spoken over ttrpc.
 #[allow(missing_docs, unreachable_pub, reason = "generated: what the .proto file says nothing of has no comment")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated")]

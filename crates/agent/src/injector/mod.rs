@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kubelet::PodResources;
 use link::Records;
 use netdevice::{InterfaceName, View, annotation, choice::Allocated, record::Pod};
 use nri::{Container, Plugin, PodSandbox, Refusal, Runtime};
@@ -175,8 +176,15 @@ impl Inner {
     /// The devices that the kubelet gave to Pods.
     async fn allocated(&self) -> Result<Allocated, Refusal> {
         let unknown = "cannot ask the kubelet which devices it gave to pods";
-        match timeout(KUBELET, device_plugin::allocated(&self.config.pod_resources)).await {
-            Ok(Ok(allocated)) => Ok(allocated),
+        match timeout(KUBELET, PodResources::new(&self.config.pod_resources).list()).await {
+            Ok(Ok(pods)) => {
+                // of whichever resource: the agent that offers a device may have other pools, or be another program
+                let of_pod = |pod: &kubelet::Pod| {
+                    let owner = format!("{}/{}", pod.namespace, pod.name);
+                    pod.ids(None).filter_map(move |id| Some((id.parse().ok()?, owner.clone()))).collect::<Allocated>()
+                };
+                Ok(pods.iter().flatten().flat_map(of_pod).collect())
+            }
             Ok(Err(error)) => Err(Refusal::new(format_args!("{unknown}: {error}"))),
             Err(_) => Err(Refusal::new(format_args!("{unknown}: no answer within {KUBELET:?}"))),
         }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use kubelet::PodResources;
 use netdevice::{DeviceId, Holder, Ledger, record::Pod};
 use tokio::{sync::watch, time::sleep};
 
@@ -22,14 +23,14 @@ pub(super) type Gone = BTreeMap<DeviceId, Holder>;
 
 /// Asks the kubelet, and publishes the devices of Pods that are gone.
 pub(super) struct Kubelet {
-    socket: PathBuf,
+    pod_resources: PodResources,
     ledgers: watch::Receiver<Arc<Ledger>>,
     absences: BTreeMap<DeviceId, (Holder, u32)>,
 }
 
 impl Kubelet {
     pub(super) fn new(socket: PathBuf, ledgers: watch::Receiver<Arc<Ledger>>) -> Self {
-        Self { socket, ledgers, absences: BTreeMap::new() }
+        Self { pod_resources: PodResources::new(socket), ledgers, absences: BTreeMap::new() }
     }
 
     pub(super) async fn run(mut self, gone: watch::Sender<Gone>) -> anyhow::Result<()> {
@@ -37,8 +38,8 @@ impl Kubelet {
             self.ledgers.wait_for(|ledger| !ledger.is_empty()).await?;
             sleep(INTERVAL).await;
             // no answer counts for nothing
-            let Ok(known) = device_plugin::known_pods(&self.socket).await else { continue };
-            let now = self.hear(&known);
+            let Ok(Some(known)) = self.pod_resources.list().await else { continue };
+            let now = self.hear(&known.into_iter().map(|pod| (pod.namespace, pod.name)).collect());
             gone.send_if_modified(|gone| {
                 let differs = *gone != now;
                 *gone = now;

@@ -64,7 +64,7 @@ async fn a_kubelet_that_was_down_for_a_while_is_met_with_a_fresh_socket() {
     kubelet.stop();
     eventually("the plugin sees it", || !plugin.stats.is_registered()).await;
     let expected = format!(
-        "cannot connect to the kubelet at {}: transport error: Connection refused (os error 111)",
+        "cannot connect to the kubelet at {}: Connection refused (os error 111)",
         node.path("plugins/kubelet.sock").display()
     );
     eventually("the reason is told", || plugin.stats.last_error().as_deref() == Some(&expected)).await;

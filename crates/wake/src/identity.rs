@@ -1,10 +1,10 @@
-//! Which file a path leads to: what tells a file from one that took its place.
+//! Which file a path leads to: tells a file from one that took its place.
 
-use std::{os::unix::fs::MetadataExt, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 /// What a file is recognised by. An inode number may be used again at once, but not with the same time of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileIdentity {
+pub struct FileIdentity {
     device: u64,
     inode: u64,
     modified: (i64, i64),
@@ -13,8 +13,8 @@ pub(crate) struct FileIdentity {
 
 impl FileIdentity {
     /// The file at that path now, itself and not what a symbolic link leads to; none when it cannot be seen.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::symlink_metadata(path).ok()?;
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::symlink_metadata(path).ok()?;
         Some(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -23,9 +23,9 @@ impl FileIdentity {
         })
     }
 
-    /// The folder at that path now; what it contains changes neither inode nor device.
-    pub(crate) fn of_folder(path: &Path) -> Option<(u64, u64)> {
-        let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir)?;
+    /// Device and inode of the directory at that path now; what it contains changes neither.
+    pub fn of_directory(path: &Path) -> Option<(u64, u64)> {
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_dir)?;
         Some((metadata.dev(), metadata.ino()))
     }
 }
