@@ -23,6 +23,8 @@ mod plugins;
 mod pools;
 mod problems;
 mod reconciler;
+#[cfg(test)]
+mod reference;
 mod views;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};

@@ -162,6 +162,20 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_has_every_command_and_flag() {
+        let page = include_str!("../../../docs/netdevctl.md");
+        let command = Arguments::command();
+        for name in command.get_subcommands().map(clap::Command::get_name) {
+            assert!(page.contains(&format!("## netdevctl {name}")), "docs/netdevctl.md has no command {name}");
+        }
+        for flag in long_flags(&command) {
+            let (Flag::Valued(name) | Flag::Switch(name)) = flag;
+            let is_common = ["help", "version"].contains(&name);
+            assert!(is_common || page.contains(&format!("`-{name}")), "docs/netdevctl.md has no flag -{name}");
+        }
+    }
+
+    #[test]
     fn the_help_is_complete() {
         let help = |name: &str| {
             let mut command = Arguments::command();

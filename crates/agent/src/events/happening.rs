@@ -178,6 +178,23 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_reference_has_every_reason() {
+        let reference = include_str!("../../../../docs/reference.md");
+        let name = InterfaceName::try_from("nd7").unwrap();
+        let happenings = [
+            Happening::Lost { device: device(), pod: None },
+            Happening::BroughtHome { device: device(), pod: None, left_out: String::new() },
+            Happening::Renamed { device: device(), pod: None, name },
+            Happening::RecordQuarantined { device: device(), file: String::new(), reason: String::new() },
+            refused(""),
+        ];
+        for (reason, _, severity) in happenings.iter().map(Happening::kind) {
+            let row = format!("| `{reason}` | {severity:?} |");
+            assert!(reference.contains(&row), "docs/reference.md has no {row}");
+        }
+    }
+
+    #[test]
     fn a_note_names_the_device_and_the_pod() {
         let name = InterfaceName::try_from("nd7").unwrap();
         let renamed = Happening::Renamed { device: device(), pod: Some(pod()), name };
