@@ -15,6 +15,7 @@ use crate::{
     configure::configure_inside,
     detach::{Homecoming, come_home},
     error::{Error, WithSubject},
+    folder::Folder,
     identity::{Actor, find_at_home, find_inside, find_namespace, holder_has_ended, namespace_id, process, viewpoint},
     journal,
     kept::read_kept,
@@ -173,16 +174,17 @@ struct Move<'a> {
 impl Move<'_> {
     fn run(mut self) -> Result<Attached, Error> {
         let mut state = read_whole(self.home, Which::Name(self.host_name))?.ok_or(Error::NotThere)?;
-        if let Some(exclusion) = exclusion(self.records, self.home, &state)? {
+        let folder = sysfs_folder(&state.name, state.index).subject("the link in sysfs")?;
+        if let Some(exclusion) = exclusion(self.records, self.home, &state, folder.as_ref())? {
             return Err(Error::Excluded(exclusion));
         }
-        read_kept(self.home, &mut state)?;
+        read_kept(self.home, &mut state, folder.as_ref())?;
         if let Some(new_name) = self.new_name()
             && read_bare(self.inside, Which::Name(&new_name))?.is_some()
         {
             return Err(Error::NewNameTaken(new_name));
         }
-        let mut record = self.record(state)?;
+        let mut record = self.record(state, folder)?;
         let mut written = self.records.write(&record)?;
         // Where nothing can be mounted the device lives as long as the sandbox's processes and mounts.
         let _ = self.records.pin(&record, self.request.sandbox);
@@ -217,9 +219,9 @@ impl Move<'_> {
         announce_ipv6(&link, &mut addresses.into_iter(), Some((self.request.sandbox, self.home)));
     }
 
-    fn record(&mut self, mut host: LinkState) -> Result<Record, Error> {
+    /// `folder` is the device's in sysfs, if it shows the node's network.
+    fn record(&mut self, mut host: LinkState, folder: Option<Folder>) -> Result<Record, Error> {
         if host.hardware.is_none() {
-            let folder = sysfs_folder(&host.name, host.index).subject("the link")?;
             host.sysfs_inode = folder.and_then(|folder| folder.inode().ok());
         }
         host.programs = bpf::programs(host.index, host.kind.as_deref()).ok();

@@ -30,20 +30,15 @@ const MAX_QUEUES: usize = 512;
 /// Where a container has the node's `/sys`: its own is read-only.
 const ROOT_OF_NODE: &str = "/host/sys/class/net";
 
-/// What somebody set; none where sysfs shows another namespace.
-pub(crate) fn read(
-    link: &InterfaceName,
-    index: u32,
-    is_hardware: bool,
-) -> io::Result<Option<BTreeMap<String, String>>> {
-    let Some(folder) = sysfs_folder(link, index)? else { return Ok(None) };
+/// What somebody set. `folder` is the link's directory.
+pub(crate) fn read(folder: &Folder, is_hardware: bool) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    each(&folder, is_hardware, |file, value| {
+    each(folder, is_hardware, |file, value| {
         if !is_zero(value) {
             found.insert(file.to_owned(), value.to_owned());
         }
     });
-    Ok(Some(found))
+    found
 }
 
 /// Writes back what is another value than the record's.

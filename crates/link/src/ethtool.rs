@@ -8,7 +8,7 @@ use std::io;
 use netdevice::{InterfaceName, LinkState, state::Attribute};
 
 use crate::{
-    ioctl::{Buffer, Driver, ROOM},
+    ioctl::{Buffer, Driver, FIXED, ROOM},
     socket::RouteSocket,
     step::Skipped,
 };
@@ -144,7 +144,7 @@ fn parts(buffer: &Buffer, parts: &[(usize, usize)]) -> Vec<u8> {
 
 /// Of each word two numbers: features that can be changed, and those that are asked for.
 fn features(driver: &mut Driver<'_>) -> io::Result<Vec<u8>> {
-    let mut buffer = Buffer::new();
+    let mut buffer = Buffer::<FIXED>::new();
     buffer.set_u32(0, u32::from(FEATURES.0));
     buffer.set_u32(4, FEATURE_WORDS as u32);
     driver.ask(&mut buffer)?;
@@ -163,7 +163,7 @@ fn features(driver: &mut Driver<'_>) -> io::Result<Vec<u8>> {
 /// In one request, without asking before: what does not change costs nothing.
 fn set_features(driver: &mut Driver<'_>, wanted: &[u8]) -> io::Result<()> {
     let wanted = wanted.get(..8 * FEATURE_WORDS).unwrap_or(wanted);
-    let mut buffer = Buffer::new();
+    let mut buffer = Buffer::<FIXED>::new();
     buffer.set_u32(0, u32::from(FEATURES.1));
     buffer.set_u32(4, (wanted.len() / 8) as u32);
     buffer.bytes_mut()[8..8 + wanted.len()].copy_from_slice(wanted);
@@ -176,8 +176,9 @@ const RSS_CONFIG: usize = 24;
 const MAX_RSS: (usize, usize) = (1024, 256);
 
 /// Hash function and transformation, then the table and the key; and the whole answer.
-fn receive_hash(driver: &mut Driver<'_>) -> io::Result<(Vec<u8>, Buffer)> {
-    let mut buffer = Buffer::new();
+#[inline(never)] // for its stack, which most devices do not need
+fn receive_hash(driver: &mut Driver<'_>) -> io::Result<(Vec<u8>, Buffer<ROOM>)> {
+    let mut buffer = Buffer::<ROOM>::new();
     buffer.set_u32(0, u32::from(RECEIVE_HASH.0));
     // without room it tells the sizes
     driver.ask(&mut buffer)?;
@@ -216,8 +217,9 @@ const SPEED: std::ops::Range<usize> = 4..9;
 const MASKS: usize = 48;
 
 /// What somebody set of the line; and the whole answer.
-fn line(driver: &mut Driver<'_>) -> io::Result<(Vec<u8>, Buffer)> {
-    let mut buffer = Buffer::new();
+#[inline(never)] // as of `receive_hash`
+fn line(driver: &mut Driver<'_>) -> io::Result<(Vec<u8>, Buffer<ROOM>)> {
+    let mut buffer = Buffer::<ROOM>::new();
     buffer.set_u32(0, u32::from(LINE.0));
     // without room for masks it tells how many words each has, as a negative number
     driver.ask(&mut buffer)?;
@@ -255,5 +257,5 @@ fn set_line(driver: &mut Driver<'_>, wanted: &[u8]) -> io::Result<()> {
     driver.ask(&mut buffer)
 }
 
-// the largest answer: a table and a key of the receive hash
-const _: () = assert!(RSS_CONFIG + 4 * MAX_RSS.0 + MAX_RSS.1 <= ROOM);
+// the largest answers: features, and a table and a key of the receive hash
+const _: () = assert!(8 + 16 * FEATURE_WORDS <= FIXED && RSS_CONFIG + 4 * MAX_RSS.0 + MAX_RSS.1 <= ROOM);

@@ -17,16 +17,18 @@ pub(crate) fn add_group(socket: &RouteSocket, name: &InterfaceName, group: &[u8]
     call(socket, SIOCADDMULTI, name, argument).map(drop)
 }
 
-/// Bytes of the largest answer of a driver that is asked for; see [`Driver::ask`].
+/// Bytes of the largest structure of fixed size, and of the largest answer at all that is asked for; see [`Driver::ask`].
+/// Most devices need no more than the first: each page of a stack that is touched for the first time costs 2 µs.
+pub(crate) const FIXED: usize = 256;
 pub(crate) const ROOM: usize = 8192;
 
 /// A structure of ethtool, with room behind it.
 #[repr(align(8))]
-pub(crate) struct Buffer([u8; ROOM]);
+pub(crate) struct Buffer<const SIZE: usize = FIXED>([u8; SIZE]);
 
-impl Buffer {
+impl<const SIZE: usize> Buffer<SIZE> {
     pub(crate) fn new() -> Self {
-        Self([0; ROOM])
+        Self([0; SIZE])
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -55,9 +57,11 @@ pub(crate) struct Driver<'a> {
 impl Driver<'_> {
     /// Sends the structure to the driver, which answers in its place (`SIOCETHTOOL`).
     ///
-    /// The answer must have room: structures of fixed size have less than 256 bytes, three masks of link modes at most 1,524,
-    /// and of features and of the receive hash the request says how much it wants, which its user keeps below [`ROOM`].
-    pub(crate) fn ask(&mut self, buffer: &mut Buffer) -> io::Result<()> {
+    /// The answer must have room: structures of fixed size have less than [`FIXED`] bytes, three masks of link modes at most
+    /// 1,524, and of features and of the receive hash the request says how much it wants, which its user keeps below the
+    /// buffer's size.
+    pub(crate) fn ask<const SIZE: usize>(&mut self, buffer: &mut Buffer<SIZE>) -> io::Result<()> {
+        const { assert!(SIZE >= FIXED) };
         let argument = libc::__c_anonymous_ifr_ifru { ifru_data: buffer.0.as_mut_ptr().cast() };
         call(self.socket, SIOCETHTOOL, self.name, argument).map(drop)
     }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use netdevice::{DeviceId, record::Pod};
+use netdevice::{DeviceId, json, record::Pod};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -123,7 +123,7 @@ pub fn append(records: &Records, entry: &Entry) -> io::Result<()> {
         }
         file = open()?;
     }
-    let mut line = serde_json::to_vec(entry)?;
+    let mut line = json::to_text(entry, 512)?;
     line.push(b'\n');
     // half a line would spoil the next one
     file.write_all(&line).inspect_err(|_| _ = file.set_len(size))

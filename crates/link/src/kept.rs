@@ -17,13 +17,15 @@ use crate::{
     device_files,
     error::{Error, WithSubject},
     ethtool,
+    folder::Folder,
     read::{dump, neighbours},
     socket::RouteSocket,
     step::Skipped,
 };
 
 /// Reads what a move destroys and what a container can change. The calling thread must be in the socket's namespace.
-pub(crate) fn read_kept(socket: &mut RouteSocket, state: &mut LinkState) -> Result<(), Error> {
+/// `folder` is the link's directory in sysfs, if sysfs shows that namespace.
+pub(crate) fn read_kept(socket: &mut RouteSocket, state: &mut LinkState, folder: Option<&Folder>) -> Result<(), Error> {
     state.neighbours.extend(neighbours(socket, state.index, List::Proxies)?);
     let (groups, own): (Vec<_>, Vec<_>) = forwarding(socket, state.index)?.partition(is_group);
     state.neighbours.extend(own);
@@ -37,8 +39,7 @@ pub(crate) fn read_kept(socket: &mut RouteSocket, state: &mut LinkState) -> Resu
     }
     read_qdiscs(socket, state)?;
     state.ethtool = ethtool::read(socket, state);
-    let files = device_files::read(&state.name, state.index, ethtool::is_hardware(state));
-    state.files = files.subject("/sys/class/net")?;
+    state.files = folder.map(|folder| device_files::read(folder, ethtool::is_hardware(state)));
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use netdevice::{
-    DeviceId, Holder, Ledger, Record,
+    DeviceId, Holder, Ledger, Phase, Record,
     node_address::{self, MAX_NODE_ADDRESSES, NODE_ADDRESSES},
     record::{MAX_RECORD, RecordError, attached_in_place},
 };
@@ -232,7 +232,11 @@ impl Records {
             Ok(file)
         };
         match write() {
-            Ok(file) => Ok(Written { path, file, attached: attached_in_place(&text) }),
+            Ok(file) => {
+                let is_begun = record.phase == Phase::Attaching;
+                let attached = is_begun.then(|| attached_in_place(&text)).flatten();
+                Ok(Written { path, file, attached })
+            }
             Err(source) => {
                 // what is left of a full disk is better free; the error to tell is the first one
                 let _ = fs::remove_file(&beside);

@@ -17,7 +17,7 @@ use crate::{
     folder::Folder,
     ledger::Records,
     nested::is_stacked_elsewhere,
-    read::{Which, sysfs_folder, sysfs_path},
+    read::{Which, sysfs_path},
     socket::RouteSocket,
 };
 
@@ -31,15 +31,16 @@ enum Direction {
 }
 
 /// Why the device must not be taken from the host, if so. Only links above and below it are looked at, and their
-/// routes.
+/// routes. `folder` is the device's directory in sysfs, if sysfs shows the node's network.
 pub(crate) fn exclusion(
     records: &Records,
     socket: &mut RouteSocket,
     device: &LinkState,
+    folder: Option<&Folder>,
 ) -> Result<Option<Exclusion>, Error> {
-    let mut links = BTreeMap::new();
+    let mut links: BTreeMap<u32, Link> = BTreeMap::new();
     let own = to_link(device);
-    let around_own = sysfs_folder(&own.name, own.index).subject("the links around it")?.map(|folder| stacking(&folder));
+    let around_own = folder.map(stacking);
     for direction in [Direction::Up, Direction::Down] {
         let mut queue = vec![own.clone()];
         while let Some(link) = queue.pop() {
@@ -49,7 +50,8 @@ pub(crate) fn exclusion(
                 Some(_) => Folder::open(&sysfs_path(&link.name)).ok().map(|folder| stacking(&folder)),
                 None => None,
             };
-            for mut found in next(socket, &link, direction, around)? {
+            let is_known = |index: u32| index == own.index || links.contains_key(&index);
+            for mut found in next(socket, &link, direction, around, &is_known)? {
                 // of a kind that does not tell what it is built on; sysfs does
                 let is_master = link.master == Some(found.index);
                 if matches!(direction, Direction::Up) && found.parent.is_none() && !is_master {
@@ -154,12 +156,14 @@ fn stacking(folder: &Folder) -> Vec<CString> {
 const UPPER: &[u8] = b"upper_";
 const LOWER: &[u8] = b"lower_";
 
-/// Links directly above or below. The kernel tells of a link what it is stacked on, and sysfs what is stacked on it.
+/// Links directly above or below. The kernel tells of a link what it is stacked on, and sysfs what is stacked on it. Those
+/// that are known may be left out: each request waits for whoever changes the node's network.
 fn next(
     socket: &mut RouteSocket,
     link: &Link,
     direction: Direction,
     stacking: Option<Vec<CString>>,
+    is_known: &dyn Fn(u32) -> bool,
 ) -> Result<Vec<Link>, Error> {
     let mut found = Vec::new();
     match stacking {
@@ -192,7 +196,7 @@ fn next(
         Direction::Down => [link.parent, None],
     };
     for index in told.into_iter().flatten() {
-        if !found.iter().any(|other| other.index == index) {
+        if !is_known(index) && !found.iter().any(|other| other.index == index) {
             found.extend(read(socket, Which::Index(index))?);
         }
     }

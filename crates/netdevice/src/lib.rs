@@ -16,6 +16,7 @@ pub mod exclusion;
 pub mod fixture;
 pub mod go_flags;
 pub mod id;
+pub mod json;
 pub mod link;
 pub mod name;
 pub mod node_address;

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{configuration::SandboxConfiguration, id::DeviceId, resource::ResourceName, state::LinkState};
+use crate::{configuration::SandboxConfiguration, id::DeviceId, json, resource::ResourceName, state::LinkState};
 
 /// Version of the record's form. A newer one is not read: it may mean something that we would get wrong.
 pub const RECORD_VERSION: u32 = 1;
@@ -225,9 +225,7 @@ impl Record {
     /// The text of a record's file.
     pub fn to_json(&self) -> Vec<u8> {
         // most have room
-        let mut text = Vec::with_capacity(8 << 10);
-        serde_json::to_writer(&mut text, self).expect("a record has only text keys, and memory takes all");
-        text
+        json::to_text(self, 8 << 10).expect("a record has only text keys")
     }
 }
 
