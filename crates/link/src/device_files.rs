@@ -82,6 +82,7 @@ fn is_zero(value: &str) -> bool {
 }
 
 /// Calls `look` with each file, relative to the link's folder, and its value. Returns how many queues there are.
+#[inline(never)] // as of `Folder::each_name`
 fn each(folder: &Folder, is_hardware: bool, mut look: impl FnMut(&str, &str)) -> usize {
     // a mask of 8,192 processors has 2.3 kB
     let mut buffer = [0; 4096];

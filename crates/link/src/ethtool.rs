@@ -176,7 +176,7 @@ const RSS_CONFIG: usize = 24;
 const MAX_RSS: (usize, usize) = (1024, 256);
 
 /// Hash function and transformation, then the table and the key; and the whole answer.
-#[inline(never)] // for its stack, which most devices do not need
+#[inline(never)] // for its stack, whose pages most devices do not need
 fn receive_hash(driver: &mut Driver<'_>) -> io::Result<(Vec<u8>, Buffer<ROOM>)> {
     let mut buffer = Buffer::<ROOM>::new();
     buffer.set_u32(0, u32::from(RECEIVE_HASH.0));
@@ -192,6 +192,7 @@ fn receive_hash(driver: &mut Driver<'_>) -> io::Result<(Vec<u8>, Buffer<ROOM>)> 
     Ok((value, buffer))
 }
 
+#[inline(never)] // as of `receive_hash`
 fn set_receive_hash(driver: &mut Driver<'_>, wanted: &[u8]) -> io::Result<()> {
     let (there, mut buffer) = receive_hash(driver)?;
     if there == wanted {
@@ -236,6 +237,7 @@ fn line(driver: &mut Driver<'_>) -> io::Result<(Vec<u8>, Buffer<ROOM>)> {
     Ok((value, buffer))
 }
 
+#[inline(never)] // as of `receive_hash`
 fn set_line(driver: &mut Driver<'_>, wanted: &[u8]) -> io::Result<()> {
     let (there, mut buffer) = line(driver)?;
     if there == wanted {

@@ -45,6 +45,7 @@ impl Folder {
     }
 
     /// Calls `look` with the name of each entry; an error ends the list.
+    #[inline(never)] // its buffer is in no larger stack, so that the same pages serve what comes after it
     pub(crate) fn each_name(&self, mut look: impl FnMut(&CStr)) {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut entries = RawDir::new(&self.0, &mut buffer);
