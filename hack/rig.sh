@@ -84,7 +84,9 @@ time_left() {
   after=$((planned - finished - cost > 0 ? planned - finished - cost : 0))
   step=$((cost * actual / estimated))
   if ((elapsed > step && cost > 0)); then left=$((after * elapsed / cost)); else left=$((step - elapsed + after * actual / estimated)); fi
-  if ((left <= 60)); then echo "less than a minute left"; else echo "about $(((left + 30) / 60)) minutes left"; fi
+  if ((left <= 60)); then echo "less than a minute left"
+  elif ((left < 90)); then echo "about a minute left"
+  else echo "about $(((left + 30) / 60)) minutes left"; fi
 }
 
 # with_progress LOG COMMAND...: the output of the command goes to LOG; every 20 seconds its last line is shown, and an
@@ -147,7 +149,10 @@ cached() {
 }
 
 # ---- Go
-have_go() { preflight go\? && is_there go; }
+have_go() {
+  local preflight_table='' # it was shown before
+  preflight go\? && is_there go
+}
 
 # go_build DIRECTORY ARGS...: `go build` of what the go.mod of DIRECTORY names: static, the modules as committed, never
 # from version control. CGO_ENABLED=1 in front makes it dynamic.
