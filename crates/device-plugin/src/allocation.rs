@@ -1,6 +1,6 @@
-//! Allocate: from the ids that the kubelet named to the answer, or to the reason why not.
+//! Allocate: from the ids that the kubelet requests to the answer, or to the reason for a refusal.
 //!
-//! Every id is looked at before anything is answered, so an error means that nothing was handed out.
+//! Every id is checked before anything is answered, so an error means that nothing was allocated.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,16 +17,16 @@ use crate::{
     service::{Published, Shared},
 };
 
-/// Why devices are not handed out.
+/// Why devices are not allocated.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AllocationError {
-    #[error("device {0:?}: no interface has such an id: choose another device")]
-    NoId(String, #[source] DeviceIdError),
-    #[error("device {0}: it is asked for twice: ask once")]
-    Twice(DeviceId),
+    #[error("device {0:?}: invalid device id: choose another device")]
+    InvalidId(String, #[source] DeviceIdError),
+    #[error("device {0}: requested twice")]
+    RequestedTwice(DeviceId),
     #[error("device {0}: {1}")]
     Refused(DeviceId, Box<Refusal>),
-    #[error("device {0}: its CDI file {path} is not written yet: see the log of netdevice on the node", path = .1.display())]
+    #[error("device {0}: its CDI file {path} is not written yet: see the log of netdevice-agent on the node", path = .1.display())]
     NotWritten(DeviceId, PathBuf),
     #[error("device {0}: the CDI file {1}")]
     InConflict(DeviceId, Arc<str>),
@@ -35,22 +35,22 @@ pub(crate) enum AllocationError {
 }
 
 impl AllocationError {
-    /// Whether it may be over in a moment: a Pod that just ended is on its way out, a file is about to be written.
+    /// Whether it may pass soon: a Pod that has ended is being torn down, a file is about to be written.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Refused(_, refusal) => matches!(**refusal, Refusal::Held(_)),
             Self::NotWritten(..) => true,
-            Self::NoId(..) | Self::Twice(_) | Self::InConflict(..) | Self::NoPreference(_) => false,
+            Self::InvalidId(..) | Self::RequestedTwice(_) | Self::InConflict(..) | Self::NoPreference(_) => false,
         }
     }
 }
 
-/// The one place where errors become status codes. The kubelet shows the text in `kubectl describe pod` and goes on
-/// with ", which is unexpected": hence no full stop.
+/// The one place where errors become status codes. The kubelet shows the text in `kubectl describe pod` and appends
+/// ", which is unexpected": hence no full stop.
 impl From<AllocationError> for Status {
     fn from(error: AllocationError) -> Self {
         let code = match &error {
-            AllocationError::NoId(..) | AllocationError::Twice(_) | AllocationError::NoPreference(_) => {
+            AllocationError::InvalidId(..) | AllocationError::RequestedTwice(_) | AllocationError::NoPreference(_) => {
                 Code::InvalidArgument
             }
             AllocationError::Refused(_, refusal) if **refusal == Refusal::NotThere => Code::NotFound,
@@ -66,12 +66,12 @@ impl From<AllocationError> for Status {
 pub(crate) struct Request(Vec<Vec<DeviceId>>);
 
 impl Request {
-    /// Reads the kubelet's request: every id is one, and none comes twice.
+    /// Reads the kubelet's request. Every id must be valid and named once.
     pub(crate) fn parse(request: &wire::AllocateRequest) -> Result<Self, AllocationError> {
         let mut seen = BTreeSet::new();
         let mut id = |text: &String| {
-            let id: DeviceId = text.parse().map_err(|reason| AllocationError::NoId(text.clone(), reason))?;
-            if seen.insert(id.clone()) { Ok(id) } else { Err(AllocationError::Twice(id)) }
+            let id: DeviceId = text.parse().map_err(|reason| AllocationError::InvalidId(text.clone(), reason))?;
+            if seen.insert(id.clone()) { Ok(id) } else { Err(AllocationError::RequestedTwice(id)) }
         };
         let containers = request.container_requests.iter();
         containers
@@ -85,7 +85,8 @@ impl Request {
         self.0.iter().flatten()
     }
 
-    /// Whether every device can be handed out now. What will not pass comes first: nobody shall wait in vain.
+    /// Whether every device can be allocated now. An obstacle that will not pass is reported first, so that nobody waits
+    /// for nothing.
     pub(crate) fn check(&self, shared: &Shared, view: &View, published: &Published) -> Result<(), AllocationError> {
         let check = |id: &DeviceId| {
             let refused = |refusal| AllocationError::Refused(id.clone(), Box::new(refusal));
@@ -110,15 +111,15 @@ impl Request {
     pub(crate) fn answer(&self, resource: &ResourceName) -> wire::AllocateResponse {
         let container = |ids: &Vec<DeviceId>| wire::ContainerAllocateResponse {
             envs: HashMap::from([(resource.environment_variable(), interface_names(ids))]),
-            // by field only: runtimes merge it with the annotation
+            // only in this field: runtimes merge it with the annotation
             cdi_devices: ids.iter().map(|id| wire::CdiDevice { name: cdi::qualified_name(resource, id) }).collect(),
         };
         wire::AllocateResponse { container_responses: self.0.iter().map(container).collect() }
     }
 }
 
-/// The interface names of the devices, with a space between: no name has one. What is not UTF-8 cannot be in a gRPC
-/// message: such a name is given as its device id.
+/// The interface names of the devices, separated by spaces, which no name has. A gRPC message must be UTF-8: a name that
+/// is not is given as its device id.
 fn interface_names(ids: &[DeviceId]) -> String {
     let name = |id: &DeviceId| id.to_name().to_str().map_or_else(|| id.to_string(), str::to_owned);
     ids.iter().map(name).collect::<Vec<String>>().join(" ")
@@ -143,11 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_id_or_comes_twice_is_refused() {
+    fn an_invalid_id_and_one_that_is_named_twice_are_refused() {
         let message = |containers: &[&[&str]]| Status::from(Request::parse(&request(containers)).unwrap_err());
         let no_id = message(&[&["eth0"], &["a\nb"]]);
-        assert_eq!(no_id.message(), r#"device "a\nb": no interface has such an id: choose another device"#);
+        assert_eq!(no_id.message(), r#"device "a\nb": invalid device id: choose another device"#);
         assert_eq!(no_id.code(), Code::InvalidArgument);
-        assert_eq!(message(&[&["eth0"], &["eth0"]]).message(), "device eth0: it is asked for twice: ask once");
+        assert_eq!(message(&[&["eth0"], &["eth0"]]).message(), "device eth0: requested twice");
     }
 }

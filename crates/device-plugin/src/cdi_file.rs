@@ -27,31 +27,31 @@ pub(crate) struct CdiFile {
     resource: ResourceName,
     hook: String,
     state_dir: Option<String>,
-    folder: PathBuf,
+    directory: PathBuf,
     path: PathBuf,
     written: Written,
-    /// What is to be written next. Kept: fresh memory for each text would cost as much as the text.
+    /// The text to write next. Kept between writes: allocating it anew costs as much as the text.
     buffer: Vec<u8>,
 }
 
-/// What was seen at the path last.
+/// What was at the path when it was last checked.
 #[derive(Debug, PartialEq, Eq)]
 enum Written {
     Unknown,
-    /// Our text with these devices; for none there is no file.
+    /// The plugin's text with these devices; no file if there are none.
     Ours(Option<FileIdentity>, Arc<BTreeSet<DeviceId>>),
 }
 
 impl CdiFile {
-    /// Removes what a killed instance left of its attempts to write; the file itself stays.
+    /// Removes the temporary files of a killed instance; the file itself stays.
     pub(crate) fn open(config: &Config) -> Self {
-        let folder = config.paths.cdi.clone();
-        let path = folder.join(cdi::file_name(&config.resource));
+        let directory = config.paths.cdi.clone();
+        let path = directory.join(cdi::file_name(&config.resource));
         let file = Self {
             resource: config.resource.clone(),
             hook: config.paths.hook.clone(),
             state_dir: config.paths.state_dir.clone(),
-            folder,
+            directory,
             path,
             written: Written::Unknown,
             buffer: Vec::new(),
@@ -66,20 +66,20 @@ impl CdiFile {
         file.map(|file| cdi::read_devices(file, &self.resource)).unwrap_or_default()
     }
 
-    /// The devices that resolve now: those that we wrote, or what somebody else put in place of our file.
+    /// The devices that resolve now: those that were written, or those of a file that replaced it.
     pub(crate) fn resolvable(&self) -> Arc<BTreeSet<DeviceId>> {
         match &self.written {
-            Written::Ours(identity, devices) if *identity == FileIdentity::of(&self.path) => devices.clone(),
+            Written::Ours(_, devices) if self.is_intact() => devices.clone(),
             _ => Arc::new(self.read_devices()),
         }
     }
 
-    /// Whether we wrote these devices last, whatever became of the file since.
+    /// Whether these devices were written last, whatever happened to the file since.
     pub(crate) fn wrote(&self, devices: &Arc<BTreeSet<DeviceId>>) -> bool {
         matches!(&self.written, Written::Ours(_, ours) if Arc::ptr_eq(ours, devices) || ours == devices)
     }
 
-    /// Whether the file at the path is the one that we wrote.
+    /// Whether the file at the path is the one that was written.
     pub(crate) fn is_intact(&self) -> bool {
         matches!(&self.written, Written::Ours(identity, _) if *identity == FileIdentity::of(&self.path))
     }
@@ -88,7 +88,7 @@ impl CdiFile {
     ///
     /// # Errors
     ///
-    /// [`Error::CdiWriteFailed`]; then the file is what it was.
+    /// [`Error::CdiWriteFailed`]; the file is then unchanged.
     pub(crate) fn write(&mut self, devices: Arc<BTreeSet<DeviceId>>) -> Result<(), Error> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let document = cdi::Document {
@@ -97,36 +97,40 @@ impl CdiFile {
             state_dir: self.state_dir.as_deref(),
             devices: &devices,
         };
+        let present = FileIdentity::of(&self.path);
         let done = if devices.is_empty() {
-            remove(&self.path)
-        } else if !self.is_intact() && is_in(&document, &self.path) {
-            // another instance wrote the same: nobody who watches the folder needs to look again
-            Ok(())
+            remove(&self.path).map(|()| None)
+        } else if present.is_some() && !self.is_intact() && is_in(&document, &self.path) {
+            // another instance wrote the same: nobody who watches the directory needs to read it again
+            Ok(present)
         } else {
-            self.replace(&document, &mut buffer)
+            self.replace(&document, &mut buffer).map(Some)
         };
         self.buffer = buffer;
-        done.map_err(|cause| Error::CdiWriteFailed { path: self.path.clone(), cause })?;
-        self.written = Written::Ours(FileIdentity::of(&self.path), devices);
+        let identity = done.map_err(|cause| Error::CdiWriteFailed { path: self.path.clone(), cause })?;
+        self.written = Written::Ours(identity, devices);
         Ok(())
     }
 
-    fn replace(&self, document: &cdi::Document<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {
+    /// Writes the file, and returns which one it is: what is at the path a moment later may be another.
+    fn replace(&self, document: &cdi::Document<'_>, buffer: &mut Vec<u8>) -> io::Result<FileIdentity> {
         // CDI implementations skip spec.*.tmp; two instances must not write to one file
-        let temporary = self.folder.join(format!("{}{:016x}.tmp", self.leftover_prefix(), random()));
+        let temporary = self.directory.join(format!("{}{:016x}.tmp", self.leftover_prefix(), random()));
         let file = match create(&temporary) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().recursive(true).mode(0o755).create(&self.folder)?;
+                DirBuilder::new().recursive(true).mode(0o755).create(&self.directory)?;
                 create(&temporary)?
             }
             created => created?,
         };
-        let written = write_file(file, document, buffer).and_then(|()| fs::rename(&temporary, &self.path));
-        if written.is_err() {
-            // the error that is told is the first one
-            let _ = fs::remove_file(&temporary);
-        }
-        written
+        let mut write = || {
+            write_file(&file, document, buffer)?;
+            let identity = FileIdentity::from(&file.metadata()?);
+            fs::rename(&temporary, &self.path)?;
+            Ok(identity)
+        };
+        // the first error is the one to report
+        write().inspect_err(|_| _ = fs::remove_file(&temporary))
     }
 
     fn leftover_prefix(&self) -> String {
@@ -135,7 +139,7 @@ impl CdiFile {
 
     fn remove_leftovers(&self) {
         let prefix = self.leftover_prefix();
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let name = entry.file_name();
             if name.to_str().is_some_and(|name| name.starts_with(&prefix) && name.ends_with(".tmp")) {
                 let _ = fs::remove_file(entry.path());
@@ -153,7 +157,7 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)
 }
 
-fn write_file(mut file: File, document: &cdi::Document<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {
+fn write_file(mut file: &File, document: &cdi::Document<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {
     buffer.clear();
     buffer.reserve_exact(BUFFER);
     document.for_each_piece(|piece| {
@@ -164,7 +168,7 @@ fn write_file(mut file: File, document: &cdi::Document<'_>, buffer: &mut Vec<u8>
         buffer.extend_from_slice(piece.as_bytes());
         Ok::<_, io::Error>(())
     })?;
-    // not synced: what a crash of the node leaves is compared and written again at the next start
+    // not synced: after a crash of the node the next start compares the file and writes it again
     file.write_all(buffer)
 }
 
@@ -176,7 +180,7 @@ fn is_in(document: &cdi::Document<'_>, path: &Path) -> bool {
     is_so.is_ok() && expected.0.fill_buf().is_ok_and(<[u8]>::is_empty)
 }
 
-/// A file that must have what is written, where it is written.
+/// A file that must have the same bytes at the same place as what is written to it.
 struct Expected(BufReader<File>);
 
 impl Write for Expected {
@@ -197,7 +201,7 @@ impl Write for Expected {
 
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        // also when the folder is none
+        // also when the directory is not a directory
         Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Err(error),
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! What a device plugin is told by its caller.
+//! The configuration of a device plugin.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -13,27 +13,27 @@ use crate::reservations::Reservations;
 pub struct Config {
     /// The pool.
     pub resource: ResourceName,
-    /// Where things are.
+    /// Directories and files.
     pub paths: Paths,
     /// How long things may take.
     pub timing: Timing,
-    /// Asked about a device at the moment when it is handed out.
+    /// Checks a device's record at the moment of its allocation.
     pub record_check: RecordCheck,
-    /// Devices that were handed out and are not attached yet, of all plugins of the process.
+    /// Devices that were allocated and are not attached yet, of all plugins of the process.
     pub reservations: Arc<Reservations>,
-    /// Woken when [`Stats::cdi_report`](crate::Stats::cdi_report) or the registration is another one.
+    /// Woken when [`Stats::cdi_report`](crate::Stats::cdi_report) or the registration changed.
     pub report_waker: Arc<Notify>,
 }
 
-/// Whether a device's record on disk lets it be handed out. The view learns of a record some milliseconds later: in
-/// between a Pod may have taken the device by an annotation.
+/// Whether a device's record on disk allows its allocation. The view shows a record some milliseconds later: in between a
+/// Pod may have got the device by an annotation.
 #[derive(Clone)]
 pub struct RecordCheck(Arc<Check>);
 
 type Check = dyn Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync;
 
 impl RecordCheck {
-    /// Asks `check`, which must not block for long.
+    /// Calls `check`, which must not block for long.
     pub fn new(check: impl Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync + 'static) -> Self {
         Self(Arc::new(check))
     }
@@ -59,30 +59,30 @@ impl fmt::Debug for RecordCheck {
 /// Where the kubelet, the runtime and the hook are.
 #[derive(Debug, Clone)]
 pub struct Paths {
-    /// Folder of `kubelet.sock` and of our own socket: `/var/lib/kubelet/device-plugins`.
+    /// Directory of `kubelet.sock` and of the plugin's socket: `/var/lib/kubelet/device-plugins`.
     pub device_plugins: PathBuf,
-    /// The kubelet's PodResources socket, `/var/lib/kubelet/pod-resources/kubelet.sock`. It need not be there.
+    /// The kubelet's PodResources socket, `/var/lib/kubelet/pod-resources/kubelet.sock`. It need not exist.
     pub pod_resources: PathBuf,
-    /// CDI folder that we write to, `/var/run/cdi`; made when it is missing.
+    /// CDI directory that the plugin writes to, `/var/run/cdi`; created if it is missing.
     pub cdi: PathBuf,
-    /// CDI folders that the runtime reads, the one that wins last: `/etc/cdi` and `/var/run/cdi`.
+    /// CDI directories that the runtime reads, the last one has priority: `/etc/cdi` and `/var/run/cdi`.
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// The hook as the runtime finds it: an absolute path on the host.
     pub hook: String,
-    /// Folder of the records for the hook; none leaves the hook's own default.
+    /// Directory of the records, for the hook; none for the hook's default.
     pub state_dir: Option<String>,
 }
 
 /// How long things may take.
 #[derive(Debug, Clone)]
 pub struct Timing {
-    /// How long Allocate waits for the record of a Pod that is on its way out.
+    /// How long Allocate waits for the end of the record of a Pod that is being torn down.
     pub held_grace: Duration,
-    /// Safety net below inotify, and the longest pause between two attempts of anything.
+    /// How often files are checked whatever inotify says, and the longest pause between two attempts of anything.
     pub poll: Duration,
-    /// Longest Register: the kubelet dials us within the call and gives that 10 s.
+    /// Longest Register: the kubelet connects to the plugin within the call and allows 10 s for that.
     pub register: Duration,
-    /// How long the calls that are under way at shutdown may take.
+    /// How long calls that are running at shutdown may take.
     pub shutdown: Duration,
     /// How old a kubelet must be before what PodResources does not name counts as gone. After a restart its list is
     /// empty for a second.

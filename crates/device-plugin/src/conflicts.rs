@@ -1,11 +1,11 @@
-//! CDI files of others that name devices of our pool: then a runtime does not do what our file says.
+//! CDI files of others that name devices of the plugin's pool: then a runtime does not do what the plugin's file says.
 //!
 //! What the runtimes' library does (`cache.refresh` of container-device-interface): of two files of one directory with
-//! one device neither resolves, also where a directory of higher priority has the device. Otherwise the directory that
-//! comes last wins. Directories are not searched below, files are `*.json` and `*.yaml`, and what cannot be read is
+//! one device neither resolves, also where a directory of higher priority has the device. Otherwise the last directory
+//! has priority. Subdirectories are not searched, files are `*.json` and `*.yaml`, and files that cannot be read are
 //! ignored.
 //!
-//! A file that the original plugin or an earlier netdevice left in our directory is removed. No other file is touched.
+//! A file of the original plugin or of an earlier netdevice in the plugin's directory is removed. No other file is changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,18 +22,18 @@ use netdevice::{
     cdi_spec::{Author, MAX_DOCUMENT, Spec},
 };
 
-/// How long a file that was removed and is there again is left alone: its author is at work, and would win.
+/// How long a removed file that was written again is left as it is: its author is running and would write it once more.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Devices named in one message.
 const NAMED: usize = 5;
 
-/// What other files do to our devices.
+/// Conflicts of other files with the plugin's devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Conflicts {
-    /// Devices that our file does not stand for, each with the reason.
+    /// Devices that do not resolve to the plugin's file, each with the reason.
     pub(crate) devices: BTreeMap<DeviceId, Arc<str>>,
-    /// Files that seem to be meant for our devices and that a runtime ignores.
+    /// Files that seem to be for the plugin's devices and that a runtime ignores.
     pub(crate) ignored: Vec<String>,
 }
 
@@ -60,9 +60,9 @@ impl Conflicts {
 #[derive(Debug)]
 pub(crate) struct Scanner {
     resource: ResourceName,
-    /// Directories that a runtime reads, the one that wins last.
+    /// Directories that a runtime reads, the last one has priority.
     directories: Vec<PathBuf>,
-    /// Where our own file is.
+    /// The plugin's file.
     ours: PathBuf,
     known: BTreeMap<PathBuf, (Identity, Arc<Content>)>,
     removed: BTreeMap<PathBuf, Instant>,
@@ -70,18 +70,18 @@ pub(crate) struct Scanner {
 
 type Identity = [i64; 6];
 
-/// What is in a file of somebody else.
+/// What is in a file of another author.
 #[derive(Debug)]
 enum Content {
-    /// A document of our kind.
+    /// A document of the plugin's CDI kind.
     Ours(Spec),
-    /// Of another kind, or none that concerns us.
+    /// Of another kind, or not a CDI document.
     Foreign,
-    /// Nothing that a runtime reads, though it seems to be meant for our kind.
+    /// A runtime cannot read it, although it seems to be of the plugin's kind.
     Ignored(String),
 }
 
-/// A document of our kind.
+/// A document of the plugin's CDI kind.
 struct Found {
     path: PathBuf,
     priority: usize,
@@ -93,7 +93,7 @@ impl Scanner {
         Self { resource, directories, ours, known: BTreeMap::new(), removed: BTreeMap::new() }
     }
 
-    /// Looks at all files but `own_names` in our directory, which are those of all our pools.
+    /// Reads all files but `own_names` in the plugin's directory, which are those of all pools.
     pub(crate) fn scan(&mut self, own_names: &BTreeSet<String>) -> Conflicts {
         let directories = self.by_priority();
         let mut found = Vec::new();
@@ -121,7 +121,7 @@ impl Scanner {
         conflicts(&self.resource, &found, our_priority)
     }
 
-    /// The directories that a runtime reads, each once: where a path leads to another one's directory, the later counts.
+    /// The directories that a runtime reads, each once: of two paths to one directory the later one counts.
     fn by_priority(&self) -> Vec<Directory> {
         let our_directory = self.ours.parent().unwrap_or(Path::new("/"));
         let ours = directory_identity(our_directory);
@@ -133,7 +133,7 @@ impl Scanner {
             all.push(Directory { path: path.clone(), identity, is_ours });
         }
         if !all.iter().any(|directory| directory.is_ours) {
-            // whoever told us to write there told the runtime to read there
+            // an administrator who makes the plugin write there makes the runtime read there
             all.push(Directory { path: our_directory.to_owned(), identity: ours, is_ours: true });
         }
         all
@@ -142,7 +142,7 @@ impl Scanner {
     fn read(&self, path: &Path) -> Content {
         let text = match read_text(path) {
             Ok(text) => text,
-            // it went, or is written just now
+            // it was removed, or is being written
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Content::Foreign,
             Err(error) if path.file_name().is_some_and(|name| self.is_named_like_ours(&name.to_string_lossy())) => {
                 return Content::Ignored(error.to_string());
@@ -161,7 +161,7 @@ impl Scanner {
         name.starts_with(&format!("{}-{}", self.resource.vendor(), self.resource.class()))
     }
 
-    /// Removes a file that the original plugin or an earlier version of this one left.
+    /// Removes a file of the original plugin or of an earlier version of this one.
     fn is_removed(&mut self, path: &Path, content: &Content) -> bool {
         let Content::Ours(spec) = content else { return false };
         let author = match spec.author {
@@ -177,7 +177,7 @@ impl Scanner {
                 let file = path.display();
                 tracing::warn!(
                     resource = %self.resource,
-                    "removed the CDI file {file} of {author}: it named our devices, and then the runtime resolves none of them"
+                    "removed the CDI file {file} of {author}: it named devices of this pool, and the runtime resolves no device that two files name"
                 );
                 self.removed.insert(path.to_owned(), Instant::now());
                 true
@@ -201,7 +201,7 @@ fn directory_identity(path: &Path) -> Option<(u64, u64)> {
     Some((directory.dev(), directory.ino()))
 }
 
-/// The files of a directory that the library looks at.
+/// The files of a directory that the library reads.
 fn files(directory: &Path) -> Vec<(PathBuf, Identity)> {
     let paths = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<(PathBuf, Identity)> = paths
@@ -223,7 +223,7 @@ pub(crate) fn is_document(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "json" || extension == "yaml")
 }
 
-/// Bytes that are no UTF-8 are no document for the library either.
+/// The library does not read a file that is not UTF-8 either.
 fn read_text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let limit = u64::try_from(MAX_DOCUMENT).unwrap_or(u64::MAX) + 1;
@@ -258,7 +258,7 @@ fn conflicts(resource: &ResourceName, found: &[Found], our_priority: usize) -> C
     Conflicts { devices, ignored }
 }
 
-/// Why our file does not stand for a device that these files name; nothing if it does.
+/// Why a device that these files name does not resolve to the plugin's file; none if it does.
 fn reason(files: &BTreeMap<usize, Vec<&Path>>, our_priority: usize) -> Option<String> {
     let list = |paths: &[&Path]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
     let beside_ours = files.get(&our_priority);
@@ -278,7 +278,7 @@ fn reason(files: &BTreeMap<usize, Vec<&Path>>, our_priority: usize) -> Option<St
             list(paths)
         )),
         (None, None, Some((_, paths))) => Some(format!(
-            "{} names it too and is in a CDI directory that comes before ours, so the runtime does what that file says: remove that file",
+            "{} names it too and is in a CDI directory of higher priority, so the runtime uses that file: remove it",
             list(paths)
         )),
         (None, None, None) => None,
@@ -345,7 +345,7 @@ mod tests {
         );
         node.scanner.directories.reverse();
         node.write("etc/two.json", &["b"]);
-        assert!(node.lines()[0].contains("=a: etc/one.yaml names it too and is in a CDI directory that comes before"));
+        assert!(node.lines()[0].contains("=a: etc/one.yaml names it too and is in a CDI directory of higher priority"));
         assert!(node.lines()[1].contains("=b: etc/two.json names it too"));
     }
 

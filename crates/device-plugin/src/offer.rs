@@ -15,9 +15,9 @@ use proto::deviceplugin as wire;
 pub(crate) enum Change {
     /// Nothing.
     Nothing,
-    /// Health, place or NUMA node of a device.
+    /// Health, holder or NUMA node of a device.
     States,
-    /// Which devices there are.
+    /// The set of devices.
     Ids,
 }
 

@@ -1,4 +1,4 @@
-//! Connections of this namespace that make the machine a node, from `/proc/net`.
+//! Connections of this namespace to the API server and the kubelet, from `/proc/net`.
 
 use std::{
     collections::BTreeSet,
@@ -12,8 +12,8 @@ use netdevice::node_address::of_connection;
 /// Tables of TCP sockets of the calling thread's namespace; `/proc/net` is that of the process's first thread.
 const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
 
-/// The node's own addresses of these connections. A table that cannot be read tells none: what the administrator or
-/// the kubelet names is known without.
+/// The node's own addresses of these connections. A table that cannot be read yields none: what the administrator or
+/// the kubelet names is known without it.
 pub(crate) fn read_node_addresses(api_server: Option<SocketAddr>) -> BTreeSet<IpAddr> {
     let tables = TABLES.iter().filter_map(|path| File::open(path).ok());
     // a line at a time: a node may have tens of thousands of connections

@@ -1,4 +1,4 @@
-//! What can keep the inventory from knowing the links.
+//! What can fail when the inventory reads or follows the kernel.
 
 use std::io;
 
@@ -13,22 +13,22 @@ pub enum Error {
     /// A multicast group was refused.
     #[error("cannot subscribe to rtnetlink group {0}")]
     Subscribe(u32, #[source] io::Error),
-    /// A request did not leave.
-    #[error("cannot ask the kernel for its {0}")]
+    /// A request could not be sent.
+    #[error("cannot request the {0} from the kernel")]
     Request(Part, #[source] io::Error),
     /// The kernel answered a request with an error.
-    #[error("the kernel does not list its {0}")]
+    #[error("the kernel refused to list the {0}")]
     Refused(Part, #[source] io::Error),
-    /// An answer did not arrive.
-    #[error("cannot receive the kernel's {0}")]
+    /// An answer could not be received.
+    #[error("cannot receive the list of {0} from the kernel")]
     Answer(Part, #[source] io::Error),
-    /// Notifications did not arrive.
+    /// Notifications could not be received.
     #[error("cannot receive rtnetlink notifications")]
     Receive(#[source] io::Error),
-    /// The thread that follows the kernel, or what ends it, could not be made.
+    /// The thread that follows the kernel, or the descriptor that ends it, could not be created.
     #[error("cannot start the thread that follows rtnetlink")]
     Thread(#[source] io::Error),
-    /// The thread ended without a word: it panicked.
+    /// The thread panicked.
     #[error("the thread that follows rtnetlink ended unexpectedly")]
     Ended,
 }

@@ -1,5 +1,5 @@
-//! Following the kernel, on a thread of its own: lists and sysfs wait for RTNL, which a move of somebody else's link
-//! holds for 20 ms, and neither the kubelet nor a Pod shall wait for that.
+//! Following the kernel, on a thread of its own: lists and sysfs wait for RTNL, which any move of a link holds for 20 ms,
+//! and neither the kubelet nor a Pod should wait for that.
 
 use std::{
     collections::BTreeSet,
@@ -31,19 +31,19 @@ use crate::{
     state::State,
 };
 
-/// How long notifications gather before they are read: a storm wakes us three hundred times in a second at most.
+/// How long notifications are collected before they are read: a storm wakes the thread at most 300 times a second.
 const STEP: Duration = Duration::from_millis(3);
 
 /// A refresh takes at most one part in so many of the time: on a node of 10,000 links it takes 60 ms.
 const REFRESH_SHARE: u32 = 5_000;
-/// But it comes, at least every so many times [`Config::refresh`].
+/// But there is one at least every so many times [`Config::refresh`].
 const RAREST_REFRESH: u32 = 10;
 
-/// By how much snapshots come at longer intervals when it does not get quiet: what follows each of them is work too, for
-/// us and for the kubelet.
+/// By how much the interval of snapshots grows while notifications keep arriving: each snapshot causes work in the agent
+/// and in the kubelet.
 const LONGEST_BOUND: u32 = 8;
 
-/// When a list that kept changing while it was written is asked for again.
+/// When a list that kept changing while it was written is requested again.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// How the kernel is followed.
@@ -53,18 +53,18 @@ pub struct Config {
     pub sysfs: PathBuf,
     /// Bytes of kernel memory for queued notifications. Without `CAP_NET_ADMIN` `net.core.rmem_max` is the limit.
     pub receive_buffer: usize,
-    /// A snapshot is published when nothing came for so long,
+    /// A snapshot is published when nothing arrived for so long,
     pub quiet: Duration,
-    /// or so long after the first notification, whatever still comes; up to eight times as long while it never gets
-    /// quiet between two snapshots.
+    /// or so long after the first notification, whatever still arrives; up to eight times as long while notifications never
+    /// pause between two snapshots.
     pub bound: Duration,
-    /// How often at most links are listed again for what the kernel does not tell: alias and alternative names of a link that
-    /// is down, and what sysfs says.
+    /// How often at most links are listed again for what the kernel does not announce: alias and alternative names of a link
+    /// that is down, and what sysfs says.
     pub refresh: Duration,
     /// Addresses that the node is known by. More are learned from connections, at the start and at each refresh; what
-    /// was learned once stays known: a connection that is lost is one that comes again.
+    /// was learned once stays known: a lost connection is expected to return.
     pub node_addresses: BTreeSet<IpAddr>,
-    /// Where connections to the API server go to, as the environment of every container says.
+    /// The address of the API server, from the environment of every container.
     pub api_server: Option<SocketAddr>,
 }
 
@@ -113,7 +113,7 @@ impl Inventory {
     ///
     /// # Errors
     ///
-    /// When the kernel cannot be asked.
+    /// When the kernel does not answer.
     pub fn open(config: Config) -> Result<Self, Error> {
         let events = Events::open(config.receive_buffer)?;
         let mut inventory = Self {
@@ -137,8 +137,8 @@ impl Inventory {
         self.snapshots.subscribe()
     }
 
-    /// A number that grows when a namespace that has an id here ended, or may have: a sandbox is gone. The kernel
-    /// tells only of namespaces that somebody gave an id (`RTM_NEWNSID`).
+    /// A number that grows when a namespace that has an id here ended, or may have: a sandbox has ended. The kernel announces
+    /// only namespaces that were given an id (`RTM_NEWNSID`).
     pub fn subscribe_namespaces_ended(&self) -> watch::Receiver<u64> {
         self.namespaces_ended.subscribe()
     }
@@ -148,11 +148,11 @@ impl Inventory {
         self.stats.clone()
     }
 
-    /// Follows the kernel until it is told to stop.
+    /// Follows the kernel until `shutdown`.
     ///
     /// # Errors
     ///
-    /// When the kernel cannot be listened to any more.
+    /// When notifications cannot be received any more.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| Error::Thread(error.into()))?);
         let (ended, end) = oneshot::channel();
@@ -201,7 +201,7 @@ impl Inventory {
         self.state.set_node_addresses(self.config.node_addresses.clone());
     }
 
-    /// Applies notifications until it is quiet, or for as long as may be.
+    /// Applies notifications until none arrive, or for as long as is allowed.
     fn gather(&mut self, stop: &OwnedFd) -> Result<Gathered, Error> {
         let bound = Instant::now() + self.config.bound * self.patience;
         self.receive(bound)?;
@@ -225,7 +225,7 @@ impl Inventory {
         }
     }
 
-    /// Applies what is queued; says how many notifications that were. It ends at `bound` even if more keep coming.
+    /// Applies what is queued; returns how many notifications that were. Ends at `bound` even if more keep arriving.
     fn receive(&mut self, bound: Instant) -> Result<u64, Error> {
         let mut count = 0;
         loop {
@@ -253,7 +253,7 @@ impl Inventory {
         Ok(count)
     }
 
-    /// Lists what notifications left unknown, and publishes what is known then.
+    /// Lists what notifications did not say, and publishes what is known then.
     fn settle(&mut self) -> Result<(), Error> {
         list_stale(&mut self.requests, &mut self.state)?;
         let mut reader = Reader::new(&self.config.sysfs);
@@ -293,7 +293,7 @@ enum Woken {
     ByTime,
 }
 
-/// Waits until told to stop, until there are events, if any are asked for, or until it is time.
+/// Waits for the stop, for events, if any are requested, or until it is time.
 fn wait(stop: &OwnedFd, events: Option<&Events>, until: Instant) -> Result<Woken, Error> {
     let descriptor = events.map(Events::descriptor);
     let mut polled = vec![PollFd::new(stop, PollFlags::IN)];
@@ -308,12 +308,12 @@ fn wait(stop: &OwnedFd, events: Option<&Events>, until: Instant) -> Result<Woken
     }
 }
 
-/// Ends the thread when it goes.
+/// Ends the thread when it is dropped.
 struct StopOnDrop(Arc<OwnedFd>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        // fails only when the counter is full, and then it was told already
+        // fails only when the counter is full, and then it was signalled already
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 }

@@ -1,7 +1,7 @@
-//! What sysfs says of the device behind a link. Whatever cannot be read is not known; nothing here fails.
+//! What sysfs says about the device of a link. What cannot be read is unknown; nothing here fails.
 //!
-//! sysfs shows the network namespace of whoever mounted it, not that of the reader: a link is believed only if its
-//! index is the one that rtnetlink told.
+//! sysfs shows the network namespace of whoever mounted it, not that of the reader: a link counts only if its
+//! index is the one from rtnetlink.
 
 use std::{
     collections::HashMap,
@@ -16,8 +16,8 @@ use netdevice::{
     link::{Hardware, VirtualFunction},
 };
 
-/// Reads hardware for one snapshot. It remembers the virtual functions of each physical function, so that 128 of them
-/// are not listed 128 times.
+/// Reads hardware for one snapshot. It keeps the virtual functions of each physical function, so that 128 of them are not
+/// listed 128 times.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     sysfs: &'a Path,
@@ -28,12 +28,12 @@ pub(crate) struct Reader<'a> {
 struct PhysicalFunction {
     address: Box<str>,
     name: Option<InterfaceName>,
-    /// Index of each virtual function, by its folder.
+    /// Index of each virtual function, by its directory.
     indexes: HashMap<PathBuf, u32>,
 }
 
 impl<'a> Reader<'a> {
-    /// Reads below this folder, `/sys` on a node.
+    /// Reads below this directory, `/sys` on a node.
     pub(crate) fn new(sysfs: &'a Path) -> Self {
         Self { sysfs, physical_functions: HashMap::new() }
     }
@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
             pci_id: pci.and_then(id),
             numa_node: numa.and_then(|node| node.try_into().ok()),
             virtual_function: pci.and_then(|pci| self.virtual_function(pci)),
-            // -1 and EINVAL: there is no carrier, or the driver does not tell
+            // -1 and EINVAL: there is no carrier, or the driver does not say
             speed: read_number(&class.join("speed")).filter(|speed| *speed > 0).and_then(|speed| speed.try_into().ok()),
         })
     }
@@ -85,8 +85,8 @@ impl PhysicalFunction {
     }
 }
 
-/// The interface of a physical function. In switchdev mode its folder has the representors of its virtual functions
-/// too, which their port names tell (`pf0vf1`, `pf0sf2`; the uplink's is `p0`).
+/// The interface of a physical function. In switchdev mode its directory has the representors of its virtual functions
+/// too, which have port names such as `pf0vf1` and `pf0sf2`; the uplink's is `p0`.
 fn interface_of(pci: &Path) -> Option<InterfaceName> {
     let entries = fs::read_dir(pci.join("net")).ok()?.flatten();
     let is_representor = |folder: &Path| {

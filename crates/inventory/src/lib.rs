@@ -1,7 +1,7 @@
-//! The inventory: host links and what decides about them, followed through rtnetlink and sysfs.
+//! The inventory: the links of the host and what their selection and exclusion depend on, from rtnetlink and sysfs.
 //!
 //! [`read_once`] reads the kernel once. [`Inventory`] follows it: it publishes an immutable [`Snapshot`] through a
-//! `watch` channel whenever something that we use has changed, soon after it changed, and never more than once in
+//! `watch` channel whenever something in it has changed, soon after the change, and never more than once in
 //! [`Config::bound`]. Its cost grows with what changed.
 
 mod connections;
@@ -30,7 +30,7 @@ pub const SYSFS: &str = "/sys";
 ///
 /// # Errors
 ///
-/// When the kernel cannot be asked.
+/// When the kernel does not answer.
 pub fn read_once(sysfs: &Path, node_addresses: BTreeSet<IpAddr>) -> Result<Snapshot, Error> {
     let mut requests = socket::Requests::open()?;
     let mut state = state::State::new();

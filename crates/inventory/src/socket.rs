@@ -1,4 +1,4 @@
-//! The two sockets: one that only asks, one that only listens.
+//! The two sockets: one for requests, one for notifications.
 
 use std::{io, os::fd::AsFd};
 
@@ -16,14 +16,14 @@ use rustix::{
 
 use crate::{error::Error, state::Part};
 
-/// Multicast groups (`enum rtnetlink_groups`): links, traffic control, addresses (the end of an IPv4 one takes routes along without a
-/// word), routes, rules, ids of namespaces (whose end is a sandbox's end), and next hops.
+/// Multicast groups (`enum rtnetlink_groups`): links, traffic control, addresses (with an IPv4 address the kernel removes routes
+/// without a notification), routes, rules, ids of namespaces (whose end is a sandbox's end), and next hops.
 const GROUPS: [u32; 10] = [1, 4, 5, 7, 8, 9, 11, 19, 28, 32];
 
 /// The kernel puts at most 32 KiB into one answer, and no notification is larger (`NLMSG_GOODSIZE`, `netlink_recvmsg`).
 const BUFFER: usize = 64 << 10;
 
-/// What is asked again at once when something changed while the kernel answered.
+/// How often a list is requested again at once when something changed while the kernel answered.
 const ATTEMPTS: u32 = 5;
 
 fn open() -> Result<Socket, Error> {
@@ -32,7 +32,7 @@ fn open() -> Result<Socket, Error> {
     Ok(socket)
 }
 
-/// Receives what is there, from the kernel only: the bytes that were given, and the length that there was.
+/// Receives a message of the kernel: the bytes, and the length that the message had.
 fn receive(socket: &Socket, buffer: &mut [u8], receive_flags: RecvFlags) -> io::Result<usize> {
     loop {
         let flags = (receive_flags | RecvFlags::TRUNC).bits().cast_signed();
@@ -45,7 +45,7 @@ fn receive(socket: &Socket, buffer: &mut [u8], receive_flags: RecvFlags) -> io::
     }
 }
 
-/// A socket that asks for lists and waits for them.
+/// A socket that requests lists and waits for them.
 #[derive(Debug)]
 pub(crate) struct Requests {
     socket: Socket,
@@ -53,12 +53,12 @@ pub(crate) struct Requests {
     sequence: u32,
 }
 
-/// How a list came out.
+/// How consistent a list is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Listed {
     /// As it was at one moment.
     Whole,
-    /// Something changed while it was written: it may have holes.
+    /// Something changed while it was written: it may be incomplete.
     Interrupted,
 }
 
@@ -71,7 +71,7 @@ impl Requests {
         Ok(Self { socket, buffer: vec![0; BUFFER].into(), sequence: 0 })
     }
 
-    /// Lists one part, and again for a few times while it changes meanwhile; `begin` hears of each new beginning.
+    /// Lists one part, and again a few times while it changes meanwhile; `begin` is called at each new beginning.
     pub(crate) fn list<T>(
         &mut self,
         part: Part,
@@ -94,8 +94,8 @@ impl Requests {
             Part::Links => link::dump(&mut batch),
             Part::Addresses => address::dump(&mut batch, 0),
             Part::Routes(family) => {
-                // The kernel tells of a link that goes down, or of an address that goes, before it drops the routes,
-                // and lists routes without RTNL. One link is told under RTNL: after it, the routes are dropped.
+                // The kernel announces a link that goes down, or an address that is removed, before it drops the routes,
+                // and lists routes without RTNL. A link is listed under RTNL: after it, the routes are dropped.
                 link::get_by_index(&mut batch, 1);
                 route::dump(&mut batch, number(family), 0);
             }
@@ -128,7 +128,7 @@ impl Requests {
     }
 }
 
-/// Whether the kernel was built without what was asked for.
+/// Whether the kernel was built without what was requested.
 fn is_missing(errno: i32) -> bool {
     [Errno::OPNOTSUPP, Errno::AFNOSUPPORT].iter().any(|missing| missing.raw_os_error() == errno)
 }
@@ -147,7 +147,7 @@ pub(crate) struct Events {
     buffer: Box<[u8]>,
 }
 
-/// What one receive gave.
+/// The result of one receive.
 #[derive(Debug)]
 pub(crate) enum Received<'a> {
     /// Notifications.
@@ -160,11 +160,11 @@ pub(crate) enum Received<'a> {
 
 impl Events {
     /// Opens a socket in the namespace of the calling thread and subscribes. `size` is that of its queue in bytes of
-    /// kernel memory, as far as we may.
+    /// kernel memory, as far as this process may.
     pub(crate) fn open(size: usize) -> Result<Self, Error> {
         let socket = open()?;
         socket.set_non_blocking(true).map_err(Error::Open)?;
-        // without CAP_NET_ADMIN, net.core.rmem_max is the limit; an overrun is then likelier, and repaired
+        // without CAP_NET_ADMIN, net.core.rmem_max is the limit; an overrun is then likelier, and is repaired
         if sockopt::set_socket_recv_buffer_size_force(&socket, size).is_err() {
             sockopt::set_socket_recv_buffer_size(&socket, size).map_err(|error| Error::Open(error.into()))?;
         }
@@ -189,8 +189,8 @@ impl Events {
         }
     }
 
-    /// Throws away what is queued. After an overrun the kernel drops notifications without another word until the
-    /// queue was empty once (`netlink_overrun`, `netlink_rcv_wake`), and what is older than the list that follows must
+    /// Discards what is queued. After an overrun the kernel drops notifications without another error until the queue was
+    /// empty once (`netlink_overrun`, `netlink_rcv_wake`), and what is older than the list that follows must
     /// not be applied to it when what came between is lost.
     pub(crate) fn discard(&mut self) -> Result<(), Error> {
         while !matches!(self.receive()?, Received::Nothing) {}

@@ -1,9 +1,10 @@
 //! From rtnetlink messages to snapshots: values in, values out.
 //!
-//! The kernel is heard in two ways, in the words of kube-runtime's watcher: a part that is listed goes through *init*,
+//! The kernel reports in two ways, in the words of kube-runtime's watcher: a part that is listed goes through *init*,
 //! *init apply* for each object and *init done*; between lists each notification is *applied*. Some things cannot be
-//! known from notifications (IPv4 routes go without a word when their link or address goes): then the part is *stale*
-//! until it was listed again. [`State::settle`] makes a snapshot of what is known, if it differs from the one before.
+//! known from notifications (the kernel removes IPv4 routes without a notification when their link or address is removed):
+//! then the part is *stale* until it was listed again. [`State::settle`] makes a snapshot of what is known, if it differs
+//! from the one before.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -25,8 +26,8 @@ use rtnl::{
     rule,
 };
 
-/// How often redirects are listed after one may have gone: with the pause between lists that keep changing, for a second
-/// or two.
+/// How often redirects are listed after one may have been removed: with the pause between lists that keep changing, for a
+/// second or two.
 const REDIRECT_LISTS: u32 = 20;
 
 /// What the kernel lists as a whole.
@@ -75,12 +76,12 @@ impl fmt::Display for Part {
     }
 }
 
-/// What was heard of a link since the last snapshot.
+/// What notifications said about a link since the last snapshot.
 #[derive(Debug)]
 struct Heard {
-    /// As it is now; none if it is gone.
+    /// As it is now; none if it was removed.
     link: Option<Link>,
-    /// Whether it was gone in between: another device may have its index.
+    /// Whether it was removed in between: another device may have its index.
     was_gone: bool,
 }
 
@@ -101,13 +102,13 @@ pub(crate) struct State {
     node_links: BTreeSet<(u32, IpAddr)>,
     /// The links that filters send packets to.
     redirects: BTreeSet<u32>,
-    /// How often they are still to be listed, for the kernel takes an action away some time after its filter.
+    /// How often they are still to be listed: the kernel removes an action some time after its filter.
     redirects_due: u32,
     /// What the snapshot says of [`State::reached`].
     reached: BTreeSet<(Family, u32)>,
     stale: BTreeSet<Part>,
     listed: Listed,
-    /// Whether hardware is looked at again though nothing points to a change.
+    /// Whether hardware is read again although nothing indicates a change.
     looks_again: bool,
 }
 
@@ -131,13 +132,13 @@ impl State {
         state
     }
 
-    /// The parts that have to be listed before the next snapshot; addresses only if any are looked for.
+    /// The parts that have to be listed before the next snapshot; addresses only if any are searched for.
     pub(crate) fn stale(&self) -> Vec<Part> {
         let is_asked_for = |part: &&Part| **part != Part::Addresses || !self.node_addresses.is_empty();
         self.stale.iter().filter(is_asked_for).copied().collect()
     }
 
-    /// The addresses that the node is known by, as they are now. Those that are new are looked for on every link.
+    /// The addresses that the node is known by, as they are now. New ones are searched for on every link.
     pub(crate) fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         if addresses != self.node_addresses {
             self.node_links.retain(|(_, address)| addresses.contains(address));
@@ -146,14 +147,14 @@ impl State {
         }
     }
 
-    /// Notifications were lost: nothing is sure.
+    /// Notifications were lost: everything is to be listed again.
     pub(crate) fn lose_all(&mut self) {
         self.stale.extend(Part::ALL);
         self.looks_again = true;
     }
 
-    /// Links are to be listed and looked at again: the kernel says nothing of an alias or alternative name that
-    /// changes on a link that is down (`netdev_state_change`), and sysfs changes without a word.
+    /// Links and their hardware are to be read again: the kernel does not announce an alias or alternative name that changes
+    /// on a link that is down (`netdev_state_change`), nor changes in sysfs.
     pub(crate) fn refresh(&mut self) {
         self.stale.extend([Part::Links, Part::Redirects]);
         self.looks_again = true;
@@ -225,7 +226,7 @@ impl State {
         }
     }
 
-    /// The list may have holes: what it has is there, and the part stays stale.
+    /// The list may be incomplete: what it has exists, and the part stays stale.
     pub(crate) fn init_interrupted(&mut self) {
         let listed = mem::take(&mut self.listed);
         self.routes.extend(listed.routes);
@@ -241,13 +242,13 @@ impl State {
         let payload = message.payload;
         match message.kind {
             kind::NEWLINK | kind::DELLINK => self.apply_link(message),
-            // what a replaced route was, the kernel does not say
+            // the kernel does not say which route was replaced
             kind::NEWROUTE if message.flags & message_flags::REPLACE != 0 => self.lose_routes_like(payload),
             kind::NEWROUTE => {
                 self.routes.extend(route::default_routes(payload));
                 self.routes_by_object.extend(route::default_route_by_object(payload));
             }
-            // others may look the same to us: another gateway or type of service
+            // others may have the same fields here: another gateway or type of service
             kind::DELROUTE => self.lose_routes_like(payload),
             kind::NEWADDR => {
                 let found = self.node_link(payload);
@@ -285,7 +286,7 @@ impl State {
             self.stale.insert(Part::Links);
             return;
         };
-        // a port that leaves its bridge is a DELLINK too, and wireless events are a NEWLINK with nothing in it
+        // a port that leaves its bridge is a DELLINK too, and wireless events are an empty NEWLINK
         if message.family != 0 || message.is_partial() {
             return;
         }
@@ -300,7 +301,8 @@ impl State {
         }
     }
 
-    /// What a default route leads to changes with its next-hop objects, and it may go with them without a word.
+    /// The links of a default route change with its next-hop objects, and it may be removed with them without a
+    /// notification.
     fn apply_next_hop(&mut self, message: &Message<'_>) {
         let Ok(object) = nexthop::parse(message.payload) else {
             self.stale.insert(Part::NextHops);
@@ -347,14 +349,15 @@ impl State {
         heard.link = link;
     }
 
-    /// Default routes of that message's family have to be listed again, if it speaks of one.
+    /// Default routes of that message's family have to be listed again, if it is about one.
     fn lose_routes_like(&mut self, payload: &[u8]) {
         if let Some(family) = route::family_of_default(payload) {
             self.stale.insert(Part::Routes(family));
         }
     }
 
-    /// Filters go with what they are on, without a word of their own, and actions after their filter (`tcf_queue_work`).
+    /// Filters are removed with what they are on, without a notification, and actions after their filter
+    /// (`tcf_queue_work`).
     fn lose_redirects(&mut self) {
         if !self.redirects.is_empty() {
             self.redirects_due = REDIRECT_LISTS;
@@ -371,8 +374,8 @@ impl State {
         self.stale.extend(families);
     }
 
-    /// Makes a snapshot of what is known, if it is another one than before. `look` reads the hardware of a link; it
-    /// is asked for physical links that are new, renamed, or changed their carrier, and for virtual functions when
+    /// Makes a snapshot of what is known, if it differs from the one before. `look` reads the hardware of a link; it is
+    /// called for physical links that are new, renamed, or changed their carrier, and for virtual functions when
     /// their physical function may have another name.
     pub(crate) fn settle(&mut self, mut look: impl FnMut(&Link) -> Option<Hardware>) -> Option<Snapshot> {
         let looks_again = mem::take(&mut self.looks_again);
@@ -414,7 +417,7 @@ impl State {
         changed.then(|| self.snapshot.clone())
     }
 
-    /// Reads a link's hardware; what is as before stays shared with the snapshot before.
+    /// Reads a link's hardware; what has not changed stays shared with the snapshot before.
     fn look(&self, link: &Link, look: &mut impl FnMut(&Link) -> Option<Hardware>) -> Option<Arc<Hardware>> {
         if link.kind.is_some() || link.is_loopback() {
             return None;
@@ -483,7 +486,7 @@ impl State {
     }
 }
 
-/// Whether virtual functions may name this link as where they belong.
+/// Whether virtual functions may name this link as their physical function.
 fn is_physical_function(link: &Link) -> bool {
     link.hardware.as_ref().is_some_and(|hardware| hardware.virtual_function.is_none())
 }

@@ -16,14 +16,14 @@ use crate::{
     ttrpc::{Body, Code, Kind, Message, encode_request, status},
 };
 
-/// Why there is no answer to a call.
+/// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum CallError {
-    /// The other side says why.
+    /// The other side returned an error.
     Refused(Status),
     /// The connection ended first.
     Ended,
-    /// None came in time.
+    /// None arrived in time.
     TimedOut(Duration),
 }
 
@@ -33,7 +33,7 @@ impl From<Ended> for CallError {
     }
 }
 
-/// Calls what the other side serves.
+/// Calls methods that the other side serves.
 #[derive(Debug)]
 pub(crate) struct Caller {
     connection: Connection,
@@ -61,7 +61,7 @@ impl Caller {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls, and waits for the answer for as long as `patience`, which the other side is told.
+    /// Calls, and waits for the answer for as long as `patience`, which the other side learns from the request.
     pub(crate) async fn call(
         &self,
         (service, method): (&str, &str),
@@ -80,7 +80,7 @@ impl Caller {
 
     async fn send_and_wait(&self, request: &Request, stream: &mut Option<u32>) -> Result<Vec<u8>, CallError> {
         let (sender, answer) = oneshot::channel();
-        // the number is chosen when the message has its place in the queue: numbers on the wire only go up
+        // the number is chosen when the message has its place in the queue: numbers on the wire only increase
         let message = || {
             let chosen = self.calls().begin(sender);
             *stream = Some(chosen);
@@ -90,16 +90,16 @@ impl Caller {
         answer.await.map_err(|_| CallError::Ended)?.map_err(CallError::Refused)
     }
 
-    /// Takes a message that came on the connection. An answer that nobody waits for any more is dropped.
+    /// Takes a message that arrived on the connection. An answer that nobody waits for is dropped.
     pub(crate) fn take(&self, message: Message) {
         let waiting = self.calls().waiting.remove(&message.stream);
         match waiting.filter(|_| message.kind == Kind::Response) {
             Some(waiting) => drop(waiting.send(answer(message.body))),
-            None => tracing::debug!(stream = message.stream, "a message that answers nothing"),
+            None => tracing::debug!(stream = message.stream, "ignored a response without a request"),
         }
     }
 
-    /// The connection has ended: nobody waits any longer.
+    /// The connection has ended: no call waits any longer.
     pub(crate) fn end(&self) {
         let mut calls = self.calls();
         calls.has_ended = true;
@@ -128,6 +128,6 @@ fn answer(body: Body) -> Answer {
     match Response::decode(&data[..]) {
         Ok(Response { status: Some(status), .. }) if status.code != 0 => Err(status),
         Ok(Response { payload, .. }) => Ok(payload),
-        Err(error) => Err(status(Code::Internal, format!("the answer is no message: {error}"))),
+        Err(error) => Err(status(Code::Internal, format!("invalid response: {error}"))),
     }
 }

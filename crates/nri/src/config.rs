@@ -1,4 +1,4 @@
-//! How a plugin gets to its runtime, and as whom.
+//! How a plugin connects to its runtime, and under which name.
 
 use std::{ffi::OsString, os::unix::net::UnixStream, path::PathBuf};
 
@@ -8,10 +8,10 @@ use crate::{
     pre_launched,
 };
 
-/// Where runtimes listen if not told otherwise.
+/// Where runtimes listen by default.
 pub const DEFAULT_SOCKET: &str = "/var/run/nri/nri.sock";
 
-/// A plugin's identity and its way to the runtime.
+/// A plugin's identity and how it connects to the runtime.
 #[derive(Debug)]
 pub struct Config {
     pub(crate) name: PluginName,
@@ -19,10 +19,10 @@ pub struct Config {
     pub(crate) way: Way,
 }
 
-/// Who started whom.
+/// Which of the two started the other.
 #[derive(Debug)]
 pub(crate) enum Way {
-    /// The plugin connects, for ever again.
+    /// The plugin connects, and again after each end of a connection.
     External(PathBuf),
     /// The runtime started the plugin with a connected socket; both end together.
     PreLaunched(UnixStream),

@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A connection that lasts this long ends a series of failures.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// A plugin and its way to the runtime.
+/// A plugin and how it connects to the runtime.
 #[derive(Debug)]
 pub struct Connector<P> {
     config: Config,
@@ -36,16 +36,16 @@ impl<P: Plugin> Connector<P> {
         Self { config, plugin, state: watch::Sender::default() }
     }
 
-    /// How things stand, for readiness and metrics.
+    /// The state of the connection, for readiness and metrics.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
 
-    /// Connects, registers and serves until `shutdown`, again and again for a plugin that connects by itself. A plugin
-    /// that the runtime started ends when the runtime closes the connection.
+    /// Connects, registers and serves until `shutdown`. A plugin that connects by itself does so again after each end of a
+    /// connection; one that the runtime started ends when the runtime closes the connection.
     ///
-    /// What was asked before `shutdown` is answered. Returns when all handlers that were begun are done; one that
-    /// never ends keeps it from returning, and only there may the future be dropped.
+    /// Requests that arrived before `shutdown` are answered. Returns when all handlers that were started have ended; one
+    /// that never ends keeps it from returning, and only then may the future be dropped.
     ///
     /// # Errors
     ///
@@ -82,23 +82,23 @@ impl<P: Plugin> Connector<P> {
 impl<P: Plugin> Sessions<P> {
     async fn external(&self, path: &Path) -> Result<(), Error> {
         let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
-        let mut told = None;
+        let mut logged = None;
         while !self.shutdown.is_cancelled() {
             let began = Instant::now();
             let end = match UnixStream::connect(path).await {
                 Ok(socket) => self.run(socket, Opening::Synchronized).await,
-                Err(source) => End::Failed(Error::ConnectFailed { path: path.to_owned(), source }),
+                Err(cause) => End::Failed(Error::ConnectFailed { path: path.to_owned(), cause }),
             };
-            // one that never came so far, however long it took, is the same failure again
+            // a connection that never got this far, however long it took, is the same failure again
             if began.elapsed() >= STABLE && self.state.borrow().runtime().is_some() {
                 backoff.reset();
-                told = None;
+                logged = None;
             }
-            if let Some(reason) = self.tell_end(end) {
+            if let Some(reason) = self.publish_end(end) {
                 // once per change, not once per attempt
-                if told.as_ref() != Some(&reason) {
+                if logged.as_ref() != Some(&reason) {
                     tracing::warn!(socket = %path.display(), "{reason}");
-                    told = Some(reason);
+                    logged = Some(reason);
                 }
                 self.pause(backoff.next_pause()).await;
             }
@@ -114,7 +114,7 @@ impl<P: Plugin> Sessions<P> {
         };
         match end {
             End::Failed(error @ Error::Closed) => {
-                self.tell_end(End::Failed(error));
+                self.publish_end(End::Failed(error));
                 Ok(())
             }
             End::Failed(error) => Err(error),
@@ -122,11 +122,11 @@ impl<P: Plugin> Sessions<P> {
         }
     }
 
-    /// Tells the state, and what there is to log.
-    fn tell_end(&self, end: End) -> Option<String> {
+    /// Publishes the state, and returns what there is to log.
+    fn publish_end(&self, end: End) -> Option<String> {
         let reason = match end {
             End::Stopped => return None,
-            End::Failed(error) => error.chain(),
+            End::Failed(error) => error.to_string(),
         };
         self.state.send_replace(State::Disconnected(reason.as_str().into()));
         Some(reason)

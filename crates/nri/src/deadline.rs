@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-/// What a runtime waits that does not say (the default of containerd's `plugin_request_timeout`).
+/// How long a runtime waits that does not say so (the default of containerd's `plugin_request_timeout`).
 pub(crate) const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Kept for the way, for the roll-back of a handler that is late and for a busy machine.
+/// Reserved for the transport, for the roll-back of a handler that is late and for a busy machine.
 const RESERVE: Duration = Duration::from_millis(300);
-/// No handler has longer, whatever the runtime allows: it holds a lock on all Pods of the node meanwhile.
+/// No handler gets more, whatever the runtime allows: the runtime holds a lock on all Pods of the node meanwhile.
 const LONGEST: Duration = Duration::from_millis(1500);
-/// How long after its deadline a handler's own answer is still preferred to ours.
+/// How long after its deadline a handler's own answer is still preferred to DEADLINE_EXCEEDED.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How much of the runtime's patience a handler has: all but 300 ms, at least two fifths, at most 1.5 s.
+/// How much of the runtime's timeout a handler has: all but 300 ms, at least two fifths, at most 1.5 s.
 pub(crate) fn budget(request_timeout: Duration) -> Duration {
     request_timeout.saturating_sub(RESERVE).max(request_timeout * 2 / 5).min(LONGEST)
 }
 
-/// When the answer is given without the handler: 100 ms after its deadline, less when the runtime's patience is short.
+/// When the answer is given without the handler: 100 ms after its deadline, less when the runtime's timeout is short.
 pub(crate) fn limit(request_timeout: Duration) -> Duration {
     budget(request_timeout) + GRACE.min(request_timeout / 5)
 }

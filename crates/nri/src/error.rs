@@ -1,8 +1,8 @@
 //! What can fail between a plugin and its runtime.
 
-use std::{ffi::OsString, fmt::Write as _, io, path::PathBuf, time::Duration};
+use std::{ffi::OsString, io, path::PathBuf, time::Duration};
 
-/// An operation that failed, with its subject.
+/// An operation that failed, with its subject. Each text is complete: no source hides behind it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A runtime would not take this name.
@@ -11,60 +11,53 @@ pub enum Error {
     /// A runtime would not take this index.
     #[error("invalid index '{0}' of an NRI plugin: two digits are needed, such as 10")]
     InvalidIndex(String),
-    /// The environment names a socket that is none.
-    #[error("NRI_PLUGIN_SOCKET={} is not an open socket", .number.display())]
+    /// The environment names a descriptor that is not a socket.
+    #[error("NRI_PLUGIN_SOCKET={} is not an open socket: {cause}", .number.display())]
     AdoptFailed {
         /// What the environment says.
         number: OsString,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// No runtime listens.
-    #[error("cannot connect to the runtime at {}", .path.display())]
+    #[error("cannot connect to the runtime at {}: {cause}", .path.display())]
     ConnectFailed {
         /// Its socket.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
-    /// The runtime said no.
+    /// The runtime refused the plugin.
     #[error("the runtime refused the registration: {0}")]
     RegisterRefused(String),
-    /// The runtime said nothing.
+    /// The runtime did not answer in time.
     #[error("the runtime did not answer the registration within {0:?}")]
     RegisterTimedOut(Duration),
-    /// The runtime took the plugin, and then said nothing.
+    /// The runtime accepted the plugin and did not configure it in time.
     #[error("the runtime did not configure the plugin within {0:?}")]
     NotConfigured(Duration),
-    /// The runtime configured the plugin, and then said nothing.
+    /// The runtime configured the plugin and did not list its Pods in time.
     #[error("the runtime did not list its pods within {0:?}")]
     NotSynchronized(Duration),
     /// The runtime closed the connection, or ended.
     #[error("the runtime closed the connection")]
     Closed,
-    /// The socket broke.
-    #[error("cannot read from the runtime")]
-    ReadFailed(#[source] io::Error),
-    /// The socket broke.
-    #[error("cannot write to the runtime")]
-    WriteFailed(#[source] io::Error),
-    /// A frame that is longer than any that a runtime writes: the stream is not in step any more.
-    #[error("the runtime sent a frame of {0} bytes: the connection is out of step")]
+    /// Reading from the socket failed.
+    #[error("cannot read from the runtime: {0}")]
+    ReadFailed(io::Error),
+    /// Writing to the socket failed.
+    #[error("cannot write to the runtime: {0}")]
+    WriteFailed(io::Error),
+    /// A frame that is longer than any that a runtime writes: the bytes are not frames any more.
+    #[error("the runtime sent an invalid frame of {0} bytes")]
     FrameTooLong(u32),
     /// A part of the plugin panicked.
-    #[error("a task of the NRI plugin failed")]
-    TaskFailed(#[from] tokio::task::JoinError),
+    #[error("a task of the NRI plugin failed: {0}")]
+    TaskFailed(tokio::task::JoinError),
 }
 
-impl Error {
-    /// The error with all its causes, in one line.
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            write!(text, ": {error}").expect("a string takes any text");
-            cause = error.source();
-        }
-        text
+impl From<tokio::task::JoinError> for Error {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::TaskFailed(error)
     }
 }

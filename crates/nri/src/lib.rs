@@ -1,16 +1,16 @@
-//! A plugin of the Node Resource Interface (NRI), as far as it is protocol: what it does with Pods is a [`Plugin`]'s.
+//! The protocol of a plugin of the Node Resource Interface (NRI). What the plugin does with Pods is its user's [`Plugin`].
 //!
 //! ```text
 //! runtime ◄─ unix socket ─► trunk ─► mux ─┬─ connection 1 ─► ttrpc, server ─► service ─► Plugin
 //!                                         └─ connection 2 ─► ttrpc, client ─► RegisterPlugin
 //! ```
 //!
-//! What always holds: a request is answered before the runtime stops waiting, for a runtime that stops waiting goes on
-//! as if the plugin had agreed. Work that was begun is never dropped half way, whatever becomes of the connection.
-//! Reading never waits for a handler. All memory that the other side can make us use has a limit.
+//! What always holds: a request is answered before the runtime stops waiting, because a runtime that stops waiting
+//! continues as if the plugin had agreed. Work that was started is never dropped half way, whatever happens to the
+//! connection. Reading never waits for a handler. All memory that the other side can make this process use has a limit.
 //!
 //! There is no ttrpc crate underneath: ttrpc-rust drops a handler at its deadline and answers unknown methods with
-//! NOT_FOUND, which fails every Pod of the node; none writes frames that the runtime's reader survives.
+//! NOT_FOUND, which fails every Pod of the node; no crate writes frames that the runtime's reader can read.
 
 mod caller;
 mod config;

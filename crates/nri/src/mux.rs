@@ -1,15 +1,15 @@
 //! Frames of the multiplexer: two logical connections on one socket.
 //!
 //! A frame is an id and a length, both of four bytes, big-endian, and a payload. There is nothing else: no opening, no
-//! closing, no flow control. A logical connection is a stream of bytes; where frames begin and end in it means nothing
-//! to us, but much to the other side, see [`encode`].
+//! closing, no flow control. A logical connection is a stream of bytes; where frames begin and end in it does not
+//! matter here, but it does to the other side, see [`encode`].
 //! Source: containerd/nri, pkg/net/multiplex/mux.go, and measurements with its versions 0.8 and 0.12.
 
 use crate::error::Error;
 
 /// Bytes of a frame's header.
 const HEADER: usize = 8;
-/// Longest payload that we write.
+/// Longest payload that is written here.
 const LONGEST_WRITTEN: usize = 4096;
 /// Longest payload that the runtime writes: a whole message of ttrpc with its header.
 pub(crate) const LONGEST_READ: u32 = 10 + (4 << 20);
@@ -40,8 +40,8 @@ impl Connection {
 /// One message in frames of its own, none longer than 4096 bytes.
 ///
 /// The reader of the Go runtimes looks for a message's header with a buffer of 4096 bytes, and loses what of a frame
-/// does not fit: the connection ends, and a Pod that was being made goes on without us. So no frame is longer, and
-/// none has bytes of two messages.
+/// does not fit: the connection ends, and a Pod that was being created continues without the plugin. So no frame is longer,
+/// and none has bytes of two messages.
 pub(crate) fn encode(connection: Connection, message: &[u8]) -> Vec<u8> {
     let frames = message.len().div_ceil(LONGEST_WRITTEN);
     let mut bytes = Vec::with_capacity(message.len() + frames * HEADER);
@@ -68,11 +68,11 @@ fn push(connection: Connection, payload: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend(payload);
 }
 
-/// Takes the socket's bytes apart. Keeps nothing of payloads: they are handed on as they come.
+/// Splits the socket's bytes into payloads, which are passed on as they arrive and not kept.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     header: [u8; HEADER],
-    /// How much of the header has come.
+    /// How much of the header has arrived.
     filled: usize,
     /// How much of the payload is still to come.
     left: usize,
@@ -80,7 +80,7 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Hands on what `bytes` has for each connection. Frames of other connections are skipped, as in the runtime.
+    /// Passes on what `bytes` has for each connection. Frames of other connections are skipped, as in the runtime.
     ///
     /// # Errors
     ///

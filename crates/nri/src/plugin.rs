@@ -1,4 +1,4 @@
-//! What a plugin of NRI does: the trait that its user implements, and what it is told of the runtime.
+//! What a plugin of NRI does: the trait that its user implements, and what the runtime says of itself.
 
 use std::{
     fmt::{self, Display},
@@ -11,23 +11,23 @@ use crate::pod::{Container, PodSandbox};
 /// The behaviour of a plugin.
 ///
 /// Each future runs in a task of its own and is never dropped half way: not at its deadline, not when the runtime
-/// disconnects, not at shutdown. So requests for one sandbox can overlap: a runtime that gave up waiting for
+/// disconnects, not at shutdown. So requests for one sandbox can overlap: a runtime that stopped waiting for
 /// [`run_pod_sandbox`](Self::run_pod_sandbox) sends [`stop_pod_sandbox`](Self::stop_pod_sandbox) while it still works.
 ///
-/// A handler must return by its `deadline`; work that takes longer goes on elsewhere. A little later the runtime is told
+/// A handler must return by its `deadline`; work that takes longer continues elsewhere. A little later the runtime gets
 /// DEADLINE_EXCEEDED in any case, and what the handler returns then is only logged.
 pub trait Plugin: Send + Sync + 'static {
-    /// A runtime has connected and introduced itself; nothing of it comes earlier. Must not block.
+    /// A runtime has connected and sent its name; no other call of that connection comes earlier. Must not block.
     fn configure(&self, runtime: Runtime);
 
     /// All sandboxes and containers that exist, once for each connection. The runtime has its answer already and may
-    /// send requests meanwhile. Never runs twice at once: of those that come meanwhile only the newest is kept.
+    /// send requests meanwhile. Never runs twice at once: of lists that arrive meanwhile only the newest is kept.
     fn synchronize(&self, pods: Vec<PodSandbox>, containers: Vec<Container>) -> impl Future<Output = ()> + Send;
 
     /// A sandbox has its network. An error fails the Pod: the runtime then stops and removes the sandbox.
     fn run_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> impl Future<Output = Result<(), Refusal>> + Send;
 
-    /// A container is about to be made. An error fails this container.
+    /// A container is about to be created. An error fails this container.
     fn create_container(
         &self,
         pod: PodSandbox,
@@ -35,11 +35,11 @@ pub trait Plugin: Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
 
-    /// The containers of a sandbox have ended. May come twice, or without a `run_pod_sandbox`, or not at all; the
-    /// network namespace may be missing from the Pod or be gone. An error is only logged by the runtime.
+    /// The containers of a sandbox have ended. May be called twice, or without a `run_pod_sandbox`, or not at all; the
+    /// network namespace may be missing from the Pod or have ended. The runtime only logs an error.
     fn stop_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> impl Future<Output = Result<(), Refusal>> + Send;
 
-    /// A sandbox is gone. Otherwise as [`stop_pod_sandbox`](Self::stop_pod_sandbox).
+    /// A sandbox was removed. Otherwise as [`stop_pod_sandbox`](Self::stop_pod_sandbox).
     fn remove_pod_sandbox(
         &self,
         pod: PodSandbox,
@@ -67,7 +67,7 @@ pub struct Runtime {
 
 impl Runtime {
     /// How much of [`request_timeout`](Self::request_timeout) a handler has: the `deadline` that it is given is this
-    /// much after the request came, or less where the request itself says that there is less.
+    /// much after the request arrived, or less where the request itself says that there is less.
     pub fn budget(&self) -> Duration {
         crate::deadline::budget(self.request_timeout)
     }
@@ -87,7 +87,7 @@ impl Refusal {
     /// Takes any text; control characters and line ends become spaces, and what is too long is cut.
     pub fn new(reason: impl Display) -> Self {
         let mut line = Line(String::new());
-        // an error of the text's own Display leaves what came before it; one of ours says that it is full
+        // an error of the text's own Display keeps what came before it; one of `Line` says that it is full
         let _ = fmt::write(&mut line, format_args!("{reason}"));
         Self(line.0)
     }

@@ -1,4 +1,4 @@
-//! Pods and containers as a plugin sees them, made from what comes on the wire.
+//! Pods and containers as a plugin gets them, made from the messages of the protocol.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use proto::nri;
 /// A Pod's sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodSandbox {
-    /// The runtime's id of the sandbox: another one for each attempt and each restart of the Pod.
+    /// The runtime's id of the sandbox: a new one for each attempt and each restart of the Pod.
     pub id: String,
     /// The Pod's name.
     pub name: String,
@@ -15,7 +15,7 @@ pub struct PodSandbox {
     pub namespace: String,
     /// The Pod's UID.
     pub uid: String,
-    /// Annotations of the Pod and of its OCI spec, as they were when the sandbox was made.
+    /// Annotations of the Pod and of its OCI spec, as they were when the sandbox was created.
     pub annotations: BTreeMap<String, String>,
     /// Path of the network namespace. `None` for a Pod in the host's, and also for one whose namespace the runtime
     /// forgot (containerd before 2.1, when it stops). A path can be that of the host's namespace, too.

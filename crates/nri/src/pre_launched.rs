@@ -1,4 +1,4 @@
-//! The socket that a runtime leaves open for a plugin that it starts.
+//! The socket that a runtime passes to a plugin that it starts.
 
 use std::{
     ffi::OsStr,
@@ -19,11 +19,11 @@ use crate::error::Error;
 /// The environment names the descriptor for the whole process: it can be taken over once.
 static ADOPTED: AtomicBool = AtomicBool::new(false);
 
-/// Takes over the socket with the number that the environment gives, and keeps it from programs that we may start.
+/// Takes over the socket with the number that the environment gives. Programs that this process starts do not inherit it.
 pub(crate) fn adopt(number: &OsStr) -> Result<UnixStream, Error> {
-    let failed = |source: Errno| Error::AdoptFailed { number: number.to_owned(), source: source.into() };
+    let failed = |error: Errno| Error::AdoptFailed { number: number.to_owned(), cause: error.into() };
     let parsed: Option<RawFd> = number.to_str().and_then(|number| number.parse().ok());
-    // 0 to 2 are /dev/null, and never this
+    // 0 to 2 are /dev/null, never the socket
     let raw = parsed.filter(|raw| *raw > 2).ok_or(Errno::BADF).map_err(failed)?;
     if ADOPTED.swap(true, Ordering::Relaxed) {
         return Err(failed(Errno::BUSY));
@@ -37,10 +37,10 @@ pub(crate) fn adopt(number: &OsStr) -> Result<UnixStream, Error> {
     Ok(UnixStream::from(socket))
 }
 
-#[allow(unsafe_code)] // no crate makes an owner of a number
+#[allow(unsafe_code)] // no crate makes an owned descriptor of a number
 fn take(raw: RawFd) -> Result<OwnedFd, Errno> {
-    // SAFETY: the number is only looked at, within this call
+    // SAFETY: the number is only used within this call
     fcntl_getfd(unsafe { BorrowedFd::borrow_raw(raw) })?;
-    // SAFETY: it is open, the runtime opened it for us alone, and `ADOPTED` lets nobody take it twice
+    // SAFETY: it is open, the runtime opened it for this process alone, and `ADOPTED` prevents taking it twice
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }

@@ -11,12 +11,12 @@ use crate::{plugin::Runtime, state::State};
 pub(crate) enum Opening {
     /// Registration, configuration, synchronisation.
     Synchronized,
-    /// Registration and configuration: a runtime with NRI before 0.7 (containerd 1.7.24) tells nothing of its Pods to
+    /// Registration and configuration: a runtime with NRI before 0.7 (containerd 1.7.24) does not list its Pods to
     /// the plugins that it starts itself.
     Configured,
 }
 
-/// Steps of one connection, and where they are told.
+/// Steps of one connection, and where they are published.
 #[derive(Debug)]
 pub(crate) struct Progress {
     opening: Opening,
@@ -31,7 +31,7 @@ struct Steps {
     runtime: Option<Arc<Runtime>>,
 }
 
-/// What a runtime does after it has taken a plugin.
+/// What a runtime does after it has accepted a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Configure,
@@ -57,7 +57,7 @@ impl Progress {
         self.change(|steps| steps.is_synchronized = true);
     }
 
-    /// Whether the plugin was told of the runtime.
+    /// Whether the plugin was configured.
     pub(crate) fn is_configured(&self) -> bool {
         self.steps.borrow().runtime.is_some()
     }

@@ -1,6 +1,6 @@
-//! What a runtime asks of a plugin, from the two forms that it has for it.
+//! Requests of a runtime to a plugin, from the two forms that they have.
 //!
-//! Runtimes with NRI up to 0.11 tell of Pods with StateChange, later ones with a method for each event. Both become the
+//! Runtimes with NRI up to 0.11 report Pods with StateChange, later ones with a method for each event. Both become the
 //! same [`Event`].
 
 use prost::Message;
@@ -11,7 +11,7 @@ use crate::{
     ttrpc::{Code, status},
 };
 
-/// Methods of the Plugin service whose answer does not depend on us: empty means "agreed, and nothing to change".
+/// Methods of the Plugin service with an empty answer, which means "agreed, and nothing to change".
 const AGREED: [&str; 11] = [
     "PostCreateContainer",
     "PostStartContainer",
@@ -32,7 +32,7 @@ pub(crate) enum Request {
     Configure(nri::ConfigureRequest),
     Synchronize(nri::SynchronizeRequest),
     Event(Event),
-    /// Nothing that concerns us.
+    /// Nothing that concerns the plugin.
     Agreed,
 }
 
@@ -61,7 +61,7 @@ impl Event {
 ///
 /// # Errors
 ///
-/// UNIMPLEMENTED for a method that we do not know: a runtime may have another way then, as it has for no other code.
+/// UNIMPLEMENTED for an unknown method: only after that code a runtime may try another one.
 pub(crate) fn parse(method: &str, payload: &[u8]) -> Result<Request, Status> {
     use Event::{CreateContainer, RemovePodSandbox, RunPodSandbox, StopPodSandbox};
     Ok(match method {
@@ -99,18 +99,20 @@ fn state_change(change: nri::StateChangeEvent) -> Result<Request, Status> {
             let (pod, container) = (present(method, change.pod)?, present(method, change.container)?);
             return Ok(Request::Event(Event::CreateContainer(pod.into(), container.into())));
         }
-        // also all that were invented since
+        // also all that were added since
         nri::Event::Unknown => return Ok(Request::Agreed),
     };
     Ok(Request::Event(make(present(method, change.pod)?.into())))
 }
 
 fn decode<M: Message + Default>(method: &str, payload: &[u8]) -> Result<M, Status> {
-    M::decode(payload).map_err(|error| status(Code::InvalidArgument, format!("request of {method}: {error}")))
+    M::decode(payload).map_err(|error| status(Code::InvalidArgument, format!("invalid request of {method}: {error}")))
 }
 
 fn present<T>(method: &str, subject: Option<T>) -> Result<T, Status> {
-    subject.ok_or_else(|| status(Code::InvalidArgument, format!("request of {method}: it does not say for whom")))
+    subject.ok_or_else(|| {
+        status(Code::InvalidArgument, format!("invalid request of {method}: it names no pod or container"))
+    })
 }
 
 #[cfg(test)]

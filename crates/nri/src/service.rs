@@ -1,4 +1,4 @@
-//! The Plugin service: takes requests, has a handler work on each, and answers in time.
+//! The Plugin service: takes requests, runs a handler for each, and answers in time.
 
 use std::{
     sync::Arc,
@@ -84,17 +84,17 @@ impl<P: Plugin> Service<P> {
         }
     }
 
-    /// Tells when nothing is left to answer, once it is closed.
+    /// Waits until nothing is left to answer, once it is closed.
     pub(crate) fn answers(&self) -> TaskTracker {
         self.answers.clone()
     }
 
-    /// Takes a message that came on the connection. Never waits.
+    /// Takes a message that arrived on the connection. Never waits.
     pub(crate) fn take(&mut self, message: Message) {
         let arrival = tokio::time::Instant::now().into_std();
         let Message { stream, kind, body } = message;
         if kind != Kind::Request {
-            return tracing::debug!(?kind, "a message that is no request");
+            return tracing::debug!(?kind, "ignored a message that is not a request");
         }
         let kibibytes = match &body {
             Body::Whole(data) => data.len() / 1024 + 1,
@@ -110,11 +110,11 @@ impl<P: Plugin> Service<P> {
         }
     }
 
-    /// Says no without keeping anything: not even this, when the runtime reads no answers.
+    /// Refuses without keeping anything: not even this answer, when the runtime reads none.
     fn turn_away(&self, stream: u32) {
-        let answer = Err(status(Code::ResourceExhausted, "too many requests are worked on: try again"));
+        let answer = Err(status(Code::ResourceExhausted, "too many requests at once: try again"));
         let is_told = self.outbox.try_send(Connection::Plugin, &encode_response(stream, answer));
-        tracing::warn!(is_told, "too many requests are worked on");
+        tracing::warn!(is_told, "refused a request: too many requests at once");
     }
 
     fn serve(&mut self, call: Call, request: &ttrpc::Request) {
@@ -133,7 +133,7 @@ impl<P: Plugin> Service<P> {
         }
     }
 
-    /// How long the runtime waits for the answer of a request: what it said of all, or less if it says so of this one.
+    /// How long the runtime waits for the answer of a request: as long as for any request, or less if this one says so.
     fn patience(&self, timeout_nano: i64) -> Duration {
         let own = u64::try_from(timeout_nano).ok().filter(|nanos| *nanos != 0).map(Duration::from_nanos);
         own.map_or(self.request_timeout, |own| own.min(self.request_timeout))
@@ -155,7 +155,7 @@ impl<P: Plugin> Service<P> {
         nri::ConfigureResponse { events: EVENTS, failure_policy: Some(FAILURE_POLICY) }
     }
 
-    /// Collects; the answer to a part is that more is wanted, or the runtime would end the connection.
+    /// Collects; the answer to a part requests more, otherwise the runtime would end the connection.
     fn synchronize(
         &mut self,
         part: nri::SynchronizeRequest,
@@ -173,13 +173,13 @@ impl<P: Plugin> Service<P> {
         self.answers.spawn(send(self.outbox.clone(), call, answer));
     }
 
-    /// Starts the handler and somebody who waits for it.
+    /// Starts the handler and a task that waits for it.
     fn handle(&self, call: Call, event: Event, patience: Duration) {
         let (name, plugin, handlers) = (event.name(), self.plugin.clone(), self.handlers.clone());
         let (deadline, limit) = (call.arrival + deadline::budget(patience), call.arrival + deadline::limit(patience));
         let permit = call.permit.clone();
         let mut handler = handlers.spawn(async move {
-            // until it is done, not only until it is answered for
+            // until the handler is done, not only until its request is answered
             let _permit = permit;
             handle(&*plugin, event, deadline).await
         });
@@ -188,9 +188,12 @@ impl<P: Plugin> Service<P> {
             let answer = match timeout_at(limit.into(), &mut handler).await {
                 Ok(done) => answer_of(name, done),
                 Err(_) => {
-                    tracing::warn!(request = name, "the handler is late: the runtime gets an error");
+                    tracing::warn!(
+                        request = name,
+                        "timed out: the handler did not return by its deadline, the runtime gets an error"
+                    );
                     handlers.spawn(tell_late(name, handler));
-                    Err(status(Code::DeadlineExceeded, format!("{name} was not done in time: try again")))
+                    Err(status(Code::DeadlineExceeded, format!("{name} timed out: try again")))
                 }
             };
             send(outbox, call, answer).await;
@@ -206,7 +209,7 @@ fn read(body: Body) -> Result<ttrpc::Request, ttrpc::Status> {
         }
     };
     let request = ttrpc::Request::decode(&data[..]);
-    let request = request.map_err(|error| status(Code::InvalidArgument, format!("no request: {error}")))?;
+    let request = request.map_err(|error| status(Code::InvalidArgument, format!("invalid request: {error}")))?;
     if request.service != nri::PLUGIN_SERVICE {
         return Err(status(Code::Unimplemented, format!("unknown service {:.64}", request.service)));
     }
@@ -229,16 +232,16 @@ fn answer_of(name: &str, done: Done) -> Answer {
         Ok(Ok(())) => Ok(Vec::new()),
         Ok(Err(refusal)) => Err(status(Code::Unknown, refusal.as_str())),
         Err(broken) => {
-            tracing::error!(request = name, "the handler broke: {broken}");
-            Err(status(Code::Internal, format!("{name}: the handler broke: see the log of the plugin")))
+            tracing::error!(request = name, "the handler failed: {broken}");
+            Err(status(Code::Internal, format!("{name}: the handler failed: see the log of the plugin")))
         }
     }
 }
 
-/// Nobody waits for what it says any more.
+/// The runtime no longer waits for its result.
 async fn tell_late(name: &'static str, handler: JoinHandle<Result<(), Refusal>>) {
     let outcome = answer_of(name, handler.await).map_err(|status| status.message);
-    tracing::warn!(request = name, error = outcome.err(), "the late handler is done");
+    tracing::warn!(request = name, error = outcome.err(), "the handler returned after its deadline");
 }
 
 async fn send(outbox: Outbox, call: Call, answer: Answer) {

@@ -30,9 +30,9 @@ const NRI_VERSION: &str = "v0.12.5";
 
 /// How long a runtime may take to answer the registration. It takes one plugin after another, and waits 5 s for each.
 const REGISTER: Duration = Duration::from_secs(10);
-/// How long it may then take to introduce itself. It does so at once.
+/// How long it may then take to configure the plugin. It does so at once.
 const CONFIGURE: Duration = Duration::from_secs(10);
-/// How long it may then take to tell of its Pods. containerd waits until no Pod is being started.
+/// How long it may then take to list its Pods. containerd waits until no Pod is being started.
 const SYNCHRONIZE: Duration = Duration::from_secs(60);
 
 /// What all connections of a plugin have in common.
@@ -50,7 +50,7 @@ pub(crate) struct Sessions<P> {
 /// Why a connection ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// We were asked to.
+    /// The plugin was asked to stop.
     Stopped,
     Failed(Error),
 }
@@ -108,15 +108,15 @@ impl<P: Plugin> Sessions<P> {
         }
     }
 
-    /// Once the plugin is stopped: until what was asked is answered, and no longer than a runtime would wait.
+    /// Once the plugin is stopped: until all requests are answered, and no longer than a runtime would wait.
     async fn finish(&self, answers: &TaskTracker) {
         self.shutdown.cancelled().await;
         answers.close();
-        // late is late: the answers that are still missing would not be heard
+        // the runtime no longer waits for the answers that are still missing
         let _ = timeout(deadline::DEFAULT_REQUEST_TIMEOUT, answers.wait()).await;
     }
 
-    /// Waits, or less long when the plugin is stopped.
+    /// Waits, or ends early when the plugin is stopped.
     pub(crate) async fn pause(&self, pause: Duration) {
         tokio::select! {
             () = sleep(pause) => {}

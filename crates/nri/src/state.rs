@@ -1,4 +1,4 @@
-//! How things stand with the runtime, for readiness and metrics.
+//! The state of the connection to the runtime, for readiness and metrics.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use crate::plugin::Runtime;
 /// Whether there is a runtime that sends events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum State {
-    /// No connection, and none before it has failed.
+    /// Not connected, and no attempt has failed yet.
     #[default]
     Starting,
-    /// Connected; the runtime has not taken us, configured us and synchronised yet.
+    /// Connected; the runtime has not yet accepted, configured and synchronised the plugin.
     Registering,
-    /// Registered, configured and, where the runtime does that, synchronised: events come.
+    /// Registered, configured and, where the runtime does that, synchronised: events arrive.
     Active(Arc<Runtime>),
-    /// The last connection, or the attempt to make one, ended for this reason.
+    /// The last connection, or the attempt to connect, ended for this reason.
     Disconnected(Arc<str>),
 }
 

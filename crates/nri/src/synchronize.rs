@@ -1,4 +1,4 @@
-//! All that exists, as a runtime tells it: collected from its parts, and handed to the plugin beside the requests.
+//! All Pods and containers, as a runtime lists them: collected from parts, and passed to the plugin beside the requests.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -22,7 +22,7 @@ pub(crate) struct Everything {
     pub(crate) containers: Vec<Container>,
 }
 
-/// The parts that came so far.
+/// The parts that have arrived so far.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
     so_far: Everything,
@@ -39,7 +39,10 @@ impl Parts {
         self.bytes += bytes;
         if self.bytes > LONGEST {
             *self = Self::default();
-            return Err(status(Code::ResourceExhausted, format!("all Pods together have more than {LONGEST} bytes")));
+            return Err(status(
+                Code::ResourceExhausted,
+                format!("the list of all pods is longer than {LONGEST} bytes"),
+            ));
         }
         self.so_far.pods.extend(part.pods.into_iter().map(PodSandbox::from));
         self.so_far.containers.extend(part.containers.into_iter().map(Container::from));
@@ -47,7 +50,7 @@ impl Parts {
     }
 }
 
-/// Where the whole waits for the plugin.
+/// Where the complete list waits for the plugin.
 #[derive(Debug, Default)]
 pub(crate) struct Synchronizer {
     newest: Mutex<Option<Everything>>,
@@ -55,7 +58,7 @@ pub(crate) struct Synchronizer {
 }
 
 impl Synchronizer {
-    /// Replaces what waits: an older view of the same Pods.
+    /// Replaces the list that waits: an older one of the same Pods.
     pub(crate) fn hand_over(&self, everything: Everything) {
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(everything);
         self.has_come.notify_one();
@@ -65,7 +68,7 @@ impl Synchronizer {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Hands over one after another until it is stopped.
+    /// Passes on one list after another until it is stopped.
     pub(crate) async fn run<P: Plugin>(&self, plugin: &P, stop: CancellationToken) {
         while stop.run_until_cancelled(self.has_come.notified()).await.is_some() {
             if let Some(Everything { pods, containers }) = self.take() {

@@ -16,11 +16,11 @@ use crate::{
 
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
-/// Messages that wait for the writer; who has more to say waits himself.
+/// Messages that may wait for the writer; a sender waits when there are more.
 const QUEUE: usize = 64;
 
-/// Hands on every message that comes, until the socket ends. `take` must not wait for anything: what it does not take
-/// at once holds up both connections.
+/// Passes on every message that arrives, until the socket ends. `take` must not wait for anything: it would delay both
+/// connections.
 pub(crate) async fn read(mut socket: OwnedReadHalf, mut take: impl FnMut(Connection, Message)) -> Error {
     let mut frames = mux::Decoder::default();
     let (mut plugin, mut runtime) = (ttrpc::Decoder::default(), ttrpc::Decoder::default());
@@ -45,7 +45,7 @@ pub(crate) async fn read(mut socket: OwnedReadHalf, mut take: impl FnMut(Connect
     }
 }
 
-/// A message in frames, and whom to tell that the socket has it.
+/// A message in frames, and where to report that the socket has it.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     frames: Vec<u8>,
@@ -60,16 +60,16 @@ pub(crate) async fn write(mut socket: OwnedWriteHalf, mut queue: mpsc::Receiver<
             Err(source) if source.kind() == ErrorKind::BrokenPipe => return Error::Closed,
             Err(source) => return Error::WriteFailed(source),
         }
-        // nobody may wait for it
+        // perhaps nobody waits for it
         let _ = outgoing.written.send(());
     }
     Error::Closed
 }
 
-/// How a message is put in frames.
+/// How a message is split into frames.
 type Encode = fn(Connection, &[u8]) -> Vec<u8>;
 
-/// The way to the writer.
+/// The queue of the writer.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
     queue: mpsc::Sender<Outgoing>,
@@ -87,7 +87,7 @@ impl Outbox {
     }
 
     /// Sends what `message` makes when there is room for it; returns when the socket has it. A caller that stops
-    /// waiting does not keep half of a message from being written.
+    /// waiting does not leave half of a message unwritten.
     pub(crate) async fn send(&self, connection: Connection, message: impl FnOnce() -> Vec<u8>) -> Result<(), Ended> {
         let room = self.queue.reserve().await.map_err(|_| Ended)?;
         let (written, is_written) = oneshot::channel();
@@ -95,7 +95,7 @@ impl Outbox {
         is_written.await.map_err(|_| Ended)
     }
 
-    /// Sends if there is room at once; tells whether there was.
+    /// Sends if there is room at once; returns whether there was.
     pub(crate) fn try_send(&self, connection: Connection, message: &[u8]) -> bool {
         let outgoing = Outgoing { frames: (self.encode)(connection, message), written: oneshot::channel().0 };
         self.queue.try_send(outgoing).is_ok()

@@ -12,7 +12,7 @@ const HEADER: usize = 10;
 /// Longest data.
 pub(crate) const LONGEST: usize = 4 << 20;
 
-/// Codes of a status that we use, as in gRPC.
+/// Codes of a status that are used here, as in gRPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
     Unknown = 2,
@@ -55,7 +55,7 @@ impl Kind {
     }
 }
 
-/// A message as it came.
+/// A message as it arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) stream: u32,
@@ -68,7 +68,7 @@ pub(crate) struct Message {
 pub(crate) enum Body {
     /// All of it.
     Whole(Vec<u8>),
-    /// It had as many bytes, more than the protocol allows; they were skipped.
+    /// It had this many bytes, more than the protocol allows; they were skipped.
     TooLong(usize),
 }
 
@@ -95,7 +95,7 @@ fn encode(stream: u32, kind: Kind, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Takes the bytes of one logical connection apart. Keeps at most one message.
+/// Splits the bytes of one logical connection into messages. Keeps at most one.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     /// The header, and after it the data if it is not too long.
@@ -105,7 +105,7 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Hands on each message that is complete with these bytes.
+    /// Passes on each message that is complete with these bytes.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], mut take: impl FnMut(Message)) {
         while !bytes.is_empty() {
             if self.skipping > 0 {

@@ -170,8 +170,10 @@ struct Event {
 /// Waits for events and takes all that are there.
 async fn events(inotify: Option<&AsyncFd<OwnedFd>>) -> Vec<Event> {
     let Some(inotify) = inotify else { return std::future::pending().await };
-    let Ok(mut ready) = inotify.readable().await else { return std::future::pending().await };
+    let Ok(_) = inotify.readable().await else { return std::future::pending().await };
     sleep(TOGETHER).await;
+    // asked again: an event that came meanwhile is read below and must not wake the task once more
+    let Ok(mut ready) = inotify.readable().await else { return std::future::pending().await };
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut reader = inotify::Reader::new(inotify, &mut buffer);
     let mut events: Vec<Event> = Vec::new();

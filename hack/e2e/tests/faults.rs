@@ -113,7 +113,7 @@ fn a_signal_ends_an_agent_that_waits_for_everything() {
         "-hook-path",
         "/proc/hook",
     ]);
-    agent.wait_for_output("the configuration is not there yet");
+    agent.wait_for_output("the configuration file does not exist yet");
     agent.wait_for_output("cannot install the hook");
     agent.signal(Signal::TERM);
     assert!(agent.wait().success(), "{}", agent.output());
@@ -128,7 +128,7 @@ fn a_kubelet_that_is_not_there_yet_is_waited_for() {
     node.sh(&format!("rm -rf {SOCKETS}"));
     let agent = node.agent(&["-interfaces", "^late0$"]);
     agent.wait_for_output("waiting for the kubelet at /var/lib/kubelet/device-plugins/kubelet.sock");
-    wait_for("the admin endpoint is up", || agent.get("/healthz").status, |status| *status == 200);
+    wait_for("the admin endpoint is listening", || agent.get("/healthz").status, |status| *status == 200);
     let ready = agent.get("/readyz");
     assert_eq!(ready.status, 503);
     assert!(ready.body.contains("networking.k8s.io/netdevice is not registered with the kubelet"), "{}", ready.body);
@@ -241,7 +241,7 @@ fn a_changed_configuration_is_in_force_at_once_and_a_wrong_one_never() {
     node.write(config, &two);
     wait_for_capacity(&node, &agent, "example.com/second", "1");
     node.write(config, &format!("{two}  helth: up\n"));
-    agent.wait_for_output("the new configuration is not taken, the old one stays: unknown field `helth`");
+    agent.wait_for_output("invalid configuration, the previous one stays in use: unknown field `helth`");
     let refused = agent.output();
     let refused = refused.lines().find(|line| line.contains("`helth`")).unwrap_or_default();
     assert!(refused.contains("at line 6, column 3"), "{refused}");
@@ -250,7 +250,7 @@ fn a_changed_configuration_is_in_force_at_once_and_a_wrong_one_never() {
     assert_eq!(agent.get("/readyz").status, 200);
     // the pool goes, and its plugin with it
     node.write(config, one);
-    agent.wait_for_output("the device plugin ends: its pool is gone");
+    agent.wait_for_output("the device plugin ends: its pool was removed");
     let allocatable = || node.get(&["node", node.name()])["status"]["allocatable"]["example.com/second"].clone();
     wait_for("the second resource cannot be had any more", allocatable, |count| *count == "0" || count.is_null());
     assert_eq!(capacity(&node, "networking.k8s.io/netdevice"), "1");
@@ -317,13 +317,13 @@ fn the_admin_endpoint_tells_health_readiness_and_metrics() {
     let node = NODE.lock();
     // somebody else has the port for a while
     let other = node.agent(&["-interfaces", "^nothing-here$", "-device-plugin-dir", "/run/elsewhere"]);
-    other.wait_for_output("the admin endpoint is up");
+    other.wait_for_output("the admin endpoint is listening");
     let agent = node.agent(&["-interfaces", "^nothing-here$"]);
-    agent.wait_for_output("the admin endpoint cannot be opened, trying again");
+    agent.wait_for_output("cannot listen on the address of the admin endpoint, trying again");
     agent.wait_until_registered();
     drop(other);
     wait_for(
-        "the admin endpoint is up",
+        "the admin endpoint is listening",
         || agent.get("/healthz"),
         |answer| answer.status == 200 && answer.body == "ok\n",
     );

@@ -104,7 +104,7 @@ async fn defect_3_a_cdi_file_that_cannot_be_written_blocks_nothing() {
     let (code, message) = refusal(&kubelet, &["dummy0"]).await;
     let file = node.cdi_file();
     let expected = format!(
-        "device dummy0: its CDI file {} is not written yet: see the log of netdevice on the node",
+        "device dummy0: its CDI file {} is not written yet: see the log of netdevice-agent on the node",
         file.display()
     );
     assert_eq!((code, message), (Code::Unavailable, expected));

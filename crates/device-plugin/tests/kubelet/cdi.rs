@@ -250,7 +250,9 @@ async fn a_folder_that_comes_before_ours_and_one_that_does_not_are_told_apart() 
     fs::write(node.path("late/cdi/late.yaml"), foreign(&["dummy0"], "/usr/bin/other")).unwrap();
     listed(&kubelet, &[]).await;
     let lines = plugin.stats.cdi_report().conflicts;
-    assert!(lines.len() == 1 && lines[0].contains("late/cdi/late.yaml names it too and is in a CDI directory that"));
+    assert!(
+        lines.len() == 1 && lines[0].contains("late/cdi/late.yaml names it too and is in a CDI directory of higher")
+    );
     fs::remove_file(node.path("late/cdi/late.yaml")).unwrap();
     listed(&kubelet, &["dummy0"]).await;
 }

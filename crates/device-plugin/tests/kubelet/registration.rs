@@ -155,8 +155,12 @@ async fn defects_4_and_5_a_stream_that_the_kubelet_closes_ends_and_leads_to_a_re
     let (seen, passed) = (registrations(&kubelet.state()), began.elapsed().as_millis());
     let most = 3 + usize::try_from((passed / 10).ilog2()).unwrap();
     assert!(seen <= most, "{seen} registrations in {passed} ms");
-    // before the change: the next registration may come at once
-    let before = registrations(&kubelet.state());
+    // between two registrations: one that is under way would stay
+    let is_between = |state: &State| {
+        let resource = &state.resources[RESOURCE];
+        !resource.is_connected && resource.lists.len() == resource.registrations
+    };
+    let before = registrations(&kubelet.until("a stream is closed", is_between).await);
     kubelet.behave(Behaviour::Right);
     kubelet.until("it registers once more", |state| registrations(state) > before).await;
     listed(&kubelet, &["dummy0"]).await;

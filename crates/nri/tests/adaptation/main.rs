@@ -85,7 +85,7 @@ async fn a_late_handler_fails_the_pod_and_the_plugin_stays() {
         // patient enough for a busy machine: how the deadline follows it is tested beside the stand-in
         let (_socket, mut adaptation, mut rig) = started(version, &["-request-timeout", "4s"]).await;
         let late = adaptation.order(&format!(r#"{{"do": "run", "id": "a", "annotations": {{"{HOLD}": ""}}}}"#)).await;
-        assert!(late.error.contains("was not done in time"), "{version}: {late:?}");
+        assert!(late.error.contains("timed out: try again"), "{version}: {late:?}");
         let method = if version == VERSIONS[2] { "RunPodSandbox" } else { "StateChange" };
         let status = adaptation.called(method).await;
         assert_eq!(status.code, 4, "{version}: DEADLINE_EXCEEDED, {status:?}");
