@@ -23,8 +23,8 @@ const MAX_CLIENTS: usize = 16;
 const MAX_TIME: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Serves until `shutdown`. An address that another instance still has is waited for: during a rolling update on one
-/// node the old instance ends a moment after the new one began.
+/// Serves until `shutdown`. Waits for an address that another instance still has: during a rolling update on one node the
+/// old instance ends a moment after the new one started.
 pub(crate) async fn serve(
     address: SocketAddr,
     metrics: Arc<Metrics>,
@@ -41,9 +41,9 @@ pub(crate) async fn serve(
             Some(_) = clients.join_next(), if !clients.is_empty() => {}
             accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
                 Ok((stream, _)) => _ = clients.spawn(talk(stream, metrics.clone())),
-                // out of files, most likely: the next one may fare better
+                // out of file descriptors, most likely: the next one may succeed
                 Err(error) => {
-                    warn!("the admin endpoint cannot accept: {error}");
+                    warn!("cannot accept a connection to the admin endpoint: {error}");
                     sleep(RETRY).await;
                 }
             }
@@ -52,17 +52,17 @@ pub(crate) async fn serve(
 }
 
 async fn listen(address: SocketAddr) -> TcpListener {
-    let mut told = false;
+    let mut is_logged = false;
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
-                info!(%address, "the admin endpoint is up");
+                info!(%address, "the admin endpoint is listening");
                 return listener;
             }
             Err(error) => {
-                if !told {
-                    warn!(%address, "the admin endpoint cannot be opened, trying again: {error}");
-                    told = true;
+                if !is_logged {
+                    warn!(%address, "cannot listen on the address of the admin endpoint, trying again: {error}");
+                    is_logged = true;
                 }
                 sleep(RETRY).await;
             }
@@ -76,7 +76,7 @@ async fn talk(stream: TcpStream, metrics: Arc<Metrics>) {
         async { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-    // a client that breaks off or is slow is no matter of ours
+    // a client that disconnects or is slow is not an error of the agent
     let _ = timeout(MAX_TIME, connection).await;
 }
 
@@ -126,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn readyz_has_the_reasons_one_a_line_and_warnings_beside_ok() {
         let metrics = Metrics::default();
-        assert_eq!(ready(&metrics).await, (503, "the node's interfaces are not read yet\n".into()));
+        assert_eq!(ready(&metrics).await, (503, "the interfaces of the node have not been read yet\n".into()));
         metrics.set_view(Arc::new(View::default()));
         assert_eq!(ready(&metrics).await, (200, "ok\n".into()));
         metrics.report(Kind::Descriptors, vec!["too few".into()]);

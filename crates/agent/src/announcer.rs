@@ -34,11 +34,11 @@ enum Arrival {
 struct Due {
     arrival: Arrival,
     at: Instant,
-    /// When nobody waits for a carrier any more.
+    /// When waiting for a carrier ends.
     until: Instant,
 }
 
-/// Announces what arrives from now on, until it is told to stop.
+/// Announces what arrives from now on, until `shutdown`.
 pub(crate) async fn keep(
     records: Records,
     mut ledgers: watch::Receiver<Arc<Ledger>>,
@@ -100,7 +100,7 @@ async fn announce(records: Records, ready: BTreeMap<DeviceId, Due>) -> anyhow::R
             match announced {
                 Ok(Announcement::Done) => debug!(%device, "its addresses were announced"),
                 Ok(Announcement::NoCarrier) => waiting.push((device, due)),
-                Err(error) => debug!(%device, "its addresses cannot be announced: {error}"),
+                Err(error) => debug!(%device, "cannot announce its addresses: {error}"),
             }
         }
         waiting

@@ -1,4 +1,4 @@
-//! Arguments. Every path has a flag, and none is needed on a node with the usual ones.
+//! The arguments. Every path has a flag, and no flag is needed on a node with the usual paths.
 
 use std::{
     collections::BTreeSet,
@@ -30,16 +30,16 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Addresses that the node is known by, with commas: the interface that has one is never offered. Those of
-    /// connections to the kubelet and the API server are found without
+    /// Addresses of the node, separated by commas: an interface that has one of them is never offered. Those of
+    /// connections to the kubelet and the API server are found without this flag
     #[arg(long, value_name = "ADDRESSES", env = "NODE_IP", default_value = "", hide_default_value = true)]
     pub(crate) node_ip: NodeAddresses,
 
-    /// Log level, as in klog: 0 is for operators, 2 tells each change, 5 each step
+    /// Log level, as in klog: 0 for operators, 2 for each change, 5 for each step
     #[arg(long = "v", short = 'v', value_name = "N", default_value_t = 0)]
     pub(crate) verbosity: u8,
 
-    /// Form of the log on standard error
+    /// Format of the log on standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub(crate) log_format: LogFormat,
 
@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9780")]
     pub(crate) admin_address: SocketAddr,
 
-    /// Folder of kubelet.sock and of the device plugins' sockets
+    /// Directory of kubelet.sock and of the device plugins' sockets
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet/device-plugins")]
     pub(crate) device_plugin_dir: PathBuf,
 
@@ -55,16 +55,16 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SOCKET", default_value = "/var/lib/kubelet/pod-resources/kubelet.sock")]
     pub(crate) pod_resources_socket: PathBuf,
 
-    /// Folder that the container runtime reads CDI files from
+    /// Directory that the container runtime reads CDI files from
     #[arg(long, value_name = "DIR", default_value = "/var/run/cdi")]
     pub(crate) cdi_dir: PathBuf,
 
-    /// CDI directories that the container runtime reads, with commas, the one that wins last: they are searched for files
-    /// of others that name the same devices
+    /// CDI directories that the container runtime reads, separated by commas, the last one has priority: they are searched
+    /// for files of others that name the same devices
     #[arg(long, value_name = "DIRS", default_value = "/etc/cdi,/var/run/cdi", value_delimiter = ',')]
     pub(crate) cdi_spec_dirs: Vec<PathBuf>,
 
-    /// Folder of the records of attached devices, in memory (lost at a reboot, as it must be)
+    /// Directory of the records of attached devices, in memory (a reboot must clear it)
     #[arg(long, value_name = "DIR", default_value = link::DEFAULT_STATE_DIR)]
     pub(crate) state_dir: PathBuf,
 
@@ -76,15 +76,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) hook_source: Option<PathBuf>,
 
-    /// Whether to post Events for Pods and the Node: auto does where there is a service account
+    /// Whether to post Events for Pods and the Node: auto posts them if there is a service account
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) events: EventMode,
 
-    /// Name of the Node, for Events that no Pod is the object of
+    /// Name of the Node, for Events about the Node
     #[arg(long, value_name = "NAME", env = "NODE_NAME", default_value = "", hide_default_value = true)]
     node_name: String,
 
-    /// Give interfaces to Pods by their annotation netdevices.nri.containerd.io, too, as a plugin of the runtime (NRI)
+    /// Give interfaces to Pods also by their annotation netdevices.nri.containerd.io, as a plugin of the runtime (NRI)
     #[arg(long)]
     pub(crate) nri: bool,
 
@@ -104,7 +104,7 @@ pub(crate) struct Arguments {
     pub(crate) program: Program,
 }
 
-/// What this process is, by the name that it was called.
+/// Which program this process is, by the name that it was started with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Program {
     /// `netdevice-agent`: everything.
@@ -114,15 +114,15 @@ pub(crate) enum Program {
     Injector,
 }
 
-/// Where the injector stands among the runtime's plugins, if nobody says.
+/// The injector's index among the runtime's plugins, by default.
 const DEFAULT_INDEX: &str = "10";
 /// What the injector does.
 const INJECTS: &str = "Gives network interfaces of this node to Pods by their annotation netdevices.nri.containerd.io";
-/// What the injector is called.
+/// The injector's name.
 const INJECTOR: &str = "network-device-injector";
 
 impl Program {
-    /// The program of that name. A runtime that starts its plugins itself has them as `NN-NAME`, with their index in front.
+    /// The program of that name. A runtime that starts its plugins itself names them `NN-NAME`, with their index first.
     fn of(name: &OsStr) -> (Self, Option<&str>) {
         let name = Path::new(name).file_name().and_then(OsStr::to_str).unwrap_or_default();
         let (index, rest) = match name.split_once('-') {
@@ -134,7 +134,7 @@ impl Program {
         if rest == INJECTOR { (Self::Injector, index) } else { (Self::Agent, None) }
     }
 
-    /// What it is called in the log.
+    /// Its name in the log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Agent => "netdevice-agent",
@@ -165,25 +165,25 @@ impl Program {
     }
 }
 
-/// Form of the log.
+/// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// Lines for people
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 
 /// Whether Events are posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EventMode {
-    /// Where there is a service account
+    /// If there is a service account
     Auto,
     /// Never
     Off,
 }
 
-/// Addresses, with commas between them; the downward API gives nothing while a node has none.
+/// Addresses, separated by commas; the downward API yields an empty text while a node has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeAddresses(pub(crate) BTreeSet<IpAddr>);
 
@@ -196,7 +196,7 @@ impl FromStr for NodeAddresses {
     }
 }
 
-/// Where connections of a container to the API server go to: Kubernetes says it in the environment of each.
+/// The address of the API server for containers: Kubernetes puts it into the environment of each.
 fn api_server() -> Option<SocketAddr> {
     let port = env::var("KUBERNETES_SERVICE_PORT").ok()?.parse().ok()?;
     Some(SocketAddr::new(env::var("KUBERNETES_SERVICE_HOST").ok()?.parse().ok()?, port))
@@ -210,12 +210,12 @@ fn plugin_name(text: &str) -> Result<String, nri::Error> {
     nri::PluginName::try_from(text).map(|name| name.to_string())
 }
 
-/// A path that CDI takes.
+/// A path that CDI accepts.
 fn absolute(path: &str) -> Result<String, String> {
-    if path.starts_with('/') { Ok(path.to_owned()) } else { Err("an absolute path is needed (CDI)".into()) }
+    if path.starts_with('/') { Ok(path.to_owned()) } else { Err("must be an absolute path".into()) }
 }
 
-/// A flag with one dash that is none of ours, with two: the parser then names it whole, and not its first letter.
+/// An unknown flag with one dash gets two: the parser then reports all of it, and not its first letter.
 fn named_whole(argument: OsString) -> OsString {
     match argument.as_encoded_bytes() {
         // -v4, -h, -V are short flags
@@ -229,7 +229,7 @@ fn named_whole(argument: OsString) -> OsString {
 }
 
 impl Arguments {
-    /// The arguments of this process; wrong ones end it with a line that says what is wrong, and status 2.
+    /// The arguments of this process; invalid ones end it with an error and status 2.
     pub(crate) fn read() -> Self {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         Self::parse(arguments).unwrap_or_else(|error| error.exit())
@@ -251,7 +251,7 @@ impl Arguments {
         Ok(Self { program, nri: read.nri || program == Program::Injector, idx, ..read })
     }
 
-    /// The plugin of the runtime, if one is wanted: connected already when the runtime started this process.
+    /// The plugin of the runtime, if one is requested: connected already when the runtime started this process.
     pub(crate) fn plugin(&self) -> Result<Option<nri::Config>, nri::Error> {
         if !self.nri {
             return Ok(None);
@@ -263,7 +263,7 @@ impl Arguments {
         nri::Config::external(&self.name, index, self.nri_socket.clone()).map(Some)
     }
 
-    /// Where the log goes of a process that the runtime started: it has no standard error.
+    /// The log file of a process that the runtime started: it has no standard error.
     pub(crate) fn log_file(&self) -> Option<PathBuf> {
         (self.nri && std::env::var_os("NRI_PLUGIN_SOCKET").is_some()).then(|| self.state_dir.join("injector.log"))
     }

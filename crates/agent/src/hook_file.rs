@@ -1,4 +1,4 @@
-//! Keeps the hook on the host, where the container runtime starts it.
+//! Installs the hook on the host, where the container runtime starts it.
 
 use std::{
     fs,
@@ -17,20 +17,20 @@ use wake::{Backoff, Ticks};
 
 use crate::{metrics::Metrics, problems::Kind};
 
-/// What is on the host.
+/// Whether the hook is on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// No hook: a Pod could not be given a device.
+    /// It is not: no Pod could get a device.
     Missing,
-    /// Our hook.
+    /// It is.
     Installed,
 }
 
-/// How often the file is looked at: somebody may remove it.
+/// How often the file is checked: it may be removed.
 const CHECK: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 
-/// Installs the hook, again if it goes, and tries until the disk takes it.
+/// Installs the hook, again if it is removed, and retries after a failure.
 pub(crate) async fn keep(
     source: PathBuf,
     target: String,
@@ -38,21 +38,18 @@ pub(crate) async fn keep(
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    // open, and not in memory: it is as large as all else that the agent keeps
+    // open, and not in memory: it is as large as all other memory of the agent
     let mut hook = fs::File::open(&source).with_context(|| {
-        format!(
-            "cannot read the hook {}: it belongs beside netdevice-agent, or name it with -hook-source",
-            source.display()
-        )
+        format!("cannot read the hook {}: install it beside netdevice-agent, or set -hook-source", source.display())
     })?;
     let target = PathBuf::from(target);
     metrics.report(Kind::Hook, vec!["the hook is not installed yet".into()]);
     let mut backoff = Backoff::new(FIRST_RETRY, CHECK);
-    let mut told: Option<String> = None;
+    let mut logged: Option<String> = None;
     let checks = Ticks::every(CHECK);
     let mut seen = None;
     loop {
-        // a file that is as it was when we looked into it needs no second look
+        // a file that has not changed since it was compared need not be compared again
         let is_as_seen = seen.is_some() && seen == identity(&target);
         let wait = match if is_as_seen { Ok(false) } else { install(&mut hook, &target) } {
             Ok(installed) => {
@@ -62,21 +59,21 @@ pub(crate) async fn keep(
                 }
                 backoff.reset();
                 let obstacle = obstacle(&target);
-                if let Some(obstacle) = obstacle.as_ref().filter(|obstacle| told.as_ref() != Some(*obstacle)) {
+                if let Some(obstacle) = obstacle.as_ref().filter(|obstacle| logged.as_ref() != Some(*obstacle)) {
                     warn!("{obstacle}");
                 }
                 metrics.report(Kind::Hook, obstacle.iter().cloned().collect());
-                told = obstacle;
+                logged = obstacle;
                 state.send_replace(State::Installed);
                 None
             }
             Err(error) => {
                 let error = error.to_string();
-                if told.as_ref() != Some(&error) {
-                    warn!(file = %target.display(), "cannot install the hook, devices are not offered without it: {error}");
+                if logged.as_ref() != Some(&error) {
+                    warn!(file = %target.display(), "cannot install the hook, no device is offered without it: {error}");
                     metrics
                         .report(Kind::Hook, vec![format!("the hook {} is not installed: {error}", target.display())]);
-                    told = Some(error);
+                    logged = Some(error);
                 }
                 Some(backoff.next_pause())
             }
@@ -89,7 +86,7 @@ pub(crate) async fn keep(
     }
 }
 
-/// What shows that a file is another one, or was changed: device, inode, size, mode and times.
+/// What shows that a file was replaced or changed: device, inode, size, mode and times.
 fn identity(file: &Path) -> Option<[i64; 8]> {
     let file = fs::metadata(file).ok()?;
     let (device, inode) = (file.dev().cast_signed(), file.ino().cast_signed());
@@ -97,14 +94,14 @@ fn identity(file: &Path) -> Option<[i64; 8]> {
     Some([device, inode, size, mode, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
 }
 
-/// Why the runtime cannot start the hook that is in place, as far as that can be seen without starting it.
+/// Why the runtime cannot start the installed hook, as far as that can be seen without starting it.
 fn obstacle(target: &Path) -> Option<String> {
     let path = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
-    // where the runtime sees it, if that may be looked at
+    // the mounts of the runtime, if this process may read them
     let mounts = fs::read_to_string("/proc/1/mountinfo").or_else(|_| fs::read_to_string("/proc/self/mountinfo"));
     if let Some(mount) = mounts.ok().and_then(|mounts| noexec_mount(&mounts, &path)) {
         return Some(format!(
-            "the runtime cannot start the hook {}: {} is mounted noexec: choose another place with -hook-path",
+            "the runtime cannot start the hook {}: {} is mounted noexec: choose another path with -hook-path",
             target.display(),
             mount.display()
         ));
@@ -125,7 +122,7 @@ fn noexec_mount(mounts: &str, file: &Path) -> Option<PathBuf> {
         let is_noexec = fields.next()?.split(',').any(|option| option == "noexec");
         Some((PathBuf::from(point), is_noexec))
     };
-    // of several at one place the last one is on top
+    // of several mounts on one path the last one is on top
     let on = mounts.lines().filter_map(mount).filter(|(point, _)| file.starts_with(point));
     let (point, is_noexec) = on.max_by_key(|(point, _)| point.components().count())?;
     is_noexec.then_some(point)
@@ -138,7 +135,7 @@ fn machine(file: &Path) -> Option<[u8; 4]> {
     header.starts_with(b"\x7fELF").then(|| [header[4], header[5], header[18], header[19]])
 }
 
-/// Puts the hook in place whole, unless it is there already: a runtime starts the old one or the new one.
+/// Installs the hook by renaming, unless it is there already: a runtime starts the old one or the new one.
 fn install(hook: &mut (impl Read + Seek), target: &Path) -> io::Result<bool> {
     let is_executable = fs::metadata(target).is_ok_and(|file| file.permissions().mode() & 0o111 == 0o111);
     if is_executable
@@ -146,9 +143,9 @@ fn install(hook: &mut (impl Read + Seek), target: &Path) -> io::Result<bool> {
     {
         return Ok(false);
     }
-    let folder = target.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder)?;
-    let beside = folder.join(format!(".netdevice-hook.{}", std::process::id()));
+    let directory = target.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory)?;
+    let beside = directory.join(format!(".netdevice-hook.{}", std::process::id()));
     let mut write = || {
         // a file that is being executed cannot be written, and one that is being written cannot be executed
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(&beside)?;
@@ -199,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_that_the_runtime_cannot_start_is_told() {
+    fn a_hook_that_the_runtime_cannot_start_is_reported() {
         let mounts = "22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n\
             30 22 0:20 / /var/lib rw,noexec - ext4 /dev/sdb1 rw\n\
             31 30 0:21 / /var/lib/a\\040b rw - tmpfs tmpfs rw\n\

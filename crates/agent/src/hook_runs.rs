@@ -1,4 +1,4 @@
-//! Looks whether the runtime runs the hook. Where CDI is off, containerd 1.7 starts a container and ignores its devices.
+//! Checks whether the runtime runs the hook. Where CDI is off, containerd 1.7 starts a container and ignores its devices.
 //!
 //! A container that was given a device has the environment variable of Allocate, which names the device. If a process
 //! with it runs, was started after the Allocate, and no hook was run for the device, then the runtime did not do what
@@ -22,21 +22,21 @@ use wake::Ticks;
 
 use crate::{metrics::Metrics, problems::Kind};
 
-/// How often it is looked, while a device is promised and not attached; and how long after the Allocate for the first time.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often this is checked while a device is allocated and not attached, and how long after Allocate for the first time.
+const CHECK: Duration = Duration::from_secs(10);
 /// Longest environment that is read, in bytes.
 const MAX_ENVIRONMENT: u64 = 256 << 10;
 /// Ticks a second in `/proc/PID/stat` (`USER_HZ`): the same on every architecture that we are built for.
 const TICKS: f64 = 100.0;
 
-/// Looks until `shutdown`.
+/// Checks until `shutdown`.
 pub(crate) async fn watch(
     reservations: Arc<Reservations>,
     views: watch::Receiver<Option<Arc<View>>>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let ticks = Ticks::every(LOOK);
+    let ticks = Ticks::every(CHECK);
     let mut before = BTreeMap::new();
     loop {
         tokio::select! {
@@ -51,7 +51,7 @@ pub(crate) async fn watch(
             .all()
             .into_iter()
             .filter_map(|(device, since)| {
-                let age = now.duration_since(since).ok().filter(|age| *age >= LOOK)?;
+                let age = now.duration_since(since).ok().filter(|age| *age >= CHECK)?;
                 let resource = &view.devices().get(&device)?.resource;
                 let variable = resource.environment_variable();
                 Some(Wanted { text: format!("{resource}={device}"), variable, device, age })
@@ -75,7 +75,7 @@ pub(crate) async fn watch(
     }
 }
 
-/// A device that was promised.
+/// A device that was allocated.
 struct Wanted {
     device: DeviceId,
     text: String,
@@ -84,14 +84,14 @@ struct Wanted {
     age: Duration,
 }
 
-/// What is to be reported of devices of which a process says that it has them.
+/// What is to be reported of devices that are in the environment of a process.
 fn find(proc: &Path, wanted: &[Wanted]) -> BTreeMap<DeviceId, String> {
     let mut found = BTreeMap::new();
     let Some(uptime) = uptime(proc) else { return found };
     for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
-        // it ended, or is none of those that we may look at
+        // it ended, or this process may not read it
         let Ok(environment) = read(&entry.path().join("environ")) else { continue };
         for Wanted { device, text, variable, age } in wanted {
             if has(&environment, variable, device)
@@ -99,7 +99,7 @@ fn find(proc: &Path, wanted: &[Wanted]) -> BTreeMap<DeviceId, String> {
             {
                 found.entry(device.clone()).or_insert_with(|| {
                     format!(
-                        "{text}: a container that was given it runs without it (process {pid}), so the container runtime did not run the hook: is CDI on (containerd 1.7: enable_cdi = true)?"
+                        "{text}: a container that was allocated it runs without it (process {pid}), so the container runtime did not run the hook: check that CDI is on (containerd 1.7: enable_cdi = true)"
                     )
                 });
             }
@@ -139,15 +139,15 @@ mod tests {
     use super::*;
 
     fn process(proc: &Path, pid: &str, environment: &[u8], start: u64) {
-        let folder = proc.join(pid);
-        fs::create_dir(&folder).unwrap();
-        fs::write(folder.join("environ"), environment).unwrap();
+        let directory = proc.join(pid);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("environ"), environment).unwrap();
         let stat = format!("{pid} (a) b) S 1 {} {start} 0 0", "0 ".repeat(17).trim());
-        fs::write(folder.join("stat"), stat).unwrap();
+        fs::write(directory.join("stat"), stat).unwrap();
     }
 
     #[test]
-    fn a_process_that_says_it_has_the_device_is_found() {
+    fn a_process_that_should_have_the_device_is_found() {
         let root = tempfile::tempdir().unwrap();
         let proc = root.path();
         fs::write(proc.join("uptime"), "1000.50 99.0\n").unwrap();
@@ -171,7 +171,7 @@ mod tests {
                 .values()
                 .next()
                 .unwrap()
-                .starts_with("r=eth1: a container that was given it runs without it (process 10)")
+                .starts_with("r=eth1: a container that was allocated it runs without it (process 10)")
         );
     }
 }

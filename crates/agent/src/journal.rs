@@ -1,4 +1,4 @@
-//! Repeats in the agent's log what hooks did, and counts it: a hook lives for milliseconds and nobody scrapes it.
+//! Copies what hooks did to the agent's log and metrics: a hook runs for milliseconds and has no metrics of its own.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Who hears of what hooks did.
+/// Who gets what hooks did.
 pub(crate) struct Listeners {
     pub(crate) metrics: Arc<Metrics>,
-    /// Told of devices that are home under their name.
+    /// Gets the names of devices that have returned to the host under their name.
     pub(crate) restored: mpsc::UnboundedSender<InterfaceName>,
     pub(crate) events: Events,
     /// Those of devices for which a hook was run end.
@@ -39,7 +39,7 @@ pub(crate) async fn follow(records: Records, listeners: Listeners, shutdown: Can
             () = directory.changed() => {}
         }
         for entry in follower.next_entries() {
-            tell(&entry);
+            log(&entry);
             metrics.count_hook(entry.action, entry.outcome);
             if let Some(happening) = happening(&entry) {
                 events.tell(happening);
@@ -47,14 +47,14 @@ pub(crate) async fn follow(records: Records, listeners: Listeners, shutdown: Can
             let Ok(device) = entry.device.parse::<DeviceId>() else { continue };
             reservations.end(&device);
             if (entry.action, entry.outcome) == (Action::Detach, Outcome::Ok) {
-                // nobody listens only while the agent ends
+                // the receiver is gone only while the agent ends
                 let _ = restored.send(device.to_name());
             }
         }
     }
 }
 
-/// What of it is worth an Event. That a hook did not attach a device is told by the kubelet, in the hook's words.
+/// The Event for it, if there is one. The kubelet posts an Event with the hook's error when a hook cannot attach a device.
 fn happening(entry: &Entry) -> Option<Happening> {
     let (device, pod) = (entry.device.parse().ok()?, entry.pod.clone());
     match (&entry.renamed, entry.outcome) {
@@ -64,7 +64,7 @@ fn happening(entry: &Entry) -> Option<Happening> {
     }
 }
 
-fn tell(entry: &Entry) {
+fn log(entry: &Entry) {
     let Entry { device, holder, action, outcome, .. } = entry;
     let message = if entry.message.is_empty() { "done" } else { &entry.message };
     match outcome {

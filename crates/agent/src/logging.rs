@@ -19,9 +19,9 @@ pub(crate) fn start(arguments: &Arguments) {
         2..=4 => "debug",
         _ => "trace",
     };
-    // libraries tell their own steps only when everything is asked for
+    // libraries log their own steps only when everything is requested
     let libraries = if arguments.verbosity > 6 { "debug" } else { "warn" };
-    // what comes of a request is told by who made it
+    // the result of a request is logged by who made it
     let client = if arguments.verbosity > 6 { "" } else { ",kube_client=off" };
     let ours = ["netdevice_agent", "device_plugin", "inventory", "kubelet", "link", "nri", "wake"]
         .map(|name| format!("{name}={level}"))

@@ -1,4 +1,4 @@
-//! What the agent counts, and the text that Prometheus reads. Values are gathered when somebody asks.
+//! What the agent counts, and the text that Prometheus reads. Values are collected when they are requested.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ pub(crate) struct Metrics {
 struct State {
     inventory: Option<Arc<inventory::Stats>>,
     plugins: BTreeMap<ResourceName, Arc<device_plugin::Stats>>,
-    /// What is offered; none until it is known for the first time.
+    /// What is offered; none until it is known.
     view: Option<Arc<View>>,
     hooks: BTreeMap<(&'static str, &'static str), u64>,
     reloads: BTreeMap<&'static str, u64>,
@@ -219,7 +219,7 @@ impl Metrics {
 impl State {
     fn problems(&self) -> Vec<Problem> {
         let of = |kind| move |text| Problem { kind, text };
-        let view = self.view.is_none().then(|| "the node's interfaces are not read yet".to_owned());
+        let view = self.view.is_none().then(|| "the interfaces of the node have not been read yet".to_owned());
         let unregistered = self.plugins.iter().filter(|(_, stats)| !stats.is_registered()).map(|(resource, stats)| {
             let why = stats.last_error().map_or_else(String::new, |error| format!(": {error}"));
             format!("{resource} is not registered with the kubelet{why}")
@@ -254,7 +254,7 @@ impl State {
         }
         registry.register(
             "devices",
-            "Devices by resource: on the node and healthy or not, or attached to a Pod",
+            "Devices by resource and state: healthy or unhealthy on the node, or attached to a Pod",
             devices,
         );
 
@@ -276,9 +276,9 @@ impl State {
             }
         }
         registry.register("registered", "Whether the kubelet has the resource registered", registered);
-        registry.register("registrations", "Registrations that the kubelet took", registrations);
+        registry.register("registrations", "Registrations that the kubelet accepted", registrations);
         registry.register("allocations", "Allocate calls of the kubelet, by result", allocations);
-        let help = "Devices that another CDI file names too, so that no Pod with them starts";
+        let help = "Devices that another CDI file also names, so that no Pod with them starts";
         registry.register("cdi_conflicts", help, cdi_conflicts);
         registry.register("cdi_write_errors", "Attempts to write a CDI file that failed", cdi_errors);
 
@@ -305,7 +305,7 @@ impl State {
             family
         };
         let reloads = by_result(&self.reloads, &["ok", "failed"]);
-        registry.register("config_reloads", "Changes of the configuration file, by result", reloads);
+        registry.register("config_reloads", "Reloads of the configuration file, by result", reloads);
         let repairs = by_result(&self.repairs, &["ok", "failed", "lost"]);
         registry.register(
             "repairs",
@@ -316,12 +316,16 @@ impl State {
         if let Some(runtime) = &self.runtime {
             let connected = Gauge::<i64>::default();
             connected.set(i64::from(runtime.borrow().runtime().is_some()));
-            registry.register("nri_connected", "Whether the runtime tells the injector of its sandboxes", connected);
+            registry.register("nri_connected", "Whether the runtime sends its events to the injector", connected);
             let injections = by_result(&self.injections, &[RESULTS[0], RESULTS[2]]);
-            let help = "Devices that annotations put into Pods, and Pods that were refused, by result";
+            let help = "Devices that were attached by annotation, and Pods that were refused, by result";
             registry.register("injections", help, injections);
             let releases = by_result(&self.releases, &RESULTS);
-            registry.register("releases", "Devices of ended sandboxes that were brought home, by result", releases);
+            registry.register(
+                "releases",
+                "Devices of ended sandboxes that were returned to the host, by result",
+                releases,
+            );
         }
 
         if let Some(events) = &self.events {
@@ -329,7 +333,7 @@ impl State {
             for (key, result) in EventResult::ALL {
                 family.get_or_create(&CallResult { result }).inc_by(events.get(&key).copied().unwrap_or(0));
             }
-            registry.register("events", "Events for Pods and the Node, by what became of them", family);
+            registry.register("events", "Events for Pods and the Node, by result", family);
         }
 
         let problems = Family::<ProblemKind, Gauge>::default();
@@ -338,13 +342,17 @@ impl State {
             let count = present.iter().filter(|problem| problem.kind == kind).count();
             problems.get_or_create(&ProblemKind { kind: name }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        registry.register("problems", "What keeps Pods from getting devices, or may, as /readyz has it", problems);
+        registry.register(
+            "problems",
+            "Problems that prevent Pods from getting devices, or may, by kind; /readyz has the texts",
+            problems,
+        );
 
         if let Some(stats) = &self.inventory {
             for (name, help, value) in [
                 (
                     "inventory_resyncs",
-                    "Times that notifications were lost and all links were listed again",
+                    "How often notifications were lost and all links were listed again",
                     stats.resyncs(),
                 ),
                 ("inventory_events", "Notifications of the kernel that were read", stats.events()),
@@ -356,15 +364,11 @@ impl State {
             }
         }
         for (name, help, value) in [
-            ("records", "Attachments on record", self.records),
-            (
-                "unreadable_records",
-                "Records that this version cannot follow, left where they are",
-                self.unreadable_records,
-            ),
+            ("records", "Records of attached devices", self.records),
+            ("unreadable_records", "Records that this version cannot read, left unchanged", self.unreadable_records),
             (
                 "records_quarantined",
-                "Records that nobody can follow, put aside; their devices wait for an administrator",
+                "Invalid records in quarantine; their devices wait for an administrator",
                 self.records_quarantined,
             ),
         ] {
@@ -376,10 +380,10 @@ impl State {
     }
 }
 
-/// What a socket that is not there most likely means.
+/// The most likely reason for a missing socket.
 fn is_nri_off(why: &str) -> &'static str {
     if why.contains("No such file") {
-        ": is NRI on in the runtime (containerd 1.7: disable = false under io.containerd.nri.v1.nri), and is -nri-socket its socket?"
+        ": check that NRI is on in the runtime (containerd 1.7: disable = false under io.containerd.nri.v1.nri) and that -nri-socket is its socket"
     } else {
         ""
     }

@@ -1,5 +1,5 @@
 //! The names of devices that have returned to the host: udev may rename an interface that appears, as it did when the node
-//! started, whatever it was called since; and a device whose name was taken gets it as soon as it is free.
+//! started, whatever its name was since; and a device whose name was taken gets it as soon as it is free.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// How long after its return a device keeps its name whatever somebody else thinks.
+/// How long after its return a device keeps its name whatever other programs do.
 const GUARD: Duration = Duration::from_secs(10);
 
 /// A device that is guarded, by its name.
@@ -56,7 +56,7 @@ async fn give_back(
     loop {
         ledgers.mark_unchanged();
         let waiting = records.waiting().unwrap_or_else(|error| {
-            warn!("cannot read which devices wait for their name: {error}");
+            warn!("cannot read the devices that wait for their name: {error}");
             Vec::new()
         });
         retries.retain(|present, _| waiting.iter().any(|waiting| waiting.present == *present));
@@ -88,12 +88,12 @@ async fn restore(records: &Records, waiting: Waiting) -> anyhow::Result<()> {
     let (device, present) = (waiting.device.clone(), waiting.present.clone());
     let records = records.clone();
     match spawn_blocking(move || waiting.restore(&records)).await? {
-        Ok(Restored::Done) => info!(%device, "its name is free: it has it again, in place of {present}"),
+        Ok(Restored::Done) => info!(%device, "renamed from {present}: its name is free again"),
         Ok(Restored::Void) => {
-            info!(%device, "{present} does not wait for the name any more: it is gone or was renamed")
+            info!(%device, "{present} no longer waits for the name: it was removed or renamed")
         }
         Ok(Restored::NotYet) => debug!(%device, "{present} waits for the name"),
-        Err(error) => warn!(%device, "cannot give {present} its name: {error}"),
+        Err(error) => warn!(%device, "cannot rename {present}: {error}"),
     }
     Ok(())
 }
@@ -132,9 +132,11 @@ fn look(name: &InterfaceName, guard: &mut Guarded, snapshot: &Snapshot) {
     }
     let Some(link) = guard.index.and_then(|index| snapshot.link(index)) else { return };
     match link::rename_link(link.index, name) {
-        Ok(()) => info!(device = %name, "somebody renamed it to {} when it came home: it has its name back", link.name),
+        Ok(()) => {
+            info!(device = %name, "renamed back from {}: another program had renamed it when it returned", link.name)
+        }
         Err(error) => {
-            warn!(device = %name, "somebody renamed it to {} when it came home: {error}", link.name);
+            warn!(device = %name, "cannot rename it back from {}, to which another program renamed it when it returned: {error}", link.name);
             guard.until = Instant::now();
         }
     }

@@ -1,9 +1,9 @@
-//! One device plugin for each resource: started when a pool comes, ended by itself when the pool has gone.
+//! One device plugin for each resource: started when a pool is added; it ends by itself when the pool was removed.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use device_plugin::{Config, DevicePlugin, Error, Paths, RecordCheck, Reservations, Timing};
-use link::{DEFAULT_STATE_DIR, Records};
+use link::Records;
 use netdevice::{Refusal, ResourceName, View};
 use tokio::{
     sync::watch,
@@ -12,9 +12,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{arguments::Arguments, hook_file, metrics::Metrics};
+use crate::{hook_file, metrics::Metrics};
 
-/// What plugins offer, and what of it they gave away.
+/// Where plugins find what they work with.
+pub(crate) struct Places {
+    pub(crate) paths: Paths,
+    pub(crate) records: Records,
+}
+
+/// What plugins offer, and what of it they allocated.
 pub(crate) struct Offered {
     pub(crate) views: watch::Receiver<Option<Arc<View>>>,
     /// Nothing is offered without it.
@@ -24,7 +30,7 @@ pub(crate) struct Offered {
 
 /// Runs the plugins that the views ask for, once there is a hook that can do what they promise.
 pub(crate) async fn keep(
-    arguments: Arguments,
+    places: Places,
     offered: Offered,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
@@ -42,7 +48,7 @@ pub(crate) async fn keep(
         for resource in wanted {
             resources.entry(resource).or_insert_with_key(|resource| {
                 info!(%resource, "the device plugin starts");
-                let plugin = DevicePlugin::new(config(&arguments, resource, &reservations, &metrics), receiver.clone());
+                let plugin = DevicePlugin::new(config(&places, resource, &reservations, &metrics), receiver.clone());
                 metrics.add_plugin(resource.clone(), plugin.stats());
                 running.spawn(plugin.run(shutdown.clone())).id()
             });
@@ -60,7 +66,7 @@ pub(crate) async fn keep(
                 resources.retain(|resource, plugin| {
                     let stays = *plugin != id;
                     if !stays {
-                        info!(%resource, "the device plugin ends: its pool is gone");
+                        info!(%resource, "the device plugin ends: its pool was removed");
                         metrics.remove_plugin(resource);
                     }
                     stays
@@ -84,25 +90,11 @@ async fn first_view(
     view.ok_or_else(|| anyhow::anyhow!("a view was waited for"))
 }
 
-fn config(
-    arguments: &Arguments,
-    resource: &ResourceName,
-    reservations: &Arc<Reservations>,
-    metrics: &Metrics,
-) -> Config {
-    let records = Records::new(&arguments.state_dir);
-    let is_default = arguments.state_dir.as_os_str() == DEFAULT_STATE_DIR;
-    let state_dir = (!is_default).then(|| arguments.state_dir.to_string_lossy().into_owned());
+fn config(places: &Places, resource: &ResourceName, reservations: &Arc<Reservations>, metrics: &Metrics) -> Config {
+    let records = places.records.clone();
     Config {
         resource: resource.clone(),
-        paths: Paths {
-            device_plugins: arguments.device_plugin_dir.clone(),
-            pod_resources: arguments.pod_resources_socket.clone(),
-            cdi: arguments.cdi_dir.clone(),
-            cdi_spec_dirs: arguments.cdi_spec_dirs.clone(),
-            hook: arguments.hook_path.clone(),
-            state_dir,
-        },
+        paths: places.paths.clone(),
         timing: Timing::default(),
         record_check: RecordCheck::new(move |device| match records.holder(device) {
             Ok(None) => Ok(()),

@@ -1,13 +1,14 @@
-//! Where the pools come from: one flag, or a file that is read again when it changes.
+//! The source of the pools: one flag, or a file that is read again when it changes.
 
 use std::{
-    fs, io,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use link::Records;
 use netdevice::{
     Pools,
@@ -17,15 +18,11 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{
-    arguments::{Arguments, Program},
-    directory::Directory,
-    metrics::Metrics,
-};
+use crate::{config::Selection, directory::Directory, metrics::Metrics};
 
-/// Where the pools come from.
+/// The source of the pools.
 pub(crate) enum PoolSource {
-    /// `-interfaces`: they stay as they are. With the YAML that says the same.
+    /// `-interfaces`: they never change. With the YAML that says the same.
     Flag(Arc<Pools>, String),
     /// `-config`.
     File(PathBuf),
@@ -34,24 +31,15 @@ pub(crate) enum PoolSource {
 }
 
 impl PoolSource {
-    pub(crate) fn new(arguments: &Arguments, texts: watch::Receiver<Option<String>>) -> anyhow::Result<Self> {
-        match (&arguments.interfaces, &arguments.config) {
-            (Some(pattern), None) => {
-                let (mut pools, mut yaml) = (Pools::by_name(pattern.clone()), Pools::yaml_by_name(pattern));
-                if arguments.nri {
-                    pools = pools.with_annotations();
-                    yaml.push_str("  annotations: true\n");
-                }
-                Ok(Self::Flag(Arc::new(pools), yaml))
-            }
-            (None, Some(file)) => Ok(Self::File(file.clone())),
-            (None, None) if arguments.program == Program::Injector => Ok(Self::Runtime(texts)),
-            _ => bail!("either -interfaces or -config is needed"),
+    pub(crate) fn new(selection: Selection, texts: watch::Receiver<Option<String>>) -> Self {
+        match selection {
+            Selection::Flag(pools, yaml) => Self::Flag(pools, yaml),
+            Selection::File(path) => Self::File(path),
+            Selection::Runtime => Self::Runtime(texts),
         }
     }
 
-    /// The pools to begin with. A file that is not there yet is waited for; a wrong one is an error at the start, when
-    /// somebody looks.
+    /// The first pools. A missing file is waited for; an invalid one is an error at the start.
     pub(crate) fn first(&self) -> anyhow::Result<Arc<Pools>> {
         match self {
             Self::Flag(pools, _) => Ok(pools.clone()),
@@ -62,7 +50,7 @@ impl PoolSource {
                     Ok(Arc::new(pools))
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    warn!(file = %path.display(), "the configuration is not there yet: nothing is offered until it is");
+                    warn!(file = %path.display(), "the configuration file does not exist yet: no device is offered until it does");
                     Ok(Arc::default())
                 }
                 Err(error) => Err(error).with_context(|| format!("configuration {}", path.display())),
@@ -70,8 +58,8 @@ impl PoolSource {
         }
     }
 
-    /// Publishes other pools whenever the file names some. A wrong text is told, and the pools stay. What is in force is
-    /// left beside the `effective` records.
+    /// Publishes the pools whenever the file changes them. An invalid text is logged, and the pools stay. The configuration in
+    /// use is written beside the `effective` records.
     pub(crate) async fn follow(
         self,
         pools: watch::Sender<Arc<Pools>>,
@@ -111,14 +99,14 @@ impl PoolSource {
     }
 }
 
-/// Takes the pools from the runtime's text, each time that it has one.
+/// Takes the pools from the runtime's text, each time that there is one.
 async fn follow_runtime(
     mut texts: watch::Receiver<Option<String>>,
     pools: &watch::Sender<Arc<Pools>>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     warn!(
-        "no interface is selected: every pod that asks for one is refused, until -interfaces, -config or the runtime's configuration of this plugin selects some"
+        "no interface is selected: every pod that requests one is refused until -interfaces, -config or the runtime's configuration of this plugin selects some"
     );
     loop {
         tokio::select! {
@@ -128,10 +116,12 @@ async fn follow_runtime(
         let text = texts.borrow_and_update().clone().unwrap_or_default();
         match Pools::from_yaml(&text) {
             Ok(new) => {
-                info!(pools = new.iter().count(), "the runtime's configuration of this plugin is in force");
+                info!(pools = new.iter().count(), "using the runtime's configuration of this plugin");
                 pools.send_replace(Arc::new(new));
             }
-            Err(error) => warn!("the runtime's configuration of this plugin is not taken: {error}"),
+            Err(error) => {
+                warn!("invalid configuration of this plugin from the runtime, the previous one stays in use: {error}")
+            }
         }
     }
 }
@@ -154,7 +144,7 @@ fn reload(
                 differs
             });
             if changed {
-                info!(file = %path.display(), pools = pools.borrow().iter().count(), "the configuration is in force");
+                info!(file = %path.display(), pools = pools.borrow().iter().count(), "using the new configuration");
             }
             if !is_first {
                 metrics.count_reload(true);
@@ -162,24 +152,26 @@ fn reload(
         }
         Err(reason) if is_first => warn!(file = %path.display(), "the configuration cannot be read: {reason}"),
         Err(reason) => {
-            warn!(file = %path.display(), "the new configuration is not taken, the old one stays: {reason}");
+            warn!(file = %path.display(), "invalid configuration, the previous one stays in use: {reason}");
             metrics.count_reload(false);
         }
     }
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let size = fs::metadata(path)?.len();
-    if size > MAX_CONFIGURATION as u64 {
-        return Err(io::Error::other(format!("it has {size} bytes: more than {MAX_CONFIGURATION} are not read")));
+    let mut text = String::new();
+    // a file that is larger, or grows while it is read, costs no more memory than the limit
+    File::open(path)?.take(MAX_CONFIGURATION as u64 + 1).read_to_string(&mut text)?;
+    if text.len() > MAX_CONFIGURATION {
+        return Err(io::Error::other(format!("the file is larger than {MAX_CONFIGURATION} bytes")));
     }
-    fs::read_to_string(path)
+    Ok(text)
 }
 
 /// How long after a failure the file for netdevctl is written again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// The configuration in force, as a file for netdevctl beside the records; netdevctl also works with flags of its own.
+/// The configuration in use, as a file for netdevctl beside the records; netdevctl also works with flags of its own.
 struct EffectiveFile {
     /// None where no file is wanted.
     records: Option<Records>,
@@ -214,6 +206,8 @@ impl EffectiveFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

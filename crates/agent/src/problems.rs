@@ -1,7 +1,7 @@
-//! What keeps Pods from getting devices, or may: in one place, for `/readyz`, the metrics and `netdevctl explain`.
+//! Problems that prevent Pods from getting devices, or may: in one place, for `/readyz`, the metrics and `netdevctl
+//! explain`.
 //!
-//! Each part of the agent reports its own, and logs it where it arises. What is reported stands until that part reports
-//! again.
+//! Each part of the agent reports and logs its own problems. A report is valid until that part reports again.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,21 +12,21 @@ use wake::Ticks;
 
 use crate::{descriptors, metrics::Metrics};
 
-/// How often what nobody reports is looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often problems that no part reports are checked.
+const CHECK: Duration = Duration::from_secs(5);
 
-/// What is wrong.
+/// Kinds of problems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     /// The agent has just started.
     Starting,
-    /// The hook is not where the runtime starts it, or cannot be started there.
+    /// The hook is not installed, or the runtime cannot start it.
     Hook,
-    /// The kubelet does not have a resource.
+    /// A resource is not registered with the kubelet.
     Registration,
-    /// Another CDI file names our devices.
+    /// Another CDI file names the same devices.
     CdiConflict,
-    /// A CDI file seems to be for our devices, and the runtime ignores it.
+    /// A CDI file seems to be for the offered devices, and the runtime ignores it.
     CdiIgnored,
     /// A container runs without its device.
     HookNotRun,
@@ -41,7 +41,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// All kinds, and what metrics call them.
+    /// All kinds, and their names in metrics.
     pub(crate) const ALL: [(Self, &'static str); 10] = [
         (Self::Starting, "starting"),
         (Self::Hook, "hook"),
@@ -55,7 +55,7 @@ impl Kind {
         (Self::Name, "name"),
     ];
 
-    /// Whether Pods get no device, or run without one, while it is so.
+    /// Whether Pods get no device, or run without one, meanwhile.
     pub(crate) fn is_obstacle(self) -> bool {
         !matches!(self, Self::CdiIgnored | Self::Descriptors | Self::Pins | Self::Name)
     }
@@ -74,30 +74,30 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Leaves the problems where `netdevctl` finds them, when they change, and shows there that an agent runs.
+/// Writes the problems for `netdevctl` when they change, and shows there that an agent runs.
 pub(crate) async fn keep(records: Records, metrics: Arc<Metrics>, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let ticks = Ticks::every(LOOK);
+    let ticks = Ticks::every(CHECK);
     let mut lock = None;
-    let mut told = None;
+    let mut logged = None;
     loop {
         metrics.report(Kind::Descriptors, too_few(metrics.devices()));
-        // who restores names says what cannot be read
+        // the task that restores names logs what cannot be read
         let waiting = records.waiting().unwrap_or_default();
         metrics.report(Kind::Name, waiting.iter().map(without_its_name).collect());
         let lines: Vec<String> = metrics.problems().iter().map(ToString::to_string).collect();
-        // during an update the other agent writes, too
+        // during an update the other agent writes too
         if lock.is_none() || records.problems().ok().as_ref() != Some(&lines) {
             let done = lock.take().map_or_else(|| records.lock_agent(), Ok).and_then(|held| {
                 lock = Some(held);
                 records.write_problems(&lines)
             });
             match done {
-                Ok(()) => told = None,
+                Ok(()) => logged = None,
                 Err(error) => {
                     let error = error.to_string();
-                    if told.as_ref() != Some(&error) {
-                        warn!("cannot leave the problems for netdevctl: {error}");
-                        told = Some(error);
+                    if logged.as_ref() != Some(&error) {
+                        warn!("cannot write the problems for netdevctl: {error}");
+                        logged = Some(error);
                     }
                 }
             }
@@ -113,11 +113,11 @@ pub(crate) async fn keep(records: Records, metrics: Arc<Metrics>, shutdown: Canc
 fn without_its_name(waiting: &Waiting) -> String {
     let Waiting { device, present, .. } = waiting;
     format!(
-        "the device {device} is on the node as {present}: another interface has its name; rename or remove that one"
+        "device {device} is named {present} on the node because another interface has its name: rename or remove that interface"
     )
 }
 
-/// Descriptors that an agent has open without any device.
+/// File descriptors that an agent has open without any device.
 const OWN_DESCRIPTORS: usize = 100;
 
 fn too_few(devices: usize) -> Vec<String> {
@@ -129,7 +129,7 @@ fn too_few_descriptors(devices: usize, limit: usize) -> Option<String> {
     let needed = 2 * devices + OWN_DESCRIPTORS;
     (limit < needed).then(|| {
         format!(
-            "the limit of open files is {limit} and {devices} devices may need {needed}: raise it (LimitNOFILE= of the service or of the container runtime)"
+            "the limit of open files is {limit}, and {devices} devices may need {needed}: raise it (LimitNOFILE= of the service or of the container runtime)"
         )
     })
 }
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_too_low_for_the_devices_is_told() {
+    fn a_limit_that_is_too_low_for_the_devices_is_reported() {
         assert_eq!(too_few_descriptors(10, 1024), None);
         assert_eq!(too_few_descriptors(462, 1024), None);
         assert!(too_few_descriptors(520, 1024).unwrap().contains("520 devices may need 1140"));
     }
 
     #[tokio::test]
-    async fn problems_are_left_for_netdevctl_as_they_come_and_go() {
+    async fn problems_are_written_for_netdevctl_as_they_appear_and_end() {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::new(folder.path());
         let (metrics, shutdown) = (Arc::new(Metrics::default()), CancellationToken::new());
@@ -165,7 +165,7 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
             };
-            let starting = "the node's interfaces are not read yet";
+            let starting = "the interfaces of the node have not been read yet";
             seen(&[starting]).await;
             assert!(records.has_agent());
             metrics.report(Kind::Hook, vec!["the hook is not installed".into()]);

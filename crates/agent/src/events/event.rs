@@ -1,4 +1,4 @@
-//! The Event of `events.k8s.io/v1` that a report becomes. `kubectl describe` and `kubectl get events` show it as any other.
+//! The Event of `events.k8s.io/v1` for a report. `kubectl describe` and `kubectl get events` show it like any other.
 
 use k8s_openapi::{
     api::{
@@ -38,7 +38,7 @@ impl Subject {
                 uid: Some(uid.clone()),
                 ..ObjectReference::default()
             },
-            // the kubelet says the name for the UID as well, and `kubectl describe node` looks for that
+            // the kubelet uses the name as UID too, and `kubectl describe node` selects by that
             Self::Node(name) => ObjectReference {
                 api_version: version,
                 kind: Some("Node".into()),
@@ -83,7 +83,7 @@ pub(super) fn build_event(report: &Report, name: &str, node: Option<&str>, now: 
     }
 }
 
-/// What changes of an Event when the same happens again.
+/// The change of an Event when the same happens again.
 pub(super) fn build_count(count: i32, now: Timestamp) -> Event {
     Event { series: Some(EventSeries { count, last_observed_time: MicroTime(now) }), ..Event::default() }
 }

@@ -1,21 +1,21 @@
-//! What the agent found or did that is worth an Event, and what the Event says.
+//! What the agent found or did that is reported as an Event, and the text of the Event.
 
 use link::Skipped;
 use netdevice::{DeviceId, InterfaceName, record::Pod};
 
-/// Longest note in bytes; the API server refuses one of more than 1024.
+/// Longest note in bytes; the API server refuses more than 1024.
 const MAX_NOTE: usize = 1000;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Happening {
-    /// A device is gone.
+    /// A device does not exist any more.
     Lost { device: DeviceId, pod: Option<Pod> },
-    /// The agent brought a device home, for no hook did.
+    /// The agent returned a device to the host because no hook did.
     BroughtHome { device: DeviceId, pod: Option<Pod>, left_out: String },
-    /// A device is home, under another name than it had.
+    /// A device returned to the host under another name.
     Renamed { device: DeviceId, pod: Option<Pod>, name: InterfaceName },
-    /// A record that nobody can follow was put aside.
+    /// An invalid record was moved to the quarantine.
     RecordQuarantined { device: DeviceId, file: String, reason: String },
     /// A Pod does not get what its annotation asks for.
     InjectionRefused { pod: Pod, reason: String },
@@ -52,7 +52,7 @@ pub(super) struct Report {
 }
 
 impl Happening {
-    /// A happening of a device that came home by the agent's hand.
+    /// The event of a device that the agent returned to the host.
     pub(crate) fn home(
         device: DeviceId,
         pod: Option<Pod>,
@@ -68,7 +68,7 @@ impl Happening {
         }
     }
 
-    /// The Events to post: what changed on the node is told at the Node as well, which outlives the Pod.
+    /// The Events to post: changes of the node are also posted for the Node, which outlives the Pod.
     pub(super) fn reports(&self, node: Option<&str>) -> Vec<Report> {
         let on_node = || node.map(|node| Subject::Node(node.to_owned()));
         let subjects: Vec<Subject> = match self {
@@ -100,20 +100,22 @@ impl Happening {
             Self::Lost { device, pod } => {
                 let holder = of(pod.as_ref());
                 format!(
-                    "network device {device}{holder} is gone: it was deleted, unplugged or switched off while it was away"
+                    "network device {device}{holder} was lost: it was deleted, unplugged or switched off while it was attached"
                 )
             }
             Self::BroughtHome { device, pod, left_out } => {
-                let left_out = if left_out.is_empty() { String::new() } else { format!("; left out: {left_out}") };
+                let left_out = if left_out.is_empty() { String::new() } else { format!("; not restored: {left_out}") };
                 let holder = of(pod.as_ref());
-                format!("network device {device}{holder} was brought home by the agent, for no hook did{left_out}")
+                format!("the agent returned network device {device}{holder} to the node because no hook did{left_out}")
             }
             Self::Renamed { device, pod, name } => {
                 let holder = of(pod.as_ref());
-                format!("network device {device}{holder} is home as {name}, for its name was taken on the node")
+                format!(
+                    "network device {device}{holder} returned to the node as {name} because another interface has its name"
+                )
             }
             Self::RecordQuarantined { device, file, reason } => format!(
-                "network device {device} is quarantined, it is neither moved nor offered: see that the interface is on the node and as it should be, then remove {file}: {reason}"
+                "network device {device} is in quarantine, it is neither moved nor offered: check that the interface is on the node with the right settings, then remove {file}: {reason}"
             ),
             Self::InjectionRefused { reason, .. } => reason.clone(),
         }
@@ -198,7 +200,8 @@ pub(super) mod tests {
     fn a_note_names_the_device_and_the_pod() {
         let name = InterfaceName::try_from("nd7").unwrap();
         let renamed = Happening::Renamed { device: device(), pod: Some(pod()), name };
-        let expected = "network device eth2 of pod default/web is home as nd7, for its name was taken on the node";
+        let expected =
+            "network device eth2 of pod default/web returned to the node as nd7 because another interface has its name";
         assert_eq!(renamed.reports(None)[0].note, expected);
     }
 

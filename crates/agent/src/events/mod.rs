@@ -1,16 +1,14 @@
 //! Events on Pods and the Node, for what the agent found or did: `kubectl describe` shows them.
 //!
-//! Nothing waits for an Event. Whoever has something to tell puts it into a queue that drops what it has no room for;
-//! one task posts it. Without a service account, or if nobody wants Events, there is neither queue nor task.
+//! Nothing waits for an Event. The parts of the agent put occurrences into a queue, which drops them when it is full, and
+//! one task posts them. Without a service account, or with -events=off, there is neither queue nor task.
 
-mod client;
 mod event;
 mod happening;
 mod poster;
 mod series;
 #[cfg(test)]
 mod tests;
-mod transport;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,36 +20,38 @@ pub(crate) use happening::Happening;
 use poster::{DELAYS, Poster};
 
 use crate::{
+    api_server::ApiServer,
     arguments::EventMode,
     metrics::{EventResult, Metrics},
 };
 
-/// Happenings that wait to be posted.
+/// How many occurrences may wait to be posted.
 const QUEUE: usize = 64;
-/// How long a connection to the API server is kept when there is nothing more to post.
+/// How long a client of the API server is kept when there is nothing more to post.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// Where happenings are told.
+/// Where occurrences are reported.
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
     queue: Option<mpsc::Sender<Happening>>,
     metrics: Arc<Metrics>,
 }
 
-/// What there is to post, and with what.
+/// The queue and the poster.
 pub(crate) struct Task {
     queue: mpsc::Receiver<Happening>,
     poster: Poster,
 }
 
-/// Events as far as they are wanted and this process may post them; the task is none otherwise.
+/// Events, if they are wanted and this process may post them; otherwise there is no task.
 pub(crate) fn open(mode: EventMode, node: Option<String>, metrics: &Arc<Metrics>) -> (Events, Option<Task>) {
-    if mode == EventMode::Off || !client::has_service_account() {
-        info!("no events are posted: there is no service account here, or -events=off");
+    let api_server = ApiServer::in_cluster().filter(|_| mode != EventMode::Off);
+    let Some(api_server) = api_server else {
+        info!("no events are posted: there is no service account, or -events=off");
         return (Events { queue: None, metrics: metrics.clone() }, None);
-    }
+    };
     metrics.set_events();
-    let poster = Poster::new(Box::new(client::in_cluster), DELAYS, node, metrics.clone());
+    let poster = Poster::new(api_server, DELAYS, node, metrics.clone());
     let (events, task) = with_poster(poster, metrics);
     (events, Some(task))
 }
@@ -62,13 +62,13 @@ fn with_poster(poster: Poster, metrics: &Arc<Metrics>) -> (Events, Task) {
 }
 
 impl Events {
-    /// Nobody wants to know.
+    /// Events that are not posted.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
         Self { queue: None, metrics: Arc::default() }
     }
 
-    /// Tells of something, if anybody wants to know. Never waits.
+    /// Reports an occurrence, if Events are posted. Never waits.
     pub(crate) fn tell(&self, happening: Happening) {
         if let Some(queue) = &self.queue
             && queue.try_send(happening).is_err()
@@ -89,7 +89,7 @@ impl Task {
         Ok(())
     }
 
-    /// Posts what comes; ends when nobody is left who could tell anything.
+    /// Posts what is reported; ends when no sender is left.
     async fn post(&mut self) {
         loop {
             let next = if self.poster.is_connected() {

@@ -1,4 +1,4 @@
-//! Posts Events. An API server that is away is tried a few times; then the report is dropped and counted.
+//! Posts Events. After a few failures a report is dropped and counted.
 
 use std::{
     sync::Arc,
@@ -14,29 +14,28 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::{
-    client::ConnectError,
     event::{build_count, build_event, build_name},
     happening::{Happening, Report},
     series::{SeriesBook, Step},
 };
-use crate::metrics::{EventResult, Metrics};
+use crate::{
+    api_server::{ApiServer, ConnectError},
+    metrics::{EventResult, Metrics},
+};
 
-/// How long is waited before each further attempt.
+/// The pause before each further attempt.
 pub(super) const DELAYS: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5)];
-
-/// How a client is come by.
-pub(super) type Connect = Box<dyn Fn() -> Result<Client, ConnectError> + Send + Sync>;
 
 /// Why an Event was not posted.
 #[derive(Debug, thiserror::Error)]
 enum PostError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("the API server does not take an event")]
+    #[error("the API server did not accept an event")]
     Api(#[source] kube::Error),
 }
 
-/// What the API server is asked for.
+/// A request to the API server.
 enum Request<'a> {
     Create(&'a Event),
     Count(&'a str, &'a Patch<Event>),
@@ -52,26 +51,34 @@ impl Request<'_> {
     }
 }
 
-/// What posts Events.
+/// Posts Events.
 pub(super) struct Poster {
-    connect: Connect,
+    api_server: ApiServer,
     delays: &'static [Duration],
     node: Option<String>,
     metrics: Arc<Metrics>,
     client: Option<Client>,
     book: SeriesBook,
-    /// Whether the last failure was told.
-    is_told: bool,
+    /// Whether the last failure was logged.
+    is_logged: bool,
 }
 
 impl Poster {
     pub(super) fn new(
-        connect: Connect,
+        api_server: ApiServer,
         delays: &'static [Duration],
         node: Option<String>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { connect, delays, node, metrics, client: None, book: SeriesBook::new(Instant::now()), is_told: false }
+        Self {
+            api_server,
+            delays,
+            node,
+            metrics,
+            client: None,
+            book: SeriesBook::new(Instant::now()),
+            is_logged: false,
+        }
     }
 
     /// Whether there is a client, which may hold a connection.
@@ -79,35 +86,35 @@ impl Poster {
         self.client.is_some()
     }
 
-    /// Gives the client back, with its connection and its memory.
+    /// Drops the client, with its connection and its memory.
     pub(super) fn disconnect(&mut self) {
         self.client = None;
     }
 
-    /// Posts what happened. It may be dropped half way: what is lost is an Event.
+    /// Posts what happened. The future may be dropped half way: only an Event is lost.
     pub(super) async fn tell(&mut self, happening: &Happening) {
         for report in happening.reports(self.node.as_deref()) {
             let result = match self.post(&report).await {
                 Ok(result) => result,
                 Err(error) => {
-                    self.tell_failure(&error.into(), &report);
+                    self.log_failure(&error.into(), &report);
                     EventResult::Failed
                 }
             };
-            self.is_told &= result == EventResult::Failed;
+            self.is_logged &= result == EventResult::Failed;
             self.metrics.count_event(result);
         }
     }
 
-    /// Says it once in the log until it works again: what happened is in the log anyway.
-    fn tell_failure(&mut self, error: &anyhow::Error, report: &Report) {
-        if self.is_told {
-            debug!(reason = report.reason, "no event: {error:#}");
+    /// Logs a failure once until posting works again: what happened is in the log anyway.
+    fn log_failure(&mut self, error: &anyhow::Error, report: &Report) {
+        if self.is_logged {
+            debug!(reason = report.reason, "cannot post an event: {error:#}");
         } else {
-            warn!(reason = report.reason, "no event: {error:#}");
+            warn!(reason = report.reason, "cannot post an event: {error:#}");
         }
-        self.is_told = true;
-        // the next report begins anew: with another token, perhaps
+        self.is_logged = true;
+        // the next report starts with a new client: perhaps the certificates were replaced
         self.client = None;
     }
 
@@ -125,7 +132,7 @@ impl Poster {
         let name = build_name(&report.subject, now);
         let event = build_event(report, &name, self.node.as_deref(), now);
         match self.attempt(report, &Request::Create(&event)).await {
-            // the answer to an earlier attempt was lost on its way
+            // the answer to an earlier attempt was lost
             Err(PostError::Api(error)) if is(&error, 409) => {}
             result => result?,
         }
@@ -136,7 +143,7 @@ impl Poster {
     async fn count(&mut self, report: &Report, event: &str, count: i32) -> Result<EventResult, PostError> {
         let patch = Patch::Merge(build_count(count, Timestamp::now()));
         match self.attempt(report, &Request::Count(event, &patch)).await {
-            // the API server forgets Events after an hour
+            // the API server deletes Events after an hour
             Err(PostError::Api(error)) if is(&error, 404) => {
                 self.book.forget(report);
                 return self.create(report).await;
@@ -152,7 +159,7 @@ impl Poster {
         let api = Api::namespaced(self.client()?, report.subject.namespace());
         for delay in self.delays {
             match request.send(&api).await {
-                Err(error) if is_passing(&error) => debug!("an event is posted again in {delay:?}: {error}"),
+                Err(error) if is_passing(&error) => debug!("posting an event again in {delay:?}: {error}"),
                 result => return result.map_err(PostError::Api),
             }
             sleep(*delay).await;
@@ -161,7 +168,7 @@ impl Poster {
     }
 
     fn client(&mut self) -> Result<Client, ConnectError> {
-        let client = self.client.take().map_or_else(&self.connect, Ok)?;
+        let client = self.client.take().map_or_else(|| self.api_server.client(), Ok)?;
         Ok(self.client.insert(client).clone())
     }
 }
@@ -170,7 +177,7 @@ fn is(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
-/// Whether the same request may be taken later.
+/// Whether the same request may succeed later.
 fn is_passing(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => status.code == 429 || status.code >= 500,

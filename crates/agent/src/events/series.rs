@@ -1,5 +1,5 @@
-//! Which reports become Events, and which are the same again: a Pod that is refused each minute has one Event that
-//! counts, not sixty. Both the number of series and the number of posts are bounded.
+//! Which reports become Events, and which repeat an earlier one: a Pod that is refused each minute has one Event with a
+//! count, not sixty. Both the number of series and the number of posts are bounded.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use super::happening::Report;
 
-/// Series that are remembered; past that the one that was quiet for longest is forgotten.
+/// How many series are kept; the one without a report for the longest time is dropped first.
 const MAX_SERIES: usize = 128;
 /// How long a report counts as the same again. The API server itself keeps an Event for an hour after its last change.
 const WINDOW: Duration = Duration::from_secs(30 * 60);
@@ -25,7 +25,7 @@ pub(super) enum Step {
     Create,
     /// It happened before: the Event of that name counts so many.
     Count(String, i32),
-    /// It happened a moment ago: the next post tells of it, too.
+    /// It happened a moment ago: the next post includes it.
     Join,
     /// There are too many.
     Refuse,
@@ -68,7 +68,7 @@ impl SeriesBook {
         if self.spend(now) { Step::Create } else { Step::Refuse }
     }
 
-    /// Keeps in mind that an Event was made.
+    /// An Event was created.
     pub(super) fn created(&mut self, report: Report, event: String, now: Instant) {
         if self.series.len() >= MAX_SERIES {
             let quietest = self.series.iter().min_by_key(|(_, series)| series.posted_at);
@@ -79,14 +79,14 @@ impl SeriesBook {
         self.series.insert(report, Series { event, count: 1, posted: 1, posted_at: now });
     }
 
-    /// Keeps in mind that a series' count was posted.
+    /// The count of a series was posted.
     pub(super) fn counted(&mut self, report: &Report, now: Instant) {
         if let Some(series) = self.series.get_mut(report) {
             (series.posted, series.posted_at) = (series.count, now);
         }
     }
 
-    /// The Event is no more: the same again is a new one.
+    /// The Event was deleted: the next report creates a new one.
     pub(super) fn forget(&mut self, report: &Report) {
         self.series.remove(report);
     }

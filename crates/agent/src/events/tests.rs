@@ -1,108 +1,38 @@
-//! Events beside a small API server that speaks HTTP, and answers as it is told.
+//! Events beside a small API server.
 
 use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    io::Write,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    Request, Response,
-    body::{Bytes, Incoming},
-    header::{AUTHORIZATION, HOST},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{
-    happening::tests::refused,
-    transport::{Security, Server},
-    *,
-};
+use super::{happening::tests::refused, *};
+use crate::api_server::stand_in::{Reply, StandIn};
 
-/// One request: its method, its path, its body.
-type Asked = (String, String, Value);
-
-/// The API server's side: what was asked, and the statuses to answer with; 201 when there is none left.
-#[derive(Clone, Default)]
-struct ApiServer {
-    asked: Arc<Mutex<Vec<Asked>>>,
-    answers: Arc<Mutex<VecDeque<u16>>>,
-    connections: Arc<AtomicUsize>,
-    /// Whether each connection is closed after one answer.
-    closes: bool,
-}
-
-impl ApiServer {
-    /// Serves on a free port, which it says.
-    async fn start(&self, tasks: &mut JoinSet<()>) -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let server = self.clone();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let (server, keeps) = (server.clone(), !server.closes);
-                server.connections.fetch_add(1, Ordering::Relaxed);
-                let service = service_fn(move |request| server.clone().answer(request));
-                let connection =
-                    http1::Builder::new().keep_alive(keeps).serve_connection(TokioIo::new(stream), service);
-                connections.spawn(connection);
-            }
-        });
-        port
-    }
-
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-        let (head, body) = request.into_parts();
-        assert_eq!(head.headers[AUTHORIZATION], "Bearer secret");
-        assert!(head.headers[HOST].to_str().unwrap().starts_with("127.0.0.1:"), "{:?}", head.headers);
-        let body = body.collect().await.unwrap().to_bytes();
-        let value: Value = serde_json::from_slice(&body).unwrap();
-        self.asked.lock().unwrap().push((head.method.to_string(), head.uri.path().to_owned(), value));
-        let status = self.answers.lock().unwrap().pop_front().unwrap_or(201);
-        let answer = if status < 300 {
-            body
-        } else {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": "No", "code": status});
-            Bytes::from(status.to_string())
-        };
-        Ok(Response::builder().status(status).body(Full::new(answer)).unwrap())
-    }
-}
-
-/// A poster that talks to a port of this machine, and waits for nothing.
-fn poster(port: u16, metrics: &Arc<Metrics>) -> Poster {
-    let mut token = tempfile::NamedTempFile::new().unwrap();
-    token.write_all(b"secret\n").unwrap();
-    let connect = move || {
-        let server = Server { host: "127.0.0.1".into(), port, security: Security::None, token: token.path().into() };
-        Ok(client::client(server))
-    };
+/// A poster that talks to that server, and waits for nothing.
+fn poster(api_server: ApiServer, metrics: &Arc<Metrics>) -> Poster {
     let delays: &[Duration] = &[Duration::ZERO, Duration::ZERO];
-    Poster::new(Box::new(connect), delays, Some("node-1".into()), metrics.clone())
+    Poster::new(api_server, delays, Some("node-1".into()), metrics.clone())
 }
 
 /// Posts happenings to a server that gives these answers. What it was asked, and what was counted.
 async fn post(happenings: &[Happening], answers: &[u16]) -> (Vec<(String, String)>, Vec<Value>, String) {
-    let (server, mut tasks, metrics) = (ApiServer::default(), JoinSet::new(), Arc::new(Metrics::default()));
-    server.answers.lock().unwrap().extend(answers);
+    let (server, mut tasks, metrics) = (StandIn::default(), JoinSet::new(), Arc::new(Metrics::default()));
+    server.reply(answers.iter().copied().map(Reply::Status));
     let mut poster = poster(server.start(&mut tasks).await, &metrics);
     for happening in happenings {
         poster.tell(happening).await;
     }
-    let asked = server.asked.lock().unwrap().clone();
-    let (lines, bodies) = asked.into_iter().map(|(method, path, body)| ((method, path), body)).unzip();
+    let (lines, bodies) = server.asked().into_iter().map(|asked| ((asked.method, asked.path), asked.body)).unzip();
     (lines, bodies, counted(&metrics))
+}
+
+/// A server on a port of this machine, with a token that nobody checks.
+fn on_port(port: u16) -> (ApiServer, tempfile::NamedTempFile) {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    (ApiServer::of_test(port, token.path()), token)
 }
 
 /// `ok joined failed dropped`
@@ -137,7 +67,7 @@ async fn a_lost_device_is_told_at_the_pod_and_at_the_node() {
 async fn one_connection_carries_many_events_and_one_that_the_server_closed_is_replaced() {
     for (closes, connections) in [(false, 1), (true, 3)] {
         let (server, mut tasks, metrics) =
-            (ApiServer { closes, ..Default::default() }, JoinSet::new(), Arc::new(Metrics::default()));
+            (StandIn { closes, ..Default::default() }, JoinSet::new(), Arc::new(Metrics::default()));
         let mut poster = poster(server.start(&mut tasks).await, &metrics);
         for reason in ["one", "two", "three"] {
             poster.tell(&refused(reason)).await;
@@ -188,7 +118,8 @@ async fn an_event_that_is_there_already_is_one_whose_answer_was_lost() {
 async fn an_api_server_that_is_away_costs_the_event_and_nothing_else() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let metrics = Arc::new(Metrics::default());
-    let mut poster = poster(free, &metrics);
+    let (api_server, _token) = on_port(free);
+    let mut poster = poster(api_server, &metrics);
     poster.tell(&refused("no such device")).await;
     assert_eq!(counted(&metrics), "0 0 1 0");
     assert!(!poster.is_connected(), "the next one begins anew");
@@ -199,7 +130,8 @@ async fn a_full_queue_drops_and_does_not_wait_and_shutdown_does_not_wait_either(
     // it takes connections and never answers
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let metrics = Arc::new(Metrics::default());
-    let (events, task) = with_poster(poster(silent.local_addr().unwrap().port(), &metrics), &metrics);
+    let (api_server, _token) = on_port(silent.local_addr().unwrap().port());
+    let (events, task) = with_poster(poster(api_server, &metrics), &metrics);
     for n in 0..QUEUE + 3 {
         events.tell(refused(&n.to_string()));
     }
@@ -214,9 +146,9 @@ async fn a_full_queue_drops_and_does_not_wait_and_shutdown_does_not_wait_either(
 
 #[tokio::test]
 async fn the_task_posts_what_is_told_and_stays_when_nobody_tells_any_more() {
-    let (server, mut tasks, metrics) = (ApiServer::default(), JoinSet::new(), Arc::new(Metrics::default()));
-    let port = server.start(&mut tasks).await;
-    let (events, task) = with_poster(poster(port, &metrics), &metrics);
+    let (server, mut tasks, metrics) = (StandIn::default(), JoinSet::new(), Arc::new(Metrics::default()));
+    let api_server = server.start(&mut tasks).await;
+    let (events, task) = with_poster(poster(api_server, &metrics), &metrics);
     let (mut running, shutdown) = (JoinSet::new(), CancellationToken::new());
     running.spawn(task.run(shutdown.clone()));
     events.tell(refused("no such device"));

@@ -1,0 +1,256 @@
+//! The parts of the process and how they are connected. `build` opens what they need and names every task; `run` runs them
+//! until a signal, or until the first of them ends unasked.
+
+use std::{
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use device_plugin::Reservations;
+use inventory::Inventory;
+use link::Records;
+use netdevice::{InterfaceName, Ledger, View};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    admin, announcer,
+    config::{Config, Offer},
+    descriptors,
+    events::{self, Events},
+    hook_file, hook_runs,
+    injector::{self, Injector},
+    journal,
+    metrics::Metrics,
+    names, plugins,
+    pools::PoolSource,
+    problems, reconciler, views,
+};
+
+/// How long tasks may take to end once they are asked to.
+pub(crate) const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// All tasks, none of which runs yet.
+pub(crate) struct App {
+    name: &'static str,
+    tasks: Vec<Task>,
+    shutdown: CancellationToken,
+}
+
+type Task = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+/// What most parts share.
+#[derive(Clone)]
+struct Shared {
+    records: Records,
+    metrics: Arc<Metrics>,
+    events: Events,
+    /// Receives the names of devices that have returned to the host.
+    restored: mpsc::UnboundedSender<InterfaceName>,
+    /// What is offered; none until it is known.
+    views: watch::Receiver<Option<Arc<View>>>,
+    ledgers: watch::Receiver<Arc<Ledger>>,
+}
+
+impl App {
+    /// Opens what the tasks need. Called within the runtime that is to run them.
+    pub(crate) fn build(config: Config) -> anyhow::Result<Self> {
+        let name = config.program.name();
+        info!(version = env!("CARGO_PKG_VERSION"), "{name} starts");
+        descriptors::raise_limit();
+        let mut app = Self { name, tasks: Vec::new(), shutdown: CancellationToken::new() };
+        // before anything that takes time: from now on a signal ends the tasks, not the process
+        app.spawn(end_on_signal(app.shutdown.clone())?);
+
+        let metrics = Arc::new(Metrics::default());
+        let records = open_records(&config, &metrics);
+        let events = app.post_events(&config, &metrics);
+        let (texts_sender, texts) = watch::channel(None);
+        let source = PoolSource::new(config.selection, texts);
+        let inventory = Inventory::open(config.inventory).context("cannot read the interfaces of the node")?;
+        metrics.set_inventory(inventory.stats());
+
+        let (pools_sender, pools) = watch::channel(source.first()?);
+        let (view_sender, views) = watch::channel(None);
+        let (ledger_sender, ledgers) = watch::channel(Arc::default());
+        let (restored, restored_names) = mpsc::unbounded_channel();
+        let shared = Shared { records: records.clone(), metrics: metrics.clone(), events, restored, views, ledgers };
+
+        // netdevctl shows what the agent offers, not what an injector selects
+        let effective = config.offer.as_ref().map(|_| records.clone());
+        app.spawn(source.follow(pools_sender, effective, metrics.clone(), app.shutdown.clone()));
+        let inputs = views::Inputs { snapshots: inventory.subscribe(), pools, records };
+        app.keep_views(inputs, view_sender, ledger_sender, &shared);
+        app.return_devices(&inventory, restored_names, &config.pod_resources, &shared);
+        if let Some(runtime) = config.runtime {
+            app.inject(runtime, config.pod_resources, texts_sender, &shared);
+        }
+        if let Some(offer) = config.offer {
+            app.offer(offer, &shared);
+        }
+        app.spawn(admin::serve(config.admin_address, metrics, app.shutdown.clone()));
+        let follow = inventory.run(app.shutdown.clone());
+        app.spawn(async { follow.await.context("cannot follow the interfaces of the node") });
+        Ok(app)
+    }
+
+    /// Runs the tasks until one ends, then asks the others to end and waits for them.
+    ///
+    /// # Errors
+    ///
+    /// That of the task that ended first, unless a signal ended it.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let Self { name, tasks, shutdown } = self;
+        let mut tasks: JoinSet<anyhow::Result<()>> = tasks.into_iter().collect();
+        let result = match tasks.join_next().await {
+            Some(Ok(Ok(()))) if shutdown.is_cancelled() => Ok(()),
+            Some(Ok(Ok(()))) | None => Err(anyhow!("a task ended unasked")),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(error)) => Err(error).context("a task failed"),
+        };
+        shutdown.cancel();
+        let drained = timeout(SHUTDOWN, async { while tasks.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            info!("some tasks did not end in time");
+        }
+        info!("{name} ends");
+        result
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.tasks.push(Box::pin(task));
+    }
+
+    /// Posts Events, if they are wanted.
+    fn post_events(&mut self, config: &Config, metrics: &Arc<Metrics>) -> Events {
+        let (events, posting) = events::open(config.events, config.node_name.clone(), metrics);
+        if let Some(posting) = posting {
+            self.spawn(posting.run(self.shutdown.clone()));
+        }
+        events
+    }
+
+    /// Keeps what is offered, from the interfaces, the pools and the records.
+    fn keep_views(
+        &mut self,
+        inputs: views::Inputs,
+        views: watch::Sender<Option<Arc<View>>>,
+        ledgers: watch::Sender<Arc<Ledger>>,
+        shared: &Shared,
+    ) {
+        let (metrics, events) = (shared.metrics.clone(), shared.events.clone());
+        self.spawn(views::keep(inputs, views::Outputs { views, ledgers, metrics, events }, self.shutdown.clone()));
+    }
+
+    /// Returns devices to the host whose Pods have ended, under their names, and announces their addresses.
+    fn return_devices(
+        &mut self,
+        inventory: &Inventory,
+        restored: mpsc::UnboundedReceiver<InterfaceName>,
+        pod_resources: &Path,
+        shared: &Shared,
+    ) {
+        let Shared { records, metrics, events, ledgers, .. } = shared.clone();
+        let snapshots = inventory.subscribe();
+        self.spawn(names::keep(records.clone(), restored, snapshots, ledgers.clone(), self.shutdown.clone()));
+        self.spawn(announcer::keep(records.clone(), ledgers.clone(), self.shutdown.clone()));
+        let namespaces_ended = inventory.subscribe_namespaces_ended();
+        let triggers = reconciler::Triggers { ledgers, namespaces_ended, pod_resources: pod_resources.to_owned() };
+        let notifier = reconciler::Notifier { metrics, restored: shared.restored.clone(), events };
+        self.spawn(reconciler::run(triggers, records, notifier, self.shutdown.clone()));
+    }
+
+    /// Gives devices by annotation, as a plugin of the runtime.
+    fn inject(
+        &mut self,
+        runtime: nri::Config,
+        pod_resources: PathBuf,
+        texts: watch::Sender<Option<String>>,
+        shared: &Shared,
+    ) {
+        let Shared { records, metrics, events, restored, views, .. } = shared.clone();
+        let injector = Injector::new(injector::Config {
+            records,
+            views,
+            pod_resources,
+            metrics: metrics.clone(),
+            restored,
+            events,
+            texts,
+        });
+        self.spawn(serve_runtime(runtime, injector, metrics, self.shutdown.clone()));
+    }
+
+    /// Offers devices as extended resources: a plugin for each pool, and the hook that moves the devices.
+    fn offer(&mut self, offer: Offer, shared: &Shared) {
+        let Offer { paths, hook_source } = offer;
+        let Shared { records, metrics, events, restored, views, .. } = shared.clone();
+        let reservations = Arc::<Reservations>::default();
+        let (hook_sender, hook) = watch::channel(hook_file::State::Missing);
+        let shutdown = self.shutdown.clone();
+        self.spawn(problems::keep(records.clone(), metrics.clone(), shutdown.clone()));
+        self.spawn(hook_file::keep(hook_source, paths.hook.clone(), hook_sender, metrics.clone(), shutdown.clone()));
+        let offered = plugins::Offered { views: views.clone(), hook, reservations: reservations.clone() };
+        let places = plugins::Places { paths, records: records.clone() };
+        self.spawn(plugins::keep(places, offered, metrics.clone(), shutdown.clone()));
+        self.spawn(hook_runs::watch(reservations.clone(), views, metrics.clone(), shutdown.clone()));
+        let listeners = journal::Listeners { metrics, restored, events, reservations };
+        self.spawn(journal::follow(records, listeners, shutdown));
+    }
+}
+
+/// The records, and a warning where the namespaces of virtual devices cannot be pinned.
+fn open_records(config: &Config, metrics: &Metrics) -> Records {
+    let (records, obstacle) = Records::of_agent(&config.state_dir);
+    if let (Some(obstacle), Some(_)) = (obstacle, &config.runtime) {
+        let consequence =
+            "a virtual device that a Pod has by annotation is lost if the Pod ends while this agent is down";
+        let line = format!("cannot mount in the mount namespace of PID 1: {obstacle}; {consequence}");
+        warn!("{line}");
+        metrics.report(problems::Kind::Pins, vec![line]);
+    }
+    records
+}
+
+/// Serves the runtime. A process that the runtime started ends with the runtime.
+async fn serve_runtime(
+    runtime: nri::Config,
+    injector: Injector,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let kept = injector.keep(shutdown.clone());
+    let connector = nri::Connector::new(runtime, Arc::new(injector));
+    metrics.set_runtime(connector.state());
+    let connected = async {
+        let ended = connector.run(shutdown.clone()).await;
+        shutdown.cancel();
+        ended
+    };
+    // work on a sandbox that was begun is finished
+    let (ended, ()) = tokio::join!(connected, kept);
+    ended.context("the plugin of the container runtime failed")
+}
+
+fn end_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM"),
+            _ = interrupt.recv() => info!("SIGINT"),
+            () = shutdown.cancelled() => {}
+        }
+        shutdown.cancel();
+        Ok(())
+    })
+}

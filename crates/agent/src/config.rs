@@ -1,0 +1,101 @@
+//! What this process is to do: the arguments, all of them checked. Nothing is opened yet, save the socket that a runtime
+//! which starts its plugins itself has passed on.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, bail};
+use netdevice::Pools;
+
+use crate::arguments::{Arguments, EventMode, Program};
+
+/// A valid configuration.
+pub(crate) struct Config {
+    pub(crate) program: Program,
+    pub(crate) selection: Selection,
+    pub(crate) inventory: inventory::Config,
+    /// The directory of the records.
+    pub(crate) state_dir: PathBuf,
+    /// The kubelet's PodResources socket.
+    pub(crate) pod_resources: PathBuf,
+    pub(crate) events: EventMode,
+    /// The Node's name, if it is known.
+    pub(crate) node_name: Option<String>,
+    pub(crate) admin_address: SocketAddr,
+    /// How devices are given by annotation; none if they are not.
+    pub(crate) runtime: Option<nri::Config>,
+    /// How devices are offered as extended resources; none if they are not.
+    pub(crate) offer: Option<Offer>,
+}
+
+/// Which interfaces are selected.
+pub(crate) enum Selection {
+    /// Those of `-interfaces`, and the YAML that says the same.
+    Flag(Arc<Pools>, String),
+    /// Those of the file of `-config`.
+    File(PathBuf),
+    /// Those that the runtime's configuration of its plugin selects: the injector's, without flags.
+    Runtime,
+}
+
+/// How devices are offered as extended resources.
+pub(crate) struct Offer {
+    pub(crate) paths: device_plugin::Paths,
+    /// The hook to install at the path that the CDI files name.
+    pub(crate) hook_source: PathBuf,
+}
+
+impl TryFrom<Arguments> for Config {
+    type Error = anyhow::Error;
+
+    fn try_from(arguments: Arguments) -> anyhow::Result<Self> {
+        // first: the runtime names its socket by a number, which any other file might get
+        let runtime = arguments.plugin().context("cannot be a plugin of the container runtime")?;
+        Ok(Self {
+            program: arguments.program,
+            selection: Selection::try_from(&arguments)?,
+            inventory: arguments.inventory(),
+            offer: (arguments.program == Program::Agent).then(|| Offer::from(&arguments)),
+            node_name: arguments.node_name(),
+            events: arguments.events,
+            admin_address: arguments.admin_address,
+            state_dir: arguments.state_dir,
+            pod_resources: arguments.pod_resources_socket,
+            runtime,
+        })
+    }
+}
+
+impl TryFrom<&Arguments> for Selection {
+    type Error = anyhow::Error;
+
+    fn try_from(arguments: &Arguments) -> anyhow::Result<Self> {
+        match (&arguments.interfaces, &arguments.config) {
+            (Some(pattern), None) => {
+                let (mut pools, mut yaml) = (Pools::by_name(pattern.clone()), Pools::yaml_by_name(pattern));
+                if arguments.nri {
+                    pools = pools.with_annotations();
+                    yaml.push_str("  annotations: true\n");
+                }
+                Ok(Self::Flag(Arc::new(pools), yaml))
+            }
+            (None, Some(file)) => Ok(Self::File(file.clone())),
+            (None, None) if arguments.program == Program::Injector => Ok(Self::Runtime),
+            _ => bail!("either -interfaces or -config is needed"),
+        }
+    }
+}
+
+impl From<&Arguments> for Offer {
+    fn from(arguments: &Arguments) -> Self {
+        let is_default = arguments.state_dir.as_os_str() == link::DEFAULT_STATE_DIR;
+        let paths = device_plugin::Paths {
+            device_plugins: arguments.device_plugin_dir.clone(),
+            pod_resources: arguments.pod_resources_socket.clone(),
+            cdi: arguments.cdi_dir.clone(),
+            cdi_spec_dirs: arguments.cdi_spec_dirs.clone(),
+            hook: arguments.hook_path.clone(),
+            state_dir: (!is_default).then(|| arguments.state_dir.to_string_lossy().into_owned()),
+        };
+        Self { paths, hook_source: arguments.hook_source() }
+    }
+}
