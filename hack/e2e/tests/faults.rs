@@ -54,7 +54,7 @@ fn wrong_arguments_end_the_agent_with_a_line_that_says_what_is_wrong() {
         ),
         (
             &["-interfaces", "a", "-hook-path", "rel"],
-            "error: invalid value 'rel' for '--hook-path <FILE>': an absolute path is needed (CDI)",
+            "error: invalid value 'rel' for '--hook-path <FILE>': must be an absolute path",
         ),
     ] {
         let done = run_agent(&node, args);
