@@ -179,7 +179,7 @@ fn a_device_that_is_deleted_under_its_pod_is_told_of_in_events() {
     let told = |kind: &str, events: &[(String, String, String)]| {
         events
             .iter()
-            .any(|(of, _, message)| of == kind && message.contains("device dummy0 of pod default/loses-it is gone"))
+            .any(|(of, _, message)| of == kind && message.contains("device dummy0 of pod default/loses-it was lost"))
     };
     let lost = wait_for(
         "Pod and Node have the event",
