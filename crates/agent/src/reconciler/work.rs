@@ -67,9 +67,16 @@ fn diagnose(record: &Record, saw_mounts: &mut bool, home: &mut RouteSocket) -> D
 ///
 /// Without a socket nothing is known.
 pub(super) fn look(ledger: &Ledger, subjects: Vec<Subject>) -> std::io::Result<Vec<Diagnosed>> {
-    let mut home = RouteSocket::open()?;
+    let is_complete = |record: &Arc<Record>| record.phase == Phase::Attached;
+    // half an attachment shows without the kernel
+    let is_asked = subjects.iter().any(|subject| ledger.get(&subject.device).is_some_and(is_complete));
+    let mut home = is_asked.then(RouteSocket::open).transpose()?;
     let look = |mut subject: Subject| {
-        let diagnosis = diagnose(ledger.get(&subject.device)?, &mut subject.saw_mounts, &mut home);
+        let record = ledger.get(&subject.device)?;
+        let diagnosis = match &mut home {
+            Some(home) => diagnose(record, &mut subject.saw_mounts, home),
+            None => Diagnosis::Unfinished,
+        };
         Some(Diagnosed { subject, diagnosis })
     };
     Ok(subjects.into_iter().filter_map(look).collect())
