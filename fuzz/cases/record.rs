@@ -1,24 +1,24 @@
 //! A record's file: what is taken is written and read as the same, and leads to a plan at either place.
 
 use netdevice::{
-    DeviceId, LinkState, Record,
+    Attachment, DeviceId, LinkState,
     plan::{Place, aged, plan, wanted_in_sandbox},
     record::RecordError,
 };
 
 pub fn run(bytes: &[u8]) {
     let asked: DeviceId = "dev0".parse().expect("a device id");
-    let record = match Record::from_json(&asked, bytes) {
+    let record = match Attachment::from_json(&asked, bytes) {
         Ok(record) => record,
         Err(RecordError::OtherDevice(device)) => {
             assert_ne!(device, asked);
-            Record::from_json(&device, bytes).expect("it was refused for its name alone")
+            Attachment::from_json(&device, bytes).expect("it was refused for its name alone")
         }
         Err(error) => return drop(error.to_string()),
     };
-    let again = Record::from_json(&record.device, &record.to_json()).expect("what we write we read");
+    let again = Attachment::from_json(&record.device, &record.to_json()).expect("what we write we read");
     assert_eq!(again, record);
-    let _ = record.holder.to_string();
+    let _ = record.owner.to_string();
     for now in [0, record.host.read_at, u64::MAX] {
         let wanted = aged(&record.host, || now);
         let bare = LinkState::new(record.host.name.clone(), record.host.index);

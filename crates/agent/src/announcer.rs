@@ -6,8 +6,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use link::{Announcement, Records};
-use netdevice::{DeviceId, InterfaceName, Ledger, Phase, Record};
+use link::Announcement;
+use netdevice::{Attachment, DeviceId, InterfaceName, Ledger, Phase};
+use store::Records;
 use tokio::{
     sync::watch,
     task::spawn_blocking,
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Where a device arrived.
 #[derive(Debug, Clone, PartialEq)]
 enum Arrival {
-    Sandbox(Arc<Record>),
+    Sandbox(Arc<Attachment>),
     Host(InterfaceName),
 }
 
@@ -76,7 +77,7 @@ pub(crate) async fn keep(
 
 /// Devices that are attached now and were not, or elsewhere, and those that returned to the host.
 fn arrivals(before: &Ledger, now: &Ledger) -> Vec<(DeviceId, Arrival)> {
-    let is_attached = |record: &&Arc<Record>| record.phase == Phase::Attached;
+    let is_attached = |record: &&Arc<Attachment>| record.phase == Phase::Attached;
     let there =
         |ledger: &Ledger, device: &DeviceId| ledger.get(device).filter(is_attached).map(|record| record.sandbox.cookie);
     let attached = now.iter().filter(|(_, record)| is_attached(record));
@@ -114,8 +115,8 @@ mod tests {
 
     use super::*;
 
-    fn record(name: &str, cookie: u64, phase: Phase) -> Record {
-        let mut record = Record { phase, ..fixture::record(name) };
+    fn record(name: &str, cookie: u64, phase: Phase) -> Attachment {
+        let mut record = Attachment { phase, ..fixture::record(name) };
         record.sandbox.cookie = cookie;
         record
     }

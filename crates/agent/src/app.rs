@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context, anyhow};
 use device_plugin::Reservations;
 use inventory::Inventory;
-use link::Records;
 use netdevice::{InterfaceName, Ledger, View};
+use store::Records;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},

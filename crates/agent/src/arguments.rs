@@ -65,7 +65,7 @@ pub(crate) struct Arguments {
     pub(crate) cdi_spec_dirs: Vec<PathBuf>,
 
     /// Directory of the records of attached devices, in memory (a reboot must clear it)
-    #[arg(long, value_name = "DIR", default_value = link::DEFAULT_STATE_DIR)]
+    #[arg(long, value_name = "DIR", default_value = store::DEFAULT_STATE_DIR)]
     pub(crate) state_dir: PathBuf,
 
     /// Where the hook is installed; the container runtime must find it at the same path

@@ -87,7 +87,7 @@ impl TryFrom<&Arguments> for Selection {
 
 impl From<&Arguments> for Offer {
     fn from(arguments: &Arguments) -> Self {
-        let is_default = arguments.state_dir.as_os_str() == link::DEFAULT_STATE_DIR;
+        let is_default = arguments.state_dir.as_os_str() == store::DEFAULT_STATE_DIR;
         let paths = device_plugin::Paths {
             device_plugins: arguments.device_plugin_dir.clone(),
             pod_resources: arguments.pod_resources_socket.clone(),

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use device_plugin::Reservations;
-use link::{
+use netdevice::{DeviceId, InterfaceName};
+use store::{
     Records,
     journal::{Action, Entry, Follower, Outcome},
 };
-use netdevice::{DeviceId, InterfaceName};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

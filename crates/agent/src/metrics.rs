@@ -6,13 +6,13 @@ use std::{
 };
 
 use device_plugin::CdiReport;
-use link::journal::{Action, Outcome};
 use netdevice::{DeviceState, ResourceName, View};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::Registry,
 };
+use store::journal::{Action, Outcome};
 use tokio::sync::{Notify, watch};
 
 use crate::problems::{Kind, Problem};

@@ -7,8 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use link::{Records, Restored, Waiting};
+use link::Restored;
 use netdevice::{InterfaceName, Ledger, Snapshot};
+use store::{Records, Waiting};
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
@@ -87,7 +88,7 @@ async fn give_back(
 async fn restore(records: &Records, waiting: Waiting) -> anyhow::Result<()> {
     let (device, present) = (waiting.device.clone(), waiting.present.clone());
     let records = records.clone();
-    match spawn_blocking(move || waiting.restore(&records)).await? {
+    match spawn_blocking(move || link::restore_name(&records, &waiting)).await? {
         Ok(Restored::Done) => info!(%device, "renamed from {present}: its name is free again"),
         Ok(Restored::Void) => {
             info!(%device, "{present} no longer waits for the name: it was removed or renamed")

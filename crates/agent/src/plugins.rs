@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use device_plugin::{Config, DevicePlugin, Error, Paths, RecordCheck, Reservations, Timing};
-use link::Records;
-use netdevice::{Refusal, ResourceName, View};
+use netdevice::{DeviceId, Refusal, ResourceName, View};
+use store::Records;
 use tokio::{
     sync::watch,
     task::{Id, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{hook_file, metrics::Metrics};
 
@@ -96,12 +96,28 @@ fn config(places: &Places, resource: &ResourceName, reservations: &Arc<Reservati
         resource: resource.clone(),
         paths: places.paths.clone(),
         timing: Timing::default(),
-        record_check: RecordCheck::new(move |device| match records.holder(device) {
-            Ok(None) => Ok(()),
-            Ok(Some(holder)) => Err(Refusal::Held(holder)),
-            Err(_) => Err(Refusal::Unknown),
-        }),
+        record_check: record_check(records, resource.clone()),
         reservations: reservations.clone(),
         report_waker: metrics.report_waker(),
     }
+}
+
+/// What the records say of a device that the kubelet hands out, and its reservation.
+fn record_check(records: Records, resource: ResourceName) -> RecordCheck {
+    let store = records.clone();
+    let check = move |device: &DeviceId| match records.owner_before_kubelet(device) {
+        Ok(None) => Ok(()),
+        Ok(Some(owner)) => Err(Refusal::Held(owner.into())),
+        Err(_) => Err(Refusal::Unknown),
+    };
+    let reserve = move |device: &DeviceId| match store.reserve_for_kubelet(device, &resource) {
+        Ok(()) => Ok(()),
+        Err(store::Error::Held(owner)) => Err(Refusal::Held(owner)),
+        // the container's hook asks once more, and fails if it cannot write either
+        Err(error) => {
+            warn!(%device, "cannot reserve it: {error}");
+            Ok(())
+        }
+    };
+    RecordCheck::new(check).reserving(reserve)
 }

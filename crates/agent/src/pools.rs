@@ -9,11 +9,11 @@ use std::{
 };
 
 use anyhow::Context;
-use link::Records;
 use netdevice::{
     Pools,
     pool::{EFFECTIVE_CONFIGURATION, MAX_CONFIGURATION},
 };
+use store::Records;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

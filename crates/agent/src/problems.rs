@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use link::{Records, Waiting};
+use store::{Records, Waiting};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wake::Ticks;

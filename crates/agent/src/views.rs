@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use link::{Place, Reader, Records, Unreadable};
-use netdevice::{DeviceId, DeviceState, Ledger, Pools, Projector, Record, Snapshot, View, link::flags};
+use netdevice::{Attachment, DeviceId, DeviceState, Ledger, Pools, Projector, Snapshot, View, link::flags};
+use store::{Place, Reader, Records, Unreadable};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -141,7 +141,7 @@ fn publish(projector: &Projector, views: &watch::Sender<Option<Arc<View>>>) -> A
             if was.is_none_or(|was| was.state != device.state) {
                 match &device.state {
                     DeviceState::Offered { healthy, .. } => debug!(device = %device.id, healthy, "offered"),
-                    DeviceState::Held(holder, phase) => debug!(device = %device.id, %holder, ?phase, "attached"),
+                    DeviceState::Held(owner, phase) => debug!(device = %device.id, %owner, ?phase, "attached"),
                 }
             }
         }
@@ -172,7 +172,7 @@ fn tell_selection(view: &View) {
 
 /// A device whose record has ended, until the snapshot has it.
 struct Returning {
-    record: Arc<Record>,
+    record: Arc<Attachment>,
     deadline: Instant,
 }
 
@@ -309,7 +309,7 @@ fn tell_unreadable(file: &Unreadable) {
 
 #[cfg(test)]
 mod tests {
-    use netdevice::{Link, fixture};
+    use netdevice::{Link, Owner, fixture};
 
     use super::*;
 
@@ -324,9 +324,9 @@ mod tests {
         snapshot
     }
 
-    fn record() -> Record {
-        let mut record = Record { resource: Some(netdevice::ResourceName::default()), ..fixture::record("dummy0") };
-        record.holder.sandbox = None;
+    fn record() -> Attachment {
+        let mut record = Attachment { resource: Some(netdevice::ResourceName::default()), ..fixture::record("dummy0") };
+        record.owner = Owner::Container { id: "c0ffee".into(), sandbox: None, pod: None };
         record
     }
 
@@ -369,7 +369,7 @@ mod tests {
         }
 
         fn is_held(&self) -> bool {
-            self.device().is_some_and(|device| device.holder().is_some())
+            self.device().is_some_and(|device| device.owner().is_some())
         }
     }
 

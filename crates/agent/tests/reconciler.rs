@@ -13,12 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use link::{AttachRequest, DetachRequest, Namespace, Records};
-use netdevice::{DeviceId, Holder, record::Pod};
+use link::{AttachRequest, DetachRequest};
+use netdevice::{DeviceId, Owner, Pod, owner::Request};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
+use store::{Namespace, Records};
 
 /// Longer than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(90);
@@ -92,14 +93,14 @@ impl Host {
         path
     }
 
-    fn attach(&self, device: &str, sandbox: &Path, holder: &Holder, pid: Option<i32>) {
+    fn attach(&self, device: &str, sandbox: &Path, owner: &Owner, pid: Option<i32>) {
         let namespace = Namespace::open(sandbox).unwrap();
         let request = AttachRequest {
             device: &device.parse().unwrap(),
             resource: None,
             sandbox: &namespace,
             paths: Vec::new(),
-            holder,
+            owner,
             pid,
             configuration: None,
         };
@@ -204,13 +205,14 @@ impl Drop for Agent {
     }
 }
 
-fn container(id: &str) -> Holder {
+fn container(id: &str) -> Owner {
     let pod = Pod { namespace: "default".into(), name: id.into(), uid: format!("uid-{id}") };
-    Holder { container: id.into(), sandbox: Some(format!("sandbox-{id}")), pod: Some(pod) }
+    Owner::Container { id: id.into(), sandbox: Some(format!("sandbox-{id}")), pod: Some(pod) }
 }
 
-fn sandbox(id: &str) -> Holder {
-    Holder { container: format!("sandbox-{id}"), ..container(id) }
+fn sandbox(id: &str) -> Owner {
+    let pod = container(id).pod().cloned();
+    Owner::Sandbox { id: format!("sandbox-{id}"), pod, by: Request::Annotation }
 }
 
 #[test]
@@ -263,10 +265,10 @@ fn a_new_sandbox_of_the_same_pod_gets_the_device_of_one_that_was_unmounted() {
         host.attach("dev0", &old, &sandbox("a"), None);
         umount2(&old, MntFlags::MNT_DETACH).unwrap();
         fs::remove_file(&old).unwrap();
-        let next = Holder { container: "next".into(), sandbox: Some("next".into()), ..sandbox("a") };
+        let next = Owner::Sandbox { id: "next".into(), pod: sandbox("a").pod().cloned(), by: Request::Annotation };
         host.attach("dev0", &new, &next, None);
         let (ledger, _) = host.records().list().unwrap();
-        assert_eq!(ledger.values().next().unwrap().holder, next);
+        assert_eq!(ledger.values().next().unwrap().owner, next);
     });
 }
 
@@ -334,7 +336,7 @@ fn a_device_whose_name_was_taken_gets_it_as_soon_as_it_is_free_also_after_a_rest
         host.attach("dev0", &pod.path(), &container("a"), Some(pod.pid()));
         host.add_device("dev0");
         let device: DeviceId = "dev0".parse().unwrap();
-        link::detach(&host.records(), &DetachRequest { device: &device, container: "a" }).unwrap();
+        link::detach(&host.records(), &DetachRequest { device: &device, owner: "a" }).unwrap();
         let waiting = host.records().waiting().unwrap();
         let [waiting] = &waiting[..] else { panic!("{waiting:?}") };
         let present = waiting.present.to_string();
@@ -361,14 +363,14 @@ fn a_link_that_took_the_place_of_one_that_waits_is_not_renamed() {
         host.attach("dev0", &pod.path(), &container("a"), Some(pod.pid()));
         host.add_device("dev0");
         let device: DeviceId = "dev0".parse().unwrap();
-        link::detach(&host.records(), &DetachRequest { device: &device, container: "a" }).unwrap();
+        link::detach(&host.records(), &DetachRequest { device: &device, owner: "a" }).unwrap();
         let [waiting] = &host.records().waiting().unwrap()[..] else { panic!("one waits") };
         let present = waiting.present.to_string();
         // the same name and index, another kind
         host.ip(&format!("link del {present}"));
         host.ip(&format!("link add {present} index {} type bridge", waiting.index));
         host.ip("link del dev0");
-        assert_eq!(waiting.restore(&host.records()).unwrap(), link::Restored::Void);
+        assert_eq!(link::restore_name(&host.records(), waiting).unwrap(), link::Restored::Void);
         assert!(host.has_link(&present) && !host.has_link("dev0"));
         assert!(host.records().waiting().unwrap().is_empty());
     });

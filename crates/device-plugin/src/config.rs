@@ -28,18 +28,31 @@ pub struct Config {
 /// Whether a device's record on disk allows its allocation. The view shows a record some milliseconds later: in between a
 /// Pod may have got the device by an annotation.
 #[derive(Clone)]
-pub struct RecordCheck(Arc<Check>);
+pub struct RecordCheck {
+    check: Arc<Check>,
+    reserve: Arc<Check>,
+}
 
 type Check = dyn Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync;
 
 impl RecordCheck {
     /// Calls `check`, which must not block for long.
     pub fn new(check: impl Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(check))
+        Self { check: Arc::new(check), reserve: Arc::new(|_| Ok(())) }
+    }
+
+    /// Calls `reserve` for each device that is handed out, before the answer. It must not block for long.
+    #[must_use]
+    pub fn reserving(self, reserve: impl Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync + 'static) -> Self {
+        Self { reserve: Arc::new(reserve), ..self }
     }
 
     pub(crate) fn check(&self, device: &DeviceId) -> Result<(), Refusal> {
-        (self.0)(device)
+        (self.check)(device)
+    }
+
+    pub(crate) fn reserve(&self, device: &DeviceId) -> Result<(), Refusal> {
+        (self.reserve)(device)
     }
 }
 

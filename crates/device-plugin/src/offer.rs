@@ -98,6 +98,6 @@ impl Entry {
             health: if device.is_healthy() { wire::HEALTHY } else { wire::UNHEALTHY }.into(),
             topology: device.numa_node.map(node),
         };
-        Self { is_held: device.holder().is_some(), encoded: message.encode_to_vec().into() }
+        Self { is_held: device.owner().is_some(), encoded: message.encode_to_vec().into() }
     }
 }

@@ -109,6 +109,10 @@ impl Service {
     async fn allocate_now(&self, request: &wire::AllocateRequest) -> Result<wire::AllocateResponse, AllocationError> {
         let request = allocation::Request::parse(request)?;
         self.wait_for(&request).await?;
+        for id in request.ids() {
+            let refused = |refusal| AllocationError::Refused(id.clone(), Box::new(refusal));
+            self.shared.record_check.reserve(id).map_err(refused)?;
+        }
         self.shared.allocated.send_if_modified(|allocated| {
             allocated.add(request.ids().cloned());
             // their CDI names are written already: there is nothing to do
@@ -125,7 +129,7 @@ impl Service {
         let candidate = |id: String| {
             let device = id.parse::<DeviceId>().ok().and_then(|id| view.devices().get(&id));
             let claim = match device {
-                Some(device) if device.holder().is_none() && device.resource == *resource => {
+                Some(device) if device.owner().is_none() && device.resource == *resource => {
                     if reservations.has(&device.id) { Claim::Reserved } else { Claim::None }
                 }
                 _ => Claim::Held,

@@ -2,8 +2,8 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use link::{DEFAULT_STATE_DIR, journal::Action};
 use netdevice::{DeviceId, ResourceName, cdi};
+use store::{DEFAULT_STATE_DIR, journal::Action};
 
 const HELP: &str = "\
 netdevice-hook: attaches network devices to a container and brings them home

@@ -14,13 +14,14 @@ use std::{
 };
 
 use arguments::{Arguments, Device, Invocation};
-use link::{
-    AttachRequest, DetachRequest, Detached, Error, Homecoming, Namespace, Records, Skipped,
-    journal::{self, Action, Entry, Outcome},
-};
+use link::{AttachRequest, DetachRequest, Detached, Error, Homecoming, Skipped};
 use netdevice::{
-    DeviceId, Holder,
+    DeviceId, Owner,
     oci::{Config, MAX_STATE, State},
+};
+use store::{
+    Namespace, Records,
+    journal::{self, Action, Entry, Outcome},
 };
 
 /// musl's own allocator maps and unmaps a page for each few objects, some 60 system calls in a life of milliseconds.
@@ -61,7 +62,7 @@ struct Hook {
     action: Action,
     records: Records,
     state: State,
-    holder: Holder,
+    owner: Owner,
 }
 
 impl Hook {
@@ -69,7 +70,7 @@ impl Hook {
         let records = Records::new(&arguments.state_dir);
         let action = arguments.action;
         match read_state() {
-            Ok(state) => Ok(Self { action, records, holder: state.holder(), state }),
+            Ok(state) => Ok(Self { action, records, owner: state.owner(), state }),
             Err(error) => {
                 // for whom it was is not known; for which devices is
                 let names = arguments.devices.iter().map(|device| device.id.to_string()).collect::<Vec<_>>().join(" ");
@@ -116,7 +117,7 @@ impl Hook {
                 resource: device.resource.as_ref(),
                 sandbox,
                 paths: self.other_paths(),
-                holder: &self.holder,
+                owner: &self.owner,
                 pid: Some(pid),
                 configuration: None,
             },
@@ -136,10 +137,10 @@ impl Hook {
     /// A runtime does not undo what other hooks of a container did before one failed, and may not call poststop.
     fn give_back(&self) {
         let Ok((ledger, _)) = self.records.list() else { return };
-        for (id, _) in ledger.iter().filter(|(_, record)| record.holder.container == self.state.id) {
-            let result = link::detach(&self.records, &DetachRequest { device: id, container: &self.state.id });
+        for (id, _) in ledger.iter().filter(|(_, record)| record.owner.is_container(&self.state.id)) {
+            let result = link::detach(&self.records, &DetachRequest { device: id, owner: &self.state.id });
             let noted = result.map_or_else(|error| Noted::failed(&error), report);
-            write_journal(&self.records, Action::Detach, id.as_str(), Some(&self.holder), noted);
+            write_journal(&self.records, Action::Detach, id.as_str(), Some(&self.owner), noted);
         }
     }
 
@@ -147,7 +148,7 @@ impl Hook {
     fn detach_all(&self, devices: &[Device]) -> Result<(), String> {
         let mut first_error = Ok(());
         for device in devices {
-            let request = DetachRequest { device: &device.id, container: &self.state.id };
+            let request = DetachRequest { device: &device.id, owner: &self.state.id };
             match link::detach(&self.records, &request) {
                 Ok(detached) => self.note(&device.id, report(detached)),
                 Err(error) => {
@@ -160,7 +161,7 @@ impl Hook {
     }
 
     fn note(&self, device: &DeviceId, noted: Noted) {
-        write_journal(&self.records, self.action, device.as_str(), Some(&self.holder), noted);
+        write_journal(&self.records, self.action, device.as_str(), Some(&self.owner), noted);
     }
 }
 
@@ -224,10 +225,10 @@ fn join(skipped: &[Skipped]) -> String {
     skipped.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-fn write_journal(records: &Records, action: Action, device: &str, holder: Option<&Holder>, noted: Noted) {
+fn write_journal(records: &Records, action: Action, device: &str, owner: Option<&Owner>, noted: Noted) {
     let Noted { outcome, message, renamed } = noted;
-    let pod = holder.and_then(|holder| holder.pod.clone());
-    let holder = holder.map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let pod = owner.and_then(Owner::pod).cloned();
+    let holder = owner.map_or_else(|| "unknown".to_owned(), ToString::to_string);
     let entry = Entry { time: journal::now(), action, device: device.into(), holder, pod, outcome, renamed, message };
     // The work is what counts; without the journal, standard error remains.
     let _ = journal::append(records, &entry);

@@ -14,15 +14,15 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use netdevice::{InterfaceName, LinkState, Record, link::flags, state::Address};
+use netdevice::{Attachment, InterfaceName, LinkState, link::flags, state::Address};
 use rtnl::message::{Message, kind};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
+use store::{Namespace, Records};
 
 use crate::{
     error::{Error, WithSubject},
     identity::{Actor, find_inside, find_namespace},
-    ledger::Records,
-    namespace::Namespace,
+    inside::{briefly_inside, run_inside},
     read::{Which, read_bare},
     socket::RouteSocket,
 };
@@ -74,7 +74,7 @@ pub(crate) fn announce_ipv6(
         socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, Some(ipproto::RAW))
     };
     let socket = match sandbox {
-        Some((namespace, home)) => namespace.briefly(home, || Ok(socket()?)),
+        Some((namespace, home)) => briefly_inside(namespace, home, || Ok(socket()?)),
         None => socket().map_err(io::Error::from),
     };
     let Ok(socket) = socket else { return };
@@ -89,13 +89,13 @@ pub(crate) fn announce_ipv6(
 /// # Errors
 ///
 /// When the sandbox cannot be entered, or nothing can be sent there, for want of a capability perhaps.
-pub fn announce_in_sandbox(records: &Records, record: &Record) -> Result<Announcement, Error> {
+pub fn announce_in_sandbox(records: &Records, record: &Attachment) -> Result<Announcement, Error> {
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
     let Some((namespace, mut inside)) = find_namespace(records, record, &mut home, Actor::Agent(None))? else {
         return Ok(Announcement::Done);
     };
     let Some(link) = find_inside(record, &mut inside)? else { return Ok(Announcement::Done) };
-    let sent = namespace.run(|| announce(&mut inside, &link));
+    let sent = run_inside(&namespace, || announce(&mut inside, &link));
     sent.map_err(|source| Error::Namespace { path: namespace.path().to_owned(), source })?
 }
 

@@ -1,13 +1,14 @@
 //! From the host into a sandbox.
 
 use netdevice::{
-    DeviceId, Holder, InterfaceName, LinkState, Phase, Record, ResourceName, SandboxConfiguration,
+    Attachment, DeviceId, InterfaceName, LinkState, Owner, Phase, ResourceName, SandboxConfiguration,
     SandboxInterfaceName,
     configuration::IpPrefix,
-    record::{Process, RECORD_VERSION, SandboxPlace},
+    record::{Process, SandboxPlace},
 };
 use rtnl::link::attribute as ifla;
 use rustix::fd::{AsFd, AsRawFd};
+use store::{Lock, Namespace, Records, Written, journal};
 
 use crate::{
     announce::announce_ipv6,
@@ -17,10 +18,8 @@ use crate::{
     error::{Error, WithSubject},
     folder::Folder,
     identity::{Actor, find_at_home, find_inside, find_namespace, holder_has_ended, namespace_id, process, viewpoint},
-    journal,
+    inside::socket_inside,
     kept::read_kept,
-    ledger::{Lock, Records, Written},
-    namespace::Namespace,
     neighbourhood::exclusion,
     read::{Which, read_bare, read_whole, sysfs_folder},
     socket::{Change, KernelError, RouteSocket},
@@ -39,7 +38,7 @@ pub struct AttachRequest<'a> {
     /// Other places where the same namespace is found, for when the first is gone.
     pub paths: Vec<String>,
     /// Whose it becomes.
-    pub holder: &'a Holder,
+    pub owner: &'a Owner,
     /// Pid of the first process of that container or sandbox, whose end is the holder's. None where it is not to be seen: of
     /// a sandbox the kernel and the mounts tell the end, too.
     pub pid: Option<i32>,
@@ -72,12 +71,25 @@ pub fn attach(records: &Records, request: &AttachRequest<'_>) -> Result<Attached
 pub(crate) fn attach_locked(
     records: &Records,
     request: &AttachRequest<'_>,
-    lock: Option<Lock>,
+    mut lock: Option<Lock>,
 ) -> Result<Attached, Error> {
+    let result = attach_under(records, request, &mut lock);
+    if let Some(lock) = lock {
+        // the record says whose it is; and a sandbox that could not have it chooses anew
+        if result.is_ok() || matches!(request.owner, Owner::Sandbox { .. }) {
+            records.release(request.device, &lock);
+        }
+        if result.is_ok() {
+            lock.leave();
+        }
+    }
+    result
+}
+
+/// Attaches the device under its lock, which is taken if it is not there yet.
+fn attach_under(records: &Records, request: &AttachRequest<'_>, lock: &mut Option<Lock>) -> Result<Attached, Error> {
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
-    let mut inside = request
-        .sandbox
-        .socket(&home)
+    let mut inside = socket_inside(request.sandbox, &home)
         .map_err(|source| Error::Namespace { path: request.sandbox.path().to_owned(), source })?;
     if inside.cookie() == home.cookie() {
         return Err(Error::HostNetwork);
@@ -93,7 +105,7 @@ pub(crate) fn attach_locked(
     let process = request.pid.map(first).transpose()?;
     let lock = match lock {
         Some(lock) => lock,
-        None => records.lock(request.device)?,
+        None => lock.insert(records.lock(request.device)?),
     };
     if let Some(record) = records.take(request.device)? {
         // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
@@ -109,22 +121,19 @@ pub(crate) fn attach_locked(
             && went
             && let Some(link) = find_inside(&record, &mut inside)?
         {
-            let attached = adopt(records, record, request, process, (&mut inside, &link))?;
-            lock.leave();
-            return Ok(attached);
+            return adopt(records, record, request, process, (&mut inside, &link));
         }
         settle(records, record, request, &mut home)?;
     }
+    records.check_reservation(request.device, request.owner, lock)?;
     let (home, inside) = (&mut home, &mut inside);
-    let attached = Move { records, request, process, host_name: &host_name, name: &name, home, inside }.run()?;
-    lock.leave();
-    Ok(attached)
+    Move { records, request, process, host_name: &host_name, name: &name, home, inside }.run()
 }
 
 /// The device is in this very sandbox: another container of the Pod starts, or an attempt was cut off.
 fn adopt(
     records: &Records,
-    mut record: Record,
+    mut record: Attachment,
     request: &AttachRequest<'_>,
     process: Option<Process>,
     (inside, link): (&mut RouteSocket, &LinkState),
@@ -134,8 +143,8 @@ fn adopt(
     // an older program may have attached it, or it was killed before
     let _ = records.pin(&record, request.sandbox);
     // what the sandbox has, it has longer than any of its containers
-    if !record.holder.is_sandbox() {
-        record.holder = request.holder.clone();
+    if !record.owner.outlives_containers() {
+        record.owner = request.owner.clone();
         record.process = process;
     }
     record.phase = Phase::Attached;
@@ -144,13 +153,18 @@ fn adopt(
 }
 
 /// Ends what a record of another attachment says, so that the device is on the host.
-fn settle(records: &Records, record: Record, request: &AttachRequest<'_>, home: &mut RouteSocket) -> Result<(), Error> {
-    if record.phase == Phase::Attached && !record.holder.is_same_pod(request.holder) && !holder_has_ended(&record) {
+fn settle(
+    records: &Records,
+    record: Attachment,
+    request: &AttachRequest<'_>,
+    home: &mut RouteSocket,
+) -> Result<(), Error> {
+    if record.phase == Phase::Attached && !record.owner.is_same_pod(request.owner) && !holder_has_ended(&record) {
         // a namespace that ended holds nothing any more
         if let Some((_namespace, mut socket)) = find_namespace(records, &record, home, Actor::Runtime)?
             && find_inside(&record, &mut socket)?.is_some()
         {
-            return Err(Error::Held(record.holder));
+            return Err(store::Error::Held(record.owner.into()).into());
         }
     }
     match come_home(records, record, home, Actor::Runtime)? {
@@ -201,14 +215,14 @@ impl Move<'_> {
             Err(error) => return Err(self.undo(record, error)),
         };
         if let Err(error) = written.note_attached() {
-            return Err(self.undo(record, error));
+            return Err(self.undo(record, error.into()));
         }
         self.announce(&record, link);
         Ok(Attached { was_there: false, skipped })
     }
 
     /// Tells the device's neighbours at once where its IPv6 addresses are; of IPv4 the kernel was told with the addresses.
-    fn announce(&self, record: &Record, mut link: LinkState) {
+    fn announce(&self, record: &Attachment, mut link: LinkState) {
         let asked = record.configuration.as_ref();
         if let Some(mac) = asked.and_then(|asked| asked.mac.clone()) {
             link.mac = Some(mac);
@@ -220,7 +234,7 @@ impl Move<'_> {
     }
 
     /// `folder` is the device's in sysfs, if it shows the node's network.
-    fn record(&mut self, mut host: LinkState, folder: Option<Folder>) -> Result<Record, Error> {
+    fn record(&mut self, mut host: LinkState, folder: Option<Folder>) -> Result<Attachment, Error> {
         if host.hardware.is_none() {
             host.sysfs_inode = folder.and_then(|folder| folder.inode().ok());
         }
@@ -228,12 +242,11 @@ impl Move<'_> {
         let seen_from = viewpoint().subject("/proc")?;
         let mut paths = vec![self.request.sandbox.path().to_string_lossy().into_owned()];
         paths.extend(self.request.paths.iter().cloned());
-        Ok(Record {
-            version: RECORD_VERSION,
+        Ok(Attachment {
             device: self.request.device.clone(),
             resource: self.request.resource.cloned(),
             phase: Phase::Attaching,
-            holder: self.request.holder.clone(),
+            owner: self.request.owner.clone(),
             process: self.process,
             sandbox: SandboxPlace {
                 cookie: self.inside.cookie(),
@@ -241,7 +254,7 @@ impl Move<'_> {
                 nsid: namespace_id(self.home, self.request.sandbox),
                 seen_from,
                 paths,
-                name: DeviceId::from(self.name.as_interface_name()),
+                name: self.name.as_interface_name().clone(),
                 ifindex: host.index,
             },
             configuration: self.request.configuration.cloned(),
@@ -259,7 +272,7 @@ impl Move<'_> {
 
     /// Moves the link. Its index inside is chosen and written down before: a container cannot change it, so the device
     /// is found again whatever it is called. `written` is the record's.
-    fn move_inside(&mut self, record: &mut Record, written: &mut Written) -> Result<(), Error> {
+    fn move_inside(&mut self, record: &mut Attachment, written: &mut Written) -> Result<(), Error> {
         let target = self.request.sandbox.as_fd().as_raw_fd().cast_unsigned();
         for attempt in 1.. {
             let (index, wanted) = (record.host.index, record.sandbox.ifindex);
@@ -313,7 +326,7 @@ impl Move<'_> {
     }
 
     /// Puts the device back as it was; the error that made this necessary is the one to tell.
-    fn undo(&mut self, record: Record, error: Error) -> Error {
+    fn undo(&mut self, record: Attachment, error: Error) -> Error {
         // The record stays if this fails, and the next actor goes on from it.
         let _ = come_home(self.records, record, self.home, Actor::Runtime);
         error

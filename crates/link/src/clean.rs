@@ -1,7 +1,7 @@
 //! What a container left on its device, taken off when the device is on the host and before it is set up: BPF programs,
 //! which no move takes off, and links in other namespaces.
 
-use netdevice::{LinkState, Record, state::BpfProgram};
+use netdevice::{Attachment, LinkState, state::BpfProgram};
 
 use crate::{
     bpf,
@@ -22,7 +22,7 @@ pub(crate) enum Cleaned {
 
 /// Cleans a device that is on the host, in which the calling thread is. `origin` is where it was a moment ago.
 pub(crate) fn clean(
-    record: &Record,
+    record: &Attachment,
     link: &mut LinkState,
     origin: Option<&mut Origin>,
     home: &mut RouteSocket,
@@ -45,7 +45,7 @@ pub(crate) fn clean(
 }
 
 /// Takes off the XDP programs that are not the host's, by netlink, or from the BPF links that hold them.
-fn remove_xdp(record: &Record, link: &mut LinkState, home: &mut RouteSocket) -> Result<Option<String>, Error> {
+fn remove_xdp(record: &Attachment, link: &mut LinkState, home: &mut RouteSocket) -> Result<Option<String>, Error> {
     let index = link.index;
     let Some(changes) = foreign_xdp(record, link) else { return Ok(None) };
     let remove =
@@ -66,7 +66,7 @@ fn remove_xdp(record: &Record, link: &mut LinkState, home: &mut RouteSocket) -> 
 }
 
 /// The XDP programs that were not there on the host, if any.
-fn foreign_xdp(record: &Record, link: &LinkState) -> Option<Vec<(u16, u32)>> {
+fn foreign_xdp(record: &Attachment, link: &LinkState) -> Option<Vec<(u16, u32)>> {
     let host = &record.host;
     // a record of an earlier version says only that there was one
     if host.xdp && host.xdp_programs.is_empty() {
@@ -85,7 +85,7 @@ fn reread_xdp(link: &mut LinkState, home: &mut RouteSocket) -> Result<(), Error>
 }
 
 /// Takes off the tcx and netkit programs that are not the host's; returns those of the host's that are gone.
-fn remove_programs(record: &Record, link: &LinkState) -> Result<Vec<BpfProgram>, String> {
+fn remove_programs(record: &Attachment, link: &LinkState) -> Result<Vec<BpfProgram>, String> {
     let list = || bpf::programs(link.index, link.kind.as_deref());
     let unknown = |error| format!("the kernel does not list the BPF programs on it: {error}");
     let own = record.host.programs.as_deref().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What a device is given in its sandbox, once it is there.
 
 use netdevice::{
-    LinkState, Record, SandboxConfiguration,
+    Attachment, LinkState, SandboxConfiguration,
     plan::{Place, Step, aged, missing, plan, relabel, wanted_as_configured, wanted_in_sandbox},
     state::Route,
 };
@@ -9,10 +9,11 @@ use rtnl::{
     message::{Message, kind},
     route::ALL_FAMILIES,
 };
+use store::Namespace;
 
 use crate::{
     error::{Error, WithSubject},
-    namespace::Namespace,
+    inside::run_inside,
     read::{Which, boot_time, read_addressed, read_whole},
     socket::RouteSocket,
     step::{Site, Skipped},
@@ -21,7 +22,7 @@ use crate::{
 
 /// Gives the device in the sandbox what it had on the host, or what the Pod asked for.
 pub(crate) fn configure_inside(
-    record: &Record,
+    record: &Attachment,
     sandbox: &Namespace,
     inside: &mut RouteSocket,
     link: &LinkState,
@@ -71,7 +72,7 @@ pub(crate) fn configure_inside(
         let steps = plan(&wanted, &present, Place::Sandbox);
         work(inside, &present, steps)
     };
-    let result = sandbox.run(within);
+    let result = run_inside(sandbox, within);
     result.map_err(|source| Error::Namespace { path: sandbox.path().to_owned(), source })?
 }
 

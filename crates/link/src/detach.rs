@@ -1,17 +1,15 @@
 //! From a sandbox home, and everything back to what it was.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use netdevice::{
-    DeviceId, InterfaceName, LinkState, Phase, Record,
+    Attachment, DeviceId, InterfaceName, LinkState, Phase,
     plan::{LinkChange, Place, Step, aged, plan, relabel},
     record::HomePlace,
 };
 use rtnl::link::attribute as ifla;
 use rustix::thread::gettid;
+use store::{Namespace, Records};
 
 use crate::{
     announce::announce_ipv6,
@@ -22,9 +20,8 @@ use crate::{
         Actor, fallback_name, find_arrived, find_at_home, find_inside_with, find_namespace, has_ended,
         holder_has_ended, is_same_link, is_unplugged,
     },
+    inside::{namespace_of, sysfs_inside},
     kept::{is_forwarding_kept, read_forwarding, restore_early, restore_late},
-    ledger::{Lock, Records},
-    namespace::Namespace,
     nested::Origin,
     read::{Which, boot_time, read_bare, read_whole},
     socket::{Change, KernelError, RouteSocket},
@@ -37,8 +34,9 @@ use crate::{
 pub struct DetachRequest<'a> {
     /// Which device.
     pub device: &'a DeviceId,
-    /// The container that ended. A later container of the same Pod may have the device by now.
-    pub container: &'a str,
+    /// Id of the owner that no longer needs it, see [`Owner::id`](netdevice::Owner::id): a container that ended. A later
+    /// container of the same Pod may have the device by now.
+    pub owner: &'a str,
 }
 
 /// How a detachment went.
@@ -80,7 +78,7 @@ pub fn detach(records: &Records, request: &DetachRequest<'_>) -> Result<Detached
         records.remove(request.device)?;
         return Ok(Detached::NotAttached);
     };
-    if record.holder.container != request.container {
+    if record.owner.id() != request.owner {
         return Ok(Detached::TakenOver);
     }
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
@@ -101,7 +99,7 @@ pub fn detach_from_sandbox(
 ) -> Result<Detached, Error> {
     let _lock = records.lock(device)?;
     let Some(record) = records.read(device)? else { return Ok(Detached::NotAttached) };
-    if !record.holder.is_in_sandbox(sandbox) {
+    if !record.owner.is_in_sandbox(sandbox) {
         return Ok(Detached::TakenOver);
     }
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
@@ -123,7 +121,7 @@ pub enum Diagnosis {
 
 /// Compares a record with the kernel, asked through a socket in the host's namespace. It needs no privilege; who cannot
 /// see processes or namespaces calls what may be healthy healthy.
-pub fn diagnose(record: &Record, home: &mut RouteSocket) -> Diagnosis {
+pub fn diagnose(record: &Attachment, home: &mut RouteSocket) -> Diagnosis {
     if record.phase != Phase::Attached {
         Diagnosis::Unfinished
     } else if has_ended(record, home) {
@@ -145,7 +143,7 @@ pub fn repair(
     records: &Records,
     device: &DeviceId,
     sandbox: Option<&Namespace>,
-    is_due: impl FnOnce(&Record, &mut RouteSocket) -> bool,
+    is_due: impl FnOnce(&Attachment, &mut RouteSocket) -> bool,
 ) -> Result<Repair, Error> {
     let Some(_lock) = records.try_lock(device)? else { return Ok(Repair::Busy) };
     let Some(record) = records.take(device)? else { return Ok(Repair::Unneeded) };
@@ -178,7 +176,7 @@ pub fn rename_link(index: u32, name: &InterfaceName) -> Result<(), Error> {
 /// # Errors
 ///
 /// When the namespace cannot be found from here.
-pub fn keep_sandbox(records: &Records, record: &Record) -> Result<Option<Namespace>, Error> {
+pub fn keep_sandbox(records: &Records, record: &Attachment) -> Result<Option<Namespace>, Error> {
     let is_pinned = || {
         let (device, inode) = (&record.device, record.sandbox.inode);
         records.is_pinned(device, inode) || records.held(device, inode).is_some()
@@ -190,7 +188,7 @@ pub fn keep_sandbox(records: &Records, record: &Record) -> Result<Option<Namespa
     let found = find_namespace(records, record, &mut home, Actor::Agent(None))?;
     let Some((namespace, socket)) = found else { return Ok(None) };
     // whoever attaches the device just now pins it before the move; an older program does not
-    if let Some(_lock) = lock_soon(records, &record.device)?
+    if let Some(_lock) = records.lock_until(&record.device, Instant::now() + SOON)?
         && let Ok(Some(now)) = records.read(&record.device)
         && now.sandbox.cookie == record.sandbox.cookie
     {
@@ -199,23 +197,11 @@ pub fn keep_sandbox(records: &Records, record: &Record) -> Result<Option<Namespa
     if is_pinned() {
         return Ok(None);
     }
-    Namespace::of(&socket).map(Some).subject("the pod's network namespace")
+    namespace_of(&socket).map(Some).subject("the pod's network namespace")
 }
 
 /// How long an attachment is waited for, which takes some 20 ms.
 const SOON: Duration = Duration::from_secs(1);
-const POLL: Duration = Duration::from_millis(10);
-
-fn lock_soon(records: &Records, device: &DeviceId) -> Result<Option<Lock>, Error> {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let lock = records.try_lock(device)?;
-        if lock.is_some() || Instant::now() >= deadline {
-            return Ok(lock);
-        }
-        sleep(POLL);
-    }
-}
 
 /// What [`repair`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,7 +217,7 @@ pub enum Repair {
 /// Brings the device of a record home, from wherever it is, and ends the record. The device's lock is held.
 pub(crate) fn come_home(
     records: &Records,
-    mut record: Record,
+    mut record: Attachment,
     home: &mut RouteSocket,
     actor: Actor<'_>,
 ) -> Result<Homecoming, Error> {
@@ -282,7 +268,7 @@ pub(crate) fn come_home(
     if !never_left {
         match clean(&record, &mut link, origin.as_mut().map(|fetched| &mut fetched.origin), home)? {
             Cleaned::Clean(skipped) => missing = skipped,
-            Cleaned::Unclean(reason) => return Err(records.set_aside(record, reason)),
+            Cleaned::Unclean(reason) => return Err(records.set_aside(record, reason).into()),
         }
     }
     drop(origin);
@@ -305,12 +291,12 @@ struct Fetched {
 /// Moves the device home, if it is in its sandbox, without what a container put on it there.
 fn fetch(
     records: &Records,
-    record: &mut Record,
+    record: &mut Attachment,
     home: &mut RouteSocket,
     actor: Actor<'_>,
 ) -> Result<Option<Fetched>, Error> {
     let Some((namespace, mut inside)) = find_namespace(records, record, home, actor)? else { return Ok(None) };
-    let sysfs = namespace.sysfs(home).ok();
+    let sysfs = sysfs_inside(&namespace, home).ok();
     let Some((link, folder)) = find_inside_with(record, &mut inside, sysfs.as_ref())? else { return Ok(None) };
     let inode = folder.as_ref().and_then(|folder| folder.inode().ok());
     let is_identified = match (record.host.sysfs_inode, inode) {
@@ -328,7 +314,7 @@ fn fetch(
 /// Moves the device home, under its old name and index or under those that are free.
 fn pull(
     records: &Records,
-    record: &mut Record,
+    record: &mut Attachment,
     link: &LinkState,
     inside: &mut RouteSocket,
     home: &mut RouteSocket,
@@ -337,17 +323,17 @@ fn pull(
     let target = gettid().as_raw_nonzero().get().cast_unsigned();
     // Where it is going, and what it is called until it is there, is written down: whoever finds it can tell.
     record.phase = Phase::Detaching;
-    record.sandbox.name = DeviceId::from(&link.name);
-    record.home = Some(HomePlace { name: DeviceId::from(&record.host.name), ifindex: record.host.index });
+    record.sandbox.name = link.name.clone();
+    record.home = Some(HomePlace { name: record.host.name.clone(), ifindex: record.host.index });
     for attempt in 1..=INDEX_ATTEMPTS {
         if let Err(error) = records.write(record)
             // A full disk does not keep a device from its first try: where that leads, the record that is there says too.
             && attempt > 1
         {
-            return Err(error);
+            return Err(error.into());
         }
         let Some(place) = record.home.as_mut() else { return Err(Error::Vanished) };
-        let (index, ifindex, name) = (link.index, place.ifindex, place.name.to_name());
+        let (index, ifindex, name) = (link.index, place.ifindex, place.name.clone());
         let moved = inside.change_one(move |batch| {
             rtnl::link::set(batch, index, 0, 0)
                 .u32(ifla::NET_NS_PID, target)
@@ -366,8 +352,8 @@ fn pull(
             // of a record that somebody wrote, any number may be the index
             libc::EBUSY => place.ifindex = record.host.index.wrapping_add(attempt * INDEX_STEP),
             libc::EEXIST => {
-                if read_bare(home, Which::Name(&place.name.to_name()))?.is_some() {
-                    place.name = DeviceId::from(&fallback_name(record.host.index, attempt));
+                if read_bare(home, Which::Name(&place.name))?.is_some() {
+                    place.name = fallback_name(record.host.index, attempt);
                 }
                 drop_altnames(link, inside)?;
             }
@@ -389,7 +375,7 @@ fn drop_altnames(link: &LinkState, inside: &mut RouteSocket) -> Result<(), Error
 
 /// Gives the device on the host what the record says.
 fn restore(
-    record: &Record,
+    record: &Attachment,
     link: LinkState,
     mut skipped: Vec<Skipped>,
     home: &mut RouteSocket,
@@ -401,7 +387,7 @@ fn restore(
     let mut wanted = aged(&record.host, boot_time).into_owned();
     relabel(&mut wanted.addresses, &record.host.name, &present.name);
     if let Some(name) = &record.host.master_name {
-        let master = read_bare(home, Which::Name(&name.to_name()))?;
+        let master = read_bare(home, Which::Name(name))?;
         wanted.master = master.map(|master| master.index);
         if wanted.master.is_none() {
             skipped.push(Skipped { what: format!("master {name}"), reason: "it is gone".into() });
@@ -433,7 +419,7 @@ fn restore(
     Ok(Homecoming::Home { renamed, skipped })
 }
 
-fn at_home<'a>(record: &Record, present: &'a LinkState, home: &'a mut RouteSocket) -> Site<'a> {
+fn at_home<'a>(record: &Attachment, present: &'a LinkState, home: &'a mut RouteSocket) -> Site<'a> {
     Site {
         socket: home,
         place: Place::Host,
@@ -445,7 +431,11 @@ fn at_home<'a>(record: &Record, present: &'a LinkState, home: &'a mut RouteSocke
 }
 
 /// Gives the device its name, or tells the one that it has instead.
-fn rename(record: &Record, present: &mut LinkState, home: &mut RouteSocket) -> Result<Option<InterfaceName>, Error> {
+fn rename(
+    record: &Attachment,
+    present: &mut LinkState,
+    home: &mut RouteSocket,
+) -> Result<Option<InterfaceName>, Error> {
     let old = &record.host.name;
     if present.name == *old {
         return Ok(None);

@@ -2,7 +2,8 @@
 
 use std::{io, path::PathBuf};
 
-use netdevice::{DeviceId, Holder, InterfaceName, exclusion::Exclusion, record::MAX_RECORD};
+use netdevice::{DeviceId, InterfaceName, exclusion::Exclusion};
+use store::is_shortage;
 
 use crate::socket::KernelError;
 
@@ -15,9 +16,6 @@ pub enum Error {
     /// The rule about the node's own connectivity.
     #[error("it is never handed out because {0}: choose another device")]
     Excluded(Exclusion),
-    /// Somebody else has it.
-    #[error("it is held by {0}: delete that pod or choose another device")]
-    Held(Holder),
     /// The target is the node itself.
     #[error(
         "the pod uses the node's own network (hostNetwork), to which the device belongs already: remove hostNetwork or the device"
@@ -95,52 +93,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The folder of the records.
-    #[error("cannot keep its record {}: {source}", path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A record that nobody would read again.
-    #[error(
-        "it has too many addresses and routes: its record would have {0} bytes, more than {MAX_RECORD} are not kept"
-    )]
-    RecordTooLarge(usize),
-    /// A record that this program cannot follow.
-    #[error(
-        "its record {} cannot be followed ({reason}): with the program that wrote it, or see there what the device was, put it right by hand and remove the file",
-        path.display()
-    )]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A record that nobody can follow was put aside, now or before.
-    #[error(
-        "its record was put aside as {}, since it cannot be followed ({reason}): see that the interface is on the node and as it should be, then remove that file",
-        path.display()
-    )]
-    Quarantined {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The device is on the host, and something of its Pod is on it that cannot be taken off.
-    #[error(
-        "it is on the node, down and quarantined: {reason}. Take that off and move {} back to the records, or remove that file to use the device as it is",
-        path.display()
-    )]
-    Unclean {
-        /// The record, put aside.
-        path: PathBuf,
-        /// What is on the device.
-        reason: String,
-    },
+    /// The device's record, or somebody's right to it.
+    #[error(transparent)]
+    Store(#[from] store::Error),
     /// The sandbox may be there and cannot be seen from here.
     #[error(
         "its pod's network namespace cannot be found from here{}",
@@ -156,19 +111,12 @@ impl Error {
     /// Whether it failed only because the process or the system has no descriptor or memory left.
     pub fn is_shortage(&self) -> bool {
         match self {
-            Self::Io { source, .. } | Self::Namespace { source, .. } | Self::Record { source, .. } => {
-                is_shortage(source)
-            }
+            Self::Io { source, .. } | Self::Namespace { source, .. } => is_shortage(source),
+            Self::Store(error) => error.is_shortage(),
             Self::OutOfSight(source) => source.as_ref().is_some_and(is_shortage),
             _ => false,
         }
     }
-}
-
-/// Whether a call failed only because the process or the system has no descriptor or memory left: it says nothing of what
-/// was asked for.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
 }
 
 /// Names what a system call was for.

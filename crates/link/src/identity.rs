@@ -12,17 +12,17 @@ use std::{
 };
 
 use netdevice::{
-    InterfaceName, LinkState, Phase, Record,
+    Attachment, InterfaceName, LinkState, Phase,
     record::{Process, SandboxPlace, Viewpoint},
 };
 use rtnl::message::kind;
+use store::{Namespace, Records, is_shortage};
 
 use crate::{
-    error::{Error, WithSubject, is_shortage},
+    error::{Error, WithSubject},
     folder::Folder,
-    ledger::Records,
+    inside::socket_inside,
     mounts,
-    namespace::Namespace,
     read::{Which, read_bare, read_in_namespace, sysfs_folder, sysfs_folder_below},
     socket::RouteSocket,
 };
@@ -56,14 +56,14 @@ fn from_stat(pid: i32, text: &[u8]) -> Option<Process> {
 }
 
 /// Whether the container or sandbox that holds the device has ended. Who cannot see its processes or mounts says no.
-pub(crate) fn holder_has_ended(record: &Record) -> bool {
+pub(crate) fn holder_has_ended(record: &Attachment) -> bool {
     let Ok(here) = viewpoint() else { return false };
     match record.process {
         Some(then) => {
             let is_other = |now: Option<Process>| now != Some(then);
             here.pid_namespace == record.sandbox.seen_from.pid_namespace && process(then.pid).is_ok_and(is_other)
         }
-        None => record.holder.is_sandbox() && mounts::are_gone(&record.sandbox, here),
+        None => record.owner.outlives_containers() && mounts::are_gone(&record.sandbox, here),
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn namespace_id(home: &mut RouteSocket, namespace: &Namespace) -> Opt
 
 /// Whether the namespace of a record has ended, as the kernel says it to anybody. "No" may mean that another namespace
 /// has its id by now.
-pub(crate) fn has_ended(record: &Record, home: &mut RouteSocket) -> bool {
+pub(crate) fn has_ended(record: &Attachment, home: &mut RouteSocket) -> bool {
     let Some(id) = record.sandbox.nsid else { return false };
     let answer = home.get(|batch| rtnl::nsid::get_by_id(batch, id));
     matches!(answer, Ok(Err(error)) if error.errno == libc::ENOENT)
@@ -114,7 +114,7 @@ pub(crate) fn viewpoint() -> io::Result<Viewpoint> {
 /// [`Error::OutOfSight`] when it cannot be found and may be there all the same.
 pub(crate) fn find_namespace(
     records: &Records,
-    record: &Record,
+    record: &Attachment,
     home: &mut RouteSocket,
     actor: Actor<'_>,
 ) -> Result<Option<(Namespace, RouteSocket)>, Error> {
@@ -122,7 +122,7 @@ pub(crate) fn find_namespace(
     let mut obstacle = None;
     let enter = |opened: io::Result<Namespace>, home: &RouteSocket| {
         let namespace = opened?;
-        let socket = namespace.socket(home)?;
+        let socket = socket_inside(&namespace, home)?;
         // the inode may be another namespace's by now; the cookie never is
         Ok::<_, io::Error>((socket.cookie() == place.cookie).then_some((namespace, socket)))
     };
@@ -177,7 +177,7 @@ pub(crate) fn find_namespace(
 
 /// Whether the kernel knows the device in a namespace that has the record's id: then it is there, though nobody has found
 /// the namespace. If the kernel does not say, it may be.
-fn is_known_by_id(record: &Record, home: &mut RouteSocket) -> bool {
+fn is_known_by_id(record: &Attachment, home: &mut RouteSocket) -> bool {
     let Some(id) = record.sandbox.nsid else { return false };
     let found = read_in_namespace(home, id, record.sandbox.ifindex);
     found.map_or(true, |link| link.is_some_and(|link| is_device(record, &link)))
@@ -221,7 +221,7 @@ fn descriptors(process: &Path, inode: u64) -> impl Iterator<Item = PathBuf> + us
 }
 
 /// Whether a link can be the device of the record, whatever a container made of its name, address and size.
-pub(crate) fn is_device(record: &Record, link: &LinkState) -> bool {
+pub(crate) fn is_device(record: &Attachment, link: &LinkState) -> bool {
     let same_function =
         is_virtual_function(record) && link.parent_device.is_some() && link.parent_device == record.host.parent_device;
     link.kind == record.host.kind && (same_function || link.permanent_mac == record.host.permanent_mac)
@@ -230,19 +230,19 @@ pub(crate) fn is_device(record: &Record, link: &LinkState) -> bool {
 /// Whether the device is a virtual function (SR-IOV). It has its address from its physical function; igbvf takes for the
 /// permanent one whatever was set last (`igbvf_reset`), and a driver that is bound again may get another one. But there is
 /// one interface to a function, and a container cannot change which it is.
-fn is_virtual_function(record: &Record) -> bool {
+fn is_virtual_function(record: &Attachment) -> bool {
     record.host.hardware.as_ref().is_some_and(|place| Path::new(&place.path).join("physfn").exists())
 }
 
 /// Whether the physical device of a record was taken out of the machine, or switched off as a virtual function.
-pub(crate) fn is_unplugged(record: &Record) -> bool {
+pub(crate) fn is_unplugged(record: &Attachment) -> bool {
     let Some(place) = &record.host.hardware else { return false };
     // without sysfs nobody can say
     Path::new("/sys/devices").exists() && Path::new(&place.path).try_exists().is_ok_and(|is_there| !is_there)
 }
 
 /// The device inside its sandbox, by the index that it was given there.
-pub(crate) fn find_inside(record: &Record, socket: &mut RouteSocket) -> Result<Option<LinkState>, Error> {
+pub(crate) fn find_inside(record: &Attachment, socket: &mut RouteSocket) -> Result<Option<LinkState>, Error> {
     let found = read_bare(socket, Which::Index(record.sandbox.ifindex))?;
     Ok(found.filter(|link| is_device(record, link)))
 }
@@ -253,7 +253,7 @@ const NAME_ATTEMPTS: u32 = 8;
 /// The device inside its sandbox with its folder in a sysfs that shows the sandbox, if there is one and the device is
 /// found in it.
 pub(crate) fn find_inside_with(
-    record: &Record,
+    record: &Attachment,
     socket: &mut RouteSocket,
     sysfs: Option<&Folder>,
 ) -> Result<Option<(LinkState, Option<Folder>)>, Error> {
@@ -273,7 +273,7 @@ pub(crate) fn find_inside_with(
 
 /// Whether a link of the host is the virtual device of the record, and not another one that was made like it. Where that
 /// was not recorded, or sysfs shows another namespace, nobody can say no.
-pub(crate) fn is_same_link(record: &Record, link: &LinkState) -> Result<bool, Error> {
+pub(crate) fn is_same_link(record: &Attachment, link: &LinkState) -> Result<bool, Error> {
     let Some(inode) = record.host.sysfs_inode else { return Ok(true) };
     let folder = sysfs_folder(&link.name, link.index).subject("the link")?;
     Ok(folder.and_then(|folder| folder.inode().ok()).is_none_or(|found| found == inode))
@@ -281,7 +281,7 @@ pub(crate) fn is_same_link(record: &Record, link: &LinkState) -> Result<bool, Er
 
 /// The device on the host: by the index and name that it has or was to get there, or a physical one by its place in the
 /// machine, whatever the kernel called it.
-pub(crate) fn find_at_home(record: &Record, socket: &mut RouteSocket) -> Result<Option<LinkState>, Error> {
+pub(crate) fn find_at_home(record: &Attachment, socket: &mut RouteSocket) -> Result<Option<LinkState>, Error> {
     Ok(match find_arrived(record, socket)? {
         Some(link) if is_same_link(record, &link)? => Some(link),
         _ => None,
@@ -289,7 +289,7 @@ pub(crate) fn find_at_home(record: &Record, socket: &mut RouteSocket) -> Result<
 }
 
 /// As [`find_at_home`], of a link that was just brought there.
-pub(crate) fn find_arrived(record: &Record, socket: &mut RouteSocket) -> Result<Option<LinkState>, Error> {
+pub(crate) fn find_arrived(record: &Attachment, socket: &mut RouteSocket) -> Result<Option<LinkState>, Error> {
     let index = record.home.as_ref().map_or(record.host.index, |home| home.ifindex);
     if let Some(link) = read_bare(socket, Which::Index(index))?
         && is_device(record, &link)
@@ -323,9 +323,9 @@ pub(crate) fn fallback_name(index: u32, attempt: u32) -> InterfaceName {
 
 /// Its old name; once it is on its way home, also the one that it is to get there or had inside a moment before, and the
 /// one that it gets when its own is taken.
-fn has_expected_name(record: &Record, link: &LinkState) -> bool {
+fn has_expected_name(record: &Attachment, link: &LinkState) -> bool {
     let inside = (record.phase == Phase::Detaching).then_some(&record.sandbox.name);
     let home = record.home.as_ref().map(|home| &home.name);
     let fallback = record.phase == Phase::Detaching && link.name == fallback_name(record.host.index, 1);
-    fallback || link.name == record.host.name || inside.into_iter().chain(home).any(|name| name.to_name() == link.name)
+    fallback || link.name == record.host.name || inside.into_iter().chain(home).any(|name| *name == link.name)
 }

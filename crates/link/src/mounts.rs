@@ -10,7 +10,7 @@ use std::{
 };
 
 use netdevice::{
-    Record,
+    Attachment,
     record::{SandboxPlace, Viewpoint},
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
@@ -43,13 +43,13 @@ pub(crate) fn are_gone(place: &SandboxPlace, here: Viewpoint) -> bool {
 }
 
 /// Whether this process sees a mount of the record's namespace, in whichever mount namespace it is.
-pub fn sees_mounts(record: &Record) -> bool {
+pub fn sees_mounts(record: &Attachment) -> bool {
     mounts(&record.sandbox).any(|path| inode(path).is_ok_and(|inode| inode == record.sandbox.inode))
 }
 
 /// Whether this process sees no mount of the record's namespace. Only where it saw one before does that say that the
 /// runtime took them away.
-pub fn sees_no_mounts(record: &Record) -> bool {
+pub fn sees_no_mounts(record: &Attachment) -> bool {
     mounts(&record.sandbox).all(|path| is_other(inode(path), record.sandbox.inode))
 }
 

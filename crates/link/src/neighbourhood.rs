@@ -11,11 +11,11 @@ use rtnl::{
     message::kind,
     route::{ALL_FAMILIES, IPV4, IPV6},
 };
+use store::Records;
 
 use crate::{
     error::{Error, WithSubject},
     folder::Folder,
-    ledger::Records,
     nested::is_stacked_elsewhere,
     read::{Which, sysfs_path},
     socket::RouteSocket,

@@ -19,11 +19,12 @@ use rustix::{
     fd::{AsFd, AsRawFd},
     thread::gettid,
 };
+use store::Namespace;
 
 use crate::{
     error::{Error, WithSubject},
     identity::process_namespaces,
-    namespace::Namespace,
+    inside::socket_inside,
     read::{Which, read_bare, sysfs_folder},
     socket::{Change, RouteSocket},
     strip::{MAX_SINGLY, Uppers, own_group, uppers},
@@ -239,7 +240,7 @@ fn search(origin: &mut Origin, index: u32, home: &mut RouteSocket) -> Result<(),
         }
         seen.push(inode);
         let Ok(namespace) = Namespace::open(path) else { continue };
-        let Ok(mut socket) = namespace.socket(home) else { continue };
+        let Ok(mut socket) = socket_inside(&namespace, home) else { continue };
         if socket.cookie() == home.cookie() || id(&mut socket, |batch| rtnl::nsid::get_by_fd(batch, pod))?.is_none() {
             continue;
         }

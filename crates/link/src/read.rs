@@ -12,7 +12,7 @@ use std::{
 };
 
 use netdevice::{
-    DeviceId, InterfaceName, LinkState,
+    InterfaceName, LinkState,
     state::{HardwarePlace, NEIGHBOUR_PERMANENT, Neighbour, Route},
 };
 use rtnl::{
@@ -21,9 +21,10 @@ use rtnl::{
     route::{ALL_FAMILIES, IPV4},
 };
 use rustix::{io::Errno, system::sysinfo};
+use store::is_shortage;
 
 use crate::{
-    error::{Error, WithSubject, is_shortage},
+    error::{Error, WithSubject},
     folder::{Folder, MAX_VALUE},
     socket::{Objects, RouteSocket, Seen},
     sysctl,
@@ -87,7 +88,7 @@ pub(crate) fn read_whole(socket: &mut RouteSocket, which: Which<'_>) -> Result<O
     state.neighbours = neighbours(socket, index, List::Neighbours)?.filter(permanent).collect();
     if let Some(master) = state.master {
         let master = read_bare(socket, Which::Index(master))?;
-        state.master_name = master.map(|master| DeviceId::from(&master.name));
+        state.master_name = master.map(|master| master.name);
     }
     state.sysctls = sysctl::explicit_settings(socket, &state.name, index);
     if state.addr_gen_mode.is_some_and(|mode| MODES_WITH_SECRET.contains(&mode)) {

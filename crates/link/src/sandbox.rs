@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use netdevice::{DeviceId, InterfaceName, Ledger};
+use netdevice::{DeviceId, InterfaceName, Ledger, Owner, Reservation, ResourceName};
+use store::{Lock, Namespace, Records, journal};
 
 use crate::{
     attach::{AttachRequest, Attached, attach_locked},
     detach::{DetachRequest, Detached, Homecoming, detach, detach_from_sandbox},
     error::Error,
-    ledger::{Lock, Records},
-    namespace::Namespace,
 };
 
 /// Why devices did not go into a sandbox. Those that this attempt had moved are home again, but for the stranded ones.
@@ -24,29 +23,64 @@ pub struct AttachAllError {
     pub stranded: Vec<(DeviceId, Option<Error>)>,
 }
 
-/// Devices on which nobody else works until this is dropped or they are attached, in the order in which they were asked
-/// for.
+/// Devices that are reserved for one owner, and on which nobody else works, until they are attached or this is dropped; in
+/// the order in which they were asked for.
 #[derive(Debug)]
-pub struct Reserved(Vec<Lock>);
+pub struct Reserved(Vec<ReservedDevice>);
+
+#[derive(Debug)]
+struct ReservedDevice {
+    records: Records,
+    device: DeviceId,
+    /// None once somebody else has it.
+    lock: Option<Lock>,
+}
+
+impl Drop for ReservedDevice {
+    fn drop(&mut self) {
+        if let Some(lock) = self.lock.take() {
+            self.records.release(&self.device, &lock);
+        }
+    }
+}
+
+/// Why devices were not reserved.
+#[derive(Debug, thiserror::Error)]
+pub enum ReserveError {
+    /// Somebody attaches or detaches the device at this moment.
+    #[error("device {0}: it is being attached or detached: try again in a moment")]
+    Busy(DeviceId),
+    /// Somebody else has it, or it cannot be reserved.
+    #[error("device {0}: {1}")]
+    Refused(DeviceId, Box<store::Error>),
+}
 
 impl Reserved {
-    /// Takes the locks of all devices, without waiting for any: the first device that another actor is at work on, or all.
+    /// Reserves devices with the resources that they are handed out as, without waiting for anybody: all or none.
     ///
     /// # Errors
     ///
-    /// When the locks cannot be made.
+    /// The first device that cannot be had.
     pub fn take<'a>(
         records: &Records,
-        devices: impl IntoIterator<Item = &'a DeviceId>,
-    ) -> Result<Result<Self, DeviceId>, Error> {
-        let mut locks = Vec::new();
-        for device in devices {
-            match records.try_lock(device)? {
-                Some(lock) => locks.push(lock),
-                None => return Ok(Err(device.clone())),
-            }
+        owner: &Owner,
+        devices: impl IntoIterator<Item = (&'a DeviceId, Option<&'a ResourceName>)>,
+    ) -> Result<Self, ReserveError> {
+        let mut reserved = Vec::new();
+        for (device, resource) in devices {
+            let refused = |error| ReserveError::Refused(device.clone(), Box::new(error));
+            let lock = records.try_lock(device).map_err(refused)?.ok_or_else(|| ReserveError::Busy(device.clone()))?;
+            let reservation = Reservation {
+                device: device.clone(),
+                resource: resource.cloned(),
+                owner: owner.clone(),
+                configuration: None,
+                since: journal::now(),
+            };
+            records.reserve(&reservation, &lock).map_err(refused)?;
+            reserved.push(ReservedDevice { records: records.clone(), device: device.clone(), lock: Some(lock) });
         }
-        Ok(Ok(Self(locks)))
+        Ok(Self(reserved))
     }
 }
 
@@ -77,8 +111,9 @@ pub fn attach_all(
         }
     }
     let mut done: Vec<Attached> = Vec::with_capacity(requests.len());
-    for (request, lock) in requests.iter().zip(reserved.0) {
-        let attached = if is_stopped() { Err(Error::Stopped) } else { attach_locked(records, request, Some(lock)) };
+    for (request, mut reserved) in requests.iter().zip(reserved.0) {
+        let attached =
+            if is_stopped() { Err(Error::Stopped) } else { attach_locked(records, request, reserved.lock.take()) };
         match attached {
             Ok(attached) => done.push(attached),
             Err(source) => {
@@ -99,7 +134,7 @@ fn name_inside(request: &AttachRequest<'_>) -> InterfaceName {
 
 /// Brings a device home that was just attached; tells of one that does not come.
 fn give_back(records: &Records, request: &AttachRequest<'_>) -> Option<(DeviceId, Option<Error>)> {
-    let detached = detach(records, &DetachRequest { device: request.device, container: &request.holder.container });
+    let detached = detach(records, &DetachRequest { device: request.device, owner: request.owner.id() });
     match detached {
         Ok(Detached::Done(Homecoming::Away)) => Some((request.device.clone(), None)),
         Ok(_) => None,
@@ -116,6 +151,8 @@ pub fn detach_all(
     sandbox: &str,
     kept: Option<&Namespace>,
 ) -> impl Iterator<Item = (DeviceId, Result<Detached, Error>)> {
-    let of_sandbox = ledger.iter().filter(move |(_, record)| record.holder.is_in_sandbox(sandbox));
+    // of an injector that was killed while it attached them
+    records.release_sandbox(sandbox);
+    let of_sandbox = ledger.iter().filter(move |(_, record)| record.owner.is_in_sandbox(sandbox));
     of_sandbox.map(move |(device, _)| (device.clone(), detach_from_sandbox(records, device, sandbox, kept)))
 }

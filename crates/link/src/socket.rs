@@ -10,6 +10,9 @@ use std::{
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use rtnl::{Batch, Message, messages};
 
+/// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`, Linux 5.14).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
 /// One message of a dump is at most 32 KiB; a link with hundreds of virtual functions may have more for itself.
 const RECEIVE: usize = 128 << 10;
 
@@ -98,7 +101,7 @@ impl RouteSocket {
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
-        let cookie = crate::namespace::cookie(&socket)?;
+        let cookie = cookie(&socket)?;
         Ok(Self { socket, sent: 0, cookie, buffer })
     }
 
@@ -343,4 +346,22 @@ impl AsRawFd for RouteSocket {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.socket.as_raw_fd()
     }
+}
+
+/// The cookie of the namespace that a socket acts in: counts up and is never used again while the node runs.
+#[allow(unsafe_code)] // no crate wraps it
+fn cookie(socket: &impl AsRawFd) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("8 fits");
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has that many and outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }

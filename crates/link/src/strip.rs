@@ -2,12 +2,12 @@
 
 use std::{ffi::CString, sync::Arc};
 
-use netdevice::{InterfaceName, LinkState, Record};
+use netdevice::{Attachment, InterfaceName, LinkState};
+use store::Records;
 
 use crate::{
     error::{Error, WithSubject},
     folder::Folder,
-    ledger::Records,
     read::{Which, read_bare},
     socket::{Change, RouteSocket},
 };
@@ -32,7 +32,7 @@ pub(crate) enum Uppers {
 /// the device's in a sysfs of the sandbox.
 pub(crate) fn strip(
     records: &Records,
-    record: &Record,
+    record: &Attachment,
     link: &LinkState,
     inside: &mut RouteSocket,
     folder: Option<&Folder>,
@@ -78,7 +78,7 @@ pub(crate) fn uppers(folder: &Folder) -> Vec<CString> {
 /// node's own in the same sandbox.
 fn spared(
     records: &Records,
-    record: &Record,
+    record: &Attachment,
     link: &LinkState,
     inside: &mut RouteSocket,
 ) -> Result<Vec<InterfaceName>, Error> {
@@ -90,10 +90,10 @@ fn spared(
 }
 
 /// Indexes of the node's other devices in the same sandbox.
-pub(crate) fn devices_beside(records: &Records, record: &Record) -> Result<Vec<u32>, Error> {
+pub(crate) fn devices_beside(records: &Records, record: &Attachment) -> Result<Vec<u32>, Error> {
     let (ledger, _) = records.list().subject("the records")?;
     let is_beside =
-        |other: &&Arc<Record>| other.sandbox.cookie == record.sandbox.cookie && other.device != record.device;
+        |other: &&Arc<Attachment>| other.sandbox.cookie == record.sandbox.cookie && other.device != record.device;
     Ok(ledger.values().filter(is_beside).map(|other| other.sandbox.ifindex).collect())
 }
 

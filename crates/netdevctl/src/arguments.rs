@@ -98,7 +98,7 @@ pub(crate) struct Node {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Folder of the records
-    #[arg(long, value_name = "DIR", default_value = link::DEFAULT_STATE_DIR)]
+    #[arg(long, value_name = "DIR", default_value = store::DEFAULT_STATE_DIR)]
     pub(crate) state_dir: PathBuf,
     /// Where sysfs is mounted
     #[arg(long, value_name = "DIR", default_value = inventory::SYSFS)]

@@ -3,12 +3,12 @@
 use std::{fmt::Write as _, io::Write, sync::Arc};
 
 use anyhow::bail;
-use link::Place;
 use netdevice::{
-    DeviceId, InterfaceName, Link, Phase, Record, Snapshot, View,
+    Attachment, DeviceId, InterfaceName, Link, Phase, Snapshot, View,
     projection::{Explanation, PoolExplanation},
     selector::{Condition, PHYSICAL},
 };
+use store::Place;
 
 use crate::{
     arguments,
@@ -35,7 +35,7 @@ fn of_agent(agent: &Agent) -> String {
     }
 }
 
-fn text(name: &str, node: &Node, is_orphan: impl Fn(&Record) -> bool) -> anyhow::Result<String> {
+fn text(name: &str, node: &Node, is_orphan: impl Fn(&Attachment) -> bool) -> anyhow::Result<String> {
     let view = node.projector.view();
     let link = find(name, &view.snapshot);
     let id = name.parse::<DeviceId>().ok().or_else(|| Some(DeviceId::from(&name.parse::<InterfaceName>().ok()?)));
@@ -76,13 +76,13 @@ fn find<'a>(name: &str, snapshot: &'a Snapshot) -> Option<&'a Arc<Link>> {
     by_name.or_else(|| snapshot.links().values().find(has_altname))
 }
 
-fn of_record(record: &Record, is_gone: bool) -> String {
+fn of_record(record: &Attachment, is_gone: bool) -> String {
     let what = match record.phase {
         Phase::Attaching => "is on its way to",
         Phase::Attached => "is attached to",
         Phase::Detaching => "is on its way home from",
     };
-    let mut text = format!("{} {what} {}, as {} there\n", record.device, record.holder, record.sandbox.name.to_name());
+    let mut text = format!("{} {what} {}, as {} there\n", record.device, record.owner, record.sandbox.name);
     if is_gone {
         let end =
             "  the namespace is gone: the agent, or the next hook that runs on this node, brings the device home\n";
@@ -110,7 +110,7 @@ fn of_link(link: &Link, view: &View, selection: &Selection) -> String {
         let remark = first.map(|first| format!(", but {first} comes first")).unwrap_or_default();
         say(pool.takes, format!("the pool {} takes it{remark}{}", pool.resource, conditions(pool)));
     }
-    match &explanation.holder {
+    match &explanation.owner {
         None => say(true, "nobody has a device of this name".into()),
         Some(holder) => say(false, format!("nobody has a device of this name: {holder} has")),
     }

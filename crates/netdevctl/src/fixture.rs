@@ -3,14 +3,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ::link::{Place, Unreadable};
 use netdevice::{
-    HardwareAddress, Holder, InterfaceName, KernelString, Ledger, Link, LinkState, Pools, Projector, Record, Snapshot,
+    Attachment, HardwareAddress, InterfaceName, KernelString, Ledger, Link, LinkState, Owner, Pod, Pools, Projector,
+    Snapshot,
     link::{Hardware, flags},
-    record::{Pod, SandboxPlace},
+    record::SandboxPlace,
     snapshot::{DefaultRoute, Family},
     state::HardwarePlace,
 };
+use store::{Place, Unreadable};
 
 use crate::node::{Agent, Node, Selection};
 
@@ -66,10 +67,10 @@ fn snapshot() -> Snapshot {
 }
 
 fn ledger() -> Ledger {
-    let mut record = Record {
+    let mut record = Attachment {
         resource: "example.com/fast".parse().ok(),
-        holder: Holder {
-            container: "0123456789abcdef0123".into(),
+        owner: Owner::Container {
+            id: "0123456789abcdef0123".into(),
             sandbox: Some("fedcba9876543210fedc".into()),
             pod: Some(Pod { namespace: "default".into(), name: "web".into(), uid: "1-2-3".into() }),
         },

@@ -10,16 +10,17 @@ use std::{
 };
 
 use anyhow::Context;
-use link::{Diagnosis, Records, RouteSocket, Unreadable};
+use link::{Diagnosis, RouteSocket};
 use netdevice::{
-    DeviceId, Ledger, Pools, Projector, Record, Snapshot,
+    Attachment, DeviceId, Ledger, Pools, Projector, Snapshot,
     pool::{EFFECTIVE_CONFIGURATION, MAX_CONFIGURATION},
 };
+use store::{Records, Unreadable};
 
 use crate::arguments;
 
 /// Whether the container or the namespace that has a device has ended, as far as can be seen from here.
-pub(crate) fn is_orphan(record: &Record) -> bool {
+pub(crate) fn is_orphan(record: &Attachment) -> bool {
     let Ok(mut home) = RouteSocket::open() else { return false };
     matches!(link::diagnose(record, &mut home), Diagnosis::HolderEnded | Diagnosis::SandboxEnded)
 }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-use link::{Place, Unreadable};
-use netdevice::{Device, DeviceId, DeviceState, Holder, Link, Phase, Record, View, record::Pod, selector::PHYSICAL};
+use netdevice::{Attachment, Device, DeviceId, DeviceState, Link, Phase, Pod, View, selector::PHYSICAL};
 use serde::Serialize;
+use store::{Place, Unreadable};
 
 /// Where a device is, or why it is nowhere to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -93,7 +93,7 @@ pub(crate) fn rows(
     view: &View,
     unreadable: &[Unreadable],
     scope: Scope,
-    is_orphan: impl Fn(&Record) -> bool,
+    is_orphan: impl Fn(&Attachment) -> bool,
 ) -> BTreeMap<String, Row> {
     let mut rows = BTreeMap::new();
     if scope == Scope::All {
@@ -141,7 +141,7 @@ impl Row {
         }
     }
 
-    fn of_device(device: &Device, view: &View, is_orphan: impl Fn(&Record) -> bool) -> Option<Self> {
+    fn of_device(device: &Device, view: &View, is_orphan: impl Fn(&Attachment) -> bool) -> Option<Self> {
         let mut row = match &device.state {
             DeviceState::Offered { link, healthy } => {
                 let state = if *healthy { State::Offered } else { State::Unhealthy };
@@ -180,7 +180,7 @@ impl Row {
         }
     }
 
-    fn of_record(record: &Record, is_orphan: impl Fn(&Record) -> bool) -> Self {
+    fn of_record(record: &Attachment, is_orphan: impl Fn(&Attachment) -> bool) -> Self {
         let state = match record.phase {
             Phase::Attaching => State::Attaching,
             Phase::Detaching => State::Detaching,
@@ -188,7 +188,7 @@ impl Row {
             Phase::Attached => State::Attached,
         };
         let host = &record.host;
-        let Holder { container, pod, .. } = record.holder.clone();
+        let (container, pod) = (record.owner.id().to_owned(), record.owner.pod().cloned());
         Self {
             numa_node: host.hardware.as_ref().and_then(|hardware| hardware.numa_node),
             // the device's own folder stays on the host while its interface is away
@@ -199,7 +199,7 @@ impl Row {
             mtu: Some(host.mtu),
             pod,
             container: Some(container),
-            name_inside: Some(record.sandbox.name.to_name().to_string()),
+            name_inside: Some(record.sandbox.name.to_string()),
             ..Self::new(record.device.to_string(), state)
         }
     }

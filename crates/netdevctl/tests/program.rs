@@ -186,7 +186,7 @@ fn what_concerns_the_whole_node_is_explained_too() {
         };
         let absent = "\nnetdevice-agent does not run on this node: the kubelet gets no device\n";
         assert_eq!(explain(), absent);
-        let records = link::Records::new(state.path());
+        let records = store::Records::new(state.path());
         let running = records.lock_agent().unwrap();
         assert_eq!(explain(), "");
         records.write_problems(&["CDI conflict: x".into(), "warning: y".into()]).unwrap();

@@ -6,9 +6,10 @@ use crate::{
     annotation::{DeviceRequest, PoolNameError, Wanted},
     id::DeviceId,
     name::InterfaceName,
+    owner::{Owner, Pod},
     pool::{Annotations, Pool},
     projection::{Device, DeviceState, Refusal, View},
-    record::{Holder, Ledger, Pod, Record},
+    record::{Attachment, Ledger},
     resource::ResourceName,
 };
 
@@ -17,15 +18,17 @@ pub type Allocated = BTreeMap<DeviceId, String>;
 
 /// What a sandbox asks for.
 #[derive(Debug, Clone, Copy)]
-pub struct Claim<'a> {
+pub struct Demand<'a> {
     /// Whose the devices become.
-    pub holder: &'a Holder,
+    pub owner: &'a Owner,
     /// The Pod of that sandbox.
     pub pod: &'a Pod,
     /// The devices of its annotation.
     pub requests: &'a [DeviceRequest],
     /// What it cannot have, whatever the pools say.
     pub allocated: &'a Allocated,
+    /// What others have a right to that has not moved yet.
+    pub reserved: &'a BTreeMap<DeviceId, Owner>,
     /// Devices that are just being attached or detached: they are not taken where any of a pool will do.
     pub busy: &'a BTreeSet<DeviceId>,
     /// The records as they are now: a view is a moment behind them.
@@ -59,6 +62,9 @@ pub enum ChoiceError {
     /// The kubelet gave it to a Pod that asked for the resource.
     #[error("device {0}: the kubelet gave it to pod {1}: delete that pod or choose another device")]
     Allocated(DeviceId, String),
+    /// Somebody has a right to it, and it has not moved yet.
+    #[error("device {0}: it is reserved for {1}: delete that pod or choose another device")]
+    Reserved(DeviceId, Box<Owner>),
     /// No pool of that name.
     #[error("pool: {0}")]
     Pool(#[from] PoolNameError),
@@ -88,7 +94,7 @@ impl ChoiceError {
 /// # Errors
 ///
 /// The first request that cannot be met. Devices that are named come before those that may be any of a pool.
-pub fn choose(view: &View, claim: &Claim<'_>) -> Result<Vec<Choice>, ChoiceError> {
+pub fn choose(view: &View, claim: &Demand<'_>) -> Result<Vec<Choice>, ChoiceError> {
     let mut chosen = BTreeMap::new();
     let mut taken = BTreeSet::new();
     let by_name = |request: &DeviceRequest| matches!(request.device, Wanted::Name(_));
@@ -105,10 +111,10 @@ pub fn choose(view: &View, claim: &Claim<'_>) -> Result<Vec<Choice>, ChoiceError
     Ok(chosen.into_values().collect())
 }
 
-impl Claim<'_> {
+impl Demand<'_> {
     /// Whether the Pod has the device by an annotation: in this sandbox, or in one that ended and has not given it back.
-    fn has(&self, record: &Record) -> bool {
-        record.configuration.is_some() && record.holder.is_same_pod(self.holder)
+    fn has(&self, record: &Attachment) -> bool {
+        record.owner.is_by_annotation() && record.owner.is_same_pod(self.owner)
     }
 
     fn named(&self, view: &View, name: &InterfaceName) -> Result<Choice, ChoiceError> {
@@ -128,11 +134,12 @@ impl Claim<'_> {
             Some(_) => {}
         }
         if let Some(record) = held {
-            return Err(ChoiceError::Refused(id, Refusal::Held(record.holder.clone()).into()));
+            return Err(ChoiceError::Refused(id, Refusal::Held(record.owner.clone().into()).into()));
         }
-        match self.allocated.get(&id) {
-            Some(pod) => Err(ChoiceError::Allocated(id, pod.clone())),
-            None => Ok(choice),
+        match (self.allocated.get(&id), self.reserved.get(&id)) {
+            (Some(pod), _) => Err(ChoiceError::Allocated(id, pod.clone())),
+            (None, Some(owner)) => Err(ChoiceError::Reserved(id, owner.clone().into())),
+            (None, None) => Ok(choice),
         }
     }
 
@@ -163,7 +170,8 @@ impl Claim<'_> {
     }
 
     fn is_free(&self, device: &DeviceId) -> bool {
-        !self.ledger.contains_key(device) && !self.allocated.contains_key(device) && !self.busy.contains(device)
+        let is_taken = self.allocated.contains_key(device) || self.reserved.contains_key(device);
+        !self.ledger.contains_key(device) && !is_taken && !self.busy.contains(device)
     }
 }
 
@@ -213,6 +221,7 @@ mod tests {
         annotation::parse,
         fixture,
         link::{Link, flags},
+        owner::Request,
         pool::Pools,
         projection::Projector,
         record::Ledger,
@@ -230,22 +239,22 @@ mod tests {
         Pod { namespace: namespace.into(), name: name.into(), uid: format!("uid-{name}") }
     }
 
-    fn holder(pod: &Pod, sandbox: &str) -> Holder {
-        Holder { container: sandbox.into(), sandbox: Some(sandbox.into()), pod: Some(pod.clone()) }
+    fn owner(pod: &Pod, sandbox: &str) -> Owner {
+        Owner::Sandbox { id: sandbox.into(), pod: Some(pod.clone()), by: Request::Annotation }
     }
 
-    fn record(name: &str, resource: &str, holder: Holder) -> (DeviceId, Arc<Record>) {
-        let record = Record {
+    fn record(name: &str, resource: &str, owner: Owner) -> (DeviceId, Arc<Attachment>) {
+        let record = Attachment {
             resource: Some(resource.parse().unwrap()),
-            configuration: holder.is_sandbox().then(SandboxConfiguration::default),
-            holder,
+            configuration: owner.outlives_containers().then(SandboxConfiguration::default),
+            owner,
             ..fixture::record(name)
         };
         (record.device.clone(), Arc::new(record))
     }
 
     /// Links that are up, or down where the name ends in `-down`; the pools; what Pods have.
-    fn view(links: &[&str], records: Vec<(DeviceId, Arc<Record>)>) -> View {
+    fn view(links: &[&str], records: Vec<(DeviceId, Arc<Attachment>)>) -> View {
         let mut snapshot = Snapshot::default();
         for (index, name) in (1..).zip(links) {
             let flags = if name.ends_with("-down") { 0 } else { flags::UP };
@@ -265,11 +274,12 @@ mod tests {
         let pod = pod(namespace, "me");
         let allocated = Allocated::from([("fast-given".parse().unwrap(), "b/other".into())]);
         let requests = parse(annotation).unwrap();
-        let claim = Claim {
-            holder: &holder(&pod, "new"),
+        let claim = Demand {
+            owner: &owner(&pod, "new"),
             pod: &pod,
             requests: &requests,
             allocated: &allocated,
+            reserved: &BTreeMap::from([("fast-reserved".parse().unwrap(), Owner::Kubelet)]),
             busy: &BTreeSet::from(["fast-busy".parse().unwrap()]),
             ledger: &view.ledger,
         };
@@ -279,8 +289,9 @@ mod tests {
 
     #[test]
     fn the_administrators_selection_decides() {
-        let links = ["fast-uplink", "fast0", "fast-given", "team0", "kubelet0", "other0", "lo", "fast-down"];
-        let view = view(&links, vec![record("fast1", "example.com/fast", holder(&pod("b", "you"), "abc"))]);
+        let links =
+            ["fast-uplink", "fast0", "fast-given", "fast-reserved", "team0", "kubelet0", "other0", "lo", "fast-down"];
+        let view = view(&links, vec![record("fast1", "example.com/fast", owner(&pod("b", "you"), "abc"))]);
         let table = [
             ("default", "[{name: fast0}]", Ok(vec!["fast0"])),
             ("default", "[{name: fast-down}]", Ok(vec!["fast-down"])),
@@ -303,6 +314,14 @@ mod tests {
                 "[{name: fast-given}]",
                 Err("device fast-given: the kubelet gave it to pod b/other: delete that pod or \
                      choose another device"),
+            ),
+            (
+                "a",
+                "[{name: fast-reserved}]",
+                Err(
+                    "device fast-reserved: it is reserved for a pod that the kubelet has not started yet: delete that pod or \
+                     choose another device",
+                ),
             ),
             (
                 "a",
@@ -331,7 +350,7 @@ mod tests {
 
     #[test]
     fn any_device_of_a_pool_is_a_healthy_one_that_nobody_has_and_no_request_names() {
-        let view = view(&["fast-busy", "fast-down", "fast-given", "fast1", "fast2"], Vec::new());
+        let view = view(&["fast-busy", "fast-down", "fast-given", "fast-reserved", "fast1", "fast2"], Vec::new());
         let ask = |annotation| ask(&view, "a", annotation);
         assert_eq!(ask("[{pool: fast}]").unwrap(), ["fast1"]);
         assert_eq!(ask("[{pool: example.com/fast}, {name: fast1}]").unwrap(), ["fast2", "fast1"]);
@@ -350,7 +369,7 @@ mod tests {
 
     #[test]
     fn what_a_pod_has_already_it_keeps() {
-        let mine = |name, sandbox| record(name, "example.com/fast", holder(&pod("a", "me"), sandbox));
+        let mine = |name, sandbox| record(name, "example.com/fast", owner(&pod("a", "me"), sandbox));
         let view = view(&["fast1"], vec![mine("fast2", "new"), mine("fast3", "old")]);
         let ask = |annotation| ask(&view, "a", annotation);
         assert_eq!(ask("[{name: fast3}]").unwrap(), ["fast3"]);

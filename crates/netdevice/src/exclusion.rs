@@ -13,7 +13,7 @@ use std::{
 use crate::{
     link::Link,
     name::InterfaceName,
-    record::Record,
+    record::Attachment,
     snapshot::{DefaultRoute, Family, Snapshot},
 };
 
@@ -166,7 +166,7 @@ impl Exclusions {
 
 /// What an attached device says of the link of the host that it is built on: that link is below a link of another
 /// namespace.
-pub fn below_attached(record: &Record) -> Option<(u32, Exclusion)> {
+pub fn below_attached(record: &Attachment) -> Option<(u32, Exclusion)> {
     let host = &record.host;
     let kind = host.kind.as_deref().filter(|kind| !PAIR_KINDS.contains(kind))?;
     let parent = host.parent.filter(|parent| host.link_netnsid.is_none() && *parent != host.index)?;

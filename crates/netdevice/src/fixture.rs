@@ -2,9 +2,10 @@
 //! to it. No program calls this.
 
 use crate::{
-    DeviceId, Holder, InterfaceName, Link, LinkState, Phase, Record,
+    Attachment, DeviceId, InterfaceName, Link, LinkState, Owner, Phase,
     link::flags,
-    record::{RECORD_VERSION, SandboxPlace, Viewpoint},
+    owner::Request,
+    record::{SandboxPlace, Viewpoint},
 };
 
 /// A dummy link that is up and has no address.
@@ -36,15 +37,13 @@ pub fn link(index: u32, name: &str) -> Link {
 /// # Panics
 ///
 /// When `name` is not an interface name.
-pub fn record(name: &str) -> Record {
+pub fn record(name: &str) -> Attachment {
     let name = InterfaceName::try_from(name).expect("an interface name");
-    let device = DeviceId::from(&name);
-    Record {
-        version: RECORD_VERSION,
-        device: device.clone(),
+    Attachment {
+        device: DeviceId::from(&name),
         resource: None,
         phase: Phase::Attached,
-        holder: Holder { container: "container".into(), sandbox: Some("sandbox".into()), pod: None },
+        owner: owner("container"),
         process: None,
         sandbox: SandboxPlace {
             cookie: 7,
@@ -52,7 +51,7 @@ pub fn record(name: &str) -> Record {
             nsid: None,
             seen_from: Viewpoint { pid_namespace: 1, mount_namespace: 2 },
             paths: Vec::new(),
-            name: device,
+            name: name.clone(),
             ifindex: 7,
         },
         configuration: None,
@@ -60,5 +59,13 @@ pub fn record(name: &str) -> Record {
         quarantined: None,
         host: LinkState { flags: flags::UP, ..LinkState::new(name, 7) },
         since: 0,
+    }
+}
+
+/// A container of that id in sandbox `sandbox`; or the sandbox itself, by annotation, if that is its id.
+pub fn owner(id: &str) -> Owner {
+    match id {
+        "sandbox" => Owner::Sandbox { id: id.into(), pod: None, by: Request::Annotation },
+        _ => Owner::Container { id: id.into(), sandbox: Some("sandbox".into()), pod: None },
     }
 }

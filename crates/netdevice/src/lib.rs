@@ -21,6 +21,7 @@ pub mod link;
 pub mod name;
 pub mod node_address;
 pub mod oci;
+pub mod owner;
 pub mod plan;
 #[cfg(feature = "selection")]
 pub mod pool;
@@ -44,11 +45,12 @@ pub use configuration::SandboxConfiguration;
 pub use id::{DeviceId, DeviceIdError};
 pub use link::Link;
 pub use name::{InterfaceName, InterfaceNameError, SandboxInterfaceName};
+pub use owner::{Owner, Pod};
 #[cfg(feature = "selection")]
 pub use pool::{Pool, Pools};
 #[cfg(feature = "selection")]
 pub use projection::{Device, DeviceState, Projector, Refusal, View};
-pub use record::{Holder, Ledger, Phase, Record};
+pub use record::{Attachment, Ledger, Phase, Reservation};
 pub use resource::{ResourceName, ResourceNameError};
 pub use snapshot::Snapshot;
 pub use state::LinkState;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::record::{Holder, Pod};
+use crate::owner::{Owner, Pod};
 
 /// Longest state in bytes. A state has the Pod's annotations, which Kubernetes limits to 256 KiB.
 pub const MAX_STATE: usize = 4 << 20;
@@ -81,7 +81,7 @@ impl State {
     }
 
     /// Whose container this is: containerd's and CRI-O's annotations, or none of them.
-    pub fn holder(&self) -> Holder {
+    pub fn owner(&self) -> Owner {
         let pod = || {
             Some(Pod {
                 namespace: self.annotation(&["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"])?,
@@ -90,7 +90,7 @@ impl State {
             })
         };
         let sandbox = self.annotation(&["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"]);
-        Holder { container: self.id.clone(), sandbox, pod: pod() }
+        Owner::Container { id: self.id.clone(), sandbox, pod: pod() }
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(state.pid().unwrap(), 42);
-        assert_eq!(state.holder().to_string(), "pod default/web (sandbox s1)");
+        assert_eq!(state.owner().to_string(), "pod default/web (sandbox s1)");
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
         let state = State::from_json(text.as_bytes()).unwrap();
         assert_eq!(state.bundle, "/run/b");
         assert!(matches!(state.pid(), Err(StateError::NoProcess(Some(0)))));
-        assert_eq!(state.holder().to_string(), "container c1");
+        assert_eq!(state.owner().to_string(), "container c1");
     }
 
     #[test]

@@ -14,8 +14,9 @@ use crate::{
     exclusion::{Exclusion, Exclusions, below_attached},
     id::DeviceId,
     link::Link,
+    owner::Owner,
     pool::{Pool, Pools},
-    record::{Holder, Ledger, Phase, Record},
+    record::{Attachment, Ledger, Phase},
     resource::ResourceName,
     selector::Condition,
     snapshot::Snapshot,
@@ -45,7 +46,7 @@ pub enum DeviceState {
         healthy: bool,
     },
     /// In a sandbox, or on its way there or home.
-    Held(Holder, Phase),
+    Held(Owner, Phase),
 }
 
 impl Device {
@@ -54,15 +55,15 @@ impl Device {
     pub fn is_healthy(&self) -> bool {
         match &self.state {
             DeviceState::Offered { healthy, .. } => *healthy,
-            DeviceState::Held(holder, _) => !holder.is_sandbox(),
+            DeviceState::Held(owner, _) => owner.is_of_kubelet(),
         }
     }
 
-    /// Its holder, if it has one.
-    pub fn holder(&self) -> Option<&Holder> {
+    /// Who has it, if somebody has.
+    pub fn owner(&self) -> Option<&Owner> {
         match &self.state {
             DeviceState::Offered { .. } => None,
-            DeviceState::Held(holder, _) => Some(holder),
+            DeviceState::Held(owner, _) => Some(owner),
         }
     }
 }
@@ -79,7 +80,7 @@ pub enum Refusal {
     /// It belongs to a pool that comes first.
     OtherPool(ResourceName),
     /// A sandbox has it.
-    Held(Holder),
+    Held(Box<Owner>),
     /// Its record cannot be followed: nobody knows where it is to be, and with what.
     Unknown,
     /// It is of no resource that is configured.
@@ -95,7 +96,7 @@ impl fmt::Display for Refusal {
             }
             Self::NotSelected(resource) => write!(out, "the pool {resource} does not select it: choose another device"),
             Self::OtherPool(resource) => write!(out, "it belongs to the pool {resource}: ask for that resource"),
-            Self::Held(holder) => write!(out, "it is held by {holder}: delete that pod or choose another device"),
+            Self::Held(owner) => write!(out, "it is held by {owner}: delete that pod or choose another device"),
             Self::Unknown => write!(
                 out,
                 "its record on the node cannot be followed: `netdevctl explain` says which file it is, or choose another device"
@@ -147,7 +148,7 @@ impl View {
     pub fn allocate(&self, resource: &ResourceName, id: &DeviceId) -> Result<&Arc<Device>, Refusal> {
         if let Some(device) = self.devices.get(id) {
             return match &device.state {
-                DeviceState::Held(holder, _) => Err(Refusal::Held(holder.clone())),
+                DeviceState::Held(owner, _) => Err(Refusal::Held(owner.clone().into())),
                 DeviceState::Offered { .. } if device.resource == *resource => Ok(device),
                 DeviceState::Offered { .. } => Err(Refusal::OtherPool(device.resource.clone())),
             };
@@ -184,7 +185,7 @@ impl View {
         Explanation {
             exclusion: self.exclusion(link),
             pools: pools.collect(),
-            holder: self.ledger.get(&id).map(|record| record.holder.clone()),
+            owner: self.ledger.get(&id).map(|record| record.owner.clone()),
             is_unknown: self.unknown.contains(&id),
             healthy: pool.map(|pool| pool.health.is_healthy(link)),
             pool: pool.map(|pool| pool.resource.clone()),
@@ -200,7 +201,7 @@ pub struct Explanation {
     /// What each pool says.
     pub pools: Vec<PoolExplanation>,
     /// Who has a device of this id; while somebody has, this link is not offered.
-    pub holder: Option<Holder>,
+    pub owner: Option<Owner>,
     /// Whether a record of this id cannot be followed.
     pub is_unknown: bool,
     /// The first pool that takes it.
@@ -212,7 +213,7 @@ pub struct Explanation {
 impl Explanation {
     /// Whether the link is offered.
     pub fn is_offered(&self) -> bool {
-        self.exclusion.is_none() && self.holder.is_none() && !self.is_unknown && self.pool.is_some()
+        self.exclusion.is_none() && self.owner.is_none() && !self.is_unknown && self.pool.is_some()
     }
 }
 
@@ -353,16 +354,16 @@ impl Projector {
     }
 
     /// A device with a record; none if somebody's annotation took it from a pool that is not ours.
-    fn held(&self, record: &Record) -> Option<Device> {
+    fn held(&self, record: &Attachment) -> Option<Device> {
         let known = || self.view.devices.get(&record.device).map(|device| device.resource.clone());
         let resource = record.resource.clone().or_else(known).unwrap_or_default();
-        if record.holder.is_sandbox() && self.view.pools.named(&resource).is_none() {
+        if !record.owner.is_of_kubelet() && self.view.pools.named(&resource).is_none() {
             return None;
         }
         Some(Device {
             id: record.device.clone(),
             resource,
-            state: DeviceState::Held(record.holder.clone(), record.phase),
+            state: DeviceState::Held(record.owner.clone(), record.phase),
             numa_node: record.host.hardware.as_ref().and_then(|hardware| hardware.numa_node),
         })
     }

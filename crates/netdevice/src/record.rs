@@ -1,79 +1,32 @@
-//! The record of an attachment, and all records together: the ledger.
+//! The record of an attachment, and all records together: the ledger. A reservation is the right to a device that has not
+//! moved yet.
 //!
-//! A record is on disk before the first change to a device and goes when the device is home, complete. What it says
-//! of the host is what we restore; nothing that a container does inside changes it.
+//! A record is on disk before the first change to a device and is removed when the device is back on the host, complete.
+//! What it says of the host is what is restored; nothing that a container does inside changes it.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{configuration::SandboxConfiguration, id::DeviceId, json, resource::ResourceName, state::LinkState};
+use crate::{
+    configuration::SandboxConfiguration,
+    id::DeviceId,
+    json,
+    name::InterfaceName,
+    owner::{HolderV1, Owner},
+    resource::ResourceName,
+    state::{LinkState, name_as_id},
+};
 
-/// Version of the record's form. A newer one is not read: it may mean something that we would get wrong.
-pub const RECORD_VERSION: u32 = 1;
+/// Newest version of the form of records and reservations. A newer one is not read: it may mean something that we would get
+/// wrong.
+pub const RECORD_VERSION: u32 = 2;
+/// The version of records that name a holder in place of an owner. What such a program can follow is written so that it can:
+/// after an update that was taken back, it brings the devices to the host.
+const HOLDER_VERSION: u32 = 1;
 
 /// Longest record in bytes: 10,000 routes have room.
 pub const MAX_RECORD: usize = 8 << 20;
-
-/// The Pod that a sandbox belongs to, as the runtime names it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pod {
-    /// Kubernetes namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-    /// UID: the same name may come again as another Pod.
-    pub uid: String,
-}
-
-/// Who has the device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// Container whose start attached the device, and whose end detaches it. The sandbox's own id where the device is the
-    /// sandbox's.
-    pub container: String,
-    /// Id of the Pod's sandbox; none without Kubernetes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sandbox: Option<String>,
-    /// The Pod; none without Kubernetes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<Pod>,
-}
-
-impl Holder {
-    /// Whether the sandbox itself has the device, from before its first container to after its last one.
-    pub fn is_sandbox(&self) -> bool {
-        self.sandbox.as_ref() == Some(&self.container)
-    }
-
-    /// Whether the device is in the sandbox with that id, for itself or for one of its containers.
-    pub fn is_in_sandbox(&self, sandbox: &str) -> bool {
-        self.container == sandbox || self.sandbox.as_deref() == Some(sandbox)
-    }
-
-    /// Whether both are of one Pod, so that one may take over from the other.
-    pub fn is_same_pod(&self, other: &Self) -> bool {
-        match (&self.pod, &other.pod) {
-            (Some(pod), Some(other)) => {
-                pod.uid == other.uid && pod.namespace == other.namespace && pod.name == other.name
-            }
-            _ => self.container == other.container,
-        }
-    }
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let short = |id: &str| id.chars().take(13).collect::<String>();
-        match (&self.pod, &self.sandbox) {
-            (Some(pod), Some(sandbox)) => {
-                write!(out, "pod {}/{} (sandbox {})", pod.namespace, pod.name, short(sandbox))
-            }
-            (Some(pod), None) => write!(out, "pod {}/{}", pod.namespace, pod.name),
-            (None, _) => write!(out, "container {}", short(&self.container)),
-        }
-    }
-}
 
 /// A process that no other can be taken for: pids are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,8 +61,9 @@ pub struct SandboxPlace {
     pub seen_from: Viewpoint,
     /// Where the namespace was seen: `/proc/<pid>/ns/net`, `/run/netns/<name>`.
     pub paths: Vec<String>,
-    /// Name of the device inside when it was attached; a container may rename it.
-    pub name: DeviceId,
+    /// Name of the device inside when it was attached, written like a device id; a container may rename it.
+    #[serde(with = "name_as_id")]
+    pub name: InterfaceName,
     /// `ifi_index` inside, chosen before the move; a container cannot change it.
     pub ifindex: u32,
 }
@@ -117,8 +71,9 @@ pub struct SandboxPlace {
 /// What a device is to be on the host, decided and written down before it moves home.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HomePlace {
-    /// Its old name, or `nd<ifindex>` where that is taken.
-    pub name: DeviceId,
+    /// Its old name, or `nd<ifindex>` where that is taken; written like a device id.
+    #[serde(with = "name_as_id")]
+    pub name: InterfaceName,
     /// Its old index, or another one where that is taken.
     pub ifindex: u32,
 }
@@ -135,40 +90,74 @@ pub enum Phase {
     Detaching,
 }
 
-/// One attachment.
+/// The right to a device that is not in a sandbox yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// [`RECORD_VERSION`].
-    pub version: u32,
-    /// The device; its id stays, whatever is renamed.
+pub struct Reservation {
+    /// The device.
     pub device: DeviceId,
     /// The resource that the device was handed out as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<ResourceName>,
-    /// How far the attachment is.
+    /// Who has the right to it.
+    pub owner: Owner,
+    /// How it is to be in the sandbox; none where it goes as it is on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<SandboxConfiguration>,
+    /// When it began: seconds since 1970.
+    pub since: u64,
+}
+
+/// One attachment: a reservation that has a place. [`Attachment::to_json`] makes a record's text of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Attachment {
+    /// The device; its id stays, whatever is renamed.
+    pub device: DeviceId,
+    /// The resource that the device was handed out as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<ResourceName>,
+    /// How far it is.
     pub phase: Phase,
     /// Who has it.
-    pub holder: Holder,
-    /// First process of the holder's container. When it has ended, the device is due home, whether a hook comes or not.
+    #[serde(skip)]
+    pub owner: Owner,
+    /// First process of the owner's container. When it has ended, the device is due on the host, whether a hook comes or not.
     /// None of a sandbox: there its namespace's end counts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
     /// Where it is.
     pub sandbox: SandboxPlace,
-    /// How the Pod asked for it to be there; none where it goes as it is on the host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How it was asked to be there; none where it goes as it is on the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub configuration: Option<SandboxConfiguration>,
-    /// Where it is going, once it is on its way home.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Where it is going, once it is on its way to the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub home: Option<HomePlace>,
-    /// Why the device was quarantined though its record can be followed: what is on it that cannot be taken off. Ignored
-    /// in a record that somebody put back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Why the device was quarantined though its record can be followed: what is on it that cannot be removed. Ignored in a
+    /// record that somebody put back.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<String>,
     /// What it was on the host, and shall be again.
     pub host: LinkState,
     /// When the attachment began: seconds since 1970.
     pub since: u64,
+}
+
+/// A record's text as it is read. Of version 1 `holder` is there, of version 2 `owner`.
+#[derive(Deserialize)]
+struct Form {
+    version: u32,
+    device: DeviceId,
+    resource: Option<ResourceName>,
+    phase: Phase,
+    holder: Option<HolderV1>,
+    owner: Option<Owner>,
+    process: Option<Process>,
+    sandbox: SandboxPlace,
+    configuration: Option<SandboxConfiguration>,
+    home: Option<HomePlace>,
+    quarantined: Option<String>,
+    host: LinkState,
+    since: u64,
 }
 
 /// Why a text is no record that we can follow.
@@ -180,6 +169,9 @@ pub enum RecordError {
     /// Written by a later version of this program.
     #[error("the record has version {0}: this program reads up to {RECORD_VERSION}, a newer netdevice wrote it")]
     Newer(u32),
+    /// Neither in the form of version 1 nor of version 2.
+    #[error("the record says neither owner nor holder")]
+    NoOwner,
     /// Its file is named after another device.
     #[error("the record is of device {0}")]
     OtherDevice(DeviceId),
@@ -195,38 +187,98 @@ impl RecordError {
     }
 }
 
-impl Record {
+impl Attachment {
     /// Reads the text of a record's file.
     ///
     /// # Errors
     ///
     /// Whatever keeps it from being followed; the version is looked at before the rest.
     pub fn from_json(device: &DeviceId, text: &[u8]) -> Result<Self, RecordError> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
+        let form: Form = read_versioned(text, |form: &Form| form.version)?;
+        if form.device != *device {
+            return Err(RecordError::OtherDevice(form.device));
         }
-        if text.len() > MAX_RECORD {
-            return Err(RecordError::TooLarge(text.len()));
-        }
-        let read: Result<Self, _> = serde_json::from_slice(text);
-        let version = match &read {
-            Ok(record) => record.version,
-            // a newer one may have another form
-            Err(_) => serde_json::from_slice(text).map_or(0, |Version { version }| version),
-        };
-        if version > RECORD_VERSION {
-            return Err(RecordError::Newer(version));
-        }
-        let record = read?;
-        if record.device == *device { Ok(record) } else { Err(RecordError::OtherDevice(record.device)) }
+        let owner = form.owner.or(form.holder.map(Owner::from)).ok_or(RecordError::NoOwner)?;
+        Ok(Self {
+            device: form.device,
+            resource: form.resource,
+            owner,
+            configuration: form.configuration,
+            since: form.since,
+            phase: form.phase,
+            process: form.process,
+            sandbox: form.sandbox,
+            host: form.host,
+            home: form.home,
+            quarantined: form.quarantined,
+        })
     }
 
-    /// The text of a record's file.
+    /// The text of a record's file: in the form of version 1 where a program of that version can follow it.
     pub fn to_json(&self) -> Vec<u8> {
-        // most have room
-        json::to_text(self, 8 << 10).expect("a record has only text keys")
+        #[derive(Serialize)]
+        struct Text<'a> {
+            version: u32,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            holder: Option<HolderV1>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            owner: Option<&'a Owner>,
+            #[serde(flatten)]
+            attachment: &'a Attachment,
+        }
+        let holder = HolderV1::of(&self.owner);
+        let version = if holder.is_some() { HOLDER_VERSION } else { RECORD_VERSION };
+        let owner = holder.is_none().then_some(&self.owner);
+        to_text(&Text { version, holder, owner, attachment: self })
     }
+}
+
+/// A reservation's text.
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    reservation: T,
+}
+
+impl Reservation {
+    /// Reads the text of a reservation's file.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from being followed; the version is looked at before the rest.
+    pub fn from_json(device: &DeviceId, text: &[u8]) -> Result<Self, RecordError> {
+        let read: Versioned<Self> = read_versioned(text, |read: &Versioned<Self>| read.version)?;
+        let reservation = read.reservation;
+        if reservation.device == *device { Ok(reservation) } else { Err(RecordError::OtherDevice(reservation.device)) }
+    }
+
+    /// The text of a reservation's file.
+    pub fn to_json(&self) -> Vec<u8> {
+        to_text(&Versioned { version: RECORD_VERSION, reservation: self })
+    }
+}
+
+fn read_versioned<T: for<'de> Deserialize<'de>>(text: &[u8], version_of: fn(&T) -> u32) -> Result<T, RecordError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    if text.len() > MAX_RECORD {
+        return Err(RecordError::TooLarge(text.len()));
+    }
+    let read: Result<T, _> = serde_json::from_slice(text);
+    let version = match &read {
+        Ok(read) => version_of(read),
+        // a newer one may have another form
+        Err(_) => serde_json::from_slice(text).map_or(0, |Version { version }| version),
+    };
+    if version > RECORD_VERSION { Err(RecordError::Newer(version)) } else { Ok(read?) }
+}
+
+fn to_text(form: &impl Serialize) -> Vec<u8> {
+    // most have room
+    json::to_text(form, 8 << 10).expect("a record has only text keys")
 }
 
 /// What turns the text of a record that is [`Phase::Attaching`] into one that is [`Phase::Attached`]: where it goes, and
@@ -255,7 +307,10 @@ pub fn quarantined_device(file_name: &str) -> Option<DeviceId> {
 }
 
 /// All records, by device. They are shared: a ledger that differs in one record from another is cheap to make and to compare.
-pub type Ledger = BTreeMap<DeviceId, Arc<Record>>;
+pub type Ledger = BTreeMap<DeviceId, Arc<Attachment>>;
+
+/// All reservations, by device.
+pub type Reservations = BTreeMap<DeviceId, Reservation>;
 
 #[cfg(test)]
 mod tests {
@@ -280,12 +335,12 @@ mod tests {
             ("{", true),
             ("{}", true),
             ("{\"version\":1}", true),
-            ("{\"version\":2}", false),
+            ("{\"version\":3}", false),
             ("{\"version\":4294967295,\"a\":[]}", false),
             ("{\"version\":4294967296}", true),
-            ("{\"version\":2", true),
+            ("{\"version\":3", true),
         ] {
-            assert_eq!(Record::from_json(&device, text.as_bytes()).unwrap_err().is_final(), is_final, "{text}");
+            assert_eq!(Attachment::from_json(&device, text.as_bytes()).unwrap_err().is_final(), is_final, "{text}");
         }
     }
 }

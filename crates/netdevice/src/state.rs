@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bytes::{HardwareAddress, KernelString, hex},
-    id::DeviceId,
     link::flags,
     name::InterfaceName,
 };
@@ -59,9 +58,9 @@ pub struct LinkState {
     pub info_data: Vec<Attribute>,
     /// `IFLA_MASTER`.
     pub master: Option<u32>,
-    /// Name of the master: its index may be another link's by the time that the device is home.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub master_name: Option<DeviceId>,
+    /// Name of the master, written like a device id: its index may be another link's by the time that the device is back.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_name_as_id")]
+    pub master_name: Option<InterfaceName>,
     /// `IFLA_LINK`: the link below, in whichever namespace.
     pub parent: Option<u32>,
     /// `IFLA_LINK_NETNSID`: the namespace of the link below, if it is another one.
@@ -546,13 +545,13 @@ mod programs_as_numbers {
 
     use super::BpfProgram;
 
-    pub(super) fn serialize<S: Serializer>(programs: &Option<Vec<BpfProgram>>, out: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(programs: &Option<Vec<BpfProgram>>, out: S) -> Result<S::Ok, S::Error> {
         let all = programs.iter().flatten();
         let numbers = all.flat_map(|it| [it.attach_type, it.program, it.link]).map(u32::cast_signed);
         numbers.collect::<Vec<i32>>().serialize(out)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<BpfProgram>>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<BpfProgram>>, D::Error> {
         let numbers = Vec::<i32>::deserialize(from)?;
         let program = |numbers: &[i32]| BpfProgram {
             attach_type: numbers[0].cast_unsigned(),
@@ -564,17 +563,35 @@ mod programs_as_numbers {
 }
 
 /// An interface name in JSON: text that leads back to any bytes.
-mod name_as_id {
+pub(crate) mod name_as_id {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::{id::DeviceId, name::InterfaceName};
 
-    pub(super) fn serialize<S: Serializer>(name: &InterfaceName, out: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(name: &InterfaceName, out: S) -> Result<S::Ok, S::Error> {
         out.serialize_str(DeviceId::from(name).as_str())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<InterfaceName, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<InterfaceName, D::Error> {
         let id: DeviceId = String::deserialize(from)?.parse().map_err(D::Error::custom)?;
         Ok(id.to_name())
+    }
+}
+
+mod optional_name_as_id {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::name_as_id;
+    use crate::name::InterfaceName;
+
+    #[derive(Serialize, Deserialize)]
+    struct Name(#[serde(with = "name_as_id")] InterfaceName);
+
+    pub(super) fn serialize<S: Serializer>(name: &Option<InterfaceName>, out: S) -> Result<S::Ok, S::Error> {
+        name.clone().map(Name).serialize(out)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<InterfaceName>, D::Error> {
+        Ok(Option::<Name>::deserialize(from)?.map(|Name(name)| name))
     }
 }

@@ -5,7 +5,8 @@
 mod states;
 
 use netdevice::{
-    KernelString, LinkState, Phase, Record,
+    Attachment, KernelString, LinkState, Owner, Phase, Reservation,
+    owner::Request,
     plan::{LINK_TOKEN, LinkChange, Place, Step, missing, plan, relabel, wanted_as_configured},
     record::attached_in_place,
     state::{Address, Attribute, FORWARDING, Neighbour, Route},
@@ -156,7 +157,27 @@ proptest! {
     #[test]
     fn a_record_is_read_as_it_was_written(record in any_record()) {
         let text = record.to_json();
-        prop_assert_eq!(Record::from_json(&record.device, &text).unwrap(), record);
+        prop_assert_eq!(Attachment::from_json(&record.device, &text).unwrap(), record);
+    }
+
+    #[test]
+    fn a_program_of_version_1_follows_what_it_can(record in any_record()) {
+        let text: serde_json::Value = serde_json::from_slice(&record.to_json()).unwrap();
+        let is_known = match &record.owner {
+            Owner::Container { id, sandbox, .. } => sandbox.as_ref() != Some(id),
+            Owner::Sandbox { by, .. } => *by == Request::Annotation,
+            Owner::Claim { .. } | Owner::Kubelet => false,
+        };
+        prop_assert_eq!(&text["version"], if is_known { 1 } else { 2 });
+        prop_assert_eq!((text["holder"].is_object(), text["owner"].is_object()), (is_known, !is_known));
+    }
+
+    #[test]
+    fn a_reservation_is_read_as_it_was_written(record in any_record()) {
+        let Attachment { device, resource, owner, configuration, since, .. } = record;
+        let reservation = Reservation { device, resource, owner, configuration, since };
+        let text = reservation.to_json();
+        prop_assert_eq!(Reservation::from_json(&reservation.device, &text).unwrap(), reservation);
     }
 
     #[test]
@@ -167,7 +188,7 @@ proptest! {
         if let Some((at, bytes)) = found {
             let at = usize::try_from(at).unwrap();
             text[at..at + bytes.len()].copy_from_slice(bytes);
-            prop_assert_eq!(Record::from_json(&record.device, &text).unwrap(), Record { phase: Phase::Attached, ..record });
+            prop_assert_eq!(Attachment::from_json(&record.device, &text).unwrap(), Attachment { phase: Phase::Attached, ..record });
         }
     }
 
@@ -175,16 +196,16 @@ proptest! {
     fn a_record_that_was_cut_off_or_changed_is_refused_or_read(record in any_record(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut text = record.to_json();
         let at = at.index(text.len());
-        prop_assert!(Record::from_json(&record.device, &text[..at]).is_err());
+        prop_assert!(Attachment::from_json(&record.device, &text[..at]).is_err());
         text[at] = byte;
-        if let Ok(read) = Record::from_json(&record.device, &text) {
+        if let Ok(read) = Attachment::from_json(&record.device, &text) {
             prop_assert_eq!(read.device, record.device);
         }
     }
 
     #[test]
     fn any_bytes_are_a_record_or_refused(record in any_record(), bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        prop_assert!(Record::from_json(&record.device, &bytes).is_err());
+        prop_assert!(Attachment::from_json(&record.device, &bytes).is_err());
     }
 }
 

@@ -7,7 +7,7 @@ mod states;
 use std::{collections::BTreeSet, sync::Arc};
 
 use netdevice::{
-    DeviceId, Ledger, Link, Record, Snapshot,
+    Attachment, DeviceId, Ledger, Link, Snapshot,
     pool::Pools,
     projection::Projector,
     snapshot::{DefaultRoute, Family},
@@ -30,7 +30,7 @@ enum Change {
     NoRoute(DefaultRoute),
     Tables(Vec<u32>),
     Pools(usize),
-    Held(u32, Box<Record>),
+    Held(u32, Box<Attachment>),
     Home(u32),
     /// Its record can no longer be followed, or somebody put that right.
     Unknown(u32),
@@ -124,7 +124,8 @@ impl World {
                 return projector.set_pools(self.pools.clone());
             }
             Change::Held(name, record) => {
-                let mut record = Record { device: id(name), resource: Some("a.b/held".parse().unwrap()), ..*record };
+                let mut record =
+                    Attachment { device: id(name), resource: Some("a.b/held".parse().unwrap()), ..*record };
                 record.host.parent = Some(1 + name);
                 Arc::make_mut(&mut self.ledger).insert(id(name), Arc::new(record));
                 return projector.set_ledger(self.ledger.clone());

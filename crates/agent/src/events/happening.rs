@@ -1,7 +1,7 @@
 //! What the agent found or did that is reported as an Event, and the text of the Event.
 
 use link::Skipped;
-use netdevice::{DeviceId, InterfaceName, record::Pod};
+use netdevice::{DeviceId, InterfaceName, Pod};
 
 /// Longest note in bytes; the API server refuses more than 1024.
 const MAX_NOTE: usize = 1000;

@@ -7,7 +7,6 @@
 //! A request is answered by its deadline, and the work that it began goes on: a sandbox whose devices take longer is
 //! let go, and its first container waits for them. So the number of devices does not depend on the runtime's patience.
 
-mod gate;
 mod known;
 mod sandbox;
 mod stage;
@@ -20,9 +19,9 @@ use std::{
 };
 
 use kubelet::PodResources;
-use link::Records;
-use netdevice::{InterfaceName, View, annotation, choice::Allocated, record::Pod};
+use netdevice::{InterfaceName, Pod, View, annotation, choice::Allocated};
 use nri::{Container, Plugin, PodSandbox, Refusal, Runtime};
+use store::Records;
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -254,12 +253,12 @@ impl Inner {
     async fn release_ended(self: &Arc<Self>, list: Connection) {
         sleep(SETTLE).await;
         let site = self.site.clone();
-        let holders = match spawn_blocking(move || site.holders()).await {
-            Ok(Ok(holders)) => holders,
+        let owners = match spawn_blocking(move || site.owners()).await {
+            Ok(Ok(owners)) => owners,
             Ok(Err(error)) => return warn!("cannot read the records: {error}"),
             Err(error) => return warn!("the records were not read: {error}"),
         };
-        for sandbox in holders {
+        for sandbox in owners {
             if self.known(|known| known.has_ended(&sandbox, list)) {
                 // what goes wrong is told, and tried again by the repair
                 let _ = self.release(&sandbox, Instant::now()).await;

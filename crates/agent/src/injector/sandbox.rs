@@ -11,25 +11,20 @@ use std::{
 };
 
 use link::{
-    AttachAllError, AttachRequest, Detached, Homecoming, Namespace, Records, Reserved, RouteSocket, attach_all,
-    detach_all,
+    AttachAllError, AttachRequest, Detached, Homecoming, ReserveError, Reserved, RouteSocket, attach_all, detach_all,
 };
 use netdevice::{
-    DeviceId, DeviceRequest, Holder, InterfaceName, View,
+    DeviceId, DeviceRequest, InterfaceName, Owner, Pod, View,
     annotation::{self, AnnotationError},
-    choice::{Allocated, Choice, ChoiceError, Claim, choose},
-    record::Pod,
+    choice::{Allocated, Choice, ChoiceError, Demand, choose},
+    owner::Request,
 };
 use nri::{PodSandbox, Refusal};
+use store::{Namespace, Records};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::{
-    Annotation, Reason,
-    gate::{Gate, SandboxLock},
-    told,
-    work::Work,
-};
+use super::{Annotation, Reason, told, work::Work};
 
 /// How long news of the kernel may take to come to us.
 const NEWS: Duration = Duration::from_millis(500);
@@ -63,14 +58,12 @@ pub(super) enum ProvideError {
     Namespace { path: String, source: io::Error },
     #[error("the node's interfaces are not read yet: try again in a moment")]
     NotReady,
-    #[error("device {0}: it is being attached or detached: try again in a moment")]
-    DeviceBusy(DeviceId),
     #[error("another injector of this node did not finish in time: try again in a moment")]
     Busy,
     #[error("the pod is being stopped")]
     Stopped,
-    #[error("cannot lock the device: {0}")]
-    Lock(#[from] link::Error),
+    #[error(transparent)]
+    Reserve(#[from] ReserveError),
     #[error("cannot read the records of this node: {0}")]
     Records(#[from] io::Error),
 }
@@ -127,11 +120,10 @@ impl Site {
             return Ok(Provided::Nothing);
         }
         let namespace = namespace?;
-        let folder = self.records.folder();
         order.work.waits_for(Some(ProvideError::Busy.to_string()));
-        let _lock = SandboxLock::take(folder, &order.sandbox.id, order.limit)?.ok_or(ProvideError::Busy)?;
-        let (holder, pod) = holder(&order.sandbox);
-        let (choices, reserved) = self.reserve(order, &requests, &holder, &pod)?;
+        let _lock = self.records.lock_sandbox(&order.sandbox.id, order.limit)?.ok_or(ProvideError::Busy)?;
+        let (owner, pod) = owner(&order.sandbox);
+        let (choices, reserved) = self.reserve(order, &requests, &owner, &pod)?;
         let pid = order.sandbox.pid.and_then(|pid| first_process(pid, &namespace));
         let parts: Vec<_> = choices.iter().zip(&requests).collect();
         let requests: Vec<AttachRequest<'_>> = parts
@@ -141,7 +133,7 @@ impl Site {
                 resource: Some(&choice.resource),
                 sandbox: &namespace,
                 paths: pid.map(|pid| format!("/proc/{pid}/ns/net")).into_iter().collect(),
-                holder: &holder,
+                owner: &owner,
                 pid,
                 configuration: Some(&request.configuration),
             })
@@ -154,9 +146,9 @@ impl Site {
         for (request, attached) in requests.iter().zip(&attached).filter(|(_, attached)| !attached.was_there) {
             let left_out: Vec<String> = attached.skipped.iter().map(ToString::to_string).collect();
             if left_out.is_empty() {
-                info!(device = %request.device, %holder, "injected");
+                info!(device = %request.device, %owner, "injected");
             } else {
-                info!(device = %request.device, %holder, "injected; left out: {}", left_out.join("; "));
+                info!(device = %request.device, %owner, "injected; left out: {}", left_out.join("; "));
             }
         }
         Ok(Provided::All(attached.iter().filter(|attached| !attached.was_there).count()))
@@ -168,7 +160,7 @@ impl Site {
         &self,
         order: &Order,
         requests: &[DeviceRequest],
-        holder: &Holder,
+        owner: &Owner,
         pod: &Pod,
     ) -> Result<(Vec<Choice>, Reserved), ProvideError> {
         let began = Instant::now();
@@ -181,7 +173,7 @@ impl Site {
             if order.work.obstacle().is_none() {
                 order.work.waits_for(Some(ProvideError::Busy.to_string()));
             }
-            let gate = Gate::pass(self.records.folder(), order.limit)?.ok_or(ProvideError::Busy)?;
+            let gate = self.records.lock_choice(order.limit)?.ok_or(ProvideError::Busy)?;
             let view = self.views.borrow().clone();
             let Some(view) = view else {
                 drop(gate);
@@ -189,15 +181,17 @@ impl Site {
                 continue;
             };
             let (ledger, _) = self.records.list()?;
-            let claim = Claim {
-                holder,
+            let reserved = self.records.reserved_from(owner)?;
+            let demand = Demand {
+                owner,
                 pod,
                 requests,
                 allocated: allocated.as_ref().unwrap_or(&none),
+                reserved: &reserved,
                 busy: &busy,
                 ledger: &ledger,
             };
-            let choices = match choose(&view, &claim) {
+            let choices = match choose(&view, &demand) {
                 Ok(choices) => choices,
                 Err(error) if error.missing().is_some_and(is_on_node) => {
                     drop(gate);
@@ -219,16 +213,18 @@ impl Site {
                 allocated = Some((order.allocated)().map_err(ProvideError::Kubelet)?);
                 continue;
             }
-            match Reserved::take(&self.records, choices.iter().map(|choice| &choice.device))? {
+            let devices = choices.iter().map(|choice| (&choice.device, Some(&choice.resource)));
+            match Reserved::take(&self.records, owner, devices) {
                 Ok(reserved) => {
                     order.work.waits_for(None);
                     return Ok((choices, reserved));
                 }
-                Err(device) => {
+                Err(ReserveError::Busy(device)) => {
                     drop(gate);
-                    wait_or(order, ProvideError::DeviceBusy(device.clone()), order.limit)?;
+                    wait_or(order, ReserveError::Busy(device.clone()).into(), order.limit)?;
                     busy.insert(device);
                 }
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -247,20 +243,20 @@ impl Site {
     /// Returns to the node what a sandbox has. `kept` is its namespace, as it was opened when it got its devices.
     pub(super) fn release(&self, sandbox: &str, kept: Option<&Namespace>, limit: Instant) -> io::Result<Vec<Return>> {
         // whoever works on this sandbox is waited for; if he takes too long, each device still has its lock
-        let _lock = SandboxLock::take(self.records.folder(), sandbox, limit)?;
+        let _lock = self.records.lock_sandbox(sandbox, limit)?;
         let (ledger, _) = self.records.list()?;
         let with_pod = |(device, result)| {
-            let pod = ledger.get(&device).and_then(|record| record.holder.pod.clone());
+            let pod = ledger.get(&device).and_then(|record| record.owner.pod().cloned());
             (device, pod, Released::from(result))
         };
         Ok(detach_all(&self.records, &ledger, sandbox, kept).map(with_pod).collect())
     }
 
     /// Sandboxes that have devices by an annotation.
-    pub(super) fn holders(&self) -> io::Result<BTreeSet<String>> {
+    pub(super) fn owners(&self) -> io::Result<BTreeSet<String>> {
         let (ledger, _) = self.records.list()?;
-        let of_sandboxes = ledger.into_values().filter(|record| record.holder.is_sandbox());
-        Ok(of_sandboxes.map(|record| record.holder.container.clone()).collect())
+        let of_sandboxes = ledger.into_values().filter(|record| record.owner.is_by_annotation());
+        Ok(of_sandboxes.map(|record| record.owner.id().to_owned()).collect())
     }
 }
 
@@ -349,9 +345,9 @@ pub(super) fn pod(sandbox: &PodSandbox) -> Pod {
 }
 
 /// Whose devices become: the sandbox's own, from before its first container to after its last one.
-fn holder(sandbox: &PodSandbox) -> (Holder, Pod) {
+fn owner(sandbox: &PodSandbox) -> (Owner, Pod) {
     let (pod, id) = (pod(sandbox), sandbox.id.clone());
-    (Holder { container: id.clone(), sandbox: Some(id), pod: Some(pod.clone()) }, pod)
+    (Owner::Sandbox { id, pod: Some(pod.clone()), by: Request::Annotation }, pod)
 }
 
 /// The first process of a sandbox, if that is what its pid means here: in a container without the node's processes it is

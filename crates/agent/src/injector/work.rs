@@ -10,9 +10,9 @@ use std::{
     time::Instant,
 };
 
-use link::Namespace;
 use netdevice::Ledger;
 use nri::Refusal;
+use store::Namespace;
 use tokio::{sync::watch, time::timeout_at};
 
 /// How the work on a sandbox is going.
@@ -168,7 +168,7 @@ impl Sandboxes {
     /// Forgets sandboxes that had devices and have none any more, whoever returned them: nothing keeps their namespaces.
     pub(super) fn forget_ended(&self, ledger: &Ledger) {
         self.map().retain(|sandbox, work| {
-            let has_some = ledger.values().any(|record| record.holder.is_in_sandbox(sandbox));
+            let has_some = ledger.values().any(|record| record.owner.is_in_sandbox(sandbox));
             let had_some = work.was_seen.fetch_or(has_some, Ordering::AcqRel);
             has_some || !had_some || work.is_busy()
         });

@@ -9,7 +9,7 @@ use std::{
 };
 
 use kubelet::PodResources;
-use netdevice::{DeviceId, Holder, Ledger, record::Pod};
+use netdevice::{DeviceId, Ledger, Owner, Pod};
 use tokio::{sync::watch, time::sleep};
 
 /// How often the kubelet is asked while a device is attached.
@@ -19,13 +19,13 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const ABSENCES: u32 = 2;
 
 /// Devices of Pods that are gone, with their holder: the device may have another one by now.
-pub(super) type Gone = BTreeMap<DeviceId, Holder>;
+pub(super) type Gone = BTreeMap<DeviceId, Owner>;
 
 /// Asks the kubelet, and publishes the devices of Pods that are gone.
 pub(super) struct Kubelet {
     pod_resources: PodResources,
     ledgers: watch::Receiver<Arc<Ledger>>,
-    absences: BTreeMap<DeviceId, (Holder, u32)>,
+    absences: BTreeMap<DeviceId, (Owner, u32)>,
 }
 
 impl Kubelet {
@@ -51,18 +51,18 @@ impl Kubelet {
     /// Takes an answer, and returns the devices of Pods that are gone. An answer without any Pod counts for nothing.
     fn hear(&mut self, known: &BTreeSet<(String, String)>) -> Gone {
         let ledger = self.ledgers.borrow().clone();
-        self.absences.retain(|device, (holder, _)| ledger.get(device).is_some_and(|record| record.holder == *holder));
+        self.absences.retain(|device, (owner, _)| ledger.get(device).is_some_and(|record| record.owner == *owner));
         if !known.is_empty() {
             for (device, record) in ledger.iter() {
                 let is_known = |pod: &Pod| known.contains(&(pod.namespace.clone(), pod.name.clone()));
-                if record.holder.pod.as_ref().is_none_or(is_known) {
+                if record.owner.pod().is_none_or(is_known) {
                     self.absences.remove(device);
                 } else {
-                    self.absences.entry(device.clone()).or_insert_with(|| (record.holder.clone(), 0)).1 += 1;
+                    self.absences.entry(device.clone()).or_insert_with(|| (record.owner.clone(), 0)).1 += 1;
                 }
             }
         }
         let often = self.absences.iter().filter(|(_, (_, absences))| *absences >= ABSENCES);
-        often.map(|(device, (holder, _))| (device.clone(), holder.clone())).collect()
+        often.map(|(device, (owner, _))| (device.clone(), owner.clone())).collect()
     }
 }

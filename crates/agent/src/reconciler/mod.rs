@@ -20,8 +20,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use link::{Homecoming, Namespace, Records, Repair};
+use link::{Homecoming, Repair};
 use netdevice::{DeviceId, Ledger};
+use store::{Namespace, Records};
 use tokio::{
     sync::watch,
     task::{Id, JoinError, JoinSet, spawn_blocking},
@@ -224,7 +225,7 @@ impl Reconciler {
         for (device, record) in ledger.iter() {
             let tracked = self.tracked.entry(device.clone()).or_insert_with(|| Tracked::new(record, now));
             if !before.contains_key(device) || !tracked.is_of(record) {
-                debug!(%device, holder = %record.holder, "its attachment is followed");
+                debug!(%device, owner = %record.owner, "its attachment is followed");
             }
             if !tracked.is_of(record) {
                 // the work of the attachment before, if there is any, goes on and finds another record
@@ -311,7 +312,7 @@ impl Reconciler {
             // by the hook that was still at work then
             tracked.hold = Hold::Unneeded;
         }
-        let is_gone = self.gone.get(&device) == Some(&record.holder);
+        let is_gone = self.gone.get(&device) == Some(&record.owner);
         let next = tracked.judge(record, diagnosis, is_gone, Instant::now());
         if next == Next::Repair && !self.queue.contains(&device) {
             self.queue.push(device);
@@ -377,7 +378,7 @@ impl Reconciler {
         }
         tracked.is_running = true;
         let cookie = tracked.cookie();
-        let gone = self.gone.get(&device).filter(|holder| **holder == record.holder).cloned();
+        let gone = self.gone.get(&device).filter(|owner| **owner == record.owner).cloned();
         let sandbox = match &tracked.hold {
             Hold::Kept(namespace) => Some(namespace.clone()),
             Hold::Wanted { .. } | Hold::Unneeded => self.namespaces.get(&tracked.cookie()).and_then(Weak::upgrade),
@@ -427,7 +428,7 @@ impl Reconciler {
 
     fn finish_repair(&mut self, device: &DeviceId, result: Result<(Repair, Cause), link::Error>) {
         let now = Instant::now();
-        let pod = self.ledger.get(device).and_then(|record| record.holder.pod.clone());
+        let pod = self.ledger.get(device).and_then(|record| record.owner.pod().cloned());
         let tracked = self.tracked.get_mut(device);
         let failed = match result {
             Ok((Repair::Done(Homecoming::Away), _)) => "it is not on the node yet".to_owned(),

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use link::{
-    Homecoming,
-    journal::{Action, Outcome as HookOutcome},
-};
-use netdevice::{DeviceId, InterfaceName, record::Pod};
+use link::Homecoming;
+use netdevice::{DeviceId, InterfaceName, Pod};
+use store::journal::{Action, Outcome as HookOutcome};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 

@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use link::{Diagnosis, Namespace};
-use netdevice::Record;
+use link::Diagnosis;
+use netdevice::Attachment;
+use store::Namespace;
 
 use super::process_ends::{Key, key};
 
@@ -57,7 +58,7 @@ pub(super) enum Next {
 }
 
 impl Tracked {
-    pub(super) fn new(record: &Record, now: Instant) -> Self {
+    pub(super) fn new(record: &Attachment, now: Instant) -> Self {
         let hold = if record.host.hardware.is_some() { Hold::Unneeded } else { Hold::Wanted { after: now } };
         Self {
             attachment: attachment(record),
@@ -74,7 +75,7 @@ impl Tracked {
     }
 
     /// Whether a record is of this attachment.
-    pub(super) fn is_of(&self, record: &Record) -> bool {
+    pub(super) fn is_of(&self, record: &Attachment) -> bool {
         self.attachment == attachment(record)
     }
 
@@ -88,7 +89,7 @@ impl Tracked {
     }
 
     /// Decides what follows from a diagnosis. `is_gone` says that the Pod is gone.
-    pub(super) fn judge(&mut self, record: &Record, diagnosis: Diagnosis, is_gone: bool, now: Instant) -> Next {
+    pub(super) fn judge(&mut self, record: &Attachment, diagnosis: Diagnosis, is_gone: bool, now: Instant) -> Next {
         self.next_look = None;
         if diagnosis == Diagnosis::Healthy && !is_gone {
             self.unhealthy_since = None;
@@ -96,7 +97,7 @@ impl Tracked {
         }
         let since = *self.unhealthy_since.get_or_insert(now);
         // the runtime reports a sandbox's end, some runtimes after its namespace is gone
-        let is_reported = diagnosis != Diagnosis::SandboxEnded || record.holder.is_sandbox();
+        let is_reported = diagnosis != Diagnosis::SandboxEnded || record.owner.outlives_containers();
         let due = if is_reported && !is_gone { since + GRACE } else { since };
         let due = self.not_before.map_or(due, |not_before| due.max(not_before));
         if self.is_running {
@@ -134,8 +135,8 @@ impl Tracked {
     }
 }
 
-fn attachment(record: &Record) -> (u64, String) {
-    (record.sandbox.cookie, record.holder.container.clone())
+fn attachment(record: &Attachment) -> (u64, String) {
+    (record.sandbox.cookie, record.owner.id().to_owned())
 }
 
 #[cfg(test)]
@@ -144,9 +145,9 @@ mod tests {
 
     use super::*;
 
-    fn record(container: &str) -> Record {
+    fn record(container: &str) -> Attachment {
         let mut record = fixture::record("dev0");
-        record.holder.container = container.into();
+        record.owner = fixture::owner(container);
         record
     }
 

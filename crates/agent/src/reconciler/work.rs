@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use link::{Diagnosis, Namespace, Records, Repair, RouteSocket};
-use netdevice::{DeviceId, Holder, Ledger, Phase, Record};
+use link::{Diagnosis, Repair, RouteSocket};
+use netdevice::{Attachment, DeviceId, Ledger, Owner, Phase};
+use store::{Namespace, Records};
 
 /// Why a device is returned to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,11 +17,11 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    fn of(record: &Record, diagnosis: Diagnosis) -> Self {
+    fn of(record: &Attachment, diagnosis: Diagnosis) -> Self {
         let has_ended = matches!(diagnosis, Diagnosis::HolderEnded | Diagnosis::SandboxEnded);
         // containerd names a container's namespace by its sandbox's process, CRI-O by a mount
         let is_mounted = record.sandbox.paths.iter().any(|path| !path.starts_with("/proc/"));
-        let is_container = record.holder.sandbox.is_some() && !record.holder.is_sandbox();
+        let is_container = record.owner.sandbox().is_some() && !record.owner.outlives_containers();
         if record.phase == Phase::Attached && has_ended && is_mounted && is_container {
             Self::ContainerEnded
         } else {
@@ -45,12 +46,12 @@ pub(super) struct Diagnosed {
 }
 
 /// Whether only its mounts show that a record's holder has ended.
-pub(super) fn is_known_by_mounts(record: &Record) -> bool {
-    record.process.is_none() && record.holder.is_sandbox()
+pub(super) fn is_known_by_mounts(record: &Attachment) -> bool {
+    record.process.is_none() && record.owner.outlives_containers()
 }
 
 /// Compares a record with the kernel. `saw_mounts` is set once a mount of its namespace is seen here.
-fn diagnose(record: &Record, saw_mounts: &mut bool, home: &mut RouteSocket) -> Diagnosis {
+fn diagnose(record: &Attachment, saw_mounts: &mut bool, home: &mut RouteSocket) -> Diagnosis {
     let diagnosis = link::diagnose(record, home);
     if diagnosis == Diagnosis::Healthy && is_known_by_mounts(record) {
         if *saw_mounts && link::sees_no_mounts(record) {
@@ -67,7 +68,7 @@ fn diagnose(record: &Record, saw_mounts: &mut bool, home: &mut RouteSocket) -> D
 ///
 /// Without a socket nothing is known.
 pub(super) fn look(ledger: &Ledger, subjects: Vec<Subject>) -> std::io::Result<Vec<Diagnosed>> {
-    let is_complete = |record: &Arc<Record>| record.phase == Phase::Attached;
+    let is_complete = |record: &Arc<Attachment>| record.phase == Phase::Attached;
     // half an attachment shows without the kernel
     let is_asked = subjects.iter().any(|subject| ledger.get(&subject.device).is_some_and(is_complete));
     let mut home = is_asked.then(RouteSocket::open).transpose()?;
@@ -87,7 +88,7 @@ pub(super) fn look(ledger: &Ledger, subjects: Vec<Subject>) -> std::io::Result<V
 pub(super) struct Order {
     pub(super) subject: Subject,
     /// Its Pod is gone, whatever its processes do: who that was.
-    pub(super) gone: Option<Holder>,
+    pub(super) gone: Option<Owner>,
     /// Its namespace, if that is kept open.
     pub(super) sandbox: Option<Arc<Namespace>>,
 }
@@ -96,10 +97,10 @@ pub(super) struct Order {
 pub(super) fn repair(records: &Records, order: Order) -> Result<(Repair, Cause), link::Error> {
     let Order { subject: Subject { device, mut saw_mounts }, gone, sandbox } = order;
     let mut cause = Cause::NotReturned;
-    let is_due = |now: &Record, home: &mut RouteSocket| {
+    let is_due = |now: &Attachment, home: &mut RouteSocket| {
         let diagnosis = diagnose(now, &mut saw_mounts, home);
         cause = Cause::of(now, diagnosis);
-        gone.as_ref() == Some(&now.holder) || diagnosis != Diagnosis::Healthy
+        gone.as_ref() == Some(&now.owner) || diagnosis != Diagnosis::Healthy
     };
     let repair = link::repair(records, &device, sandbox.as_deref(), is_due)?;
     Ok((repair, cause))
@@ -111,9 +112,9 @@ mod tests {
 
     use super::*;
 
-    fn record(container: &str, paths: &[&str], phase: Phase) -> Record {
-        let mut record = Record { phase, ..fixture::record("dev0") };
-        record.holder.container = container.into();
+    fn record(container: &str, paths: &[&str], phase: Phase) -> Attachment {
+        let mut record = Attachment { phase, ..fixture::record("dev0") };
+        record.owner = fixture::owner(container);
         record.sandbox.paths = paths.iter().map(|path| (*path).to_owned()).collect();
         record
     }

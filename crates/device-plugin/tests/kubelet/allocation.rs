@@ -182,10 +182,10 @@ async fn what_an_annotation_took_a_moment_ago_is_refused_with_the_holder_and_not
     let node = Node::with_links(&["dummy0", "dummy1"]);
     let kubelet = node.kubelet();
     let mut config = node.config();
-    let on_disk = Arc::new(Mutex::new(Some(record("dummy0", "annotated").holder)));
+    let on_disk = Arc::new(Mutex::new(Some(record("dummy0", "annotated").owner)));
     let taken = on_disk.clone();
     config.record_check = RecordCheck::new(move |device| match &*taken.lock().unwrap() {
-        Some(holder) if device.as_str() == "dummy0" => Err(Refusal::Held(holder.clone())),
+        Some(holder) if device.as_str() == "dummy0" => Err(Refusal::Held(holder.clone().into())),
         _ => Ok(()),
     });
     let _plugin = node.start_with(config);
@@ -211,7 +211,7 @@ async fn allocate_waits_for_a_record_that_no_view_shows() {
     config.record_check = RecordCheck::new(move |_| {
         let mut looks = seen.lock().unwrap();
         *looks += 1;
-        if *looks > 3 { Ok(()) } else { Err(Refusal::Held(record("dummy0", "leaving").holder)) }
+        if *looks > 3 { Ok(()) } else { Err(Refusal::Held(record("dummy0", "leaving").owner.into())) }
     });
     let _plugin = node.start_with(config);
     listed(&kubelet, &["dummy0"]).await;

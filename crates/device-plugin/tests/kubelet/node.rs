@@ -10,9 +10,9 @@ use std::{
 use device_plugin::{Config, DevicePlugin, Error, Paths, RecordCheck, Stats, Timing};
 use kubelet_stand_in::{Kubelet, Resource, State};
 use netdevice::{
-    DeviceId, Holder, InterfaceName, Ledger, Link, Pools, Projector, Record, ResourceName, Snapshot, View, fixture,
+    Attachment, DeviceId, InterfaceName, Ledger, Link, Owner, Pools, Projector, ResourceName, Snapshot, View, fixture,
     link::{Hardware, flags},
-    record::Pod,
+    owner::Pod,
     snapshot::{DefaultRoute, Family},
 };
 use tempfile::TempDir;
@@ -245,8 +245,8 @@ pub(crate) fn health(resource: &Resource) -> BTreeMap<&str, &str> {
     resource.devices().iter().map(|device| (device.id.as_str(), device.health.as_str())).collect()
 }
 
-pub(crate) fn record(name: &str, pod: &str) -> Record {
+pub(crate) fn record(name: &str, pod: &str) -> Attachment {
     let pod = Pod { namespace: "default".into(), name: pod.into(), uid: format!("uid-{pod}") };
-    let holder = Holder { container: "c0ffee".into(), sandbox: Some("5a4db0c5".into()), pod: Some(pod) };
-    Record { holder, resource: Some(ResourceName::default()), ..fixture::record(name) }
+    let owner = Owner::Container { id: "c0ffee".into(), sandbox: Some("5a4db0c5".into()), pod: Some(pod) };
+    Attachment { owner, resource: Some(ResourceName::default()), ..fixture::record(name) }
 }

@@ -1,7 +1,8 @@
 //! Neighbours that knew an address of a device under another hardware address learn the new one when the device arrives.
 
-use link::{Announcement, Records};
+use link::Announcement;
 use serde_json::json;
+use store::Records;
 
 use crate::support::{Host, Sandbox, inject::Order, on_host, until};
 

@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use link::{Detached, Diagnosis, Homecoming, Namespace, Records, Repair, RouteSocket};
+use link::{Detached, Diagnosis, Homecoming, Repair, RouteSocket};
 use netdevice::DeviceId;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
+use store::{Namespace, Records};
 
 use crate::{
     home::{assert_has, wired},
@@ -317,9 +318,9 @@ fn of_devices_that_another_actor_is_at_work_on_none_is_reserved() {
         let before = host.settled();
         let sandbox = host.sandbox("web");
         let order = Order::new(host, &sandbox, &json!([["dev0", {}], ["dev1", {}]]));
-        let records = link::Records::new(host.state_dir());
+        let records = store::Records::new(host.state_dir());
         let other = records.lock(&"dev1".parse().unwrap()).unwrap();
-        order.fails_with("another actor is at work on dev1");
+        order.fails_with("device dev1: it is being attached or detached: try again in a moment");
         assert!(records.try_lock(&"dev0".parse().unwrap()).unwrap().is_some(), "nothing is kept of it");
         host.assert_same(&before);
         assert_eq!(host.records(), Vec::<String>::new());

@@ -149,7 +149,7 @@ fn a_record_of_a_newer_version_is_left_where_it_is() {
         let before = host.settled();
         let sandbox = host.sandbox("web");
         fs::create_dir_all(host.state_dir()).unwrap();
-        let text = "{\"version\":2,\"all\":\"else\"}";
+        let text = "{\"version\":3,\"all\":\"else\"}";
         host.write(host.record_path("dev0"), text);
         host.attach(&sandbox, "c1", "dev0").fails_with("a newer netdevice wrote it");
         host.detach("c1", "dev0").fails_with("a newer netdevice wrote it");

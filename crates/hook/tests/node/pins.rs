@@ -9,10 +9,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use link::{Detached, Diagnosis, Homecoming, Namespace, Records, Repair, RouteSocket};
-use netdevice::Record;
+use link::{Detached, Diagnosis, Homecoming, Repair, RouteSocket};
+use netdevice::Attachment;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
+use store::{Namespace, Records};
 
 use crate::{
     home::wired,
@@ -61,14 +62,14 @@ fn state_with_bundle(host: &Host, sandbox: &Sandbox, container: &str, mounted: &
 }
 
 /// The record of the only device.
-fn record(host: &Host) -> Record {
+fn record(host: &Host) -> Attachment {
     let (ledger, unreadable) = Records::new(host.state_dir()).list().unwrap();
     assert!(unreadable.is_empty(), "{unreadable:?}");
-    Record::clone(ledger.values().next().unwrap())
+    Attachment::clone(ledger.values().next().unwrap())
 }
 
 #[track_caller]
-fn assert_ends(record: &Record) {
+fn assert_ends(record: &Attachment) {
     let mut home = RouteSocket::open().unwrap();
     until("the kernel says that the namespace ended", || link::diagnose(record, &mut home) == Diagnosis::SandboxEnded);
 }
@@ -184,7 +185,7 @@ fn an_agent_that_starts_after_everybody_died_brings_the_device_home() {
         let record = record(host);
         let kept = link::keep_sandbox(&records, &record).unwrap();
         assert!(kept.is_some(), "its own mounts may end with it");
-        let is_due = |now: &Record, home: &mut RouteSocket| link::diagnose(now, home) == Diagnosis::HolderEnded;
+        let is_due = |now: &Attachment, home: &mut RouteSocket| link::diagnose(now, home) == Diagnosis::HolderEnded;
         let repaired = link::repair(&records, &record.device, kept.as_ref(), is_due).unwrap();
         assert_eq!(repaired, Repair::Done(Homecoming::Home { renamed: None, skipped: Vec::new() }));
         host.assert_same(&before);
@@ -243,7 +244,7 @@ fn an_agent_that_cannot_mount_holds_the_descriptor_of_run() {
         mounted.end();
         drop(sandbox);
         assert!(link::keep_sandbox(&records, &record).unwrap().is_none(), "one descriptor is enough");
-        let returned = link::detach_from_sandbox(&records, &record.device, &record.holder.container, None).unwrap();
+        let returned = link::detach_from_sandbox(&records, &record.device, record.owner.id(), None).unwrap();
         assert_eq!(returned, Detached::Done(Homecoming::Home { renamed: None, skipped: Vec::new() }));
         host.assert_same(&before);
         assert_ends(&record);

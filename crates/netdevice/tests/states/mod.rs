@@ -4,10 +4,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netdevice::{
-    DeviceId, HardwareAddress, Holder, InterfaceName, KernelString, LinkState, Phase, Record, SandboxConfiguration,
+    Attachment, DeviceId, HardwareAddress, InterfaceName, KernelString, LinkState, Owner, Phase, SandboxConfiguration,
     SandboxInterfaceName,
     configuration::{IpPrefix, SandboxRoute},
-    record::{HomePlace, Pod, Process, RECORD_VERSION, SandboxPlace, Viewpoint},
+    owner::{Pod, Request},
+    record::{HomePlace, Process, SandboxPlace, Viewpoint},
     state::{Address, Attribute, BpfProgram, Neighbour, Route, route_attribute},
 };
 use proptest::{collection::vec, option, prelude::*};
@@ -174,33 +175,50 @@ pub(crate) fn any_configuration() -> impl Strategy<Value = SandboxConfiguration>
         })
 }
 
-pub(crate) fn any_record() -> impl Strategy<Value = Record> {
+pub(crate) fn any_owner() -> impl Strategy<Value = Owner> {
+    let request = prop_oneof![
+        Just(Request::Annotation),
+        Just(Request::Command),
+        any::<bool>().prop_map(|named| Request::Networks {
+            network: "default/net".into(),
+            interface: if named { "net1" } else { "" }.into(),
+        }),
+    ];
+    let word = || "\\PC{1,20}";
+    (0..3u8, word(), option::of(word()), option::of(word()), request).prop_map(|(kind, id, sandbox, pod, by)| {
+        let pod = pod.map(|uid| Pod { namespace: id.clone(), name: id.clone(), uid });
+        match kind {
+            0 => Owner::Container { id, sandbox, pod },
+            1 => Owner::Sandbox { id, pod, by },
+            _ => Owner::Claim { uid: id.clone(), namespace: id.clone(), name: id.clone(), request: id, sandbox, pod },
+        }
+    })
+}
+
+pub(crate) fn any_record() -> impl Strategy<Value = Attachment> {
     let phase = prop_oneof![Just(Phase::Attaching), Just(Phase::Attached), Just(Phase::Detaching)];
-    (any_state(), any_name(), phase, any::<u64>(), "\\PC{1,20}", any::<bool>(), option::of(any_configuration()))
-        .prop_map(|(host, inside, phase, cookie, word, kubernetes, configuration)| Record {
-            version: RECORD_VERSION,
+    let asked = (any_owner(), option::of(any_configuration()));
+    (any_state(), any_name(), phase, any::<u64>(), "\\PC{1,20}", any::<bool>(), asked).prop_map(
+        |(host, inside, phase, cookie, word, is_given, (owner, configuration))| Attachment {
             device: DeviceId::from(&host.name),
-            resource: kubernetes.then(Default::default),
+            resource: is_given.then(Default::default),
             phase,
-            holder: Holder {
-                container: word.clone(),
-                sandbox: kubernetes.then(|| word.clone()),
-                pod: kubernetes.then(|| Pod { namespace: word.clone(), name: word.clone(), uid: word.clone() }),
-            },
-            process: kubernetes.then_some(Process { pid: 7, start_time: cookie }),
+            owner,
+            process: is_given.then_some(Process { pid: 7, start_time: cookie }),
             sandbox: SandboxPlace {
                 cookie,
                 inode: cookie / 2,
-                nsid: kubernetes.then_some(3),
+                nsid: is_given.then_some(3),
                 seen_from: Viewpoint { pid_namespace: cookie, mount_namespace: 2 },
                 paths: vec![word],
-                name: DeviceId::from(&inside),
+                name: inside.clone(),
                 ifindex: host.index,
             },
-            configuration: configuration.filter(|_| kubernetes),
-            home: (phase == Phase::Detaching).then(|| HomePlace { name: DeviceId::from(&inside), ifindex: 3 }),
-            quarantined: (phase == Phase::Detaching && kubernetes).then(|| "a reason".into()),
+            configuration,
+            home: (phase == Phase::Detaching).then_some(HomePlace { name: inside, ifindex: 3 }),
+            quarantined: (phase == Phase::Detaching && is_given).then(|| "a reason".into()),
             since: 1,
             host,
-        })
+        },
+    )
 }

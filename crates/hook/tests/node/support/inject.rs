@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use link::{AttachRequest, Attached, Detached, Homecoming, Namespace, Records};
-use netdevice::{DeviceId, Holder, SandboxConfiguration, record::Pod};
+use link::{AttachRequest, Attached, Detached, Homecoming};
+use netdevice::{DeviceId, Owner, Pod, SandboxConfiguration, owner::Request};
 use serde_json::{Value, json};
+use store::{Namespace, Records};
 
 use super::{Ending, Host, Sandbox, finish};
 
@@ -19,7 +20,7 @@ use super::{Ending, Host, Sandbox, finish};
 pub(crate) struct Order {
     state_dir: PathBuf,
     pub(crate) path: PathBuf,
-    holder: Holder,
+    owner: Owner,
     devices: Vec<(DeviceId, SandboxConfiguration)>,
     pub(crate) is_stopped: bool,
 }
@@ -38,7 +39,7 @@ impl Order {
         Self {
             state_dir: state_dir.to_owned(),
             path: path.to_owned(),
-            holder: Holder { container: id.into(), sandbox: Some(id.into()), pod: Some(pod) },
+            owner: Owner::Sandbox { id: id.into(), pod: Some(pod), by: Request::Annotation },
             devices: devices.as_array().unwrap().iter().map(device).collect(),
             is_stopped: false,
         }
@@ -57,24 +58,24 @@ impl Order {
             resource: None,
             sandbox: &sandbox,
             paths: Vec::new(),
-            holder: &self.holder,
+            owner: &self.owner,
             pid: None,
             configuration: Some(configuration),
         };
         let requests: Vec<_> =
             self.devices.iter().map(|(device, configuration)| request((device, configuration))).collect();
         let reserve = || {
-            let reserved = link::Reserved::take(records, requests.iter().map(|request| request.device));
-            reserved.map_err(|error| error.to_string())
+            let devices = requests.iter().map(|request| (request.device, request.resource));
+            link::Reserved::take(records, &self.owner, devices)
         };
         // a program that another test starts at this moment has the lock's descriptor until it is executed
         let latest = Instant::now() + Duration::from_secs(2);
-        let mut reserved = reserve()?;
-        while reserved.is_err() && Instant::now() < latest {
+        let mut reserved = reserve();
+        while matches!(reserved, Err(link::ReserveError::Busy(_))) && Instant::now() < latest {
             sleep(Duration::from_millis(1));
-            reserved = reserve()?;
+            reserved = reserve();
         }
-        let reserved = reserved.map_err(|device| format!("another actor is at work on {device}"))?;
+        let reserved = reserved.map_err(|error| error.to_string())?;
         let result = link::attach_all(records, &requests, reserved, &|| self.is_stopped, &|_, _| {});
         result.map_err(|error| {
             assert!(error.stranded.is_empty(), "{error}: {:?}", error.stranded);
@@ -86,7 +87,7 @@ impl Order {
     pub(crate) fn detach(&self) -> Vec<(DeviceId, Result<Detached, String>)> {
         let records = Records::new(&self.state_dir);
         let (ledger, _) = records.list().unwrap();
-        let all = link::detach_all(&records, &ledger, &self.holder.container, None);
+        let all = link::detach_all(&records, &ledger, self.owner.id(), None);
         all.map(|(device, result)| (device, result.map_err(|error| error.to_string()))).collect()
     }
 
@@ -131,9 +132,9 @@ impl Order {
     /// What the program is to do: `attach`, `attach as an agent` or `detach`.
     pub(crate) fn input(&self, verb: &str) -> String {
         let devices: Vec<_> = self.devices.iter().map(|(id, asked)| json!([id.to_string(), asked])).collect();
-        let pod = &self.holder.pod.as_ref().unwrap().name;
+        let pod = &self.owner.pod().unwrap().name;
         let order = json!({"verb": verb, "state_dir": self.state_dir, "path": self.path, "pod": pod,
-            "id": self.holder.container, "devices": devices});
+            "id": self.owner.id(), "devices": devices});
         order.to_string()
     }
 

@@ -109,17 +109,30 @@ impl Host {
         assert_eq!(self.records(), Vec::<String>::new(), "no record is left");
     }
 
-    /// Names of the files in the state folder but the journal and what the agent leaves there, and of pins.
+    /// Names of the files in the state folder but the journal and what the agent leaves there, of pins and of reservations.
     pub(crate) fn records(&self) -> Vec<String> {
         let names = |folder: PathBuf| {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
         };
-        let pins = names(self.state_dir().join("netns")).map(|name| format!("netns/{name}"));
-        let others =
-            ["hook.log", "lock", "netns", "waiting", "config.yaml", "node-addresses", "problems", "agent.lock"];
+        let below = |folder: &str| {
+            let folder = folder.to_owned();
+            names(self.state_dir().join(&folder)).map(move |name| format!("{folder}/{name}"))
+        };
+        let others = [
+            "hook.log",
+            "lock",
+            "netns",
+            "reservations",
+            "waiting",
+            "config.yaml",
+            "node-addresses",
+            "problems",
+            "agent.lock",
+        ];
         let is_other = |name: &String| others.contains(&name.as_str());
-        names(self.state_dir()).filter(|name| !is_other(name)).chain(pins).collect()
+        let own = names(self.state_dir()).filter(|name| !is_other(name));
+        own.chain(below("netns")).chain(below("reservations")).collect()
     }
 
     /// What the namespace of a device is pinned on.
@@ -332,9 +345,10 @@ fn is_guest() -> bool {
     std::env::var_os("NETDEVICE_GUEST").is_some()
 }
 
-/// How long something may take; an emulated machine is slow.
+/// How long something may take before it counts as never: a busy machine takes ten times as long as an idle one, and an
+/// emulated one longer still.
 pub(crate) fn patience() -> Duration {
-    Duration::from_secs(if is_guest() { 30 } else { 5 })
+    Duration::from_secs(if is_guest() { 120 } else { 30 })
 }
 
 /// Waits for a condition, as long as a busy machine may need.

@@ -12,11 +12,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use netdevice::{DeviceId, json, record::Pod};
+use netdevice::{DeviceId, Pod, json};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::ledger::Records;
+use crate::records::Records;
 
 /// Size from which the file is put aside, as `hook.log.1`, and begun anew.
 const MAX_SIZE: u64 = 1 << 20;

@@ -14,13 +14,13 @@ use std::{
 };
 
 use netdevice::{
-    DeviceId, Record,
+    Attachment, DeviceId,
     record::{QUARANTINE, quarantined_device, quarantined_name},
 };
 
 use crate::{
-    error::{Error, WithSubject},
-    ledger::{Place, ReadError, Records, Unreadable, read_limited},
+    error::Error,
+    records::{Place, ReadError, Records, Unreadable, read_limited},
 };
 
 /// How many files of one device are kept. It is refused while there is one, so that a second is somebody's doing.
@@ -31,11 +31,14 @@ impl Records {
     ///
     /// # Errors
     ///
-    /// When there is or was a record that cannot be followed, or the folder cannot be read.
-    pub(crate) fn take(&self, device: &DeviceId) -> Result<Option<Record>, Error> {
-        match self.read(device) {
+    /// When there is or was a record that cannot be followed, or the directory cannot be read.
+    pub fn take(&self, device: &DeviceId) -> Result<Option<Attachment>, Error> {
+        match self.read_record(device) {
             Ok(Some(record)) => Ok(Some(record)),
-            Ok(None) => match self.quarantined_of(device).subject("the records")? {
+            Ok(None) => match self
+                .quarantined_of(device)
+                .map_err(|source| Error::Record { path: self.folder().join(QUARANTINE), source })?
+            {
                 None => Ok(None),
                 Some(path) => Err(match reason(device, &path) {
                     Reason::Unfollowed(reason) => Error::Quarantined { reason, path },
@@ -59,7 +62,7 @@ impl Records {
     /// When the lock cannot be taken or the file not be moved; it is then where it was.
     pub fn quarantine(&self, device: &DeviceId) -> Result<Option<PathBuf>, Error> {
         let Some(_lock) = self.try_lock(device)? else { return Ok(None) };
-        match self.read(device) {
+        match self.read_record(device) {
             Err(ReadError::Unfollowed(path, error)) if error.is_final() => {
                 self.put_aside(device, &path).map(Some).map_err(|source| Error::Record { path, source })
             }
@@ -69,7 +72,7 @@ impl Records {
 
     /// Puts the record of a device aside that is on the host with something on it that cannot be taken off; returns the
     /// error that says so.
-    pub(crate) fn set_aside(&self, mut record: Record, reason: String) -> Error {
+    pub fn set_aside(&self, mut record: Attachment, reason: String) -> Error {
         let device = record.device.clone();
         record.quarantined = Some(reason.clone());
         // the device is not in the namespace any more, and whoever takes it from quarantine may remove the file
@@ -108,7 +111,7 @@ impl Records {
     }
 
     fn quarantined_files(&self) -> io::Result<impl Iterator<Item = (DeviceId, PathBuf)> + use<>> {
-        // mostly there is no such folder: one system call says so
+        // mostly there is no such directory: one system call says so
         let entries = match fs::read_dir(self.folder().join(QUARANTINE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             other => Some(other?),
@@ -137,8 +140,8 @@ impl fmt::Display for Reason {
 
 /// Why a file was put aside, as it says itself.
 fn reason(device: &DeviceId, path: &Path) -> Reason {
-    match read_limited(path).map(|text| Record::from_json(device, &text)) {
-        Ok(Ok(Record { quarantined: Some(reason), .. })) => Reason::Unclean(reason),
+    match read_limited(path).map(|text| Attachment::from_json(device, &text)) {
+        Ok(Ok(Attachment { quarantined: Some(reason), .. })) => Reason::Unclean(reason),
         Ok(Ok(_)) => Reason::Unfollowed("somebody made it one that can be followed: put it back where it was".into()),
         Ok(Err(error)) => Reason::Unfollowed(error.to_string()),
         Err(error) => Reason::Unfollowed(error.to_string()),

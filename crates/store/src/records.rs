@@ -1,32 +1,27 @@
-//! The records on disk: one file a device below `/run/netdevice`, replaced whole.
+//! The records: one file for each device that is attached.
 //!
-//! `/run` is memory: a reboot clears the records, and rightly, for then every namespace is gone. A file is written
-//! beside and renamed, so that a reader finds the old text or the new one; only that an attachment is complete is noted
-//! in place. Each device has a lock, so that two actors never work on one device at a time.
+//! A record is replaced as a whole; only that an attachment is complete is noted in place.
 
 use std::{
     collections::BTreeSet,
-    fs::{self, DirEntry, File, OpenOptions},
-    io::{self, Read, Write},
+    fs::{self, DirEntry, File},
+    io::{self, Read},
     net::IpAddr,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use netdevice::{
-    DeviceId, Holder, Ledger, Phase, Record,
+    Attachment, DeviceId, Ledger, Phase,
     node_address::{self, MAX_NODE_ADDRESSES, NODE_ADDRESSES},
     record::{MAX_RECORD, RecordError, attached_in_place},
-};
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
 };
 
 use crate::{
     error::{Error, is_shortage},
     pin::{Held, Mounts},
+    replace::replace,
 };
 
 /// Where records are kept unless a flag says otherwise.
@@ -36,7 +31,7 @@ const SUFFIX: &str = ".json";
 /// A file that is being written: `.<name>.new`. No device id begins with a dot, and no file but a record is called `.json`.
 const BESIDE: &str = ".new";
 
-/// The folder of the records.
+/// The directory of the records.
 #[derive(Debug, Clone)]
 pub struct Records {
     folder: PathBuf,
@@ -100,28 +95,20 @@ impl Written {
     /// # Errors
     ///
     /// When the disk does not take them.
-    pub(crate) fn note_attached(self) -> Result<(), Error> {
+    pub fn note_attached(self) -> Result<(), Error> {
         let (at, bytes) = self.attached.expect("only an attachment that has begun is complete");
         let written = self.file.write_all_at(bytes, at);
         written.map_err(|source| Error::Record { path: self.path, source })
     }
 }
 
-/// The lock of one device, held until it is dropped.
-#[derive(Debug)]
-pub struct Lock {
-    path: PathBuf,
-    is_left: bool,
-    _file: File,
-}
-
 impl Records {
-    /// The records in that folder, which need not be there yet.
+    /// The records in that directory, which need not be there yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), mounts: Mounts::Runtime, held: None }
     }
 
-    /// The folder.
+    /// The directory.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -130,7 +117,7 @@ impl Records {
         self.folder.join(format!("{device}{SUFFIX}"))
     }
 
-    /// Where a file of the folder is written before it takes its place.
+    /// Where a file of the directory is written before it takes its place.
     fn beside(&self, name: &str) -> PathBuf {
         self.folder.join([".", name, BESIDE].concat())
     }
@@ -140,59 +127,12 @@ impl Records {
         self.folder.join([".", device.as_str(), SUFFIX, BESIDE].concat())
     }
 
-    /// Waits for the lock of a device.
-    ///
-    /// # Errors
-    ///
-    /// When the folder cannot be made or written.
-    pub fn lock(&self, device: &DeviceId) -> Result<Lock, Error> {
-        loop {
-            if let Some(lock) = self.take_lock(device, FlockOperation::LockExclusive)? {
-                return Ok(lock);
-            }
-        }
-    }
-
-    /// The lock of a device, unless somebody has it.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Records::lock`].
-    pub fn try_lock(&self, device: &DeviceId) -> Result<Option<Lock>, Error> {
-        self.take_lock(device, FlockOperation::NonBlockingLockExclusive)
-    }
-
-    fn take_lock(&self, device: &DeviceId, how: FlockOperation) -> Result<Option<Lock>, Error> {
-        let folder = self.folder.join("lock");
-        let path = folder.join(device.as_str());
-        let take = || {
-            let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-            let file = open().or_else(|error| {
-                // the first one on this node
-                if error.kind() != io::ErrorKind::NotFound {
-                    return Err(error);
-                }
-                fs::create_dir_all(&folder)?;
-                open()
-            })?;
-            match flock(&file, how) {
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                other => other?,
-            }
-            // who held it before may have removed the file: then a later comer would lock another one
-            let is_there = file.metadata()?.nlink() > 0;
-            Ok(is_there.then_some(file))
-        };
-        let taken = take().map_err(|source| Error::Record { path: path.clone(), source })?;
-        Ok(taken.map(|file| Lock { path, is_left: false, _file: file }))
-    }
-
     /// The record of a device; none if there is none. Without the device's lock somebody may be about to put aside what
     /// cannot be followed.
-    pub(crate) fn read(&self, device: &DeviceId) -> Result<Option<Record>, ReadError> {
+    pub(crate) fn read_record(&self, device: &DeviceId) -> Result<Option<Attachment>, ReadError> {
         let path = self.path(device);
         let read = || match read_limited(&path) {
-            Ok(text) => Ok(Some(Record::from_json(device, &text))),
+            Ok(text) => Ok(Some(Attachment::from_json(device, &text))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(ReadError::Io(path.clone(), error)),
         };
@@ -204,13 +144,13 @@ impl Records {
         record.transpose().map_err(|error| ReadError::Unfollowed(path, error))
     }
 
-    /// Who has a device by its record, as the disk says at this moment; nobody if it is home.
+    /// The record of a device as the disk says at this moment; none if the device is on the host.
     ///
     /// # Errors
     ///
     /// When there is a record that cannot be read or followed.
-    pub fn holder(&self, device: &DeviceId) -> Result<Option<Holder>, Error> {
-        Ok(self.read(device)?.map(|record| record.holder))
+    pub fn read(&self, device: &DeviceId) -> Result<Option<Attachment>, Error> {
+        Ok(self.read_record(device)?)
     }
 
     /// Writes a record, in place of the one that is there, all or nothing.
@@ -218,30 +158,19 @@ impl Records {
     /// # Errors
     ///
     /// When the disk does not take it; the record that was there stays.
-    pub fn write(&self, record: &Record) -> Result<Written, Error> {
+    pub fn write(&self, record: &Attachment) -> Result<Written, Error> {
         let path = self.path(&record.device);
         let text = record.to_json();
         if text.len() > MAX_RECORD {
             return Err(Error::RecordTooLarge(text.len()));
         }
-        let beside = self.record_beside(&record.device);
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            file.write_all(&text)?;
-            fs::rename(&beside, &path)?;
-            Ok(file)
-        };
-        match write() {
+        match replace(&path, &self.record_beside(&record.device), &text, 0o600) {
             Ok(file) => {
                 let is_begun = record.phase == Phase::Attaching;
                 let attached = is_begun.then(|| attached_in_place(&text)).flatten();
                 Ok(Written { path, file, attached })
             }
-            Err(source) => {
-                // what is left of a full disk is better free; the error to tell is the first one
-                let _ = fs::remove_file(&beside);
-                Err(Error::Record { path, source })
-            }
+            Err(source) => Err(Error::Record { path, source }),
         }
     }
 
@@ -293,16 +222,15 @@ impl Records {
     ///
     /// When the disk does not take it; the file that was there stays.
     pub fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
-        let beside = self.beside(name);
         fs::create_dir_all(&self.folder)?;
-        fs::write(&beside, text)?;
-        fs::rename(&beside, self.folder.join(name))
+        replace(&self.folder.join(name), &self.beside(name), text, 0o644).map(drop)
     }
 
     /// Removes what writers that were killed left half written, and pins without a record, but for devices that somebody is
     /// at work on.
     pub fn sweep(&self) {
         self.sweep_pins();
+        self.sweep_reservations();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let device = || name.to_str()?.strip_prefix('.')?.strip_suffix(BESIDE)?.strip_suffix(SUFFIX)?.parse().ok();
@@ -324,15 +252,15 @@ impl Records {
     ///
     /// # Errors
     ///
-    /// When the folder is there and cannot be read, or the system has no descriptor or memory left to read a record.
+    /// When the directory is there and cannot be read, or the system has no descriptor or memory left to read a record.
     pub fn list(&self) -> io::Result<(Ledger, Vec<Unreadable>)> {
-        self.list_by(|device, _| Ok(self.read(device)?.map(Arc::new)))
+        self.list_by(|device, _| Ok(self.read_record(device)?.map(Arc::new)))
     }
 
     /// [`Records::list`], each record as `read` gives it.
     pub(crate) fn list_by(
         &self,
-        mut read: impl FnMut(&DeviceId, &DirEntry) -> Result<Option<Arc<Record>>, ReadError>,
+        mut read: impl FnMut(&DeviceId, &DirEntry) -> Result<Option<Arc<Attachment>>, ReadError>,
     ) -> io::Result<(Ledger, Vec<Unreadable>)> {
         let (mut ledger, mut unreadable) = (Ledger::new(), Vec::new());
         let entries = match fs::read_dir(&self.folder) {
@@ -347,7 +275,7 @@ impl Records {
             match device.parse::<DeviceId>() {
                 Err(error) => unreadable.push(problem(None, error.to_string())),
                 Ok(device) => match read(&device, &entry) {
-                    // it ended since the folder was read
+                    // it ended since the directory was read
                     Ok(None) => {}
                     Ok(Some(record)) => drop(ledger.insert(device, record)),
                     Err(ReadError::Unfollowed(_, error)) => unreadable.push(problem(Some(device), error.to_string())),
@@ -368,22 +296,6 @@ pub(crate) fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
     let limit = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX) + 1;
     File::open(path)?.take(limit).read_to_end(&mut text)?;
     Ok(text)
-}
-
-impl Lock {
-    /// Gives the device free and leaves the file, for whoever ends the record that there is now.
-    pub(crate) fn leave(mut self) {
-        self.is_left = true;
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        if !self.is_left {
-            // still locked, so nobody relies on it; who waits for it looks whether the file is still there
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::ledger::Records;
+use crate::{records::Records, replace::replace};
 
 /// One problem a line, as `/readyz` has them.
 const PROBLEMS: &str = "problems";
@@ -22,7 +22,7 @@ impl Records {
     ///
     /// # Errors
     ///
-    /// When the folder cannot be made or written.
+    /// When the directory cannot be made or written.
     pub fn lock_agent(&self) -> io::Result<File> {
         fs::create_dir_all(self.folder())?;
         let path = self.folder().join(AGENT_LOCK);
@@ -44,10 +44,10 @@ impl Records {
     ///
     /// When the disk does not take them; those that were there stay.
     pub fn write_problems(&self, lines: &[String]) -> io::Result<()> {
+        // during an update two agents write
         let beside = self.folder().join(format!(".{PROBLEMS}.{}", std::process::id()));
         let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
-        fs::write(&beside, text)?;
-        fs::rename(&beside, self.folder().join(PROBLEMS)).inspect_err(|_| _ = fs::remove_file(&beside))
+        replace(&self.folder().join(PROBLEMS), &beside, text.as_bytes(), 0o644).map(drop)
     }
 
     /// The problems that the agent left; none where there is no agent.

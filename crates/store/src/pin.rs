@@ -16,17 +16,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use netdevice::{DeviceId, Record};
+use netdevice::{Attachment, DeviceId};
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
     io::Errno,
     mount::{UnmountFlags, mount_bind, unmount},
 };
 
-use crate::{
-    ledger::Records,
-    namespace::{Namespace, in_mounts_of_init},
-};
+use crate::{init_mounts::in_mounts_of_init, namespace::Namespace, records::Records};
 
 /// Directory of the pins, below the state directory.
 const PINS: &str = "netns";
@@ -89,7 +86,7 @@ impl Records {
     }
 
     /// File that the namespace of a device is pinned on.
-    pub(crate) fn pin_path(&self, device: &DeviceId) -> PathBuf {
+    pub fn pin_path(&self, device: &DeviceId) -> PathBuf {
         self.folder().join(PINS).join(device.as_str())
     }
 
@@ -104,7 +101,7 @@ impl Records {
     ///
     /// When it cannot be mounted, in a user namespace of the runtime for example. The device then lives as long as the
     /// sandbox's processes and mounts do.
-    pub(crate) fn pin(&self, record: &Record, namespace: &Namespace) -> io::Result<()> {
+    pub fn pin(&self, record: &Attachment, namespace: &Namespace) -> io::Result<()> {
         if record.host.hardware.is_some() {
             return Ok(());
         }
@@ -123,7 +120,7 @@ impl Records {
     }
 
     /// Whether this process holds that namespace for the device: a path to it.
-    pub(crate) fn held(&self, device: &DeviceId, inode: u64) -> Option<PathBuf> {
+    pub fn held(&self, device: &DeviceId, inode: u64) -> Option<PathBuf> {
         let held = self.held.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, namespace) = held.iter().find(|(of, namespace)| of == device && namespace.inode() == inode)?;
         Some(namespace.descriptor_path())
@@ -136,7 +133,7 @@ impl Records {
     }
 
     /// Opens a pin that is mounted where the runtime is and not here.
-    pub(crate) fn open_pin_of_runtime(&self, device: &DeviceId) -> Option<Namespace> {
+    pub fn open_pin_of_runtime(&self, device: &DeviceId) -> Option<Namespace> {
         let Mounts::Init(mounts) = self.mounts else { return None };
         let (path, mut opened) = (self.pin_path(device), None);
         let open = &mut || {

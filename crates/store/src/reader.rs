@@ -12,15 +12,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use netdevice::{DeviceId, Ledger, Record};
+use netdevice::{Attachment, DeviceId, Ledger};
 
-use crate::ledger::{Records, Unreadable};
+use crate::records::{Records, Unreadable};
 
 /// How old the last change of a file must be before its time says that nothing changed since. A file system counts in
 /// ticks of the kernel's clock, 1 to 10 ms: two changes within one tick look like one.
 const SETTLED: Duration = Duration::from_millis(100);
 
-/// Reads the folder of the records, and remembers what it read.
+/// Reads the directory of the records, and remembers what it read.
 #[derive(Debug)]
 pub struct Reader {
     records: Records,
@@ -32,7 +32,7 @@ pub struct Reader {
 #[derive(Debug)]
 struct Known {
     version: Version,
-    record: Arc<Record>,
+    record: Arc<Attachment>,
 }
 
 /// Tells two states of one path from each other, once the newer one has settled.
@@ -94,7 +94,7 @@ impl Reader {
             }
             known.remove(device);
             *files_read += 1;
-            let record = records.read(device)?.map(Arc::new);
+            let record = records.read_record(device)?.map(Arc::new);
             if let (Some(version), Some(record)) = (version, &record) {
                 known.insert(device.clone(), Known { version, record: record.clone() });
             }

@@ -1,0 +1,280 @@
+//! Who has the right to a device, whichever way in it came by.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The Pod that a sandbox belongs to, as the runtime names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID: the same name may come again as another Pod.
+    pub uid: String,
+}
+
+impl fmt::Display for Pod {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Who has the right to a device.
+///
+/// In JSON an object with one member, named after the variant: `{"container": {"id": ...}}`; [`Owner::Kubelet`] is the text
+/// `"kubelet"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    /// A container, from its createRuntime hook to its poststop hook.
+    Container {
+        /// Id of the container, unique on the node.
+        id: String,
+        /// Id of the Pod's sandbox; none without Kubernetes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sandbox: Option<String>,
+        /// The Pod; none without Kubernetes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pod: Option<Pod>,
+    },
+    /// A Pod's sandbox, from before its first container to after its last one.
+    Sandbox {
+        /// Id of the sandbox, unique on the node.
+        id: String,
+        /// The Pod; none without Kubernetes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pod: Option<Pod>,
+        /// What asked for the device.
+        by: Request,
+    },
+    /// A ResourceClaim, from Prepare to Unprepare.
+    Claim {
+        /// UID of the claim.
+        uid: String,
+        /// Kubernetes namespace of the claim.
+        namespace: String,
+        /// Name of the claim.
+        name: String,
+        /// The request in the claim, `request` or `request/subrequest`.
+        request: String,
+        /// Id of the sandbox that the device is in; none before it is attached.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sandbox: Option<String>,
+        /// The Pod that the claim is reserved for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pod: Option<Pod>,
+    },
+    /// A container that the kubelet has not started yet. Allocate does not say whose it is.
+    Kubelet,
+}
+
+/// What asked for a device on behalf of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    /// The Pod's annotation `netdevices.nri.containerd.io`.
+    Annotation,
+    /// An element of the Pod's annotation `k8s.v1.cni.cncf.io/networks`.
+    Networks {
+        /// Name of the NetworkAttachmentDefinition, `namespace/name`.
+        network: String,
+        /// Name of the interface in the Pod.
+        interface: String,
+    },
+    /// A command on the node.
+    Command,
+}
+
+impl Owner {
+    /// The id that tells this owner from any other of its kind: of the container, of the sandbox, the UID of the claim.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Container { id, .. } | Self::Sandbox { id, .. } => id,
+            Self::Claim { uid, .. } => uid,
+            Self::Kubelet => "",
+        }
+    }
+
+    /// Id of the sandbox that the device is in, or belongs in, if that is known.
+    pub fn sandbox(&self) -> Option<&str> {
+        match self {
+            Self::Container { sandbox, .. } | Self::Claim { sandbox, .. } => sandbox.as_deref(),
+            Self::Sandbox { id, .. } => Some(id),
+            Self::Kubelet => None,
+        }
+    }
+
+    /// The Pod, if it is known.
+    pub fn pod(&self) -> Option<&Pod> {
+        match self {
+            Self::Container { pod, .. } | Self::Sandbox { pod, .. } | Self::Claim { pod, .. } => pod.as_ref(),
+            Self::Kubelet => None,
+        }
+    }
+
+    /// Whether it is the container with that id.
+    pub fn is_container(&self, container: &str) -> bool {
+        matches!(self, Self::Container { id, .. } if id == container)
+    }
+
+    /// Whether the device stays in the sandbox when a container ends: until the sandbox ends, or the claim is unprepared.
+    pub fn outlives_containers(&self) -> bool {
+        match self {
+            Self::Sandbox { .. } | Self::Claim { .. } => true,
+            Self::Container { .. } | Self::Kubelet => false,
+        }
+    }
+
+    /// Whether a Pod's annotation for the injector asked for the device.
+    pub fn is_by_annotation(&self) -> bool {
+        matches!(self, Self::Sandbox { by: Request::Annotation, .. })
+    }
+
+    /// Whether the kubelet gave the device out under an extended resource, so that it counts it as healthy and in use.
+    pub fn is_of_kubelet(&self) -> bool {
+        match self {
+            Self::Container { .. } | Self::Kubelet => true,
+            Self::Sandbox { .. } | Self::Claim { .. } => false,
+        }
+    }
+
+    /// Whether the device is in the sandbox with that id, for itself or for one of its containers.
+    pub fn is_in_sandbox(&self, sandbox: &str) -> bool {
+        self.sandbox() == Some(sandbox) || self.is_container(sandbox)
+    }
+
+    /// Whether both are of one Pod, so that one may take over from the other. Without a Pod, whether both are the same owner.
+    pub fn is_same_pod(&self, other: &Self) -> bool {
+        match (self.pod(), other.pod()) {
+            (Some(pod), Some(other)) => pod == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other) && self.id() == other.id(),
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |id: &str| id.chars().take(13).collect::<String>();
+        if let Self::Claim { namespace, name, .. } = self {
+            write!(out, "claim {namespace}/{name}")?;
+            return self.pod().map_or(Ok(()), |pod| write!(out, " of pod {pod}"));
+        }
+        match (self.pod(), self.sandbox()) {
+            (Some(pod), Some(sandbox)) => write!(out, "pod {pod} (sandbox {})", short(sandbox)),
+            (Some(pod), None) => write!(out, "pod {pod}"),
+            (None, _) => match self {
+                Self::Container { id, .. } => write!(out, "container {}", short(id)),
+                Self::Sandbox { id, .. } => write!(out, "sandbox {}", short(id)),
+                Self::Claim { .. } | Self::Kubelet => out.write_str("a pod that the kubelet has not started yet"),
+            },
+        }
+    }
+}
+
+/// An owner as records of version 1 have it. Two equal ids said that the sandbox itself is the owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HolderV1 {
+    container: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sandbox: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pod: Option<Pod>,
+}
+
+impl HolderV1 {
+    /// What a program of version 1 can follow, if the owner is such.
+    pub(crate) fn of(owner: &Owner) -> Option<Self> {
+        match owner {
+            // a program of version 1 would take it for the sandbox
+            Owner::Container { id, sandbox, .. } if sandbox.as_ref() == Some(id) => None,
+            Owner::Container { id, sandbox, pod } => {
+                Some(Self { container: id.clone(), sandbox: sandbox.clone(), pod: pod.clone() })
+            }
+            Owner::Sandbox { id, pod, by: Request::Annotation } => {
+                Some(Self { container: id.clone(), sandbox: Some(id.clone()), pod: pod.clone() })
+            }
+            Owner::Sandbox { .. } | Owner::Claim { .. } | Owner::Kubelet => None,
+        }
+    }
+}
+
+impl From<HolderV1> for Owner {
+    fn from(HolderV1 { container, sandbox, pod }: HolderV1) -> Self {
+        if sandbox.as_ref() == Some(&container) {
+            Self::Sandbox { id: container, pod, by: Request::Annotation }
+        } else {
+            Self::Container { id: container, sandbox, pod }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(uid: &str) -> Pod {
+        Pod { namespace: "default".into(), name: "web".into(), uid: uid.into() }
+    }
+
+    fn owners() -> [Owner; 7] {
+        let (container, sandbox) = ("0123456789abcdef".to_owned(), "fedcba9876543210".to_owned());
+        [
+            Owner::Container { id: container.clone(), sandbox: Some(sandbox.clone()), pod: Some(pod("1")) },
+            Owner::Container { id: container, sandbox: None, pod: None },
+            Owner::Sandbox { id: sandbox.clone(), pod: Some(pod("1")), by: Request::Annotation },
+            Owner::Sandbox { id: sandbox.clone(), pod: None, by: Request::Command },
+            Owner::Sandbox {
+                id: sandbox.clone(),
+                pod: Some(pod("2")),
+                by: Request::Networks { network: "default/macvlan".into(), interface: "net1".into() },
+            },
+            Owner::Claim {
+                uid: "c1".into(),
+                namespace: "default".into(),
+                name: "fast".into(),
+                request: "nic".into(),
+                sandbox: Some(sandbox),
+                pod: Some(pod("1")),
+            },
+            Owner::Kubelet,
+        ]
+    }
+
+    #[test]
+    fn users_read_whose_a_device_is() {
+        let texts = owners().map(|owner| owner.to_string());
+        assert_eq!(
+            texts,
+            [
+                "pod default/web (sandbox fedcba9876543)",
+                "container 0123456789abc",
+                "pod default/web (sandbox fedcba9876543)",
+                "sandbox fedcba9876543",
+                "pod default/web (sandbox fedcba9876543)",
+                "claim default/fast of pod default/web",
+                "a pod that the kubelet has not started yet",
+            ]
+        );
+    }
+
+    #[test]
+    fn each_owner_is_read_as_it_was_written() {
+        for owner in owners() {
+            let text = serde_json::to_string(&owner).unwrap();
+            assert_eq!(serde_json::from_str::<Owner>(&text).unwrap(), owner, "{text}");
+            if let Some(holder) = HolderV1::of(&owner) {
+                assert_eq!(Owner::from(holder), owner);
+            }
+        }
+    }
+
+    #[test]
+    fn owners_of_one_pod_may_take_over_and_others_may_not() {
+        let all = owners();
+        let same = |one: usize, other: usize| all[one].is_same_pod(&all[other]);
+        assert!(same(0, 2) && same(2, 5) && same(1, 1) && same(3, 3));
+        assert!(!same(0, 4) && !same(1, 3) && !same(0, 6));
+    }
+}

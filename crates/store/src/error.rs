@@ -1,0 +1,72 @@
+//! What can go wrong with the state directory, in the words that a Pod's author reads.
+
+use std::{io, path::PathBuf};
+
+use netdevice::{Owner, record::MAX_RECORD};
+
+/// Why something was not read from or written to the state directory.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory cannot be read or written.
+    #[error("cannot keep its record {}: {source}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A record that nobody would read again.
+    #[error(
+        "it has too many addresses and routes: its record would have {0} bytes, more than {MAX_RECORD} are not kept"
+    )]
+    RecordTooLarge(usize),
+    /// A record that this program cannot follow.
+    #[error(
+        "its record {} cannot be followed ({reason}): with the program that wrote it, or see there what the device was, put it right by hand and remove the file",
+        path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A record that nobody can follow was put aside, now or before.
+    #[error(
+        "its record was put aside as {}, since it cannot be followed ({reason}): see that the interface is on the node and as it should be, then remove that file",
+        path.display()
+    )]
+    Quarantined {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The device is on the host, and something of its Pod is on it that cannot be removed.
+    #[error(
+        "it is on the node, down and quarantined: {reason}. Take that off and move {} back to the records, or remove that file to use the device as it is",
+        path.display()
+    )]
+    Unclean {
+        /// The record, put aside.
+        path: PathBuf,
+        /// What is on the device.
+        reason: String,
+    },
+    /// Somebody else has it, or a right to it.
+    #[error("it is held by {0}: delete that pod or choose another device")]
+    Held(Box<Owner>),
+}
+
+impl Error {
+    /// Whether it failed only because the process or the system has no descriptor or memory left.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Record { source, .. } if is_shortage(source))
+    }
+}
+
+/// Whether a call failed only because the process or the system has no descriptor or memory left: it says nothing of what
+/// was asked for.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
+}

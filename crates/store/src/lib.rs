@@ -1,0 +1,36 @@
+//! What is on disk in the state directory, `/run/netdevice`: who has a right to which device, and where each one is.
+//!
+//! | path | what |
+//! |---|---|
+//! | `<id>.json` | record of an attachment |
+//! | `reservations/<id>.json` | a right to a device that has not moved yet |
+//! | `lock/<id>`, `lock/sandbox <id>`, `injector.lock` | locks: one actor at a time works on a device or a sandbox, or chooses |
+//! | `netns/<id>` | pin of the network namespace that a virtual device is in |
+//! | `quarantine/<id>.<n>.json` | a record that cannot be followed |
+//! | `waiting/<id>.<index>.json` | a device that is on the host under another name |
+//! | `hook.log`, `hook.log.1` | the journal |
+//! | `node-addresses`, `problems`, `config.yaml`, `agent.lock` | what the agent writes for hooks and for people |
+//!
+//! `/run` is memory: a reboot clears all of it, and rightly, for then every namespace is gone. Every file is replaced as a
+//! whole; a file that is being written is called `.<name>.new`.
+
+mod error;
+mod init_mounts;
+pub mod journal;
+mod lock;
+mod namespace;
+mod pin;
+mod problems;
+mod quarantine;
+mod reader;
+mod records;
+mod replace;
+mod reservation;
+mod waiting;
+
+pub use error::{Error, is_shortage};
+pub use lock::{Lock, NamedLock};
+pub use namespace::Namespace;
+pub use reader::Reader;
+pub use records::{DEFAULT_STATE_DIR, Place, Records, Unreadable, Written};
+pub use waiting::Waiting;

@@ -1,0 +1,248 @@
+//! Locks: files that are locked (`flock`), so that a lock ends with the process that has it.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use netdevice::DeviceId;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+
+use crate::{error::Error, records::Records};
+
+/// How often somebody who waits until a deadline asks again.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Most bytes of a sandbox's id that count for the name of its lock; runtimes give 64.
+const MAX_ID: usize = 80;
+
+/// How long a lock is waited for.
+#[derive(Debug, Clone, Copy)]
+enum Wait {
+    /// As long as somebody has it.
+    Forever,
+    /// Until then.
+    Until(Instant),
+    /// Not at all.
+    No,
+}
+
+/// The lock of one device, held until it is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    is_left: bool,
+    _file: File,
+}
+
+impl Lock {
+    /// Releases the lock and leaves its file, for whoever ends the record that there is now.
+    pub fn leave(mut self) {
+        self.is_left = true;
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if !self.is_left {
+            // still locked, so nobody relies on it; who waits for it checks that the file is still there
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A lock that is not a device's, held until it is dropped.
+#[derive(Debug)]
+pub struct NamedLock {
+    /// None if the file stays.
+    path: Option<PathBuf>,
+    _file: File,
+}
+
+impl Drop for NamedLock {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Records {
+    /// Waits for the lock of a device.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made or written.
+    pub fn lock(&self, device: &DeviceId) -> Result<Lock, Error> {
+        loop {
+            if let Some(lock) = self.lock_device(device, Wait::Forever)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// The lock of a device, unless somebody has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Records::lock`].
+    pub fn try_lock(&self, device: &DeviceId) -> Result<Option<Lock>, Error> {
+        self.lock_device(device, Wait::No)
+    }
+
+    /// Waits for the lock of a device; none if somebody has it until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Records::lock`].
+    pub fn lock_until(&self, device: &DeviceId, deadline: Instant) -> Result<Option<Lock>, Error> {
+        self.lock_device(device, Wait::Until(deadline))
+    }
+
+    fn lock_device(&self, device: &DeviceId, wait: Wait) -> Result<Option<Lock>, Error> {
+        let path = self.locks().join(device.as_str());
+        match lock(&path, wait) {
+            Ok(file) => Ok(file.map(|file| Lock { path, is_left: false, _file: file })),
+            Err(source) => Err(Error::Record { path, source }),
+        }
+    }
+
+    /// The right to choose devices for annotations: one injector of a node at a time has it. Waits until the deadline; none
+    /// if another one has it until then.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made or written.
+    pub fn lock_choice(&self, deadline: Instant) -> io::Result<Option<NamedLock>> {
+        let file = lock(&self.folder().join("injector.lock"), Wait::Until(deadline))?;
+        Ok(file.map(|_file| NamedLock { path: None, _file }))
+    }
+
+    /// The right to work on one sandbox. Waits until the deadline; none if somebody works on it until then.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made or written.
+    pub fn lock_sandbox(&self, sandbox: &str, deadline: Instant) -> io::Result<Option<NamedLock>> {
+        let path = self.locks().join(file_name(sandbox));
+        Ok(lock(&path, Wait::Until(deadline))?.map(|_file| NamedLock { path: Some(path), _file }))
+    }
+
+    fn locks(&self) -> PathBuf {
+        self.folder().join("lock")
+    }
+}
+
+/// A name that no device's lock has: an interface's name has no space.
+fn file_name(sandbox: &str) -> String {
+    let mut name = "sandbox ".to_owned();
+    for byte in sandbox.bytes().take(MAX_ID) {
+        match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'_' => name.push(char::from(byte)),
+            other => write!(name, "%{other:02x}").expect("a string takes any text"),
+        }
+    }
+    name
+}
+
+fn lock(path: &Path, wait: Wait) -> io::Result<Option<File>> {
+    let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let operation = match wait {
+        Wait::Forever => FlockOperation::LockExclusive,
+        Wait::Until(_) | Wait::No => FlockOperation::NonBlockingLockExclusive,
+    };
+    loop {
+        let file = match (open(), path.parent()) {
+            // the first one on this node
+            (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(folder)?;
+                open()?
+            }
+            (opened, _) => opened?,
+        };
+        loop {
+            match flock(&file, operation) {
+                // who held it before may have removed the file: then a later comer would lock another one
+                Ok(()) if file.metadata()?.nlink() > 0 => return Ok(Some(file)),
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if matches!(wait, Wait::Until(deadline) if Instant::now() < deadline) => {
+                    sleep(PAUSE);
+                }
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records() -> (tempfile::TempDir, Records) {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        (folder, records)
+    }
+
+    #[test]
+    fn one_chooses_at_a_time_and_nobody_waits_past_the_deadline() {
+        let (_folder, records) = records();
+        let first = records.lock_choice(Instant::now()).unwrap();
+        assert!(first.is_some());
+        assert!(records.lock_choice(Instant::now()).unwrap().is_none());
+        let waiting = std::thread::scope(|scope| {
+            let second = scope.spawn(|| records.lock_choice(Instant::now() + Duration::from_secs(60)));
+            drop(first);
+            second.join().unwrap()
+        });
+        assert!(waiting.unwrap().is_some());
+    }
+
+    #[test]
+    fn each_sandbox_has_a_lock_of_its_own_which_leaves_nothing_behind() {
+        let (_folder, records) = records();
+        let take = |id: &str| records.lock_sandbox(id, Instant::now()).unwrap();
+        let (a, b) = (take("a/../../x"), take("b"));
+        assert!(a.is_some() && b.is_some() && take("b").is_none());
+        let waiting = std::thread::scope(|scope| {
+            let second = scope.spawn(|| records.lock_sandbox("b", Instant::now() + Duration::from_secs(60)));
+            drop(b);
+            second.join().unwrap().unwrap().is_some()
+        });
+        assert!(waiting);
+        drop(a);
+        assert_eq!(fs::read_dir(records.locks()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_device_is_locked_by_one_at_a_time_and_waited_for() {
+        let (_folder, records) = records();
+        let device: DeviceId = "eth0".parse().unwrap();
+        let first = records.lock(&device).unwrap();
+        assert!(records.try_lock(&device).unwrap().is_none());
+        assert!(records.lock_until(&device, Instant::now()).unwrap().is_none());
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| records.lock(&device).map(drop));
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+        assert!(records.try_lock(&device).unwrap().is_some());
+    }
+
+    #[test]
+    fn no_sandbox_has_the_lock_of_a_device() {
+        let id: Result<DeviceId, _> = file_name("eth0").parse();
+        assert!(id.is_err());
+        assert_eq!(file_name("../x y"), "sandbox %2e%2e%2fx%20y");
+        assert!(file_name(&"/".repeat(10_000)).len() < 255);
+    }
+}

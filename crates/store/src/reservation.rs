@@ -1,0 +1,304 @@
+//! Reservations: a right to a device that has not moved yet.
+//!
+//! There are three kinds. The kubelet's lasts from Allocate until the container's hook attaches the device; Allocate does
+//! not say whose container it is, so any container may use it. A sandbox's lasts as long as the lock of the device, while an
+//! injector attaches what it chose: one that is found without the lock is left over from a process that was killed. A claim's
+//! lasts from Prepare to Unprepare.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use netdevice::{DeviceId, Owner, Reservation, ResourceName, record::Reservations};
+
+use crate::{
+    error::Error,
+    lock::Lock,
+    records::{Records, read_limited},
+    replace::replace,
+};
+
+const FOLDER: &str = "reservations";
+const SUFFIX: &str = ".json";
+
+/// How long, in seconds, a reservation of the kubelet counts against others than containers. After that the kubelet itself
+/// lists the device (PodResources), or the Pod was deleted before it started.
+const FRESH: u64 = 10;
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Whether a reservation keeps `owner` from the device, asked under the device's lock.
+fn keeps_from(reservation: &Reservation, owner: &Owner, now: u64) -> bool {
+    match (&reservation.owner, owner) {
+        (Owner::Kubelet, Owner::Container { .. } | Owner::Kubelet)
+        | (Owner::Container { .. } | Owner::Sandbox { .. }, _) => false,
+        // the clock may have been set back since
+        (Owner::Kubelet, _) => now.checked_sub(reservation.since).is_some_and(|age| age < FRESH),
+        (Owner::Claim { uid, .. }, Owner::Claim { uid: other, .. }) => uid != other,
+        (Owner::Claim { .. }, _) => true,
+    }
+}
+
+impl Records {
+    fn reservation_path(&self, device: &DeviceId) -> PathBuf {
+        self.folder().join(FOLDER).join([device.as_str(), SUFFIX].concat())
+    }
+
+    /// The reservation of a device; none if there is none. One that cannot be followed counts as none: the record of an
+    /// attachment is what a device's return depends on.
+    pub fn reservation(&self, device: &DeviceId) -> Option<Reservation> {
+        Reservation::from_json(device, &read_limited(&self.reservation_path(device)).ok()?).ok()
+    }
+
+    /// All reservations.
+    ///
+    /// # Errors
+    ///
+    /// When the directory is there and cannot be read.
+    pub fn reservations(&self) -> io::Result<Reservations> {
+        let entries = match fs::read_dir(self.folder().join(FOLDER)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reservations::new()),
+            other => other?,
+        };
+        let mut reservations = Reservations::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let device = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)?.parse::<DeviceId>().ok());
+            let reservation = device.and_then(|device| self.reservation(&device));
+            reservations.extend(reservation.map(|reservation| (reservation.device.clone(), reservation)));
+        }
+        Ok(reservations)
+    }
+
+    /// The devices that others have a right to, so that `owner` cannot have them, with those owners.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Records::reservations`].
+    pub fn reserved_from(&self, owner: &Owner) -> io::Result<BTreeMap<DeviceId, Owner>> {
+        let now = now();
+        let all = self.reservations()?.into_iter();
+        let others = all.filter(|(_, reservation)| keeps_from(reservation, owner, now));
+        Ok(others.map(|(device, reservation)| (device, reservation.owner)).collect())
+    }
+
+    /// Whether somebody has a right to a device that is on the host, so that `owner` cannot have it. The device's lock is held.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Held`] with that owner.
+    pub fn check_reservation(&self, device: &DeviceId, owner: &Owner, _lock: &Lock) -> Result<(), Error> {
+        match self.reservation(device) {
+            Some(reservation) if keeps_from(&reservation, owner, now()) => Err(Error::Held(reservation.owner.into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reserves a device that is on the host. Its lock is held.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Held`] when another owner has it or a right to it; or when the disk does not take it.
+    pub fn reserve(&self, reservation: &Reservation, lock: &Lock) -> Result<(), Error> {
+        let device = &reservation.device;
+        if let Some(record) = self.take(device)?
+            && !record.owner.is_same_pod(&reservation.owner)
+        {
+            return Err(Error::Held(record.owner.into()));
+        }
+        self.check_reservation(device, &reservation.owner, lock)?;
+        let path = self.reservation_path(device);
+        let beside = self.folder().join(FOLDER).join([".", device.as_str(), SUFFIX, ".new"].concat());
+        let write = || replace(&path, &beside, &reservation.to_json(), 0o600);
+        let written = write().or_else(|error| {
+            // the first one on this node
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            fs::create_dir_all(self.folder().join(FOLDER))?;
+            write()
+        });
+        written.map(drop).map_err(|source| Error::Record { path: path.clone(), source })
+    }
+
+    /// Who keeps the kubelet from handing a device out: whoever has it by its record, or has reserved it.
+    ///
+    /// # Errors
+    ///
+    /// When there is a record that cannot be read or followed.
+    pub fn owner_before_kubelet(&self, device: &DeviceId) -> Result<Option<Owner>, Error> {
+        if let Some(record) = self.read(device)? {
+            return Ok(Some(record.owner));
+        }
+        Ok(match self.reservation(device).map(|reservation| reservation.owner) {
+            Some(owner @ Owner::Claim { .. }) => Some(owner),
+            // it counts while somebody works on the device
+            Some(owner @ Owner::Sandbox { .. }) if self.try_lock(device)?.is_none() => Some(owner),
+            _ => None,
+        })
+    }
+
+    /// Reserves a device for a container that the kubelet is going to start. If somebody works on the device at this moment,
+    /// nothing is written: the container's hook decides.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Records::reserve`].
+    pub fn reserve_for_kubelet(&self, device: &DeviceId, resource: &ResourceName) -> Result<(), Error> {
+        let (device, resource) = (device.clone(), Some(resource.clone()));
+        let Some(lock) = self.try_lock(&device)? else { return Ok(()) };
+        let reservation = Reservation { device, resource, owner: Owner::Kubelet, configuration: None, since: now() };
+        self.reserve(&reservation, &lock)
+    }
+
+    /// Ends the reservation of a device, if there is one. The device's lock is held.
+    pub fn release(&self, device: &DeviceId, _lock: &Lock) {
+        // mostly there is none
+        let _ = fs::remove_file(self.reservation_path(device));
+    }
+
+    /// Ends the reservations of a sandbox that has ended, but for devices that somebody works on.
+    pub fn release_sandbox(&self, sandbox: &str) {
+        self.release_if(|owner, _| matches!(owner, Owner::Sandbox { id, .. } if id == sandbox));
+    }
+
+    /// Removes what sandboxes had reserved whose injector was killed, and what the kubelet had reserved long ago.
+    pub(crate) fn sweep_reservations(&self) {
+        let now = now();
+        self.release_if(|owner, since| match owner {
+            Owner::Claim { .. } => false,
+            Owner::Kubelet => now.abs_diff(since) > 360 * FRESH,
+            Owner::Container { .. } | Owner::Sandbox { .. } => true,
+        });
+    }
+
+    fn release_if(&self, is_over: impl Fn(&Owner, u64) -> bool) {
+        let is_left = |reservation: &Reservation| is_over(&reservation.owner, reservation.since);
+        for (device, reservation) in self.reservations().into_iter().flatten() {
+            if is_left(&reservation)
+                && let Ok(Some(lock)) = self.try_lock(&device)
+                && self.reservation(&device).is_some_and(|reservation| is_left(&reservation))
+            {
+                self.release(&device, &lock);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netdevice::{fixture, owner::Request};
+
+    use super::*;
+
+    fn claim(uid: &str) -> Owner {
+        Owner::Claim {
+            uid: uid.into(),
+            namespace: "default".into(),
+            name: "fast".into(),
+            request: "nic".into(),
+            sandbox: None,
+            pod: None,
+        }
+    }
+
+    fn of(owner: &Owner, since: u64) -> Reservation {
+        let device = "eth0".parse().unwrap();
+        Reservation { device, resource: None, owner: owner.clone(), configuration: None, since }
+    }
+
+    #[test]
+    fn a_reservation_keeps_others_from_the_device() {
+        let (container, kubelet) = (fixture::owner("container"), Owner::Kubelet);
+        let sandbox = Owner::Sandbox { id: "other".into(), pod: None, by: Request::Annotation };
+        let table = [
+            (&kubelet, 95, &container, false),
+            (&kubelet, 95, &kubelet, false),
+            (&kubelet, 95, &sandbox, true),
+            (&kubelet, 95, &claim("1"), true),
+            (&kubelet, 90, &sandbox, false),
+            // the clock was set back
+            (&kubelet, 200, &sandbox, false),
+            (&sandbox, 95, &container, false),
+            (&sandbox, 95, &kubelet, false),
+            (&claim("1"), 0, &claim("1"), false),
+            (&claim("1"), 0, &claim("2"), true),
+            (&claim("1"), 0, &container, true),
+            (&claim("1"), 0, &sandbox, true),
+        ];
+        for (reserved, since, owner, expected) in table {
+            assert_eq!(keeps_from(&of(reserved, since), owner, 100), expected, "{reserved:?} {owner:?} {since}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_reserved_once_and_the_owner_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let reservation = of(&claim("1"), now());
+        let lock = records.lock(&reservation.device).unwrap();
+        records.reserve(&reservation, &lock).unwrap();
+        records.reserve(&reservation, &lock).unwrap();
+        assert_eq!(
+            records.reservations().unwrap().into_values().collect::<Vec<_>>(),
+            std::slice::from_ref(&reservation)
+        );
+        let refused = records.reserve(&of(&claim("2"), now()), &lock).unwrap_err();
+        assert_eq!(refused.to_string(), "it is held by claim default/fast: delete that pod or choose another device");
+        records.release(&reservation.device, &lock);
+        records.reserve(&of(&claim("2"), now()), &lock).unwrap();
+        // nor a device that is attached
+        let attached = fixture::record("eth1");
+        records.write(&attached).unwrap();
+        let other = Reservation { device: attached.device.clone(), ..of(&Owner::Kubelet, now()) };
+        let lock = records.lock(&attached.device).unwrap();
+        assert!(matches!(records.reserve(&other, &lock), Err(Error::Held(owner)) if *owner == attached.owner));
+        assert!(records.list().unwrap().1.is_empty(), "a reservation is not taken for a record");
+    }
+
+    #[test]
+    fn the_kubelet_is_told_who_has_reserved_a_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let (eth0, resource) = ("eth0".parse().unwrap(), ResourceName::default());
+        let owner = || records.owner_before_kubelet(&eth0).unwrap();
+        records.reserve_for_kubelet(&eth0, &resource).unwrap();
+        assert_eq!(records.reservation(&eth0).unwrap().owner, Owner::Kubelet);
+        assert_eq!(owner(), None, "another Allocate may come for the same container");
+        assert_eq!(records.reserved_from(&fixture::owner("sandbox")).unwrap(), [(eth0.clone(), Owner::Kubelet)].into());
+        assert!(records.reserved_from(&fixture::owner("container")).unwrap().is_empty());
+        let lock = records.lock(&eth0).unwrap();
+        records.release(&eth0, &lock);
+        records.reserve(&of(&fixture::owner("sandbox"), now()), &lock).unwrap();
+        assert_eq!(owner(), Some(fixture::owner("sandbox")));
+        drop(lock);
+        assert_eq!(owner(), None, "the injector was killed");
+        records.reserve(&of(&claim("1"), now()), &records.lock(&eth0).unwrap()).unwrap();
+        assert_eq!(owner(), Some(claim("1")));
+        assert!(matches!(records.reserve_for_kubelet(&eth0, &resource), Err(Error::Held(_))));
+    }
+
+    #[test]
+    fn what_a_killed_injector_had_reserved_is_swept_unless_somebody_works_on_the_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let owners = [("a", fixture::owner("sandbox")), ("b", claim("1")), ("c", Owner::Kubelet)];
+        for (device, owner) in &owners {
+            let reservation = Reservation { device: device.parse().unwrap(), ..of(owner, now()) };
+            records.reserve(&reservation, &records.lock(&reservation.device).unwrap()).unwrap();
+        }
+        let left = || records.reservations().unwrap().into_keys().map(|id| id.to_string()).collect::<String>();
+        let lock = records.lock(&"a".parse().unwrap()).unwrap();
+        records.sweep();
+        assert_eq!(left(), "abc");
+        drop(lock);
+        records.sweep();
+        assert_eq!(left(), "bc");
+    }
+}
