@@ -121,6 +121,25 @@ impl Scanner {
         conflicts(&self.resource, &found, our_priority)
     }
 
+    /// Whether the files are those of the last scan, by their names, sizes and times: then a scan finds the same. No file is
+    /// read, so that this need not be done on a thread of its own.
+    pub(crate) fn is_up_to_date(&self, own_names: &BTreeSet<String>) -> bool {
+        let mut known = 0;
+        for directory in self.by_priority() {
+            for (path, identity) in files(&directory.path) {
+                let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+                if directory.is_ours && own_names.contains(&*name) {
+                    continue;
+                }
+                if self.known.get(&path).is_none_or(|(known, _)| *known != identity) {
+                    return false;
+                }
+                known += 1;
+            }
+        }
+        known == self.known.len()
+    }
+
     /// The directories that a runtime reads, each once: of two paths to one directory the later one counts.
     fn by_priority(&self) -> Vec<Directory> {
         let our_directory = self.ours.parent().unwrap_or(Path::new("/"));
@@ -319,6 +338,38 @@ mod tests {
             let conflicts = self.scanner.scan(&own);
             let lines = conflicts.lines(&ResourceName::default(), &ours).into_iter().chain(conflicts.ignored);
             lines.map(|line| line.replace(&root, "")).collect()
+        }
+    }
+
+    #[test]
+    fn a_scan_is_up_to_date_until_a_file_of_others_comes_changes_or_goes() {
+        let mut node = Node::new();
+        let own = BTreeSet::from(["networking.k8s.io-netdevice.json".to_owned()]);
+        assert!(node.scanner.is_up_to_date(&own), "there is no file");
+        node.write("etc/one.yaml", &["a"]);
+        for change in ["it came", "it changed", "another one came", "one went", "the plugin wrote its own"] {
+            let is_change = match change {
+                "it came" => true,
+                "it changed" => {
+                    node.write("etc/one.yaml", &["a", "b"]);
+                    true
+                }
+                "another one came" => {
+                    node.write("run/two.json", &["c"]);
+                    true
+                }
+                "one went" => {
+                    fs::remove_file(node.root.path().join("run/two.json")).unwrap();
+                    true
+                }
+                _ => {
+                    node.write("run/networking.k8s.io-netdevice.json", &["a"]);
+                    false
+                }
+            };
+            assert_eq!(node.scanner.is_up_to_date(&own), !is_change, "{change}");
+            node.lines();
+            assert!(node.scanner.is_up_to_date(&own), "{change}");
         }
     }
 

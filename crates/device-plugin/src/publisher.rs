@@ -136,8 +136,9 @@ impl Others {
 
     /// Reads the files again; returns whether there is a difference.
     async fn read(&mut self, view: &View) -> Result<bool, JoinError> {
-        let Some(mut scanner) = self.scanner.take() else { return Ok(false) };
         let own_names = resources(view).iter().chain([&self.resource]).map(cdi::file_name).collect();
+        let is_up_to_date = |scanner: &mut Scanner| scanner.is_up_to_date(&own_names);
+        let Some(mut scanner) = self.scanner.take_if(|scanner| !is_up_to_date(scanner)) else { return Ok(false) };
         let (scanner, conflicts) = spawn_blocking(move || {
             let conflicts = scanner.scan(&own_names);
             (scanner, conflicts)
