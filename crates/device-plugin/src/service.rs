@@ -142,10 +142,9 @@ impl Service {
             let chosen = prefer(&available, &must, request.allocation_size)?;
             // on disk only the chosen ones are checked; one that was taken a moment ago is no longer a candidate
             let is_taken = |candidate: &Candidate| {
-                let id = candidate.id.parse();
                 candidate.claim != Claim::Held
                     && chosen.binary_search(&candidate.id).is_ok()
-                    && id.is_ok_and(|id| record_check.check(&id).is_err())
+                    && candidate.id.parse().is_ok_and(|id| record_check.check(&id).is_err())
             };
             let taken: Vec<usize> = (0..available.len()).filter(|at| is_taken(&available[*at])).collect();
             if taken.is_empty() {
