@@ -17,7 +17,10 @@ use crate::{
     detach::{Homecoming, come_home},
     error::{Error, WithSubject},
     folder::Folder,
-    identity::{Actor, find_at_home, find_inside, find_namespace, holder_has_ended, namespace_id, process, viewpoint},
+    identity::{
+        Actor, INDEX_ATTEMPTS, INDEX_STEP, find_at_home, find_inside, find_namespace, holder_has_ended, namespace_id,
+        process, viewpoint,
+    },
     inside::socket_inside,
     kept::read_kept,
     neighbourhood::exclusion,
@@ -332,11 +335,6 @@ impl Move<'_> {
         error
     }
 }
-
-/// An index that the sandbox has already is replaced by one that is far from those that the kernel counts up to.
-pub(crate) const INDEX_STEP: u32 = 1 << 20;
-/// How many such indexes are tried.
-pub(crate) const INDEX_ATTEMPTS: u32 = 8;
 
 fn has_altname(host: &LinkState, name: &[u8]) -> bool {
     host.altnames.iter().any(|altname| altname.as_bytes() == name)

@@ -13,12 +13,11 @@ use store::{Namespace, Records};
 
 use crate::{
     announce::announce_ipv6,
-    attach::{INDEX_ATTEMPTS, INDEX_STEP},
     clean::{Cleaned, clean},
     error::{Error, WithSubject},
     identity::{
-        Actor, fallback_name, find_arrived, find_at_home, find_inside_with, find_namespace, has_ended,
-        holder_has_ended, is_same_link, is_unplugged,
+        Actor, INDEX_ATTEMPTS, INDEX_STEP, fallback_name, find_arrived, find_at_home, find_inside_with, find_namespace,
+        has_ended, holder_has_ended, is_same_link, is_unplugged,
     },
     inside::{namespace_of, sysfs_inside},
     kept::{is_forwarding_kept, read_forwarding, restore_early, restore_late},

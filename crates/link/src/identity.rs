@@ -315,6 +315,11 @@ pub(crate) fn find_arrived(record: &Attachment, socket: &mut RouteSocket) -> Res
     Ok(None)
 }
 
+/// An index that is taken where the device goes is replaced by one that is far from those that the kernel counts up to.
+pub(crate) const INDEX_STEP: u32 = 1 << 20;
+/// How many such indexes are tried.
+pub(crate) const INDEX_ATTEMPTS: u32 = 8;
+
 /// What a device is called whose name was taken while it was away; names are short enough by their form.
 pub(crate) fn fallback_name(index: u32, attempt: u32) -> InterfaceName {
     let name = if attempt == 1 { format!("nd{index}") } else { format!("nd{index}-{attempt}") };
