@@ -1,6 +1,6 @@
 //! The YAML of `-config`, the pattern of `-interfaces`, and what they select.
 
-use netdevice::{InterfaceName, Link, Pools, selector::Pattern};
+use netdevice::{InterfaceName, Link, Pools, fixture, selector::Pattern};
 
 pub fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -33,19 +33,5 @@ fn judge(pools: &Pools, links: &[Link]) {
 }
 
 fn link(name: InterfaceName) -> Link {
-    Link {
-        index: 7,
-        name,
-        altnames: Box::default(),
-        alias: None,
-        kind: Some("dummy".into()),
-        mac: None,
-        flags: 0,
-        mtu: 1500,
-        master: None,
-        parent: None,
-        link_netnsid: None,
-        netns_immutable: None,
-        hardware: None,
-    }
+    Link { name, flags: 0, ..fixture::link(7, "any") }
 }

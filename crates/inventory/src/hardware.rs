@@ -128,7 +128,7 @@ fn read_hex(path: &Path) -> Option<u16> {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use netdevice::link::flags;
+    use netdevice::fixture;
     use tempfile::TempDir;
 
     use super::*;
@@ -172,21 +172,7 @@ mod tests {
         }
 
         fn read(&self, index: u32, name: &[u8]) -> Option<Hardware> {
-            let link = Link {
-                index,
-                name: InterfaceName::new(name).unwrap(),
-                altnames: Box::default(),
-                alias: None,
-                kind: None,
-                mac: None,
-                flags: flags::UP,
-                mtu: 1500,
-                master: None,
-                parent: None,
-                link_netnsid: None,
-                netns_immutable: None,
-                hardware: None,
-            };
+            let link = Link { name: InterfaceName::new(name).unwrap(), kind: None, ..fixture::link(index, "any") };
             Reader::new(self.0.path()).read(&link)
         }
     }

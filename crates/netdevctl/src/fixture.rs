@@ -17,19 +17,11 @@ use crate::node::{Agent, Node, Selection};
 
 fn host_link(index: u32, name: &[u8]) -> Link {
     Link {
-        index,
         name: InterfaceName::new(name).expect("a name of a test"),
-        altnames: Box::default(),
-        alias: None,
         kind: None,
         mac: HardwareAddress::new(&[2, 0, 0, 0, 0, index as u8]),
         flags: flags::UP | flags::LOWER_UP,
-        mtu: 1500,
-        master: None,
-        parent: None,
-        link_netnsid: None,
-        netns_immutable: None,
-        hardware: None,
+        ..netdevice::fixture::link(index, "any")
     }
 }
 

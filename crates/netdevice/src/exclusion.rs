@@ -216,26 +216,12 @@ fn reach(start: u32, next: impl Fn(u32) -> Vec<u32>) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::flags;
+    use crate::{fixture, link::flags};
 
     const MAIN: u32 = 254;
 
     fn link(index: u32, name: &str) -> Link {
-        Link {
-            index,
-            name: name.try_into().unwrap(),
-            altnames: Box::default(),
-            alias: None,
-            kind: None,
-            mac: None,
-            flags: flags::UP,
-            mtu: 1500,
-            master: None,
-            parent: None,
-            link_netnsid: None,
-            netns_immutable: None,
-            hardware: None,
-        }
+        Link { kind: None, ..fixture::link(index, name) }
     }
 
     fn snapshot(links: impl IntoIterator<Item = Link>, routes: &[(Family, u32, u32)]) -> Snapshot {

@@ -345,18 +345,23 @@ fn is_guest() -> bool {
     std::env::var_os("NETDEVICE_GUEST").is_some()
 }
 
-/// How long something may take before it counts as never: a busy machine takes ten times as long as an idle one, and an
-/// emulated one longer still.
+/// How long something may take; an emulated machine is slow.
 pub(crate) fn patience() -> Duration {
-    Duration::from_secs(if is_guest() { 120 } else { 30 })
+    Duration::from_secs(if is_guest() { 30 } else { 5 })
 }
 
 /// Waits for a condition, as long as a busy machine may need.
 #[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience();
+pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_within(patience(), what, condition);
+}
+
+/// Waits for a condition for so long.
+#[track_caller]
+pub(crate) fn until_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !condition() {
-        assert!(Instant::now() < deadline, "waited {} seconds: {what}", patience().as_secs());
+        assert!(Instant::now() < deadline, "waited {} seconds: {what}", limit.as_secs());
         thread::sleep(Duration::from_millis(3));
     }
 }

@@ -69,7 +69,8 @@ impl Picture {
     /// to come.
     pub(crate) fn settled() -> Self {
         let mut before = Self::take();
-        super::until("the network settles", || {
+        // what the test sets up itself: how long that takes says nothing of the hook
+        super::until_within(super::patience() * 6, "the network settles", || {
             thread::sleep(Duration::from_millis(30));
             let now = Self::take();
             let same = now == before && !now.has("tentative");
