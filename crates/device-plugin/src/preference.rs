@@ -15,12 +15,12 @@ pub struct Candidate {
     /// Its NUMA node.
     pub numa_node: Option<u32>,
     /// Whether somebody has it, whatever the kubelet says.
-    pub claim: Claim,
+    pub in_use: Use,
 }
 
 /// Who has a device. A kubelet that lost its checkpoint takes all of them for free.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Claim {
+pub enum Use {
     /// Nobody.
     #[default]
     None,
@@ -73,8 +73,8 @@ fn group(numa_node: Option<u32>) -> Group {
 pub fn prefer(available: &[Candidate], must: &BTreeSet<String>, size: i32) -> Result<Vec<String>, PreferenceError> {
     let enough = usize::try_from(size).unwrap_or(0);
     let mut must = Cow::Borrowed(must);
-    for claim in [Claim::None, Claim::Reserved] {
-        let is_free = |candidate: &&Candidate| candidate.claim <= claim || must.contains(&candidate.id);
+    for in_use in [Use::None, Use::Reserved] {
+        let is_free = |candidate: &&Candidate| candidate.in_use <= in_use || must.contains(&candidate.id);
         if available.iter().all(|candidate| is_free(&candidate)) {
             break;
         }
@@ -143,12 +143,12 @@ mod tests {
     fn candidates(text: &str) -> Vec<Candidate> {
         let one = |part: &str| {
             let (id, node) = part.split_once('@').unwrap();
-            let claim = match node.trim_start_matches(|node: char| node.is_ascii_digit() || node == '-') {
-                "" => Claim::None,
-                "r" => Claim::Reserved,
-                _ => Claim::Held,
+            let in_use = match node.trim_start_matches(|node: char| node.is_ascii_digit() || node == '-') {
+                "" => Use::None,
+                "r" => Use::Reserved,
+                _ => Use::Held,
             };
-            Candidate { id: id.into(), numa_node: node.trim_end_matches(char::is_alphabetic).parse().ok(), claim }
+            Candidate { id: id.into(), numa_node: node.trim_end_matches(char::is_alphabetic).parse().ok(), in_use }
         };
         text.split_whitespace().map(one).collect()
     }
@@ -201,7 +201,7 @@ mod tests {
         for (available, must, size) in errors {
             let free: Vec<Candidate> = candidates(available)
                 .into_iter()
-                .map(|candidate| Candidate { claim: Claim::None, ..candidate })
+                .map(|candidate| Candidate { in_use: Use::None, ..candidate })
                 .collect();
             let error = prefer(&candidates(available), &ids(must), size).unwrap_err();
             assert_eq!(error, prefer(&free, &ids(must), size).unwrap_err());
@@ -234,7 +234,7 @@ mod tests {
             size in 0i32..10,
         ) {
             let available: Vec<Candidate> =
-                (0..).zip(&nodes).map(|(at, node)| Candidate { id: format!("d{at}"), numa_node: *node, claim: Claim::None }).collect();
+                (0..).zip(&nodes).map(|(at, node)| Candidate { id: format!("d{at}"), numa_node: *node, in_use: Use::None }).collect();
             let has = |set: u16, at: usize| set & (1 << at) != 0;
             let subset = |set: u16| (0..nodes.len()).filter(|at| has(set, *at)).map(|at| format!("d{at}")).collect();
             let must: BTreeSet<String> = subset(must & must >> 3);

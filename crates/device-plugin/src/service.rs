@@ -21,7 +21,7 @@ use crate::{
     config::RecordCheck,
     conflicts::Conflicts,
     offer::List,
-    preference::{Candidate, Claim, prefer},
+    preference::{Candidate, Use, prefer},
     reservations::Reservations,
     stats::Stats,
 };
@@ -128,13 +128,13 @@ impl Service {
         reservations.end_attached(&view);
         let candidate = |id: String| {
             let device = id.parse::<DeviceId>().ok().and_then(|id| view.devices().get(&id));
-            let claim = match device {
+            let in_use = match device {
                 Some(device) if device.owner().is_none() && device.resource == *resource => {
-                    if reservations.has(&device.id) { Claim::Reserved } else { Claim::None }
+                    if reservations.has(&device.id) { Use::Reserved } else { Use::None }
                 }
-                _ => Claim::Held,
+                _ => Use::Held,
             };
-            Candidate { numa_node: device.and_then(|device| device.numa_node), claim, id }
+            Candidate { numa_node: device.and_then(|device| device.numa_node), in_use, id }
         };
         let mut available: Vec<Candidate> = request.available_device_i_ds.into_iter().map(candidate).collect();
         let must = request.must_include_device_i_ds.into_iter().collect();
@@ -142,7 +142,7 @@ impl Service {
             let chosen = prefer(&available, &must, request.allocation_size)?;
             // on disk only the chosen ones are checked; one that was taken a moment ago is no longer a candidate
             let is_taken = |candidate: &Candidate| {
-                candidate.claim != Claim::Held
+                candidate.in_use != Use::Held
                     && chosen.binary_search(&candidate.id).is_ok()
                     && candidate.id.parse().is_ok_and(|id| record_check.check(&id).is_err())
             };
@@ -150,7 +150,7 @@ impl Service {
             if taken.is_empty() {
                 return Ok(chosen);
             }
-            taken.into_iter().for_each(|at| available[at].claim = Claim::Held);
+            taken.into_iter().for_each(|at| available[at].in_use = Use::Held);
         }
     }
 }

@@ -94,16 +94,16 @@ impl ChoiceError {
 /// # Errors
 ///
 /// The first request that cannot be met. Devices that are named come before those that may be any of a pool.
-pub fn choose(view: &View, claim: &Demand<'_>) -> Result<Vec<Choice>, ChoiceError> {
+pub fn choose(view: &View, demand: &Demand<'_>) -> Result<Vec<Choice>, ChoiceError> {
     let mut chosen = BTreeMap::new();
     let mut taken = BTreeSet::new();
     let by_name = |request: &DeviceRequest| matches!(request.device, Wanted::Name(_));
     let (named, of_pools): (Vec<_>, Vec<_>) =
-        claim.requests.iter().enumerate().partition(|(_, request)| by_name(request));
+        demand.requests.iter().enumerate().partition(|(_, request)| by_name(request));
     for (at, request) in named.into_iter().chain(of_pools) {
         let choice = match &request.device {
-            Wanted::Name(name) => claim.named(view, name)?,
-            Wanted::Pool(pool) => claim.any_of(view, pool.find(&view.pools)?, request, &taken)?,
+            Wanted::Name(name) => demand.named(view, name)?,
+            Wanted::Pool(pool) => demand.any_of(view, pool.find(&view.pools)?, request, &taken)?,
         };
         taken.insert(choice.device.clone());
         chosen.insert(at, choice);
@@ -274,7 +274,7 @@ mod tests {
         let pod = pod(namespace, "me");
         let allocated = Allocated::from([("fast-given".parse().unwrap(), "b/other".into())]);
         let requests = parse(annotation).unwrap();
-        let claim = Demand {
+        let demand = Demand {
             owner: &owner(&pod, "new"),
             pod: &pod,
             requests: &requests,
@@ -283,7 +283,7 @@ mod tests {
             busy: &BTreeSet::from(["fast-busy".parse().unwrap()]),
             ledger: &view.ledger,
         };
-        let choices = choose(view, &claim).map_err(|error| error.to_string())?;
+        let choices = choose(view, &demand).map_err(|error| error.to_string())?;
         Ok(choices.iter().map(|choice| choice.device.to_string()).collect())
     }
 
