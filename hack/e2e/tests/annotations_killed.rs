@@ -3,11 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use e2e::{
     ANNOTATION, Action, Agent, ContainerSpec, Device, Failure, Kind, Node, PodSpec, SharedNode, Signal, wait_for,
 };
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::{Pid, kill_process};
 
 static NODE: SharedNode = SharedNode::new("annkilled", Kind::Containerd);
@@ -89,7 +93,7 @@ fn an_injector_that_is_killed_at_any_moment_leaves_its_device_at_home_or_in_the_
     for round in 0..rounds {
         let first = injector(&node, "^kill0$");
         let pid = Pid::from_raw(first.pid()).unwrap();
-        let strike = kill_after(lock.clone(), pid, Duration::from_micros(700 * u64::from(round)));
+        let strike = kill_after(&lock, pid, Duration::from_micros(700 * u64::from(round)));
         let pod = node.run_pod(asking(&format!("kill-{round}"), "[{name: kill0, new_name: net1, address: 10.1.1.1}]"));
         assert!(strike.join().unwrap(), "the injector never took the device's lock: {pod:?}");
         drop(first);
@@ -113,11 +117,21 @@ fn an_injector_that_is_killed_at_any_moment_leaves_its_device_at_home_or_in_the_
     println!("killed {rounds} times: {home} at home, {inside} in the pod");
 }
 
-/// Kills a process so long after a file was made; whether it was.
-fn kill_after(lock: std::path::PathBuf, pid: Pid, after: Duration) -> std::thread::JoinHandle<bool> {
+/// Kills a process so long after a file was created; whether it was. The kernel queues the event: a file that exists for some
+/// milliseconds only is not missed on a busy machine.
+fn kill_after(file: &Path, pid: Pid, after: Duration) -> std::thread::JoinHandle<bool> {
+    let directory = file.parent().expect("the file is in a directory");
+    fs::create_dir_all(directory).expect("/run is writable");
+    let name = file.file_name().expect("the file has a name").as_bytes().to_vec();
+    let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).expect("inotify is available");
+    inotify::add_watch(&inotify, directory, WatchFlags::CREATE).expect("there is a watch left");
     std::thread::spawn(move || {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&inotify, &mut buffer);
+        let mut is_created =
+            || events.next().is_ok_and(|event| event.file_name().is_some_and(|seen| seen.to_bytes() == name));
         let limit = Instant::now() + Duration::from_secs(20);
-        while !lock.exists() {
+        while !is_created() {
             if Instant::now() > limit {
                 return false;
             }
