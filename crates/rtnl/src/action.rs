@@ -3,7 +3,8 @@
 
 use crate::{
     attribute::attributes,
-    message::{flags, kind, number},
+    field::number,
+    message::{flags, kind},
     request::Batch,
 };
 

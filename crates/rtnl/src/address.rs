@@ -6,7 +6,8 @@ use netdevice::{KernelString, state::Address};
 
 use crate::{
     attribute::attributes,
-    message::{Malformed, flags, kind, number},
+    field::number,
+    message::{Malformed, flags, kind},
     request::Batch,
 };
 

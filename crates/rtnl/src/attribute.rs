@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::message::{align, number};
+use crate::field::{align, number};
 
 /// The flags in an attribute's kind: nested, and network byte order.
 pub(crate) const KIND_MASK: u16 = 0x3fff;

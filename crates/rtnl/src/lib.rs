@@ -8,6 +8,7 @@
 pub mod action;
 pub mod address;
 pub mod attribute;
+mod field;
 pub mod link;
 pub mod message;
 pub mod neighbour;

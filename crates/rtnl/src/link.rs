@@ -6,7 +6,8 @@ use netdevice::{HardwareAddress, InterfaceName, KernelString, Link, LinkState};
 
 use crate::{
     attribute::{Attribute, KIND_MASK, attributes},
-    message::{Malformed, flags, kind, number},
+    field::number,
+    message::{Malformed, flags, kind},
     request::{Batch, NESTED, Request},
 };
 

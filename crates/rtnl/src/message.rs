@@ -1,6 +1,9 @@
 //! The frame around each message: `struct nlmsghdr`, and the kernel's answers.
 
-use crate::attribute::attributes;
+use crate::{
+    attribute::attributes,
+    field::{align, number},
+};
 
 /// Message kinds (`include/uapi/linux/rtnetlink.h`).
 pub mod kind {
@@ -186,16 +189,6 @@ fn split(bytes: &[u8]) -> Result<(Message<'_>, usize), Malformed> {
     let sequence = number(bytes, 8).map(u32::from_ne_bytes).ok_or(short)?;
     let payload = bytes.get(HEADER..length).ok_or(Malformed("its length leads beyond its end"))?;
     Ok((Message { kind, flags, sequence, payload }, length))
-}
-
-/// Rounds up to `NLMSG_ALIGNTO`, which is `NLA_ALIGNTO` too.
-pub(crate) fn align(length: usize) -> usize {
-    length.saturating_add(3) & !3
-}
-
-/// The bytes of a number at an offset.
-pub(crate) fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use netdevice::state::{Attribute as Owned, FORWARDING, NEIGHBOUR_PERMANENT, NEIG
 
 use crate::{
     attribute::attributes,
-    message::{Malformed, flags, kind, number},
+    field::number,
+    message::{Malformed, flags, kind},
     request::Batch,
 };
 

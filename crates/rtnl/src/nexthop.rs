@@ -2,7 +2,8 @@
 
 use crate::{
     attribute::attributes,
-    message::{Malformed, flags, kind, number},
+    field::number,
+    message::{Malformed, flags, kind},
     request::Batch,
 };
 

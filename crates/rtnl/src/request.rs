@@ -1,6 +1,6 @@
 //! Requests to the kernel, several to one send.
 
-use crate::message::{align, flags};
+use crate::{field::align, message::flags};
 
 pub(crate) const NESTED: u16 = 0x8000;
 

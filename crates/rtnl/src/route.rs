@@ -9,7 +9,8 @@ use netdevice::{
 
 use crate::{
     attribute::attributes,
-    message::{Malformed, flags, kind, number},
+    field::{align, number},
+    message::{Malformed, flags, kind},
     request::Batch,
 };
 
@@ -152,7 +153,7 @@ pub fn next_hops(value: &[u8]) -> impl Iterator<Item = NextHop<'_>> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(number(rest, 0)?));
         let hop = rest.get(..length).filter(|hop| hop.len() >= NEXT_HOP)?;
-        rest = rest.get(crate::message::align(length)..).unwrap_or_default();
+        rest = rest.get(align(length)..).unwrap_or_default();
         let link = u32::from_ne_bytes(number(hop, 4)?);
         Some(NextHop { link, flags: hop[2], hops: hop[3], attributes: &hop[NEXT_HOP..] })
     })
@@ -180,7 +181,7 @@ pub fn with_links(value: &[u8], link: impl Fn(u32) -> Option<u32>) -> Vec<u8> {
         bytes.extend([hop.flags & STABLE_HOP_FLAGS, hop.hops]);
         bytes.extend(link.to_ne_bytes());
         bytes.extend(hop.attributes);
-        bytes.resize(crate::message::align(bytes.len()), 0);
+        bytes.resize(align(bytes.len()), 0);
     }
     bytes
 }
