@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kubelet_stand_in::{Kubelet, State};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::{process::cpu_of, sections::Context};
+use crate::{bench::Bench, process::cpu_of};
 
 /// What the agent offers unless it is told otherwise.
 pub(crate) const RESOURCE: &str = "networking.k8s.io/netdevice";
@@ -41,7 +41,7 @@ impl Node {
     }
 
     /// Starts an agent that offers the links whose names match.
-    pub(crate) fn start_agent(&self, bench: &Context, pattern: &str) -> Result<Agent> {
+    pub(crate) fn start_agent(&self, bench: &Bench, pattern: &str) -> Result<Agent> {
         let mut command = Command::new(&bench.programs.agent);
         command.arg(format!("-interfaces={pattern}")).arg("-admin-address=127.0.0.1:0");
         for (flag, path) in [

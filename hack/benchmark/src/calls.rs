@@ -7,20 +7,19 @@ use tokio::time::sleep;
 
 use crate::{
     agent::{Node, RESOURCE},
+    bench::Bench,
     kernel::Kernel,
-    node::run,
-    process::ms,
+    process::{block_on, ms},
     row::{Budget, Row},
     samples::Samples,
-    sections::Context,
 };
 
 const DEVICES: usize = 1_024;
 
-pub(crate) fn allocations(bench: &Context) -> Result<Vec<Row>> {
+pub(crate) fn allocations(bench: &Bench) -> Result<Vec<Row>> {
     let kernel = Kernel::open()?;
     kernel.add_ifbs((0..DEVICES).map(|number| format!("d{number}")))?;
-    run(async {
+    block_on(async {
         let node = Node::new()?;
         let agent = node.start_agent(bench, "^d")?;
         node.until_listed(DEVICES).await?;
@@ -52,10 +51,10 @@ pub(crate) fn allocations(bench: &Context) -> Result<Vec<Row>> {
 }
 
 /// The stand-in ends and starts again.
-pub(crate) fn restarts(bench: &Context) -> Result<Vec<Row>> {
+pub(crate) fn restarts(bench: &Bench) -> Result<Vec<Row>> {
     let kernel = Kernel::open()?;
     kernel.add_ifbs((0..8).map(|number| format!("d{number}")))?;
-    run(async {
+    block_on(async {
         let mut node = Node::new()?;
         let agent = node.start_agent(bench, "^d")?;
         node.until_listed(8).await?;

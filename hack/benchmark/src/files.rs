@@ -7,19 +7,19 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context, Result, ensure};
 use netdevice::{Pools, Projector};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    hook::Device,
+    bench::Bench,
+    device::{Device, temporary},
     kernel::{Kernel, ip},
-    node::is_there,
+    process::{block_on, is_installed},
     row::{Budget, Row},
-    sections::Context,
 };
 
-pub(crate) fn sizes(bench: &Context) -> Result<Vec<Row>> {
+pub(crate) fn sizes(bench: &Bench) -> Result<Vec<Row>> {
     let programs = &bench.programs;
     let size = |path: &Path| -> Result<f64> {
         let file = fs::metadata(path).with_context(|| path.display().to_string())?;
@@ -42,9 +42,9 @@ pub(crate) fn sizes(bench: &Context) -> Result<Vec<Row>> {
 }
 
 /// Instructions of the hook in user space.
-pub(crate) fn instructions(bench: &Context) -> Result<Vec<Row>> {
-    ensure!(is_there("valgrind"), "valgrind is missing: install it to have instructions counted");
-    let folder = crate::hook::temporary()?;
+pub(crate) fn instructions(bench: &Bench) -> Result<Vec<Row>> {
+    ensure!(is_installed("valgrind"), "valgrind is missing: install it to have instructions counted");
+    let folder = temporary()?;
     ip("link add veth9 type veth peer name peer9\nlink set dev peer9 up\n")?;
     let device = Device::new("veth9", 0, &folder)?;
     let mut rows = Vec::new();
@@ -81,7 +81,7 @@ const LINKS: usize = 1_000;
 pub(crate) fn follow_updates(count: usize) -> Result<()> {
     let kernel = Kernel::open()?;
     let pattern: netdevice::selector::Pattern = "^d".parse()?;
-    crate::node::run(async {
+    block_on(async {
         let inventory = inventory::Inventory::open(inventory::Config::default())?;
         let mut snapshots = inventory.subscribe();
         let shutdown = CancellationToken::new();

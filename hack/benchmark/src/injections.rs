@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use nri::{
     PodSandbox,
     stand_in::{Failure, Listener, Peer, runtime},
@@ -18,24 +18,23 @@ use tokio::time::timeout;
 
 use crate::{
     agent::Agent,
-    hook::{Device, temporary},
+    bench::Bench,
+    device::{Device, temporary},
     kernel::ip,
-    node::run,
-    process::{ms, timed},
+    process::{block_on, ms, timed},
     row::{Budget, Row},
     samples::Samples,
-    sections::Context,
 };
 
 /// The runtime waits so long for a plugin to register.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Run and stop of a sandbox, beside the bare program on the same link in turn; and of one that asks for nothing.
-pub(crate) fn injections(bench: &Context) -> Result<Vec<Row>> {
+pub(crate) fn injections(bench: &Bench) -> Result<Vec<Row>> {
     let folder = temporary()?;
     ip("link add veth9 type veth peer name peer9\nlink set dev peer9 up\n")?;
     let device = Device::new("veth9", 0, &folder)?;
-    run(async {
+    block_on(async {
         let (agent, peer) = connect(bench, &folder).await?;
         let (mut there, mut back) =
             ([Samples::default(), Samples::default()], [Samples::default(), Samples::default()]);
@@ -77,7 +76,7 @@ pub(crate) fn injections(bench: &Context) -> Result<Vec<Row>> {
 }
 
 /// An injector, registered with a stand-in of the runtime.
-async fn connect(bench: &Context, folder: &TempDir) -> Result<(Agent, Peer)> {
+async fn connect(bench: &Bench, folder: &TempDir) -> Result<(Agent, Peer)> {
     let socket = folder.path().join("nri.sock");
     let listener = Listener::bind(&socket)?;
     let mut command = Command::new(&bench.programs.agent);

@@ -7,7 +7,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a table is what it is for
 
 mod agent;
+mod bench;
 mod calls;
+mod device;
 mod files;
 mod hook;
 mod injections;
@@ -27,10 +29,11 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context, Result, bail};
+use bench::{Bench, Programs};
 use clap::{Parser, Subcommand};
 use row::Row;
-use sections::{Context, Place, Programs, SECTIONS, Section};
+use sections::{Namespaces, SECTIONS, Section};
 use serde_json::{Value, json};
 
 /// Measures netdevice against the kernel's floor
@@ -65,9 +68,9 @@ enum Inner {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let context = Context { programs: arguments.programs.clone(), quick: arguments.quick };
+    let bench = Bench { programs: arguments.programs.clone(), quick: arguments.quick };
     let done = match &arguments.inner {
-        Some(Inner::Section { name }) => run_section(&context, name).map(|()| true),
+        Some(Inner::Section { name }) => run_section(&bench, name).map(|()| true),
         Some(Inner::Updates { count }) => files::follow_updates(*count).map(|()| true),
         None => run_all(&arguments),
     };
@@ -81,15 +84,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_section(context: &Context, name: &str) -> Result<()> {
+fn run_section(bench: &Bench, name: &str) -> Result<()> {
     let section = SECTIONS.iter().find(|section| section.name == name).with_context(|| format!("no section {name}"))?;
-    if section.place == Place::OwnNamespaces {
+    if section.namespaces == Namespaces::Own {
         // sysfs shows the network namespace of whoever mounted it
         let flags = rustix::mount::MountFlags::empty();
         rustix::mount::mount("bench", "/sys", "sysfs", flags, None::<&std::ffi::CStr>).context("mount sysfs")?;
         kernel::ip("link set dev lo up\n")?;
     }
-    for row in (section.run)(context)? {
+    for row in (section.run)(bench)? {
         println!("{}", serde_json::to_string(&row)?);
     }
     Ok(())
@@ -141,9 +144,9 @@ fn run_all(arguments: &Arguments) -> Result<bool> {
 
 fn start_section(section: &Section) -> Result<Vec<Row>> {
     let program = std::env::current_exe()?;
-    let mut command = match section.place {
-        Place::Machine => Command::new(&program),
-        Place::OwnNamespaces => {
+    let mut command = match section.namespaces {
+        Namespaces::Machine => Command::new(&program),
+        Namespaces::Own => {
             let mut command = Command::new("unshare");
             command.args(["--net", "--mount", "--propagation", "private", "--"]).arg(&program);
             command

@@ -1,9 +1,6 @@
 //! Rows of the agent on a node of few, many and very many links: start, events, memory, rest.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use kubelet_stand_in::State;
@@ -12,12 +9,12 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
     agent::{Agent, Node, RESOURCE, health},
+    bench::Bench,
     kernel::{Kernel, index_of, ip},
     listener::{Heard, Listener},
-    process::ms,
+    process::{block_on, ms},
     row::{Budget, Row},
     samples::Samples,
-    sections::Context,
 };
 
 /// Device group of the links that fill the node.
@@ -27,27 +24,22 @@ const SETTLED: Duration = Duration::from_millis(60);
 /// The same for a start.
 const STARTED: Duration = Duration::from_millis(500);
 
-pub(crate) fn few(bench: &Context) -> Result<Vec<Row>> {
+pub(crate) fn few(bench: &Bench) -> Result<Vec<Row>> {
     measure(bench, 10, 8)
 }
 
-pub(crate) fn thousand(bench: &Context) -> Result<Vec<Row>> {
+pub(crate) fn thousand(bench: &Bench) -> Result<Vec<Row>> {
     measure(bench, 1_000, 128)
 }
 
-pub(crate) fn ten_thousand(bench: &Context) -> Result<Vec<Row>> {
+pub(crate) fn ten_thousand(bench: &Bench) -> Result<Vec<Row>> {
     measure(bench, 10_000, 128)
 }
 
-/// Runs async work with threads of its own for what waits for the kernel.
-pub(crate) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
-}
-
-fn measure(bench: &Context, links: usize, devices: usize) -> Result<Vec<Row>> {
+fn measure(bench: &Bench, links: usize, devices: usize) -> Result<Vec<Row>> {
     let kernel = Kernel::open()?;
     fill(&kernel, links - devices, devices)?;
-    let rows = run(async {
+    let rows = block_on(async {
         let node = Node::new()?;
         let mut rows = starts(bench, &node, &kernel, links, devices).await?;
         let known = node.lists();
@@ -85,7 +77,7 @@ fn with_commas(links: usize) -> &'static str {
 }
 
 /// From the agent's start to the answer of Register, the hook being installed already.
-async fn starts(bench: &Context, node: &Node, kernel: &Kernel, links: usize, devices: usize) -> Result<Vec<Row>> {
+async fn starts(bench: &Bench, node: &Node, kernel: &Kernel, links: usize, devices: usize) -> Result<Vec<Row>> {
     let (mut registered, mut listed, mut lists) = (Samples::default(), Samples::default(), Samples::default());
     for run in 0..=bench.runs(if links == 10 { 40 } else { 15 }, 5) {
         let before = Instant::now();
@@ -174,7 +166,7 @@ impl Event {
     }
 }
 
-async fn events(bench: &Context, node: &Node, agent: &Agent, links: usize, devices: usize) -> Result<Vec<Row>> {
+async fn events(bench: &Bench, node: &Node, agent: &Agent, links: usize, devices: usize) -> Result<Vec<Row>> {
     let listener = Listener::start()?;
     let uplinks = [index_of("d0")?, index_of("d1")?];
     let mut times = EVENTS.map(|_| Samples::default());
@@ -243,7 +235,7 @@ fn memory(agent: &Agent, links: usize) -> Result<Vec<Row>> {
 }
 
 /// What the agent does while nothing happens.
-async fn rest(bench: &Context, agent: &Agent, links: usize) -> Result<Vec<Row>> {
+async fn rest(bench: &Bench, agent: &Agent, links: usize) -> Result<Vec<Row>> {
     let time = Duration::from_secs(bench.runs(60, 20) as u64);
     // threads that waited for more work end
     sleep(Duration::from_secs(11)).await;
@@ -259,9 +251,4 @@ async fn rest(bench: &Context, agent: &Agent, links: usize) -> Result<Vec<Row>> 
         Row::one(title("wake-ups"), "", sleeps as f64).budget(Budget::Most((time.as_secs() / 5 + 1) as f64)),
         Row::one(title("CPU"), "% of a core", (share * 1e3).round() / 1e3).budget(Budget::Most(0.02)),
     ])
-}
-
-/// Says what a program is when it is not there.
-pub(crate) fn is_there(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|done| done.status.success())
 }

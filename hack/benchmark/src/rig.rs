@@ -5,16 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use e2e::{Action, ContainerSpec, Kind, Node, PodSpec};
 use serde_json::json;
 
 use crate::{
     agent::RESOURCE,
+    bench::Bench,
     process::ms,
     row::{Budget, Row},
     samples::Samples,
-    sections::Context,
 };
 
 /// What the devices of containers have.
@@ -22,7 +22,7 @@ const CONFIGURE: &str = "ip address add 10.66.0.2/24 dev d0 && ip address add fd
     ip link set d0 up && ip route add 10.77.0.0/24 via 10.66.0.1 && ip route add fd77::/64 via fd66::1";
 
 /// Create and start through CRI with one device and without one, in turn, for runc and for crun.
-pub(crate) fn containers(bench: &Context) -> Result<Vec<Row>> {
+pub(crate) fn containers(bench: &Bench) -> Result<Vec<Row>> {
     let node = Node::start("bench");
     let hook = bench.programs.hook.to_string_lossy();
     node.run(["sh", "-c", &format!("ip link add d0 type ifb && {CONFIGURE}")]).text();
@@ -73,7 +73,7 @@ pub(crate) fn containers(bench: &Context) -> Result<Vec<Row>> {
 }
 
 /// The bare program on the node's device, timed inside the node.
-fn floor(bench: &Context, node: &Node) -> Result<Samples> {
+fn floor(bench: &Bench, node: &Node) -> Result<Samples> {
     let bare = bench.programs.bare_move.to_string_lossy();
     let more = "10.66.0.2/24 fd66::2/64 10.77.0.0/24=10.66.0.1 fd77::/64=fd66::1";
     let script = format!(
@@ -93,7 +93,7 @@ fn floor(bench: &Context, node: &Node) -> Result<Samples> {
 }
 
 /// The real kubelet is restarted; the Node is looked at ten times a second.
-pub(crate) fn kubelet(bench: &Context) -> Result<Vec<Row>> {
+pub(crate) fn kubelet(bench: &Bench) -> Result<Vec<Row>> {
     let node = Node::start_as("benchk", Kind::Cluster);
     node.run(["sh", "-c", "for n in 0 1 2 3; do ip link add d$n type ifb && ip link set d$n up; done"]).text();
     let program = |path: &std::path::Path| path.to_string_lossy().into_owned();

@@ -7,13 +7,12 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
     agent::Node,
+    bench::Bench,
     kernel::Kernel,
     listener::BareReader,
-    node::run,
-    process::ms,
+    process::{block_on, ms},
     row::{Budget, Row},
     samples::Samples,
-    sections::Context,
 };
 
 const ENDS: usize = 10_000;
@@ -22,10 +21,10 @@ const CROWD: u32 = 78;
 /// One of so many pairs is a device.
 const OFFERED: usize = 50;
 
-pub(crate) fn storm(bench: &Context) -> Result<Vec<Row>> {
+pub(crate) fn storm(bench: &Bench) -> Result<Vec<Row>> {
     let kernel = Kernel::open()?;
     kernel.add_ifbs((0..8).map(|number| format!("d{number}")))?;
-    run(async {
+    block_on(async {
         let node = Node::new()?;
         let agent = node.start_agent(bench, "^d")?;
         node.until_listed(8).await?;
