@@ -98,7 +98,7 @@ pub(crate) fn node(pools: Option<&str>) -> Node {
         Unreadable {
             path: "/run/netdevice/:.json".into(),
             device: None,
-            reason: "\":\" is no device id".into(),
+            reason: "invalid device id: \":\" does not encode an interface name".into(),
             place: Place::Records,
         },
         Unreadable {

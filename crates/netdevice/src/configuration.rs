@@ -12,7 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
     bytes::HardwareAddress,
-    name::{InterfaceName, SandboxInterfaceName},
+    name::InterfaceName,
+    sandbox_name::SandboxInterfaceName,
     state::{
         Address, Attribute, ROUTE_UNICAST, Route, SCOPE_LINK, SCOPE_UNIVERSE, TABLE_MAIN, address_flags,
         route_attribute,

@@ -12,6 +12,7 @@ pub mod cdi_spec;
 #[cfg(feature = "selection")]
 pub mod choice;
 pub mod configuration;
+pub mod encoded_name;
 pub mod exclusion;
 pub mod fixture;
 pub mod go_flags;
@@ -30,6 +31,7 @@ pub mod projection;
 pub mod record;
 pub mod resource;
 mod route_lifetime;
+pub mod sandbox_name;
 #[cfg(feature = "selection")]
 pub mod selector;
 pub mod snapshot;
@@ -44,7 +46,7 @@ pub use bytes::{HardwareAddress, KernelString};
 pub use configuration::SandboxConfiguration;
 pub use id::{DeviceId, DeviceIdError};
 pub use link::Link;
-pub use name::{InterfaceName, InterfaceNameError, SandboxInterfaceName};
+pub use name::{InterfaceName, InterfaceNameError};
 pub use owner::{Owner, Pod};
 #[cfg(feature = "selection")]
 pub use pool::{Pool, Pools};
@@ -52,5 +54,6 @@ pub use pool::{Pool, Pools};
 pub use projection::{Device, DeviceState, Projector, Refusal, View};
 pub use record::{Attachment, Ledger, Phase, Reservation};
 pub use resource::{ResourceName, ResourceNameError};
+pub use sandbox_name::SandboxInterfaceName;
 pub use snapshot::Snapshot;
 pub use state::LinkState;

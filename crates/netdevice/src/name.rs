@@ -2,10 +2,6 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-
-use crate::id::DeviceId;
-
 /// Longest interface name in bytes: `IFNAMSIZ` less its final NUL (`include/uapi/linux/if.h`).
 pub const MAX_NAME_LEN: usize = 15;
 
@@ -123,51 +119,6 @@ impl TryFrom<&str> for InterfaceName {
     }
 }
 
-/// A name that an interface may be given inside a sandbox, in JSON written like a device id: an [`InterfaceName`] that is no template and collides with
-/// nothing that each namespace has (`all` and `default` in `/proc/sys/net/ipv4/conf`, the link `lo`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SandboxInterfaceName(InterfaceName);
-
-impl SandboxInterfaceName {
-    /// The name as the kernel knows it.
-    pub fn as_interface_name(&self) -> &InterfaceName {
-        &self.0
-    }
-}
-
-impl TryFrom<InterfaceName> for SandboxInterfaceName {
-    type Error = InterfaceNameError;
-
-    fn try_from(name: InterfaceName) -> Result<Self, Self::Error> {
-        let reason = match name.as_bytes() {
-            b"all" | b"default" => "the kernel keeps settings under that name",
-            b"lo" => "it is the loopback interface",
-            bytes if bytes.contains(&b'%') => "the kernel reads % as a template",
-            _ => return Ok(Self(name)),
-        };
-        Err(InterfaceNameError::Reserved(name.to_string(), reason))
-    }
-}
-
-impl Serialize for SandboxInterfaceName {
-    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.serialize_str(DeviceId::from(&self.0).as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for SandboxInterfaceName {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let id: DeviceId = String::deserialize(from)?.parse().map_err(D::Error::custom)?;
-        Self::try_from(id.to_name()).map_err(D::Error::custom)
-    }
-}
-
-impl fmt::Display for SandboxInterfaceName {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,15 +144,6 @@ mod tests {
         for (name, message) in refused {
             assert_eq!(InterfaceName::new(name).unwrap_err().to_string(), message);
         }
-    }
-
-    #[test]
-    fn a_sandbox_name_is_no_template_and_collides_with_nothing() {
-        for name in ["all", "default", "lo", "x%d"] {
-            let name = InterfaceName::try_from(name).unwrap();
-            assert!(SandboxInterfaceName::try_from(name).is_err());
-        }
-        assert!(SandboxInterfaceName::try_from(InterfaceName::try_from("eth0").unwrap()).is_ok());
     }
 
     #[test]

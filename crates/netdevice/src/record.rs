@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     configuration::SandboxConfiguration,
+    encoded_name,
     id::DeviceId,
     json,
     name::InterfaceName,
     owner::{HolderV1, Owner},
     resource::ResourceName,
-    state::{LinkState, name_as_id},
+    state::LinkState,
 };
 
 /// Newest version of the form of records and reservations. A newer one is not read: it may mean something that we would get
@@ -61,8 +62,8 @@ pub struct SandboxPlace {
     pub seen_from: Viewpoint,
     /// Where the namespace was seen: `/proc/<pid>/ns/net`, `/run/netns/<name>`.
     pub paths: Vec<String>,
-    /// Name of the device inside when it was attached, written like a device id; a container may rename it.
-    #[serde(with = "name_as_id")]
+    /// Name of the device inside when it was attached, [encoded](encoded_name); a container may rename it.
+    #[serde(with = "encoded_name::json")]
     pub name: InterfaceName,
     /// `ifi_index` inside, chosen before the move; a container cannot change it.
     pub ifindex: u32,
@@ -71,8 +72,8 @@ pub struct SandboxPlace {
 /// What a device is to be on the host, decided and written down before it moves home.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HomePlace {
-    /// Its old name, or `nd<ifindex>` where that is taken; written like a device id.
-    #[serde(with = "name_as_id")]
+    /// Its old name, or `nd<ifindex>` where that is taken; [encoded](encoded_name).
+    #[serde(with = "encoded_name::json")]
     pub name: InterfaceName,
     /// Its old index, or another one where that is taken.
     pub ifindex: u32,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bytes::{HardwareAddress, KernelString, hex},
+    encoded_name,
     link::flags,
     name::InterfaceName,
 };
@@ -16,8 +17,8 @@ use crate::{
 /// A link with everything on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkState {
-    /// `IFLA_IFNAME`, written like a device id.
-    #[serde(with = "name_as_id")]
+    /// `IFLA_IFNAME`, [encoded](encoded_name).
+    #[serde(with = "encoded_name::json")]
     pub name: InterfaceName,
     /// `ifi_index`.
     pub index: u32,
@@ -59,7 +60,7 @@ pub struct LinkState {
     /// `IFLA_MASTER`.
     pub master: Option<u32>,
     /// Name of the master, written like a device id: its index may be another link's by the time that the device is back.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_name_as_id")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "encoded_name::optional_json")]
     pub master_name: Option<InterfaceName>,
     /// `IFLA_LINK`: the link below, in whichever namespace.
     pub parent: Option<u32>,
@@ -559,39 +560,5 @@ mod programs_as_numbers {
             link: numbers[2].cast_unsigned(),
         };
         Ok(Some(numbers.chunks_exact(3).map(program).collect()))
-    }
-}
-
-/// An interface name in JSON: text that leads back to any bytes.
-pub(crate) mod name_as_id {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    use crate::{id::DeviceId, name::InterfaceName};
-
-    pub(crate) fn serialize<S: Serializer>(name: &InterfaceName, out: S) -> Result<S::Ok, S::Error> {
-        out.serialize_str(DeviceId::from(name).as_str())
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<InterfaceName, D::Error> {
-        let id: DeviceId = String::deserialize(from)?.parse().map_err(D::Error::custom)?;
-        Ok(id.to_name())
-    }
-}
-
-mod optional_name_as_id {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::name_as_id;
-    use crate::name::InterfaceName;
-
-    #[derive(Serialize, Deserialize)]
-    struct Name(#[serde(with = "name_as_id")] InterfaceName);
-
-    pub(super) fn serialize<S: Serializer>(name: &Option<InterfaceName>, out: S) -> Result<S::Ok, S::Error> {
-        name.clone().map(Name).serialize(out)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<InterfaceName>, D::Error> {
-        Ok(Option::<Name>::deserialize(from)?.map(|Name(name)| name))
     }
 }

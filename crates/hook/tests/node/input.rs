@@ -117,7 +117,7 @@ fn records_that_nobody_can_follow_are_put_aside_and_their_device_is_refused_unti
             (text.clone(), "the record is of device dev1"),
             (own.replace("\"index\":", "\"index\":-"), "invalid value"),
             ("x".repeat(9 << 20), "more than"),
-            (own.replace("\"name\":\"dev0\"", "\"name\":\"a/b\""), "stands for no interface"),
+            (own.replace("\"name\":\"dev0\"", "\"name\":\"a/b\""), "does not encode an interface name"),
         ];
         let aside = host.state_dir().join("quarantine/dev0.1.json");
         for (text, words) in records {

@@ -8,7 +8,8 @@ use super::{DeviceRequest, Problem, Shown, Wanted};
 use crate::{
     bytes::HardwareAddress,
     configuration::{IpPrefix, IpPrefixError, MIN_IPV6_MTU, SandboxConfiguration, SandboxRoute},
-    name::{InterfaceName, InterfaceNameError, MAX_NAME_LEN, SandboxInterfaceName},
+    name::{InterfaceName, InterfaceNameError, MAX_NAME_LEN},
+    sandbox_name::SandboxInterfaceName,
 };
 
 /// Smallest MTU of IPv4 (RFC 791: every node takes 68 bytes).
