@@ -111,6 +111,7 @@ fn answer<T>(request: &Request<T>, metrics: &Metrics) -> Response<Full<Bytes>> {
 mod tests {
     use http_body_util::BodyExt;
     use netdevice::View;
+    use tokio::sync::watch;
 
     use super::*;
     use crate::problems::Kind;
@@ -127,7 +128,7 @@ mod tests {
     async fn readyz_has_the_reasons_one_a_line_and_warnings_beside_ok() {
         let metrics = Metrics::default();
         assert_eq!(ready(&metrics).await, (503, "the interfaces of the node have not been read yet\n".into()));
-        metrics.set_view(Arc::new(View::default()));
+        metrics.set_views(watch::channel(Arc::new(View::default())).1);
         assert_eq!(ready(&metrics).await, (200, "ok\n".into()));
         metrics.report(Kind::Descriptors, vec!["too few".into()]);
         assert_eq!(ready(&metrics).await, (200, "ok\nwarning: too few\n".into()));

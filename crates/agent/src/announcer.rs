@@ -10,12 +10,13 @@ use link::Announcement;
 use netdevice::{Attachment, DeviceId, InterfaceName, Ledger, Phase};
 use store::Records;
 use tokio::{
-    sync::watch,
     task::spawn_blocking,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+
+use crate::view::Part;
 
 /// How long after its arrival a device's addresses are announced again (`ANNOUNCE_INTERVAL` of RFC 5227 is two seconds,
 /// `RetransTimer` of RFC 4861 one).
@@ -42,24 +43,23 @@ struct Due {
 /// Announces what arrives from now on, until `shutdown`.
 pub(crate) async fn keep(
     records: Records,
-    mut ledgers: watch::Receiver<Arc<Ledger>>,
+    mut ledger: Part<Arc<Ledger>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    // what was there before was announced by the agent before
-    let mut known: Option<Arc<Ledger>> = None;
+    // an earlier agent announced what was attached before this one started
+    let mut known = ledger.now();
     let mut due: BTreeMap<DeviceId, Due> = BTreeMap::new();
     loop {
         let next = due.values().map(|due| due.at).min();
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            changed = ledgers.changed() => {
-                changed?;
-                let now = ledgers.borrow_and_update().clone();
-                for (device, arrival) in known.iter().flat_map(|before| arrivals(before, &now)) {
+            changed = ledger.changed() => {
+                let now = changed?;
+                for (device, arrival) in arrivals(&known, &now) {
                     let at = Instant::now() + PAUSE;
                     due.insert(device, Due { arrival, at, until: at + PATIENCE });
                 }
-                known = Some(now);
+                known = now;
             }
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                 let now = Instant::now();

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use device_plugin::Reservations;
 use inventory::Inventory;
-use netdevice::{InterfaceName, Ledger, View};
+use netdevice::InterfaceName;
 use store::Records;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -33,7 +33,8 @@ use crate::{
     metrics::Metrics,
     names, plugins,
     pools::PoolSource,
-    problems, reconciler, views,
+    problems, reconciler,
+    view::{self, Part, Views},
 };
 
 /// How long tasks may take to end once they are asked to.
@@ -56,9 +57,8 @@ struct Shared {
     events: Events,
     /// Receives the names of devices that have returned to the host.
     restored: mpsc::UnboundedSender<InterfaceName>,
-    /// What is offered; none until it is known.
-    views: watch::Receiver<Option<Arc<View>>>,
-    ledgers: watch::Receiver<Arc<Ledger>>,
+    /// What is offered and what is attached.
+    views: Views,
 }
 
 impl App {
@@ -80,16 +80,17 @@ impl App {
         metrics.set_inventory(inventory.stats());
 
         let (pools_sender, pools) = watch::channel(source.first()?);
-        let (view_sender, views) = watch::channel(None);
-        let (ledger_sender, ledgers) = watch::channel(Arc::default());
+        let inputs = view::Inputs { snapshots: inventory.subscribe(), pools, records: records.clone() };
+        let updater = view::Updater::open(inputs, metrics.clone(), events.clone());
+        let views = updater.subscribe();
+        metrics.set_views(views.clone());
         let (restored, restored_names) = mpsc::unbounded_channel();
-        let shared = Shared { records: records.clone(), metrics: metrics.clone(), events, restored, views, ledgers };
+        let shared = Shared { records: records.clone(), metrics: metrics.clone(), events, restored, views };
 
         // netdevctl shows what the agent offers, not what an injector selects
-        let effective = config.offer.as_ref().map(|_| records.clone());
+        let effective = config.offer.as_ref().map(|_| records);
         app.spawn(source.follow(pools_sender, effective, metrics.clone(), app.shutdown.clone()));
-        let inputs = views::Inputs { snapshots: inventory.subscribe(), pools, records };
-        app.keep_views(inputs, view_sender, ledger_sender, &shared);
+        app.spawn(updater.run(app.shutdown.clone()));
         app.return_devices(&inventory, restored_names, &config.pod_resources, &shared);
         if let Some(runtime) = config.runtime {
             app.inject(runtime, config.pod_resources, texts_sender, &shared);
@@ -139,18 +140,6 @@ impl App {
         events
     }
 
-    /// Keeps what is offered, from the interfaces, the pools and the records.
-    fn keep_views(
-        &mut self,
-        inputs: views::Inputs,
-        views: watch::Sender<Option<Arc<View>>>,
-        ledgers: watch::Sender<Arc<Ledger>>,
-        shared: &Shared,
-    ) {
-        let (metrics, events) = (shared.metrics.clone(), shared.events.clone());
-        self.spawn(views::keep(inputs, views::Outputs { views, ledgers, metrics, events }, self.shutdown.clone()));
-    }
-
     /// Returns devices to the host whose Pods have ended, under their names, and announces their addresses.
     fn return_devices(
         &mut self,
@@ -159,12 +148,11 @@ impl App {
         pod_resources: &Path,
         shared: &Shared,
     ) {
-        let Shared { records, metrics, events, ledgers, .. } = shared.clone();
-        let snapshots = inventory.subscribe();
-        self.spawn(names::keep(records.clone(), restored, snapshots, ledgers.clone(), self.shutdown.clone()));
-        self.spawn(announcer::keep(records.clone(), ledgers.clone(), self.shutdown.clone()));
+        let Shared { records, metrics, events, views, .. } = shared.clone();
+        self.spawn(names::keep(records.clone(), restored, views.clone(), self.shutdown.clone()));
+        self.spawn(announcer::keep(records.clone(), Part::ledger(views.clone()), self.shutdown.clone()));
         let namespaces_ended = inventory.subscribe_namespaces_ended();
-        let triggers = reconciler::Triggers { ledgers, namespaces_ended, pod_resources: pod_resources.to_owned() };
+        let triggers = reconciler::Triggers { views, namespaces_ended, pod_resources: pod_resources.to_owned() };
         let notifier = reconciler::Notifier { metrics, restored: shared.restored.clone(), events };
         self.spawn(reconciler::run(triggers, records, notifier, self.shutdown.clone()));
     }

@@ -14,13 +14,13 @@ use std::{
 };
 
 use device_plugin::Reservations;
-use netdevice::{DeviceId, View};
-use tokio::{sync::watch, task::spawn_blocking};
+use netdevice::DeviceId;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wake::Ticks;
 
-use crate::{metrics::Metrics, problems::Kind};
+use crate::{metrics::Metrics, problems::Kind, view::Views};
 
 /// How often this is checked while a device is allocated and not attached, and how long after Allocate for the first time.
 const CHECK: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ const TICKS: f64 = 100.0;
 /// Checks until `shutdown`.
 pub(crate) async fn watch(
     reservations: Arc<Reservations>,
-    views: watch::Receiver<Option<Arc<View>>>,
+    views: Views,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -44,7 +44,6 @@ pub(crate) async fn watch(
             () = ticks.next() => {}
         }
         let view = views.borrow().clone();
-        let Some(view) = view else { continue };
         reservations.end_attached(&view);
         let now = SystemTime::now();
         let wanted: Vec<Wanted> = reservations

@@ -1,7 +1,7 @@
 //! netdevice-agent: offers the node's network devices to Pods.
 //!
 //! The stages are types: [`Arguments`] are parsed, [`Config`] is valid, [`App`] has opened everything, and runs. Read
-//! [`App::build`] for the parts: the inventory follows the kernel, the views say what is offered, a plugin for each pool
+//! [`App::build`] for the parts: the inventory follows the kernel, the view says what is offered, a plugin for each pool
 //! serves the kubelet, the injector gives devices by annotation, the reconciler returns them, and the admin endpoint shows
 //! all of it.
 //!
@@ -29,7 +29,7 @@ mod problems;
 mod reconciler;
 #[cfg(test)]
 mod reference;
-mod views;
+mod view;
 
 use std::process::ExitCode;
 

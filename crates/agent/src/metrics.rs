@@ -15,7 +15,10 @@ use prometheus_client::{
 use store::journal::{Action, Outcome};
 use tokio::sync::{Notify, watch};
 
-use crate::problems::{Kind, Problem};
+use crate::{
+    problems::{Kind, Problem},
+    view::Views,
+};
 
 /// Everything that is counted.
 #[derive(Debug, Default)]
@@ -30,7 +33,7 @@ struct State {
     inventory: Option<Arc<inventory::Stats>>,
     plugins: BTreeMap<ResourceName, Arc<device_plugin::Stats>>,
     /// What is offered; none until it is known.
-    view: Option<Arc<View>>,
+    views: Option<Views>,
     hooks: BTreeMap<(&'static str, &'static str), u64>,
     reloads: BTreeMap<&'static str, u64>,
     repairs: BTreeMap<&'static str, u64>,
@@ -111,8 +114,9 @@ impl Metrics {
         self.with(|state| state.plugins.remove(resource));
     }
 
-    pub(crate) fn set_view(&self, view: Arc<View>) {
-        self.with(|state| state.view = Some(view));
+    /// Shows what is offered from here on.
+    pub(crate) fn set_views(&self, views: Views) {
+        self.with(|state| state.views = Some(views));
     }
 
     pub(crate) fn set_records(&self, records: usize, unreadable: usize, quarantined: usize) {
@@ -196,7 +200,7 @@ impl Metrics {
 
     /// Devices that are offered or attached.
     pub(crate) fn devices(&self) -> usize {
-        self.with(|state| state.view.as_ref().map_or(0, |view| view.devices().len()))
+        self.with(|state| state.views.as_ref().map_or(0, |views| views.borrow().devices().len()))
     }
 
     /// All that is wrong now, obstacles first; nothing when all is well.
@@ -219,7 +223,7 @@ impl Metrics {
 impl State {
     fn problems(&self) -> Vec<Problem> {
         let of = |kind| move |text| Problem { kind, text };
-        let view = self.view.is_none().then(|| "the interfaces of the node have not been read yet".to_owned());
+        let view = self.views.is_none().then(|| "the interfaces of the node have not been read yet".to_owned());
         let unregistered = self.plugins.iter().filter(|(_, stats)| !stats.is_registered()).map(|(resource, stats)| {
             let why = stats.last_error().map_or_else(String::new, |error| format!(": {error}"));
             format!("{resource} is not registered with the kubelet{why}")
@@ -249,7 +253,8 @@ impl State {
         registry.register("build", "The version that runs", build);
 
         let devices = Family::<ResourceState, Gauge>::default();
-        for ((resource, state), count) in self.view.as_deref().map(count_devices).unwrap_or_default() {
+        let view = self.views.as_ref().map(|views| views.borrow().clone());
+        for ((resource, state), count) in view.as_deref().map(count_devices).unwrap_or_default() {
             devices.get_or_create(&ResourceState { resource: resource.to_string(), state }).set(count);
         }
         registry.register(

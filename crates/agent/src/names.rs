@@ -3,20 +3,21 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use link::Restored;
-use netdevice::{InterfaceName, Ledger, Snapshot};
+use netdevice::{InterfaceName, Snapshot};
 use store::{Records, Waiting};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::spawn_blocking,
     time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+
+use crate::view::{Part, Views};
 
 /// How long after its return a device keeps its name whatever other programs do.
 const GUARD: Duration = Duration::from_secs(10);
@@ -35,27 +36,25 @@ const RETRY: Duration = Duration::from_secs(10);
 pub(crate) async fn keep(
     records: Records,
     restored: mpsc::UnboundedReceiver<InterfaceName>,
-    snapshots: watch::Receiver<Snapshot>,
-    ledgers: watch::Receiver<Arc<Ledger>>,
+    views: Views,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        result = guard(restored, snapshots.clone()) => result,
-        result = give_back(&records, snapshots, ledgers) => result,
+        result = guard(restored, Part::links(views.clone())) => result,
+        result = give_back(&records, views) => result,
     }
 }
 
 /// Gives devices their name as soon as it is free. A record ends when a device begins to wait, so that then the directory is
 /// read again.
-async fn give_back(
-    records: &Records,
-    mut snapshots: watch::Receiver<Snapshot>,
-    mut ledgers: watch::Receiver<Arc<Ledger>>,
-) -> anyhow::Result<()> {
+async fn give_back(records: &Records, views: Views) -> anyhow::Result<()> {
+    let (mut links, mut ledger) = (Part::links(views.clone()), Part::ledger(views.clone()));
     let mut retries: BTreeMap<InterfaceName, tokio::time::Instant> = BTreeMap::new();
     loop {
-        ledgers.mark_unchanged();
+        // what changes from here on leads to another round
+        links.now();
+        ledger.now();
         let waiting = records.waiting().unwrap_or_else(|error| {
             warn!("cannot read the devices that wait for their name: {error}");
             Vec::new()
@@ -63,8 +62,9 @@ async fn give_back(
         retries.retain(|present, _| waiting.iter().any(|waiting| waiting.present == *present));
         let now = tokio::time::Instant::now();
         let is_free = |waiting: &Waiting| {
-            let is_taken = snapshots.borrow().link_named(&waiting.device.to_name()).is_some();
-            !is_taken && !ledgers.borrow().contains_key(&waiting.device)
+            let view = views.borrow();
+            let is_taken = view.snapshot.link_named(&waiting.device.to_name()).is_some();
+            !is_taken && !view.ledger.contains_key(&waiting.device)
         };
         let count = waiting.len();
         for waiting in waiting.into_iter().filter(is_free) {
@@ -75,11 +75,8 @@ async fn give_back(
         }
         let retry = retries.values().copied().filter(|at| *at > now).min();
         tokio::select! {
-            changed = ledgers.changed() => changed?,
-            changed = snapshots.changed(), if count > 0 => {
-                changed?;
-                snapshots.mark_unchanged();
-            }
+            changed = ledger.changed() => drop(changed?),
+            changed = links.changed(), if count > 0 => drop(changed?),
             () = sleep_until(retry.unwrap_or(now)), if retry.is_some() => {}
         }
     }
@@ -100,10 +97,7 @@ async fn restore(records: &Records, waiting: Waiting) -> anyhow::Result<()> {
 }
 
 /// Gives devices that returned their names back, for a while.
-async fn guard(
-    mut restored: mpsc::UnboundedReceiver<InterfaceName>,
-    mut snapshots: watch::Receiver<Snapshot>,
-) -> anyhow::Result<()> {
+async fn guard(mut restored: mpsc::UnboundedReceiver<InterfaceName>, mut links: Part<Snapshot>) -> anyhow::Result<()> {
     let mut guarded: BTreeMap<InterfaceName, Guarded> = BTreeMap::new();
     loop {
         guarded.retain(|_, guard| guard.until > Instant::now());
@@ -113,13 +107,10 @@ async fn guard(
                 Some(name) => _ = guarded.insert(name, Guarded { index: None, until: Instant::now() + GUARD }),
                 None => return Ok(()),
             },
-            changed = snapshots.changed(), if !guarded.is_empty() => {
-                changed?;
-                snapshots.mark_unchanged();
-            }
+            changed = links.changed(), if !guarded.is_empty() => drop(changed?),
             () = sleep(left.unwrap_or_default()), if left.is_some() => continue,
         }
-        let snapshot = snapshots.borrow().clone();
+        let snapshot = links.now();
         for (name, guard) in &mut guarded {
             look(name, guard, &snapshot);
         }

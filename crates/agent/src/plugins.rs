@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use device_plugin::{Config, DevicePlugin, Error, Paths, RecordCheck, Reservations, Timing};
-use netdevice::{DeviceId, Refusal, ResourceName, View};
+use netdevice::{DeviceId, Refusal, ResourceName};
 use store::Records;
 use tokio::{
     sync::watch,
@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{hook_file, metrics::Metrics};
+use crate::{hook_file, metrics::Metrics, view::Views};
 
 /// Where plugins find what they work with.
 pub(crate) struct Places {
@@ -22,13 +22,13 @@ pub(crate) struct Places {
 
 /// What plugins offer, and what of it they allocated.
 pub(crate) struct Offered {
-    pub(crate) views: watch::Receiver<Option<Arc<View>>>,
+    pub(crate) views: Views,
     /// Nothing is offered without it.
     pub(crate) hook: watch::Receiver<hook_file::State>,
     pub(crate) reservations: Arc<Reservations>,
 }
 
-/// Runs the plugins that the views ask for, once there is a hook that can do what they promise.
+/// Runs the plugins that the view requires, once there is a hook that can do what they promise.
 pub(crate) async fn keep(
     places: Places,
     offered: Offered,
@@ -36,30 +36,26 @@ pub(crate) async fn keep(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let Offered { mut views, mut hook, reservations } = offered;
-    let first = tokio::select! {
+    tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        view = first_view(&mut views, &mut hook) => view?,
-    };
-    let (sender, receiver) = watch::channel(first);
+        installed = hook.wait_for(|state| *state == hook_file::State::Installed) => drop(installed?),
+    }
     let mut running: JoinSet<Result<(), Error>> = JoinSet::new();
     let mut resources: BTreeMap<ResourceName, Id> = BTreeMap::new();
     loop {
-        let wanted = device_plugin::resources(&sender.borrow());
+        let wanted = device_plugin::resources(&views.borrow_and_update());
         for resource in wanted {
             resources.entry(resource).or_insert_with_key(|resource| {
                 info!(%resource, "the device plugin starts");
-                let plugin = DevicePlugin::new(config(&places, resource, &reservations, &metrics), receiver.clone());
+                let plugin = DevicePlugin::new(config(&places, resource, &reservations, &metrics), views.clone());
                 metrics.add_plugin(resource.clone(), plugin.stats());
                 running.spawn(plugin.run(shutdown.clone())).id()
             });
         }
         tokio::select! {
             () = shutdown.cancelled() => break,
-            changed = views.changed() => {
-                changed?;
-                let view = views.borrow_and_update().clone();
-                sender.send_if_modified(|now| view.is_some_and(|view| { *now = view; true }));
-            }
+            // the agent ends
+            changed = views.changed() => if changed.is_err() { break },
             Some(ended) = running.join_next_with_id(), if !running.is_empty() => {
                 let (id, result) = ended?;
                 result?;
@@ -78,16 +74,6 @@ pub(crate) async fn keep(
         ended??;
     }
     Ok(())
-}
-
-/// The first complete view, when the hook is in place.
-async fn first_view(
-    views: &mut watch::Receiver<Option<Arc<View>>>,
-    hook: &mut watch::Receiver<hook_file::State>,
-) -> anyhow::Result<Arc<View>> {
-    hook.wait_for(|state| *state == hook_file::State::Installed).await?;
-    let view = views.wait_for(Option::is_some).await?.clone();
-    view.ok_or_else(|| anyhow::anyhow!("a view was waited for"))
 }
 
 fn config(places: &Places, resource: &ResourceName, reservations: &Arc<Reservations>, metrics: &Metrics) -> Config {

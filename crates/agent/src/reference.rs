@@ -39,7 +39,7 @@ fn the_reference_has_every_metric_and_no_other() {
     metrics.add_plugin(ResourceName::default(), Arc::default());
     let mut view = View::default();
     view.pools = Arc::new(Pools::by_name("dummy".parse().unwrap()));
-    metrics.set_view(Arc::new(view));
+    metrics.set_views(tokio::sync::watch::channel(Arc::new(view)).1);
     // a counter of the text ends with _total, an info with _info: TYPE names them without
     let text = metrics.text();
     let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).filter_map(|line| line.split_once(' '));

@@ -19,7 +19,7 @@ use std::{
 };
 
 use kubelet::PodResources;
-use netdevice::{InterfaceName, Pod, View, annotation, choice::Allocated};
+use netdevice::{InterfaceName, Pod, annotation, choice::Allocated};
 use nri::{Container, Plugin, PodSandbox, Refusal, Runtime};
 use store::Records;
 use tokio::{
@@ -30,10 +30,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
+use wake::Ticks;
 
 use crate::{
     events::{Events, Happening},
     metrics::Metrics,
+    view::{Part, Views},
 };
 use known::{Connection, Known};
 use sandbox::{Order, Provided, Released, Site, pod};
@@ -46,6 +48,8 @@ const UNHURRIED: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long the kubelet has to say which devices it gave away.
 const KUBELET: Duration = Duration::from_millis(500);
+/// How often sandboxes without devices are forgotten, whatever happens.
+const FORGET: Duration = Duration::from_secs(30);
 /// How many sandboxes of a runtime's list are worked on at a time. Requests do not wait for them.
 const LISTED_AT_A_TIME: usize = 4;
 
@@ -53,7 +57,7 @@ const LISTED_AT_A_TIME: usize = 4;
 pub(crate) struct Config {
     pub(crate) records: Records,
     /// What is offered, and where it is.
-    pub(crate) views: watch::Receiver<Option<Arc<View>>>,
+    pub(crate) views: Views,
     /// Whom to ask which devices the kubelet gave away.
     pub(crate) pod_resources: PathBuf,
     pub(crate) metrics: Arc<Metrics>,
@@ -106,10 +110,15 @@ impl Injector {
     pub(crate) fn keep(&self, shutdown: CancellationToken) -> impl Future<Output = ()> + use<> {
         let inner = self.0.clone();
         async move {
-            let mut views = inner.config.views.clone();
-            while let Some(Ok(())) = shutdown.run_until_cancelled(views.changed()).await {
-                let view = views.borrow_and_update().clone();
-                view.iter().for_each(|view| inner.sandboxes.forget_ended(&view.ledger));
+            let (mut ledger, ticks) = (Part::ledger(inner.config.views.clone()), Ticks::every(FORGET));
+            loop {
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    changed = ledger.changed() => if changed.is_err() { break },
+                    // work that was under way at that change has ended since
+                    () = ticks.next() => {}
+                }
+                inner.sandboxes.forget_ended(&ledger.now());
             }
             inner.jobs.close();
             inner.jobs.wait().await;

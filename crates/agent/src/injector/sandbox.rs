@@ -14,22 +14,20 @@ use link::{
     AttachAllError, AttachRequest, Detached, Homecoming, ReserveError, Reserved, RouteSocket, attach_all, detach_all,
 };
 use netdevice::{
-    DeviceId, DeviceRequest, InterfaceName, Owner, Pod, View,
+    DeviceId, DeviceRequest, InterfaceName, Owner, Pod,
     annotation::{self, AnnotationError},
     choice::{Allocated, Choice, ChoiceError, Demand, choose},
     owner::Request,
 };
 use nri::{PodSandbox, Refusal};
 use store::{Namespace, Records};
-use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::{Annotation, Reason, told, work::Work};
+use crate::view::Views;
 
 /// How long news of the kernel may take to come to us.
 const NEWS: Duration = Duration::from_millis(500);
-/// How long the first reading of the node's interfaces is waited for.
-const FIRST_READING: Duration = Duration::from_secs(5);
 /// How often somebody who waits looks again.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -56,8 +54,6 @@ pub(super) enum ProvideError {
     NoNamespace,
     #[error("cannot open the network namespace {path}: {source}")]
     Namespace { path: String, source: io::Error },
-    #[error("the node's interfaces are not read yet: try again in a moment")]
-    NotReady,
     #[error("another injector of this node did not finish in time: try again in a moment")]
     Busy,
     #[error("the pod is being stopped")]
@@ -102,7 +98,7 @@ pub(super) enum Provided {
 #[derive(Clone)]
 pub(super) struct Site {
     pub(super) records: Records,
-    pub(super) views: watch::Receiver<Option<Arc<View>>>,
+    pub(super) views: Views,
 }
 
 impl Site {
@@ -175,11 +171,6 @@ impl Site {
             }
             let gate = self.records.lock_choice(order.limit)?.ok_or(ProvideError::Busy)?;
             let view = self.views.borrow().clone();
-            let Some(view) = view else {
-                drop(gate);
-                wait_or(order, ProvideError::NotReady, order.limit.min(began + FIRST_READING))?;
-                continue;
-            };
             let (ledger, _) = self.records.list()?;
             let reserved = self.records.reserved_from(owner)?;
             let demand = Demand {
@@ -443,7 +434,7 @@ mod tests {
     #[test]
     fn a_listed_sandbox_that_has_ended_is_skipped_whatever_its_annotation_says() {
         let folder = tempfile::tempdir().unwrap();
-        let (_sender, views) = watch::channel(None);
+        let (_sender, views) = tokio::sync::watch::channel(Arc::default());
         let site = Site { records: Records::new(folder.path()), views };
         let mut ended = order(Some("/run/netns/none"), None, false, Reason::List);
         ended.annotation.text = "nonsense".into();

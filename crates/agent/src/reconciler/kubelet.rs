@@ -4,13 +4,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
     time::Duration,
 };
 
 use kubelet::PodResources;
-use netdevice::{DeviceId, Ledger, Owner, Pod};
+use netdevice::{DeviceId, Owner, Pod};
 use tokio::{sync::watch, time::sleep};
+
+use crate::view::Views;
 
 /// How often the kubelet is asked while a device is attached.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -24,18 +25,18 @@ pub(super) type Gone = BTreeMap<DeviceId, Owner>;
 /// Asks the kubelet, and publishes the devices of Pods that are gone.
 pub(super) struct Kubelet {
     pod_resources: PodResources,
-    ledgers: watch::Receiver<Arc<Ledger>>,
+    views: Views,
     absences: BTreeMap<DeviceId, (Owner, u32)>,
 }
 
 impl Kubelet {
-    pub(super) fn new(socket: PathBuf, ledgers: watch::Receiver<Arc<Ledger>>) -> Self {
-        Self { pod_resources: PodResources::new(socket), ledgers, absences: BTreeMap::new() }
+    pub(super) fn new(socket: PathBuf, views: Views) -> Self {
+        Self { pod_resources: PodResources::new(socket), views, absences: BTreeMap::new() }
     }
 
     pub(super) async fn run(mut self, gone: watch::Sender<Gone>) -> anyhow::Result<()> {
         loop {
-            self.ledgers.wait_for(|ledger| !ledger.is_empty()).await?;
+            self.views.wait_for(|view| !view.ledger.is_empty()).await?;
             sleep(INTERVAL).await;
             // no answer counts for nothing
             let Ok(Some(known)) = self.pod_resources.list().await else { continue };
@@ -50,7 +51,7 @@ impl Kubelet {
 
     /// Takes an answer, and returns the devices of Pods that are gone. An answer without any Pod counts for nothing.
     fn hear(&mut self, known: &BTreeSet<(String, String)>) -> Gone {
-        let ledger = self.ledgers.borrow().clone();
+        let ledger = self.views.borrow().ledger.clone();
         self.absences.retain(|device, (owner, _)| ledger.get(device).is_some_and(|record| record.owner == *owner));
         if !known.is_empty() {
             for (device, record) in ledger.iter() {

@@ -31,7 +31,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::descriptors;
+use crate::{
+    descriptors,
+    view::{Part, Views},
+};
 use kubelet::{Gone, Kubelet};
 use mount_changes::MountChanges;
 pub(crate) use notifier::Notifier;
@@ -58,8 +61,8 @@ const DESCRIPTOR_RESERVE: usize = 96;
 
 /// What says that something may be due.
 pub(crate) struct Triggers {
-    /// The records.
-    pub(crate) ledgers: watch::Receiver<Arc<Ledger>>,
+    /// The view, for its records.
+    pub(crate) views: Views,
     /// A namespace has ended.
     pub(crate) namespaces_ended: watch::Receiver<u64>,
     /// The kubelet's PodResources socket.
@@ -73,14 +76,14 @@ pub(crate) async fn run(
     notifier: Notifier,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Triggers { ledgers, namespaces_ended, pod_resources } = triggers;
+    let Triggers { views, namespaces_ended, pod_resources } = triggers;
     let (sender, gone) = watch::channel(Gone::new());
-    let kubelet = Kubelet::new(pod_resources, ledgers.clone());
+    let kubelet = Kubelet::new(pod_resources, views.clone());
     let reconciler = Reconciler::new(records, notifier);
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         result = kubelet.run(sender) => result,
-        result = reconciler.follow(ledgers, namespaces_ended, gone) => result,
+        result = reconciler.follow(Part::ledger(views), namespaces_ended, gone) => result,
     }
 }
 
@@ -153,21 +156,18 @@ impl Reconciler {
 
     async fn follow(
         mut self,
-        mut ledgers: watch::Receiver<Arc<Ledger>>,
+        mut ledger: Part<Arc<Ledger>>,
         mut namespaces_ended: watch::Receiver<u64>,
         mut gone: watch::Receiver<Gone>,
     ) -> anyhow::Result<()> {
         self.all_at = Some(Instant::now());
-        self.set_ledger(ledgers.borrow_and_update().clone());
+        self.set_ledger(ledger.now());
         loop {
             self.look().await?;
             self.start();
             let next = self.next_time();
             tokio::select! {
-                changed = ledgers.changed() => {
-                    changed?;
-                    self.set_ledger(ledgers.borrow_and_update().clone());
-                }
+                changed = ledger.changed() => self.set_ledger(changed?),
                 changed = gone.changed() => {
                     changed?;
                     self.gone = gone.borrow_and_update().clone();
