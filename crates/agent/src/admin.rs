@@ -114,7 +114,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::problems::Kind;
+    use crate::problem::Kind;
 
     async fn ready(metrics: &Metrics) -> (u16, String) {
         let request = Request::get("/readyz").body(()).unwrap();

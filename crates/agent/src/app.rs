@@ -33,8 +33,9 @@ use crate::{
     metrics::Metrics,
     names, plugins,
     pools::PoolSource,
-    problems, reconciler,
-    view::{self, Part, Views},
+    problem, problem_file, reconciler,
+    view::{Part, Views},
+    view_update,
 };
 
 /// How long tasks may take to end once they are asked to.
@@ -80,8 +81,8 @@ impl App {
         metrics.set_inventory(inventory.stats());
 
         let (pools_sender, pools) = watch::channel(source.first()?);
-        let inputs = view::Inputs { snapshots: inventory.subscribe(), pools, records: records.clone() };
-        let updater = view::Updater::open(inputs, metrics.clone(), events.clone());
+        let inputs = view_update::Inputs { snapshots: inventory.subscribe(), pools, records: records.clone() };
+        let updater = view_update::Updater::open(inputs, metrics.clone(), events.clone());
         let views = updater.subscribe();
         metrics.set_views(views.clone());
         let (restored, restored_names) = mpsc::unbounded_channel();
@@ -185,7 +186,7 @@ impl App {
         let reservations = Arc::<Reservations>::default();
         let (hook_sender, hook) = watch::channel(hook_file::State::Missing);
         let shutdown = self.shutdown.clone();
-        self.spawn(problems::keep(records.clone(), metrics.clone(), shutdown.clone()));
+        self.spawn(problem_file::keep(records.clone(), metrics.clone(), shutdown.clone()));
         self.spawn(hook_file::keep(hook_source, paths.hook.clone(), hook_sender, metrics.clone(), shutdown.clone()));
         let offered = plugins::Offered { views: views.clone(), hook, reservations: reservations.clone() };
         let places = plugins::Places { paths, records: records.clone() };
@@ -204,7 +205,7 @@ fn open_records(config: &Config, metrics: &Metrics) -> Records {
             "a virtual device that a Pod has by annotation is lost if the Pod ends while this agent is down";
         let line = format!("cannot mount in the mount namespace of PID 1: {obstacle}; {consequence}");
         warn!("{line}");
-        metrics.report(problems::Kind::Pins, vec![line]);
+        metrics.report(problem::Kind::Pins, vec![line]);
     }
     records
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use wake::{Backoff, Ticks};
 
-use crate::{metrics::Metrics, problems::Kind};
+use crate::{metrics::Metrics, problem::Kind};
 
 /// Whether the hook is on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

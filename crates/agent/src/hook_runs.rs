@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wake::Ticks;
 
-use crate::{metrics::Metrics, problems::Kind, view::Views};
+use crate::{metrics::Metrics, problem::Kind, view::Views};
 
 /// How often this is checked while a device is allocated and not attached, and how long after Allocate for the first time.
 const CHECK: Duration = Duration::from_secs(10);

@@ -25,11 +25,13 @@ mod metrics;
 mod names;
 mod plugins;
 mod pools;
-mod problems;
+mod problem;
+mod problem_file;
 mod reconciler;
 #[cfg(test)]
 mod reference;
 mod view;
+mod view_update;
 
 use std::process::ExitCode;
 

@@ -16,7 +16,7 @@ use store::journal::{Action, Outcome};
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    problems::{Kind, Problem},
+    problem::{Kind, Problem},
     view::Views,
 };
 

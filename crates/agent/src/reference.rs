@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use clap::CommandFactory;
 use netdevice::{Pools, ResourceName, View};
 
-use crate::{arguments::Arguments, metrics::Metrics, problems::Kind};
+use crate::{arguments::Arguments, metrics::Metrics, problem::Kind};
 
 const REFERENCE: &str = include_str!("../../../docs/reference.md");
 

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use crate::{
     preference::PreferenceError,
-    service::{Published, Shared},
+    shared::{Published, Shared},
 };
 
 /// Why devices are not allocated.

@@ -24,12 +24,14 @@ mod recovery;
 mod registrar;
 mod reservations;
 mod service;
+mod shared;
 mod socket;
 mod stats;
 
 pub use config::{Config, Paths, RecordCheck, Timing};
 pub use error::Error;
-pub use plugin::{DevicePlugin, resources};
+pub use offer::resources;
+pub use plugin::DevicePlugin;
 pub use reservations::Reservations;
 pub use socket::SOCKET_PREFIX;
 pub use stats::{CdiReport, Stats};

@@ -10,6 +10,14 @@ use netdevice::{Device, DeviceId, ResourceName, View};
 use prost::{Message, bytes::Bytes};
 use proto::deviceplugin as wire;
 
+/// The resources that need a plugin: those of the pools, and those of devices that Pods still have from a pool that was
+/// removed.
+pub fn resources(view: &View) -> BTreeSet<ResourceName> {
+    let pools = view.pools.iter().map(|pool| &pool.resource);
+    let held = view.ledger.keys().filter_map(|id| view.devices().get(id)).map(|device| &device.resource);
+    pools.chain(held).cloned().collect()
+}
+
 /// What differs between two views, for one pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {

@@ -1,8 +1,8 @@
 //! The plugin of one pool: its parts and their owner.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
-use netdevice::{ResourceName, View, cdi};
+use netdevice::{View, cdi};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -14,18 +14,10 @@ use crate::{
     publisher::Publisher,
     recovery::Recovery,
     registrar::Registrar,
-    service::Shared,
+    shared::Shared,
     socket::remove_stale,
     stats::Stats,
 };
-
-/// The resources that need a plugin: those of the pools, and those of devices that Pods still have from a pool that was
-/// removed.
-pub fn resources(view: &View) -> BTreeSet<ResourceName> {
-    let pools = view.pools.iter().map(|pool| &pool.resource);
-    let held = view.ledger.keys().filter_map(|id| view.devices().get(id)).map(|device| &device.resource);
-    pools.chain(held).cloned().collect()
-}
 
 /// The device plugin of one pool.
 #[derive(Debug)]

@@ -20,9 +20,8 @@ use crate::{
     config::Config,
     conflicts::{Conflicts, Scanner},
     error::Error,
-    offer::{Change, Offer},
-    plugin::resources,
-    service::{Published, Shared},
+    offer::{Change, Offer, resources},
+    shared::{Published, Shared},
     stats::{CdiReport, FailureLog, Stats},
 };
 

@@ -9,7 +9,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use wake::FileIdentity;
 
-use crate::{config::Config, error::Error, service::Shared, stats::FailureLog};
+use crate::{config::Config, error::Error, shared::Shared, stats::FailureLog};
 
 /// How long after the start the kubelet is asked for what an earlier instance allocated, if it names no Pod at all.
 const RECOVERY: Duration = Duration::from_secs(60);

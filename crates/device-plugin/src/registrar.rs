@@ -22,7 +22,8 @@ use crate::{
     config::Config,
     error::Error,
     offer::List,
-    service::{Published, Service, Shared, Streams},
+    service::{Service, Streams},
+    shared::{Published, Shared},
     socket,
     stats::FailureLog,
 };

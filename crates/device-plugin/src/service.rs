@@ -1,56 +1,27 @@
 //! The gRPC service that the kubelet calls. It answers from what the rest of the plugin published.
 
 use std::{
-    collections::BTreeSet,
-    path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use netdevice::{DeviceId, ResourceName, View};
+use netdevice::{DeviceId, View};
 use proto::deviceplugin::{self as wire, device_plugin_server::DevicePlugin};
 use tokio::{sync::watch, time};
 use tokio_stream::{Stream, wrappers::WatchStream};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    allocated::AllocatedDevices,
     allocation::{self, AllocationError},
-    config::RecordCheck,
-    conflicts::Conflicts,
     offer::List,
     preference::{Candidate, Use, prefer},
-    reservations::Reservations,
-    stats::Stats,
+    shared::Shared,
 };
 
 /// How often the disk is read while Allocate waits for a device: the view does not show a record that came and went.
 const CHECK: Duration = Duration::from_millis(20);
-
-/// What the kubelet is to get: the list, and the CDI names that resolve.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Published {
-    pub(crate) list: List,
-    pub(crate) written: Arc<BTreeSet<DeviceId>>,
-    /// Conflicts with CDI files of others.
-    pub(crate) conflicts: Arc<Conflicts>,
-}
-
-/// What the parts of a plugin share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) resource: ResourceName,
-    pub(crate) cdi_file: PathBuf,
-    pub(crate) held_grace: Duration,
-    pub(crate) record_check: RecordCheck,
-    pub(crate) reservations: Arc<Reservations>,
-    pub(crate) stats: Arc<Stats>,
-    /// None until the CDI file was checked once.
-    pub(crate) published: watch::Sender<Option<Published>>,
-    pub(crate) allocated: watch::Sender<AllocatedDevices>,
-}
 
 /// The streams of one registration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,12 +8,10 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-use super::error::{ConnectError, SendError};
-
-/// Where the certificates are that the API server's is signed with.
-pub(super) const CERTIFICATES: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
-/// Where the token of the Pod's service account is. The kubelet replaces it before it expires.
-pub(super) const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+use super::{
+    container::CERTIFICATES,
+    error::{ConnectError, SendError},
+};
 
 /// The header that a token is sent in; read anew each time.
 pub(super) fn bearer(token: &Path) -> Result<HeaderValue, SendError> {

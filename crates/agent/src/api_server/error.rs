@@ -7,10 +7,8 @@ use rustls::pki_types::{InvalidDnsNameError, pem};
 use tokio::time::error::Elapsed;
 
 use super::{
-    HOST, PORT,
-    credentials::CERTIFICATES,
-    pool::TIMEOUT,
-    response::{MAX_ANSWER, MAX_OBJECT, WATCH_TIMEOUT},
+    container::{CERTIFICATES, HOST, PORT},
+    limits::{MAX_ANSWER, MAX_OBJECT, TIMEOUT, WATCH_TIMEOUT},
 };
 
 /// Why there is no client.

@@ -5,8 +5,11 @@
 //! save a request whose token was replaced meanwhile: the pause after a failure is for the caller to decide.
 
 mod connection;
+mod container;
 mod credentials;
 mod error;
+mod idle;
+mod limits;
 mod pool;
 mod response;
 #[cfg(test)]
@@ -26,13 +29,9 @@ use tokio_rustls::TlsConnector;
 use tower::service_fn;
 
 use connection::{Security, Server};
-use credentials::TOKEN;
+use container::{HOST, PORT, TOKEN};
 pub(crate) use error::ConnectError;
 use pool::Pool;
-
-/// Where the API server is, in the environment of each container.
-const HOST: &str = "KUBERNETES_SERVICE_HOST";
-const PORT: &str = "KUBERNETES_SERVICE_PORT";
 
 /// The API server of the cluster.
 ///

@@ -1,9 +1,6 @@
 //! Connections that are used again. A request has one for itself until its answer ends: a watch for minutes.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use hyper::{
     Request, Response, StatusCode,
@@ -21,26 +18,24 @@ use super::{
     connection::{Connection, Server},
     credentials::bearer,
     error::SendError,
+    idle::Idle,
+    limits::TIMEOUT,
     response::{Answer, Bounds, Exchange},
 };
 
-/// How long one request may take, from the wait for a connection to the end of the answer; of a watch, to its beginning.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// How many requests may be sent at a time, watches included. More of them wait.
 const MAX_CONNECTIONS: usize = 8;
-/// How many connections are kept open without a request.
-const MAX_IDLE: usize = 2;
 
 /// All connections of this process to the API server.
 pub(super) struct Pool {
     server: Server,
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Arc<Idle>,
 }
 
 impl Pool {
     pub(super) fn new(server: Server) -> Arc<Self> {
-        Arc::new(Self { server, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)), idle: Mutex::default() })
+        Arc::new(Self { server, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)), idle: Arc::default() })
     }
 
     /// The answer to a request. Its body is read as it comes.
@@ -81,31 +76,15 @@ impl Pool {
         let (permit, connection, response) = timeout_at(deadline, exchange).await.map_err(SendError::Timeout)??;
         let is_watch = head.uri.query().is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
         let bounds = if is_watch { Bounds::watch() } else { Bounds::until(deadline) };
-        let exchange = Exchange { connection, pool: self, _permit: permit };
+        let exchange = Exchange { connection, idle: self.idle.clone(), _permit: permit };
         Ok(response.map(|body| Answer::new(body, exchange, bounds)))
     }
 
     /// One that is open already, or a new one.
     async fn connection(&self) -> Result<Connection, SendError> {
-        loop {
-            // no lock is held while it is checked
-            let idle = self.idle().pop();
-            let Some(connection) = idle else { return self.server.connect().await };
-            if let Some(open) = connection.if_open().await {
-                return Ok(open);
-            }
+        match self.idle.take().await {
+            Some(connection) => Ok(connection),
+            None => self.server.connect().await,
         }
-    }
-
-    /// Takes a connection back whose answer was read to its end.
-    pub(super) fn give_back(&self, connection: Connection) {
-        let mut idle = self.idle();
-        if idle.len() < MAX_IDLE {
-            idle.push(connection);
-        }
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

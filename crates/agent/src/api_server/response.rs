@@ -4,7 +4,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use hyper::body::{Body, Bytes, Frame, Incoming};
@@ -13,14 +12,12 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{connection::Connection, error::ReceiveError, pool::Pool};
-
-/// Longest answer in bytes, save that of a watch.
-pub(super) const MAX_ANSWER: usize = 8 << 20;
-/// Longest object in a watch, in bytes: etcd takes 1.5 MiB.
-pub(super) const MAX_OBJECT: usize = 2 << 20;
-/// How long a watch may last: kube asks the API server to end it after less than 295 s.
-pub(super) const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
+use super::{
+    connection::Connection,
+    error::ReceiveError,
+    idle::Idle,
+    limits::{MAX_ANSWER, MAX_OBJECT, WATCH_TIMEOUT},
+};
 
 /// The body of an answer.
 pub(super) struct Answer {
@@ -34,7 +31,8 @@ pub(super) struct Answer {
 /// What the answer needs until its end.
 pub(super) struct Exchange {
     pub(super) connection: Connection,
-    pub(super) pool: Arc<Pool>,
+    /// Where the connection is kept then.
+    pub(super) idle: Arc<Idle>,
     pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -103,8 +101,8 @@ impl Answer {
 
     /// The answer is complete: its connection is for others.
     fn end(&mut self) {
-        if let Some(Exchange { connection, pool, .. }) = self.exchange.take().filter(|it| it.connection.is_open()) {
-            pool.give_back(connection);
+        if let Some(Exchange { connection, idle, .. }) = self.exchange.take().filter(|it| it.connection.is_open()) {
+            idle.put(connection);
         }
     }
 

@@ -14,7 +14,7 @@ use tokio_stream::StreamExt;
 
 use super::{
     ApiServer,
-    response::{MAX_ANSWER, MAX_OBJECT},
+    limits::{MAX_ANSWER, MAX_OBJECT},
     stand_in::{Reply, StandIn},
 };
 

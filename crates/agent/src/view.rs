@@ -1,11 +1,13 @@
-//! One part of the view, followed without the rest of it.
+//! The view: what is offered and what is attached. One task updates it (`view_update/`); every other part of the agent
+//! follows it, whole ([`Views`]) or by the part that it needs ([`Part`]).
 
 use std::sync::Arc;
 
 use netdevice::{Ledger, Snapshot, View};
 use tokio::sync::watch;
 
-use super::Views;
+/// The view as it is now, and its changes. It is complete from the beginning.
+pub(crate) type Views = watch::Receiver<Arc<View>>;
 
 /// A value that is shared, not copied, so that two of them are compared by their pointers.
 pub(crate) trait Shared: Clone {

@@ -1,11 +1,8 @@
-//! The view: what is offered and what is attached, from the interfaces, the pools and the records.
-//!
-//! One task updates it. Every other part of the agent follows it, whole ([`Views`]) or by the part that it needs ([`Part`]).
+//! Updates the view, from the interfaces, the pools and the records.
 
 mod ledger_reader;
 mod node_address_file;
 mod offer_log;
-mod part;
 mod returning;
 mod unreadable;
 
@@ -20,14 +17,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{directory::Directory, events::Events, metrics::Metrics};
+use crate::{directory::Directory, events::Events, metrics::Metrics, view::Views};
 use ledger_reader::LedgerReader;
 use node_address_file::NodeAddressFile;
 use offer_log::{log_changes, log_selection};
-pub(crate) use part::Part;
-
-/// The view as it is now, and its changes. It is complete from the beginning.
-pub(crate) type Views = watch::Receiver<Arc<View>>;
 
 /// How long after a failure the records are read, or the node's addresses written, again.
 const RETRY: Duration = Duration::from_secs(5);
