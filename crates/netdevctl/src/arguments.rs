@@ -17,20 +17,20 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Lists devices
     #[command(after_help = STATES)]
-    Ls(List),
-    /// Says rule by rule why a device is or is not offered
+    Ls(ListArguments),
+    /// Explains, rule by rule, why a device is or is not offered
     Explain {
         /// A device id, or the name or an alternative name of an interface
         device: String,
         #[command(flatten)]
-        node: Node,
+        node: NodeArguments,
     },
-    /// Works on configuration files
+    /// Checks configuration files
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Prints the completion script of a shell
+    /// Prints the completion script for a shell
     Completion {
         /// The shell
         shell: clap_complete::Shell,
@@ -48,36 +48,39 @@ pub(crate) enum ConfigCommand {
 
 const STATES: &str = "\
 States:
-  offered     on the host, to be had
-  unhealthy   on the host, and not healthy by the rule of its pool
-  attaching   on its way into a Pod
-  attached    in a Pod
-  detaching   on its way home
-  orphaned    attached, and the Pod's namespace is gone
-  unreadable  its record cannot be read
+  offered      on the host, and free
+  reserved     on the host, and reserved for a Pod or a claim; not attached yet
+  unhealthy    on the host, and not healthy by the rule of its pool
+  attaching    moving into a Pod
+  attached     in a Pod
+  detaching    moving to the host
+  orphaned     attached, but its container or the Pod's network namespace is gone
+  renamed      on the host under another name, until its own name is free
+  unreadable   its record cannot be read
+  quarantined  its record cannot be used: an administrator must decide
 With --all, or if no pools are known:
-  excluded    never offered
-  unselected  of no pool
+  excluded     never offered
+  unselected   selected by no pool
 With --watch:
-  gone        not there any more";
+  gone         no longer there";
 
 #[derive(Debug, Args)]
-pub(crate) struct List {
-    /// Form of the output
-    #[arg(short, long, value_name = "FORM", default_value = "table")]
-    pub(crate) output: Form,
-    /// Lists, then shows each device again when it changes
+pub(crate) struct ListArguments {
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+    /// Lists the devices, then shows a device again each time it changes
     #[arg(long)]
     pub(crate) watch: bool,
-    /// Lists interfaces that are not offered, too
+    /// Also lists interfaces that are not offered
     #[arg(long)]
     pub(crate) all: bool,
     #[command(flatten)]
-    pub(crate) node: Node,
+    pub(crate) node: NodeArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
+pub(crate) enum Format {
     /// Columns
     Table,
     /// More columns
@@ -88,16 +91,16 @@ pub(crate) enum Form {
     Yaml,
 }
 
-/// Where to look, and by which pools.
+/// The directories to read, and the pools to apply.
 #[derive(Debug, Args)]
-pub(crate) struct Node {
-    /// Pool of all interfaces whose name has a match of this regular expression, as for the agent
+pub(crate) struct NodeArguments {
+    /// One pool of all interfaces whose name matches this regular expression, as for the agent
     #[arg(long, value_name = "REGEX", conflicts_with = "config")]
     pub(crate) interfaces: Option<Pattern>,
-    /// File that names the pools, as for the agent; without this and -interfaces, the agent's own configuration
+    /// File that defines the pools, as for the agent. Without it and -interfaces: the pools that the agent uses
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Folder of the records
+    /// Directory of the records
     #[arg(long, value_name = "DIR", default_value = store::DEFAULT_STATE_DIR)]
     pub(crate) state_dir: PathBuf,
     /// Where sysfs is mounted
@@ -105,7 +108,7 @@ pub(crate) struct Node {
     pub(crate) sysfs: PathBuf,
 }
 
-/// The long flags of all commands, to be taken with one dash too.
+/// The long flags of all commands, which are also accepted with one dash.
 pub(crate) fn long_flags(command: &clap::Command) -> Vec<Flag<'_>> {
     let own = command.get_arguments().filter_map(|argument| {
         let name = argument.get_long()?;
@@ -145,7 +148,7 @@ mod tests {
         ];
         for arguments in same {
             let Command::Ls(list) = parse(arguments).unwrap().command else { panic!("{arguments}") };
-            assert_eq!((list.output, list.watch, list.all), (Form::Json, true, false), "{arguments}");
+            assert_eq!((list.output, list.watch, list.all), (Format::Json, true, false), "{arguments}");
             assert_eq!(list.node.interfaces.unwrap().as_str(), "^dummy");
             assert_eq!(list.node.state_dir, PathBuf::from("/x"));
         }
@@ -182,6 +185,11 @@ mod tests {
             command.build();
             command.find_subcommand_mut(name).unwrap().clone().term_width(100).render_long_help().to_string()
         };
+        for state in crate::row::RowState::ALL {
+            let (state, page) = (state.to_string(), include_str!("../../../docs/netdevctl.md"));
+            assert!(STATES.lines().any(|line| line.starts_with(&format!("  {state} "))), "--help has no state {state}");
+            assert!(page.contains(&format!("`{state}`")), "docs/netdevctl.md has no state {state}");
+        }
         insta::assert_snapshot!("help_ls", help("ls"));
         insta::assert_snapshot!("help_explain", help("explain"));
     }

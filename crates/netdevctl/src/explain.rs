@@ -11,22 +11,22 @@ use netdevice::{
 use store::Place;
 
 use crate::{
-    arguments,
+    arguments::NodeArguments,
     node::{Agent, Node, Selection, is_orphan},
 };
 
 /// Explains a device or an interface.
-pub(crate) fn explain(name: &str, arguments: &arguments::Node, out: &mut impl Write) -> anyhow::Result<()> {
+pub(crate) fn explain(name: &str, arguments: &NodeArguments, out: &mut impl Write) -> anyhow::Result<()> {
     let node = Node::read(arguments)?;
     out.write_all(text(name, &node, is_orphan)?.as_bytes())?;
     out.write_all(of_agent(&node.agent).as_bytes())?;
     Ok(())
 }
 
-/// What concerns every device of the node.
+/// What applies to every device of the node.
 fn of_agent(agent: &Agent) -> String {
     match agent {
-        Agent::Absent => "\nnetdevice-agent does not run on this node: the kubelet gets no device\n".into(),
+        Agent::Absent => "\nnetdevice-agent does not run on this node: the kubelet is offered no devices\n".into(),
         Agent::Running(problems) if problems.is_empty() => String::new(),
         Agent::Running(problems) => {
             let lines: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
@@ -43,27 +43,34 @@ fn text(name: &str, node: &Node, is_orphan: impl Fn(&Attachment) -> bool) -> any
         let advice = match file.place {
             Place::Records => "",
             Place::Quarantine => {
-                "\nit is not offered until that file is removed: first see that the interface is on the node and as it should be"
+                "\nit is not offered until you remove that file. Before that, check that the interface is on the node and correctly configured"
             }
         };
-        bail!("{name} has a record that cannot be read: {}: {}{advice}", file.path.display(), file.reason);
+        bail!("the record of {name} cannot be used: {}: {}{advice}", file.path.display(), file.reason);
     }
+    let reserved = id.as_ref().and_then(|id| of_reservation(id, node));
     let waiting = id.as_ref().and_then(|id| of_waiting(id, node));
     let of_record = id.and_then(|id| view.ledger.get(&id)).map(|record| of_record(record, is_orphan(record)));
     let of_link = link.map(|link| of_link(link, view, &node.selection));
-    let parts: Vec<String> = [waiting, of_record, of_link].into_iter().flatten().collect();
+    let parts: Vec<String> = [waiting, reserved, of_record, of_link].into_iter().flatten().collect();
     if parts.is_empty() {
         bail!("no device or interface {name:?} is on this node");
     }
     Ok(parts.join("\n"))
 }
 
-/// A device that waits for its name, asked for by that name or by the one that it has until then.
+/// A device that is not attached yet.
+fn of_reservation(id: &DeviceId, node: &Node) -> Option<String> {
+    let reservation = node.reservations.get(id).filter(|_| !node.projector.view().ledger.contains_key(id))?;
+    Some(format!("{id} is reserved for {}, and not attached yet\n", reservation.owner))
+}
+
+/// A device that is on the host under another name than its own, by either name.
 fn of_waiting(id: &DeviceId, node: &Node) -> Option<String> {
     let (present, device) = node.waiting.iter().find(|(present, device)| [*present, *device].contains(&id))?;
     Some(format!(
-        "{device} is on the host as {present}, for its name was taken when it returned from a pod: the agent gives it \
-         its name as soon as no other interface has it\n"
+        "{device} is on the host as {present}: its own name was taken when it returned from a pod. The agent renames it \
+         as soon as no other interface has that name\n"
     ))
 }
 
@@ -78,15 +85,15 @@ fn find<'a>(name: &str, snapshot: &'a Snapshot) -> Option<&'a Arc<Link>> {
 
 fn of_record(record: &Attachment, is_gone: bool) -> String {
     let what = match record.phase {
-        Phase::Attaching => "is on its way to",
+        Phase::Attaching => "is being attached to",
         Phase::Attached => "is attached to",
-        Phase::Detaching => "is on its way home from",
+        Phase::Detaching => "is being detached from",
     };
-    let mut text = format!("{} {what} {}, as {} there\n", record.device, record.owner, record.sandbox.name);
+    let mut text = format!("{} {what} {}; its name there is {}\n", record.device, record.owner, record.sandbox.name);
     if is_gone {
-        let end =
-            "  the namespace is gone: the agent, or the next hook that runs on this node, brings the device home\n";
-        text.push_str(end);
+        text.push_str(
+            "  its container or the network namespace is gone: the agent, or the next hook on this node, returns the device\n",
+        );
     }
     text
 }
@@ -99,26 +106,26 @@ fn of_link(link: &Link, view: &View, selection: &Selection) -> String {
     };
     say(true, format!("it is on the host: {}", appearance(link)));
     match &explanation.exclusion {
-        None => say(true, "it may be offered: it is no loopback, uplink, port of a bridge, or the like".into()),
+        None => say(true, "it may be offered: no rule excludes it".into()),
         Some(exclusion) => say(false, format!("it may be offered: {exclusion}")),
     }
     if selection.pools.is_none() {
-        say(false, format!("a pool takes it: no pools are known, {} is not there", selection.source));
+        say(false, format!("a pool selects it: no pools are known, {} does not exist", selection.source));
     }
     for pool in &explanation.pools {
         let first = explanation.pool.as_ref().filter(|first| pool.takes && **first != pool.resource);
-        let remark = first.map(|first| format!(", but {first} comes first")).unwrap_or_default();
-        say(pool.takes, format!("the pool {} takes it{remark}{}", pool.resource, conditions(pool)));
+        let remark = first.map(|first| format!(", but {first} is first")).unwrap_or_default();
+        say(pool.takes, format!("the pool {} selects it{remark}{}", pool.resource, conditions(pool)));
     }
     match &explanation.owner {
-        None => say(true, "nobody has a device of this name".into()),
-        Some(holder) => say(false, format!("nobody has a device of this name: {holder} has")),
+        None => say(true, "no Pod has a device of this name".into()),
+        Some(owner) => say(false, format!("no Pod has a device of this name: {owner} has it")),
     }
     if let Some(healthy) = explanation.healthy {
         say(healthy, "it is healthy by the rule of its pool".into());
     }
     if selection.pools.is_some() {
-        let _ = write!(text, "\nby the pools of {}\n", selection.source);
+        let _ = write!(text, "\npools: {}\n", selection.source);
     }
     text
 }

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use netdevice::{
     Attachment, HardwareAddress, InterfaceName, KernelString, Ledger, Link, LinkState, Owner, Pod, Pools, Projector,
-    Snapshot,
+    Reservation, Snapshot,
     link::{Hardware, flags},
-    record::SandboxPlace,
+    record::{Reservations, SandboxPlace},
     snapshot::{DefaultRoute, Family},
     state::HardwarePlace,
 };
@@ -110,7 +110,28 @@ pub(crate) fn node(pools: Option<&str>) -> Node {
     ];
     let selection = Selection { pools, source: "/run/netdevice/config.yaml".into() };
     let agent = Agent::Running(Vec::new());
-    Node { projector, unreadable, waiting: BTreeMap::new(), selection, agent }
+    Node { projector, unreadable, reservations: BTreeMap::new(), waiting: BTreeMap::new(), selection, agent }
+}
+
+/// Reservations of these devices: the kubelet's, and of each after the first a claim's.
+pub(crate) fn reservations(devices: &[&str]) -> Reservations {
+    let claim = Owner::Claim {
+        uid: "1-2-4".into(),
+        namespace: "default".into(),
+        name: "fast".into(),
+        request: "nic".into(),
+        sandbox: None,
+        pod: None,
+    };
+    let reservation = |(at, device): (usize, &&str)| Reservation {
+        device: device.parse().expect("an id of a test"),
+        resource: None,
+        owner: if at == 0 { Owner::Kubelet } else { claim.clone() },
+        configuration: None,
+        since: 1_700_000_000,
+    };
+    let all = devices.iter().enumerate().map(reservation);
+    all.map(|reservation| (reservation.device.clone(), reservation)).collect()
 }
 
 /// Pools of cards by driver, and of everything that begins with eth.

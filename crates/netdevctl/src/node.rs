@@ -1,4 +1,4 @@
-//! This node as it is now: the kernel, the records, and the pools to judge by.
+//! What is known of this node: the interfaces, the records, and the pools.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,44 +14,45 @@ use link::{Diagnosis, RouteSocket};
 use netdevice::{
     Attachment, DeviceId, Ledger, Pools, Projector, Snapshot,
     pool::{EFFECTIVE_CONFIGURATION, MAX_CONFIGURATION},
+    record::Reservations,
 };
 use store::{Records, Unreadable};
 
-use crate::arguments;
+use crate::arguments::NodeArguments;
 
 /// Whether the container or the namespace that has a device has ended, as far as can be seen from here.
 pub(crate) fn is_orphan(record: &Attachment) -> bool {
-    let Ok(mut home) = RouteSocket::open() else { return false };
-    matches!(link::diagnose(record, &mut home), Diagnosis::HolderEnded | Diagnosis::SandboxEnded)
+    let Ok(mut host) = RouteSocket::open() else { return false };
+    matches!(link::diagnose(record, &mut host), Diagnosis::HolderEnded | Diagnosis::SandboxEnded)
 }
 
 /// The addresses that the node is known by, as the agent found them.
-pub(crate) fn node_addresses(arguments: &arguments::Node) -> anyhow::Result<BTreeSet<IpAddr>> {
+pub(crate) fn node_addresses(arguments: &NodeArguments) -> anyhow::Result<BTreeSet<IpAddr>> {
     Records::new(&arguments.state_dir).node_addresses().context("cannot read the addresses of this node")
 }
 
-/// The pools, and who says so.
+/// The pools, and where they are from.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Selection {
-    /// None if nobody says it.
+    /// None if no pools are known.
     pub(crate) pools: Option<Pools>,
-    /// `-interfaces`, or the file.
+    /// `-interfaces`, or the path of the file.
     pub(crate) source: String,
 }
 
 impl Selection {
-    /// The pools of the command line, or else those that the agent works by.
-    pub(crate) fn read(node: &arguments::Node) -> anyhow::Result<Self> {
+    /// The pools of the command line, or else those that the agent uses.
+    pub(crate) fn read(node: &NodeArguments) -> anyhow::Result<Self> {
         if let Some(pattern) = &node.interfaces {
             return Ok(Self { pools: Some(Pools::by_name(pattern.clone())), source: "-interfaces".into() });
         }
-        let (file, is_asked_for) = match &node.config {
+        let (file, is_requested) = match &node.config {
             Some(file) => (file.clone(), true),
             None => (node.state_dir.join(EFFECTIVE_CONFIGURATION), false),
         };
         let source = file.display().to_string();
         match read_pools(&file) {
-            Err(error) if !is_asked_for && is_missing(&error) => Ok(Self { pools: None, source }),
+            Err(error) if !is_requested && is_missing(&error) => Ok(Self { pools: None, source }),
             read => Ok(Self { pools: Some(read?), source }),
         }
     }
@@ -66,30 +67,32 @@ pub(crate) fn read_pools(file: &Path) -> anyhow::Result<Pools> {
         Ok::<_, io::Error>(text)
     };
     let text = read().with_context(|| format!("cannot read {}", file.display()))?;
-    Pools::from_yaml(&text).with_context(|| format!("{} is no configuration", file.display()))
+    Pools::from_yaml(&text).with_context(|| format!("{}: invalid configuration", file.display()))
 }
 
 fn is_missing(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// The attachments, and the files that cannot be read.
+/// What the state directory says of the devices.
 #[derive(Debug)]
-struct Attachments {
+struct Stored {
     ledger: Arc<Ledger>,
     unreadable: Vec<Unreadable>,
+    reservations: Reservations,
     waiting: BTreeMap<DeviceId, DeviceId>,
 }
 
-impl Attachments {
-    /// Reads all records below a folder, which need not be there.
-    fn read(folder: &Path) -> anyhow::Result<Self> {
-        let records = Records::new(folder);
-        let read = || Ok::<_, io::Error>((records.list()?, records.waiting()?));
-        let ((ledger, unreadable), waiting) =
-            read().with_context(|| format!("cannot read the records in {}", folder.display()))?;
+impl Stored {
+    /// Reads the state directory; one that does not exist has no records.
+    fn read(directory: &Path) -> anyhow::Result<Self> {
+        let records = Records::new(directory);
+        // first the reservations: an attach writes the record before the reservation ends
+        let read = || Ok::<_, io::Error>((records.reservations_in_force()?, records.list()?, records.waiting()?));
+        let (reservations, (ledger, unreadable), waiting) =
+            read().with_context(|| format!("cannot read the records in {}", directory.display()))?;
         let waiting = waiting.into_iter().map(|waiting| (DeviceId::from(&waiting.present), waiting.device));
-        Ok(Self { ledger: Arc::new(ledger), unreadable, waiting: waiting.collect() })
+        Ok(Self { ledger: Arc::new(ledger), unreadable, reservations, waiting: waiting.collect() })
     }
 }
 
@@ -99,36 +102,38 @@ pub(crate) struct Node {
     /// The devices, by the pools of [`Node::selection`].
     pub(crate) projector: Projector,
     pub(crate) unreadable: Vec<Unreadable>,
-    /// Devices that are on the host under another name and wait for theirs: what they are called now, and that name.
+    /// The reservations that count at this moment.
+    pub(crate) reservations: Reservations,
+    /// Devices that are on the host under another name than their own: that name, and their own.
     pub(crate) waiting: BTreeMap<DeviceId, DeviceId>,
     pub(crate) selection: Selection,
     pub(crate) agent: Agent,
 }
 
-/// What the agent of this node has to report.
+/// The agent of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Agent {
-    /// None runs.
+    /// It does not run.
     Absent,
     /// It runs, and these are its problems.
     Running(Vec<String>),
 }
 
 impl Agent {
-    fn read(folder: &Path) -> anyhow::Result<Self> {
-        let records = Records::new(folder);
+    fn read(directory: &Path) -> anyhow::Result<Self> {
+        let records = Records::new(directory);
         if !records.has_agent() {
             return Ok(Self::Absent);
         }
         let problems = records.problems();
-        let folder = folder.display();
-        Ok(Self::Running(problems.with_context(|| format!("cannot read the agent's problems in {folder}"))?))
+        let directory = directory.display();
+        Ok(Self::Running(problems.with_context(|| format!("cannot read the agent's problems in {directory}"))?))
     }
 }
 
 impl Node {
     /// Reads the kernel and the records once.
-    pub(crate) fn read(arguments: &arguments::Node) -> anyhow::Result<Self> {
+    pub(crate) fn read(arguments: &NodeArguments) -> anyhow::Result<Self> {
         let node_addresses = node_addresses(arguments)?;
         let snapshot = inventory::read_once(&arguments.sysfs, node_addresses)
             .context("cannot read the interfaces of this node")?;
@@ -136,20 +141,21 @@ impl Node {
     }
 
     /// Reads the records; the kernel was read before.
-    pub(crate) fn with_snapshot(arguments: &arguments::Node, snapshot: Snapshot) -> anyhow::Result<Self> {
+    pub(crate) fn with_snapshot(arguments: &NodeArguments, snapshot: Snapshot) -> anyhow::Result<Self> {
         let selection = Selection::read(arguments)?;
         let agent = Agent::read(&arguments.state_dir)?;
-        let (unreadable, waiting) = (Vec::new(), BTreeMap::new());
-        let mut node = Self { projector: Projector::new(), unreadable, waiting, selection, agent };
+        let (unreadable, reservations, waiting) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let projector = Projector::new();
+        let mut node = Self { projector, unreadable, reservations, waiting, selection, agent };
         node.projector.set_pools(Arc::new(node.selection.pools.clone().unwrap_or_default()));
-        node.set_attachments(Attachments::read(&arguments.state_dir)?);
+        node.set_stored(Stored::read(&arguments.state_dir)?);
         node.projector.set_snapshot(snapshot);
         Ok(node)
     }
 
     /// Reads the records again, and the pools.
-    pub(crate) fn refresh(&mut self, arguments: &arguments::Node) -> anyhow::Result<()> {
-        self.set_attachments(Attachments::read(&arguments.state_dir)?);
+    pub(crate) fn refresh(&mut self, arguments: &NodeArguments) -> anyhow::Result<()> {
+        self.set_stored(Stored::read(&arguments.state_dir)?);
         let selection = Selection::read(arguments)?;
         if selection != self.selection {
             self.projector.set_pools(Arc::new(selection.pools.clone().unwrap_or_default()));
@@ -158,10 +164,11 @@ impl Node {
         Ok(())
     }
 
-    fn set_attachments(&mut self, attachments: Attachments) {
-        self.projector.set_ledger(attachments.ledger);
-        self.projector.set_unknown(attachments.unreadable.iter().filter_map(|file| file.device.clone()).collect());
-        self.unreadable = attachments.unreadable;
-        self.waiting = attachments.waiting;
+    fn set_stored(&mut self, stored: Stored) {
+        self.projector.set_ledger(stored.ledger);
+        self.projector.set_unknown(stored.unreadable.iter().filter_map(|file| file.device.clone()).collect());
+        self.unreadable = stored.unreadable;
+        self.reservations = stored.reservations;
+        self.waiting = stored.waiting;
     }
 }

@@ -1,10 +1,10 @@
-//! The forms of the output.
+//! The output formats.
 
 use anyhow::Context;
 
-use crate::{arguments::Form, row::Row, table::Columns};
+use crate::{arguments::Format, row::Row, table::Columns};
 
-/// Writes rows in one form, all at once or as they change.
+/// Writes rows in one format, all at once or as they change.
 #[derive(Debug)]
 pub(crate) enum Output {
     /// Columns.
@@ -19,12 +19,12 @@ pub(crate) enum Output {
 
 impl Output {
     /// Nothing written yet.
-    pub(crate) fn new(form: Form) -> Self {
-        match form {
-            Form::Table => Self::Table(Columns::new()),
-            Form::Wide => Self::Wide(Columns::new()),
-            Form::Json => Self::Json,
-            Form::Yaml => Self::Yaml,
+    pub(crate) fn new(format: Format) -> Self {
+        match format {
+            Format::Table => Self::Table(Columns::new()),
+            Format::Wide => Self::Wide(Columns::new()),
+            Format::Json => Self::Json,
+            Format::Yaml => Self::Yaml,
         }
     }
 
@@ -100,7 +100,7 @@ fn wide(row: &Row) -> [Option<String>; 14] {
     [device, pool, state, driver, numa, speed, holder, inside, kind, index, mac, mtu, pci, reason]
 }
 
-/// Mb/s as people say it.
+/// A speed in Mb/s, for people.
 fn speed(megabits: u32) -> String {
     match megabits {
         fast if fast >= 1000 && fast % 1000 == 0 => format!("{} Gb/s", fast / 1000),
@@ -112,10 +112,10 @@ fn speed(megabits: u32) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn speeds_are_said_as_people_say_them() {
+    fn speeds_have_the_usual_units() {
         let table = [(10, "10 Mb/s"), (1000, "1 Gb/s"), (2500, "2.5 Gb/s"), (100_000, "100 Gb/s"), (1250, "1250 Mb/s")];
-        for (megabits, said) in table {
-            assert_eq!(super::speed(megabits), said);
+        for (megabits, expected) in table {
+            assert_eq!(super::speed(megabits), expected);
         }
     }
 }

@@ -1,16 +1,19 @@
-//! One line about one device, before it takes a form.
+//! The rows of `netdevctl ls`: one for each device.
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-use netdevice::{Attachment, Device, DeviceId, DeviceState, Link, Phase, Pod, View, selector::PHYSICAL};
+use netdevice::{
+    Attachment, Device, DeviceId, DeviceState, Link, Owner, Phase, Pod, View, record::Reservations, selector::PHYSICAL,
+};
 use serde::Serialize;
 use store::{Place, Unreadable};
 
-/// Where a device is, or why it is nowhere to be had.
+/// Where a device is, or why it is not offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum State {
+pub(crate) enum RowState {
     Offered,
+    Reserved,
     Unhealthy,
     Attaching,
     Attached,
@@ -24,10 +27,30 @@ pub(crate) enum State {
     Gone,
 }
 
-impl fmt::Display for State {
+impl RowState {
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Offered,
+        Self::Reserved,
+        Self::Unhealthy,
+        Self::Attaching,
+        Self::Attached,
+        Self::Detaching,
+        Self::Orphaned,
+        Self::Unreadable,
+        Self::Quarantined,
+        Self::Excluded,
+        Self::Unselected,
+        Self::Renamed,
+        Self::Gone,
+    ];
+}
+
+impl fmt::Display for RowState {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Offered => "offered",
+            Self::Reserved => "reserved",
             Self::Unhealthy => "unhealthy",
             Self::Attaching => "attaching",
             Self::Attached => "attached",
@@ -43,14 +66,14 @@ impl fmt::Display for State {
     }
 }
 
-/// What is shown of a device; JSON and YAML leave out what is not known.
+/// What is shown of a device; JSON and YAML omit what is not known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Row {
     pub(crate) device: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pool: Option<String>,
-    pub(crate) state: State,
+    pub(crate) state: RowState,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,11 +98,14 @@ pub(crate) struct Row {
     pub(crate) pod: Option<Pod>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) container: Option<String>,
+    /// Who has reserved the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name_inside: Option<String>,
 }
 
-/// Which links get a row.
+/// Which links have a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// Those that are offered or attached.
@@ -104,15 +130,31 @@ pub(crate) fn rows(
     rows
 }
 
-/// Adds the devices that are on the host under another name, or says of their rows that they wait for theirs.
+/// Marks the devices on the host that somebody has reserved, whether a pool selects them or not.
+pub(crate) fn add_reserved(rows: &mut BTreeMap<String, Row>, view: &View, reservations: &Reservations) {
+    for (device, reservation) in reservations.iter().filter(|(device, _)| !view.ledger.contains_key(*device)) {
+        let Some(link) = view.snapshot.link_named(&device.to_name()) else { continue };
+        let row = rows.entry(device.to_string()).or_insert_with(|| Row::on_host(link, RowState::Reserved));
+        if matches!(row.state, RowState::Offered | RowState::Unhealthy | RowState::Unselected) {
+            row.state = RowState::Reserved;
+        }
+        let owner = &reservation.owner;
+        row.pool = row.pool.take().or_else(|| Some(reservation.resource.as_ref()?.to_string()));
+        row.pod = owner.pod().cloned();
+        row.owner = Some(if *owner == Owner::Kubelet { "kubelet".into() } else { owner.to_string() });
+        row.reason = row.reason.take().or_else(|| Some(format!("it is reserved for {owner}, and not attached yet")));
+    }
+}
+
+/// Adds or marks the devices that are on the host under another name than their own.
 pub(crate) fn add_waiting(rows: &mut BTreeMap<String, Row>, view: &View, waiting: &BTreeMap<DeviceId, DeviceId>) {
     for (present, device) in waiting {
         let Some(link) = view.snapshot.link_named(&present.to_name()) else { continue };
-        let row = rows.entry(present.to_string()).or_insert_with(|| Row::on_host(link, State::Renamed));
-        if row.state == State::Unselected {
-            row.state = State::Renamed;
+        let row = rows.entry(present.to_string()).or_insert_with(|| Row::on_host(link, RowState::Renamed));
+        if row.state == RowState::Unselected {
+            row.state = RowState::Renamed;
         }
-        row.reason = Some(format!("it waits for its name {device}, which was taken when it returned from a pod"));
+        row.reason = Some(format!("its own name is {device}: that name was taken when it returned from a pod"));
     }
 }
 
@@ -121,7 +163,7 @@ fn by_device(row: Row) -> (String, Row) {
 }
 
 impl Row {
-    fn new(device: String, state: State) -> Self {
+    fn new(device: String, state: RowState) -> Self {
         Self {
             device,
             pool: None,
@@ -137,6 +179,7 @@ impl Row {
             mtu: None,
             pod: None,
             container: None,
+            owner: None,
             name_inside: None,
         }
     }
@@ -144,7 +187,7 @@ impl Row {
     fn of_device(device: &Device, view: &View, is_orphan: impl Fn(&Attachment) -> bool) -> Option<Self> {
         let mut row = match &device.state {
             DeviceState::Offered { link, healthy } => {
-                let state = if *healthy { State::Offered } else { State::Unhealthy };
+                let state = if *healthy { RowState::Offered } else { RowState::Unhealthy };
                 Self::on_host(view.snapshot.link(*link)?, state)
             }
             DeviceState::Held(..) => Self::of_record(view.ledger.get(&device.id)?, is_orphan),
@@ -157,15 +200,15 @@ impl Row {
         let explanation = view.explain(link);
         match explanation.exclusion {
             Some(exclusion) => {
-                let mut row = Self::on_host(link, State::Excluded);
+                let mut row = Self::on_host(link, RowState::Excluded);
                 row.reason = Some(exclusion.to_string());
                 row
             }
-            None => Self::on_host(link, State::Unselected),
+            None => Self::on_host(link, RowState::Unselected),
         }
     }
 
-    fn on_host(link: &Link, state: State) -> Self {
+    fn on_host(link: &Link, state: RowState) -> Self {
         let hardware = link.hardware.as_deref();
         Self {
             driver: hardware.and_then(|hardware| hardware.driver.as_deref().map(Into::into)),
@@ -182,16 +225,16 @@ impl Row {
 
     fn of_record(record: &Attachment, is_orphan: impl Fn(&Attachment) -> bool) -> Self {
         let state = match record.phase {
-            Phase::Attaching => State::Attaching,
-            Phase::Detaching => State::Detaching,
-            Phase::Attached if is_orphan(record) => State::Orphaned,
-            Phase::Attached => State::Attached,
+            Phase::Attaching => RowState::Attaching,
+            Phase::Detaching => RowState::Detaching,
+            Phase::Attached if is_orphan(record) => RowState::Orphaned,
+            Phase::Attached => RowState::Attached,
         };
         let host = &record.host;
         let (container, pod) = (record.owner.id().to_owned(), record.owner.pod().cloned());
         Self {
             numa_node: host.hardware.as_ref().and_then(|hardware| hardware.numa_node),
-            // the device's own folder stays on the host while its interface is away
+            // the device's own directory stays on the host while its interface is in a Pod
             driver: host.hardware.as_ref().and_then(|hardware| driver_of(Path::new(&hardware.path))),
             kind: Some(host.kind.as_deref().unwrap_or(PHYSICAL).into()),
             index: Some(record.sandbox.ifindex),
@@ -208,21 +251,22 @@ impl Row {
         let path = file.path.display().to_string();
         let device = file.device.as_ref().map_or_else(|| path.clone(), ToString::to_string);
         let state = match file.place {
-            Place::Records => State::Unreadable,
-            Place::Quarantine => State::Quarantined,
+            Place::Records => RowState::Unreadable,
+            Place::Quarantine => RowState::Quarantined,
         };
         Self { reason: Some(format!("{path}: {}", file.reason)), ..Self::new(device, state) }
     }
 
-    /// The row of a device that is not there any more.
+    /// The row of a device that is no longer there.
     pub(crate) fn gone(device: &str) -> Self {
-        Self::new(device.to_owned(), State::Gone)
+        Self::new(device.to_owned(), RowState::Gone)
     }
 
-    /// `namespace/pod`, or the container without Kubernetes.
+    /// `namespace/pod`; the container without Kubernetes; or who has reserved the device.
     pub(crate) fn holder(&self) -> Option<String> {
         let pod = self.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name));
-        pod.or_else(|| self.container.as_ref().map(|id| id.chars().take(13).collect()))
+        let container = || self.container.as_ref().map(|id| id.chars().take(13).collect());
+        pod.or_else(container).or_else(|| self.owner.clone())
     }
 }
 

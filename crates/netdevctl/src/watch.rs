@@ -7,8 +7,8 @@ use inventory::{Config, Inventory};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    arguments::List,
-    list::{remark, rows_of},
+    arguments::ListArguments,
+    list::{rows_of, warn_without_pools},
     node::{Node, node_addresses},
     output::Output,
     row::Row,
@@ -18,7 +18,7 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Lists the devices and follows them until nobody reads any more.
-pub(crate) fn watch(list: &List, out: &mut impl Write) -> anyhow::Result<()> {
+pub(crate) fn watch(list: &ListArguments, out: &mut impl Write) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().context("cannot start")?;
     runtime.block_on(async {
         let node_addresses = node_addresses(&list.node)?;
@@ -27,7 +27,7 @@ pub(crate) fn watch(list: &List, out: &mut impl Write) -> anyhow::Result<()> {
         let mut snapshots = inventory.subscribe();
         let snapshot = snapshots.borrow_and_update().clone();
         let mut node = Node::with_snapshot(&list.node, snapshot)?;
-        remark(&node, list.output);
+        warn_without_pools(&node, list.output);
         let mut shown = rows_of(&node, list);
         let mut output = Output::new(list.output);
         print(&output.first(&shown.values().cloned().collect::<Vec<_>>())?, out)?;

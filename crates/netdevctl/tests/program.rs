@@ -99,11 +99,12 @@ fn a_folder_that_is_not_there_has_no_records() {
 fn changes_are_shown_as_they_come() {
     in_a_namespace(|| {
         ip("link add name nd0 type ifb");
-        let mut watching =
-            netdevctl(&["ls", "-watch", "-o", "json", "-interfaces", "^nd", "-state-dir", "/nonexistent"])
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let directory = state.path().to_str().unwrap();
+        let mut watching = netdevctl(&["ls", "-watch", "-o", "json", "-interfaces", "^nd", "-state-dir", directory])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (send, lines) = mpsc::channel();
         let out = BufReader::new(watching.stdout.take().unwrap());
         std::thread::spawn(move || out.lines().try_for_each(|line| send.send(line.unwrap())));
@@ -116,6 +117,12 @@ fn changes_are_shown_as_they_come() {
         ip("link add name nd1 type ifb");
         expect("nd1", "unhealthy");
         ip("link set dev nd0 up");
+        expect("nd0", "offered");
+        let records = store::Records::new(state.path());
+        records.reserve_for_kubelet(&"nd0".parse().unwrap(), &netdevice::ResourceName::default()).unwrap();
+        expect("nd0", "reserved");
+        let lock = records.lock(&"nd0".parse().unwrap()).unwrap();
+        records.release(&"nd0".parse().unwrap(), &lock);
         expect("nd0", "offered");
         ip("link del dev nd1");
         expect("nd1", "gone");
@@ -182,9 +189,9 @@ fn what_concerns_the_whole_node_is_explained_too() {
         let explain = || {
             let explained = run(&["explain", "nd0", "-interfaces", "^nd", "-state-dir", folder]);
             assert!(explained.status.success(), "{explained:?}");
-            text(&explained.stdout).rsplit_once("\nby the pools of -interfaces\n").unwrap().1.to_owned()
+            text(&explained.stdout).rsplit_once("\npools: -interfaces\n").unwrap().1.to_owned()
         };
-        let absent = "\nnetdevice-agent does not run on this node: the kubelet gets no device\n";
+        let absent = "\nnetdevice-agent does not run on this node: the kubelet is offered no devices\n";
         assert_eq!(explain(), absent);
         let records = store::Records::new(state.path());
         let running = records.lock_agent().unwrap();

@@ -106,6 +106,12 @@ impl Records {
         self.lock_device(device, Wait::Until(deadline))
     }
 
+    /// Whether somebody has the lock of a device. It makes no file.
+    pub(crate) fn is_locked(&self, device: &DeviceId) -> bool {
+        let file = OpenOptions::new().read(true).open(self.locks().join(device.as_str()));
+        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+    }
+
     fn lock_device(&self, device: &DeviceId, wait: Wait) -> Result<Option<Lock>, Error> {
         let path = self.locks().join(device.as_str());
         match lock(&path, wait) {

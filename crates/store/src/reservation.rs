@@ -38,11 +38,15 @@ fn keeps_from(reservation: &Reservation, owner: &Owner, now: u64) -> bool {
     match (&reservation.owner, owner) {
         (Owner::Kubelet, Owner::Container { .. } | Owner::Kubelet)
         | (Owner::Container { .. } | Owner::Sandbox { .. }, _) => false,
-        // the clock may have been set back since
-        (Owner::Kubelet, _) => now.checked_sub(reservation.since).is_some_and(|age| age < FRESH),
+        (Owner::Kubelet, _) => is_fresh(reservation, now),
         (Owner::Claim { uid, .. }, Owner::Claim { uid: other, .. }) => uid != other,
         (Owner::Claim { .. }, _) => true,
     }
+}
+
+/// Whether a reservation of the kubelet is younger than [`FRESH`]. The clock may have been set back since.
+fn is_fresh(reservation: &Reservation, now: u64) -> bool {
+    now.checked_sub(reservation.since).is_some_and(|age| age < FRESH)
 }
 
 impl Records {
@@ -73,6 +77,23 @@ impl Records {
             let reservation = device.and_then(|device| self.reservation(&device));
             reservations.extend(reservation.map(|reservation| (reservation.device.clone(), reservation)));
         }
+        Ok(reservations)
+    }
+
+    /// The reservations that count at this moment, for people to read: the kubelet's while it keeps others from the device, a
+    /// sandbox's while somebody works on the device, a claim's until it ends.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Records::reservations`].
+    pub fn reservations_in_force(&self) -> io::Result<Reservations> {
+        let now = now();
+        let mut reservations = self.reservations()?;
+        reservations.retain(|device, reservation| match &reservation.owner {
+            Owner::Kubelet => is_fresh(reservation, now),
+            Owner::Container { .. } | Owner::Sandbox { .. } => self.is_locked(device),
+            Owner::Claim { .. } => true,
+        });
         Ok(reservations)
     }
 
@@ -260,6 +281,29 @@ mod tests {
         let lock = records.lock(&attached.device).unwrap();
         assert!(matches!(records.reserve(&other, &lock), Err(Error::Held(owner)) if *owner == attached.owner));
         assert!(records.list().unwrap().1.is_empty(), "a reservation is not taken for a record");
+    }
+
+    #[test]
+    fn only_reservations_that_count_are_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::new(folder.path());
+        let reserve = |device: &str, owner: &Owner, since: u64| {
+            let reservation = Reservation { device: device.parse().unwrap(), ..of(owner, since) };
+            records.reserve(&reservation, &records.lock(&reservation.device).unwrap()).unwrap();
+        };
+        reserve("claimed", &claim("1"), 0);
+        reserve("fresh", &Owner::Kubelet, now());
+        reserve("old", &Owner::Kubelet, now() - 2 * FRESH);
+        reserve("injected", &fixture::owner("sandbox"), now());
+        let in_force = || {
+            let devices = records.reservations_in_force().unwrap().into_keys();
+            devices.map(|id| id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(in_force(), ["claimed", "fresh"]);
+        let lock = records.lock(&"injected".parse().unwrap()).unwrap();
+        assert_eq!(in_force(), ["claimed", "fresh", "injected"]);
+        drop(lock);
+        assert_eq!(in_force(), ["claimed", "fresh"]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ fn attached_unreadable_and_missing_devices_are_named() {
 fn without_pools_it_says_where_they_were_looked_for() {
     let text = explained("eth1", None);
     assert!(
-        text.contains("no   a pool takes it: no pools are known, /run/netdevice/config.yaml is not there"),
+        text.contains("no   a pool selects it: no pools are known, /run/netdevice/config.yaml does not exist"),
         "{text}"
     );
 }
@@ -41,6 +41,16 @@ fn a_device_that_waits_for_its_name_is_explained_by_both_names() {
     node.waiting.insert("other0".parse().unwrap(), "eth7".parse().unwrap());
     for name in ["other0", "eth7"] {
         let text = text(name, &node, |_| false).unwrap();
-        assert!(text.starts_with("eth7 is on the host as other0, for its name was taken"), "{text}");
+        assert!(text.starts_with("eth7 is on the host as other0: its own name was taken"), "{text}");
     }
+}
+
+#[test]
+fn who_has_reserved_a_device_is_named() {
+    let mut node = fixture::node(Some(fixture::POOLS));
+    node.reservations = fixture::reservations(&["eth1", "ens1f0v3"]);
+    let text = |name| text(name, &node, |_| false).unwrap();
+    let reserved = "eth1 is reserved for a pod that the kubelet has not started yet, and not attached yet\n";
+    assert!(text("eth1").starts_with(reserved), "{}", text("eth1"));
+    assert!(!text("ens1f0v3").contains("reserved"), "it is attached");
 }
