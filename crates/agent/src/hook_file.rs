@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read, Seek},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -146,17 +146,14 @@ fn install(hook: &mut (impl Read + Seek), target: &Path) -> io::Result<bool> {
     let directory = target.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;
     let beside = directory.join(format!(".netdevice-hook.{}", std::process::id()));
-    let mut write = || {
-        // a file that is being executed cannot be written, and one that is being written cannot be executed
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(&beside)?;
+    // the file is closed before it is renamed: one that is open for writing cannot be executed
+    let write = |mut file: fs::File| {
         hook.rewind()?;
         io::copy(hook, &mut file)?;
         file.set_permissions(fs::Permissions::from_mode(0o755))?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&beside, target)
+        file.sync_all()
     };
-    write().inspect_err(|_| _ = fs::remove_file(&beside))?;
+    store::replace(target, &beside, 0o755, write)?;
     Ok(true)
 }
 

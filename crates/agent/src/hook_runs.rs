@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{self, Read},
+    io,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -25,7 +25,7 @@ use crate::{metrics::Metrics, problem::Kind, view::Views};
 /// How often this is checked while a device is allocated and not attached, and how long after Allocate for the first time.
 const CHECK: Duration = Duration::from_secs(10);
 /// Longest environment that is read, in bytes.
-const MAX_ENVIRONMENT: u64 = 256 << 10;
+const MAX_ENVIRONMENT: usize = 256 << 10;
 /// Ticks a second in `/proc/PID/stat` (`USER_HZ`): the same on every architecture that we are built for.
 const TICKS: f64 = 100.0;
 
@@ -115,9 +115,7 @@ fn has(environment: &[u8], variable: &str, device: &DeviceId) -> bool {
 }
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(file)?.take(MAX_ENVIRONMENT).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    store::read_limited(File::open(file)?, 4 << 10, MAX_ENVIRONMENT)
 }
 
 fn uptime(proc: &Path) -> Option<f64> {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -159,9 +159,7 @@ fn reload(
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    // a file that is larger, or grows while it is read, costs no more memory than the limit
-    File::open(path)?.take(MAX_CONFIGURATION as u64 + 1).read_to_string(&mut text)?;
+    let text = store::read_text_limited(File::open(path)?, MAX_CONFIGURATION)?;
     if text.len() > MAX_CONFIGURATION {
         return Err(io::Error::other(format!("the file is larger than {MAX_CONFIGURATION} bytes")));
     }

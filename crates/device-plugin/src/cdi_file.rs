@@ -2,10 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -116,21 +116,19 @@ impl CdiFile {
     fn replace(&self, document: &cdi::Document<'_>, buffer: &mut Vec<u8>) -> io::Result<FileIdentity> {
         // CDI implementations skip spec.*.tmp; two instances must not write to one file
         let temporary = self.directory.join(format!("{}{:016x}.tmp", self.leftover_prefix(), random()));
-        let file = match create(&temporary) {
+        let mut replace = || {
+            store::replace(&self.path, &temporary, 0o644, |file| {
+                write_file(&file, document, buffer)?;
+                Ok(FileIdentity::from(&file.metadata()?))
+            })
+        };
+        match replace() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 DirBuilder::new().recursive(true).mode(0o755).create(&self.directory)?;
-                create(&temporary)?
+                replace()
             }
-            created => created?,
-        };
-        let mut write = || {
-            write_file(&file, document, buffer)?;
-            let identity = FileIdentity::from(&file.metadata()?);
-            fs::rename(&temporary, &self.path)?;
-            Ok(identity)
-        };
-        // the first error is the one to report
-        write().inspect_err(|_| _ = fs::remove_file(&temporary))
+            replaced => replaced,
+        }
     }
 
     fn leftover_prefix(&self) -> String {
@@ -151,10 +149,6 @@ impl CdiFile {
 /// A number that no other process has, for names.
 pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)
 }
 
 fn write_file(mut file: &File, document: &cdi::Document<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {

@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{self, Read},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -159,7 +159,8 @@ impl Scanner {
     }
 
     fn read(&self, path: &Path) -> Content {
-        let text = match read_text(path) {
+        // the library does not read a file that is not UTF-8 either
+        let text = match File::open(path).and_then(|file| store::read_text_limited(file, MAX_DOCUMENT)) {
             Ok(text) => text,
             // it was removed, or is being written
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Content::Foreign,
@@ -240,14 +241,6 @@ fn files(directory: &Path) -> Vec<(PathBuf, Identity)> {
 /// Whether the library reads a file of that name.
 pub(crate) fn is_document(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "json" || extension == "yaml")
-}
-
-/// The library does not read a file that is not UTF-8 either.
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let limit = u64::try_from(MAX_DOCUMENT).unwrap_or(u64::MAX) + 1;
-    File::open(path)?.take(limit).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 fn conflicts(resource: &ResourceName, found: &[Found], our_priority: usize) -> Conflicts {

@@ -8,7 +8,7 @@ mod arguments;
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::Path,
     process::ExitCode,
 };
@@ -129,7 +129,8 @@ impl Hook {
 
     /// Where the namespace is found when the container's own process is gone: at the Pod's first one.
     fn other_paths(&self) -> Vec<String> {
-        let config = read_limited(File::open(Path::new(&self.state.bundle).join("config.json")), 16 << 10, MAX_CONFIG);
+        let config = File::open(Path::new(&self.state.bundle).join("config.json"));
+        let config = config.and_then(|file| store::read_limited(file, 16 << 10, MAX_CONFIG));
         let path = config.ok().and_then(|text| Config::network_namespace(&text).ok().flatten());
         path.into_iter().collect()
     }
@@ -183,15 +184,8 @@ impl Noted {
 }
 
 fn read_state() -> Result<State, Box<dyn std::error::Error>> {
-    let text = read_limited(Ok(io::stdin().lock()), 4 << 10, MAX_STATE)?;
+    let text = store::read_limited(io::stdin().lock(), 4 << 10, MAX_STATE)?;
     Ok(State::from_json(&text)?)
-}
-
-/// Reads up to one byte more than the limit, so that what is too long shows. Few calls read what has room in `usual`.
-fn read_limited(from: io::Result<impl Read>, usual: usize, limit: usize) -> io::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(usual);
-    from?.take(u64::try_from(limit).unwrap_or(u64::MAX) + 1).read_to_end(&mut text)?;
-    Ok(text)
 }
 
 fn describe(action: Action, device: &str, error: &str) -> String {

@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{self, Read},
+    fs, io,
     net::IpAddr,
     path::Path,
     sync::Arc,
@@ -60,13 +59,8 @@ impl Selection {
 
 /// Reads the pools of a configuration file.
 pub(crate) fn read_pools(file: &Path) -> anyhow::Result<Pools> {
-    let read = || {
-        let mut text = String::new();
-        let limit = u64::try_from(MAX_CONFIGURATION).unwrap_or(u64::MAX) + 1;
-        fs::File::open(file)?.take(limit).read_to_string(&mut text)?;
-        Ok::<_, io::Error>(text)
-    };
-    let text = read().with_context(|| format!("cannot read {}", file.display()))?;
+    let read = fs::File::open(file).and_then(|file| store::read_text_limited(file, MAX_CONFIGURATION));
+    let text = read.with_context(|| format!("cannot read {}", file.display()))?;
     Pools::from_yaml(&text).with_context(|| format!("{}: invalid configuration", file.display()))
 }
 

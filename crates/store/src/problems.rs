@@ -2,20 +2,20 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read},
+    io,
     os::unix::fs::OpenOptionsExt,
 };
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::{records::Records, replace::replace};
+use crate::{read_limited::read_text_limited, records::Records, replace::replace_by_text};
 
 /// One problem a line, as `/readyz` has them.
 const PROBLEMS: &str = "problems";
 /// Locked as long as an agent runs, shared: during an update there are two.
 const AGENT_LOCK: &str = "agent.lock";
 /// Longest text that is read back, in bytes.
-const MAX_PROBLEMS: u64 = 1 << 20;
+const MAX_PROBLEMS: usize = 1 << 20;
 
 impl Records {
     /// Says to others that an agent runs, until the file is dropped.
@@ -47,7 +47,7 @@ impl Records {
         // during an update two agents write
         let beside = self.folder().join(format!(".{PROBLEMS}.{}", std::process::id()));
         let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
-        replace(&self.folder().join(PROBLEMS), &beside, text.as_bytes(), 0o644).map(drop)
+        replace_by_text(&self.folder().join(PROBLEMS), &beside, text.as_bytes(), 0o644).map(drop)
     }
 
     /// The problems that the agent left; none where there is no agent.
@@ -56,12 +56,11 @@ impl Records {
     ///
     /// When the file is there and cannot be read.
     pub fn problems(&self) -> io::Result<Vec<String>> {
-        let mut text = String::new();
-        match File::open(self.folder().join(PROBLEMS)) {
-            Ok(file) => _ = file.take(MAX_PROBLEMS).read_to_string(&mut text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        let text = match File::open(self.folder().join(PROBLEMS)) {
+            Ok(file) => read_text_limited(file, MAX_PROBLEMS)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
-        }
+        };
         Ok(text.lines().map(str::to_owned).collect())
     }
 }

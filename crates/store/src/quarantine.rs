@@ -20,7 +20,7 @@ use netdevice::{
 
 use crate::{
     error::Error,
-    records::{Place, ReadError, Records, Unreadable, read_limited},
+    records::{Place, ReadError, Records, Unreadable, read_record_file},
 };
 
 /// How many files of one device are kept. It is refused while there is one, so that a second is somebody's doing.
@@ -140,7 +140,7 @@ impl fmt::Display for Reason {
 
 /// Why a file was put aside, as it says itself.
 fn reason(device: &DeviceId, path: &Path) -> Reason {
-    match read_limited(path).map(|text| Attachment::from_json(device, &text)) {
+    match read_record_file(path).map(|text| Attachment::from_json(device, &text)) {
         Ok(Ok(Attachment { quarantined: Some(reason), .. })) => Reason::Unclean(reason),
         Ok(Ok(_)) => Reason::Unfollowed("somebody made it one that can be followed: put it back where it was".into()),
         Ok(Err(error)) => Reason::Unfollowed(error.to_string()),

@@ -21,7 +21,8 @@ use netdevice::{
 use crate::{
     error::{Error, is_shortage},
     pin::{Held, Mounts},
-    replace::replace,
+    read_limited::read_limited,
+    replace::replace_by_text,
 };
 
 /// Where records are kept unless a flag says otherwise.
@@ -131,7 +132,7 @@ impl Records {
     /// cannot be followed.
     pub(crate) fn read_record(&self, device: &DeviceId) -> Result<Option<Attachment>, ReadError> {
         let path = self.path(device);
-        let read = || match read_limited(&path) {
+        let read = || match read_record_file(&path) {
             Ok(text) => Ok(Some(Attachment::from_json(device, &text))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(ReadError::Io(path.clone(), error)),
@@ -164,7 +165,7 @@ impl Records {
         if text.len() > MAX_RECORD {
             return Err(Error::RecordTooLarge(text.len()));
         }
-        match replace(&path, &self.record_beside(&record.device), &text, 0o600) {
+        match replace_by_text(&path, &self.record_beside(&record.device), &text, 0o600) {
             Ok(file) => {
                 let is_begun = record.phase == Phase::Attaching;
                 let attached = is_begun.then(|| attached_in_place(&text)).flatten();
@@ -223,7 +224,7 @@ impl Records {
     /// When the disk does not take it; the file that was there stays.
     pub fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        replace(&self.folder.join(name), &self.beside(name), text, 0o644).map(drop)
+        replace_by_text(&self.folder.join(name), &self.beside(name), text, 0o644).map(drop)
     }
 
     /// Removes what writers that were killed left half written, and pins without a record, but for devices that somebody is
@@ -290,12 +291,10 @@ impl Records {
     }
 }
 
-pub(crate) fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+/// The content of a record's file, or of another one of its form.
+pub(crate) fn read_record_file(path: &Path) -> io::Result<Vec<u8>> {
     // most records have room, so that one call reads them
-    let mut text = Vec::with_capacity(16 << 10);
-    let limit = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX) + 1;
-    File::open(path)?.take(limit).read_to_end(&mut text)?;
-    Ok(text)
+    read_limited(File::open(path)?, 16 << 10, MAX_RECORD)
 }
 
 #[cfg(test)]

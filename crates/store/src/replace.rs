@@ -1,4 +1,4 @@
-//! Replacing a file as a whole: readers find the old text or the new one.
+//! Replacing a file as a whole: readers find the old content or the new one.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,19 +7,26 @@ use std::{
     path::Path,
 };
 
-/// Writes `text` to `beside` and renames that to `path`. Whoever calls it has the only right to write `beside`. The file is
-/// returned for writing in place.
+/// Creates `beside`, lets `write` fill it, and renames it to `path`. The caller is the only one that may write `beside`.
 ///
 /// # Errors
 ///
-/// When the disk does not take it; the file that was there stays, and `beside` is gone.
-pub(crate) fn replace(path: &Path, beside: &Path, text: &[u8], mode: u32) -> io::Result<File> {
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(beside)?;
-        file.write_all(text)?;
+/// When the disk does not take it; the file at `path` is then unchanged, and `beside` is gone.
+pub fn replace<T>(path: &Path, beside: &Path, mode: u32, write: impl FnOnce(File) -> io::Result<T>) -> io::Result<T> {
+    let replace = || {
+        let written = write(OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(beside)?)?;
         fs::rename(beside, path)?;
+        Ok(written)
+    };
+    // a full disk gets its space back; the first error is the one to report
+    replace().inspect_err(|_| _ = fs::remove_file(beside))
+}
+
+/// Replaces a file by `text`. The new file is returned for writing in place.
+pub(crate) fn replace_by_text(path: &Path, beside: &Path, text: &[u8], mode: u32) -> io::Result<File> {
+    let write = |mut file: File| {
+        file.write_all(text)?;
         Ok(file)
     };
-    // what is left of a full disk is better free; the error to report is the first one
-    write().inspect_err(|_| _ = fs::remove_file(beside))
+    replace(path, beside, mode, write)
 }

@@ -17,8 +17,8 @@ use netdevice::{DeviceId, Owner, Reservation, ResourceName, record::Reservations
 use crate::{
     error::Error,
     lock::Lock,
-    records::{Records, read_limited},
-    replace::replace,
+    records::{Records, read_record_file},
+    replace::replace_by_text,
 };
 
 const FOLDER: &str = "reservations";
@@ -57,7 +57,7 @@ impl Records {
     /// The reservation of a device; none if there is none. One that cannot be followed counts as none: the record of an
     /// attachment is what a device's return depends on.
     pub fn reservation(&self, device: &DeviceId) -> Option<Reservation> {
-        Reservation::from_json(device, &read_limited(&self.reservation_path(device)).ok()?).ok()
+        Reservation::from_json(device, &read_record_file(&self.reservation_path(device)).ok()?).ok()
     }
 
     /// All reservations.
@@ -136,7 +136,7 @@ impl Records {
         self.check_reservation(device, &reservation.owner, lock)?;
         let path = self.reservation_path(device);
         let beside = self.folder().join(FOLDER).join([".", device.as_str(), SUFFIX, ".new"].concat());
-        let write = || replace(&path, &beside, &reservation.to_json(), 0o600);
+        let write = || replace_by_text(&path, &beside, &reservation.to_json(), 0o600);
         let written = write().or_else(|error| {
             // the first one on this node
             if error.kind() != io::ErrorKind::NotFound {

@@ -15,7 +15,7 @@ use netdevice::{
 
 use crate::{
     error::Error,
-    records::{Records, read_limited},
+    records::{Records, read_record_file},
 };
 
 const FOLDER: &str = "waiting";
@@ -62,7 +62,7 @@ impl Records {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Some(device) = quarantined_device(name) else { continue };
-            match read_limited(&path) {
+            match read_record_file(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 read => waiting.extend(Waiting::from_text(device, &read?, &path)),
             }
