@@ -85,7 +85,8 @@ fn arrivals(before: &Ledger, now: &Ledger) -> Vec<(DeviceId, Arrival)> {
     let attached = attached.map(|(device, record)| (device.clone(), Arrival::Sandbox(record.clone())));
     let returned =
         before.iter().filter(|(device, record)| !now.contains_key(*device) && record.phase != Phase::Attaching);
-    let returned = returned.map(|(device, record)| (device.clone(), Arrival::Host(record.host.name.clone())));
+    let returned =
+        returned.filter_map(|(device, record)| Some((device.clone(), Arrival::Host(record.host()?.name.clone()))));
     attached.chain(returned).collect()
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct Listeners {
 /// Follows the hooks' journal from now on.
 pub(crate) async fn follow(records: Records, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Listeners { metrics, restored, events, reservations } = listeners;
-    let mut directory = Directory::new(records.folder());
+    let mut directory = Directory::new(records.directory());
     let mut follower = Follower::new(&records);
     loop {
         tokio::select! {

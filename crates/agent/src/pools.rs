@@ -194,7 +194,7 @@ impl EffectiveFile {
             Ok(()) => (self.unwritten, self.failed) = (None, false),
             Err(_) if self.failed => {}
             Err(error) => {
-                let file = records.folder().join(EFFECTIVE_CONFIGURATION);
+                let file = records.directory().join(EFFECTIVE_CONFIGURATION);
                 warn!(file = %file.display(), "cannot write the configuration for netdevctl, trying again every 5 s: {error}");
                 self.failed = true;
             }

@@ -13,13 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use link::{AttachRequest, DetachRequest};
-use netdevice::{DeviceId, Owner, Pod, owner::Request};
+use link::{AttachRequest, DetachRequest, OpenSandbox};
+use netdevice::{Acquisition, DeviceId, Owner, Pod, owner::Request};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
-use store::{Namespace, Records};
+use store::Records;
 
 /// Longer than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(90);
@@ -94,14 +94,19 @@ impl Host {
     }
 
     fn attach(&self, device: &str, sandbox: &Path, owner: &Owner, pid: Option<i32>) {
-        let namespace = Namespace::open(sandbox).unwrap();
+        let path = sandbox.to_str().unwrap().to_owned();
+        let found = netdevice::Sandbox::from_nri(
+            "s",
+            owner.pod().unwrap().clone(),
+            Some(path),
+            pid.map(|pid| pid.try_into().unwrap()),
+        );
         let request = AttachRequest {
             device: &device.parse().unwrap(),
             resource: None,
-            sandbox: &namespace,
-            paths: Vec::new(),
+            sandbox: &OpenSandbox::open(&found).unwrap(),
             owner,
-            pid,
+            acquisition: Acquisition::Move,
             configuration: None,
         };
         link::attach(&self.records(), &request).unwrap();

@@ -14,7 +14,7 @@ A container runtime starts it as an OCI hook with the OCI state on standard
 input: attach at createRuntime, detach at poststop.
 
   DEVICE           a device id, or a CDI name: networking.k8s.io/netdevice=eth1
-  -state-dir DIR   folder of the records and of hook.log (default /run/netdevice)
+  -state-dir DIR   directory of the records and of hook.log (default /run/netdevice)
   -help, -version
 
 Exit status: 0 done, 1 failed (one line on standard error and in DIR/hook.log),
@@ -52,9 +52,9 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Inv
             Some("version" | "V") => {
                 return Ok(Invocation::Print(concat!("netdevice-hook ", env!("CARGO_PKG_VERSION"), "\n")));
             }
-            Some("state-dir") => state_dir = arguments.next().ok_or("-state-dir needs a folder")?.into(),
+            Some("state-dir") => state_dir = arguments.next().ok_or("-state-dir needs a directory")?.into(),
             Some(flag) => match flag.strip_prefix("state-dir=") {
-                Some(folder) => state_dir = folder.into(),
+                Some(directory) => state_dir = directory.into(),
                 None => return Err(format!("unknown flag {text}: see -help")),
             },
             None if action.is_none() => {

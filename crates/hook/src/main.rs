@@ -1,5 +1,5 @@
 //! netdevice-hook: a container runtime starts it with the OCI state on standard input, at `createRuntime` to attach
-//! devices to the container's network namespace and at `poststop` to bring them home.
+//! devices to the container's network namespace and at `poststop` to detach them.
 //!
 //! Exit status 0 means that each device is where it should be. Otherwise one line on standard error says what failed,
 //! on which device, and what to do; the same line is in the journal, since not every runtime passes it on.
@@ -14,13 +14,13 @@ use std::{
 };
 
 use arguments::{Arguments, Device, Invocation};
-use link::{AttachRequest, DetachRequest, Detached, Error, Homecoming, Skipped};
+use link::{AttachRequest, DetachRequest, Detached, Ended, Error, OpenSandbox, Skipped};
 use netdevice::{
-    DeviceId, Owner,
+    Acquisition, DeviceId, Owner, Sandbox,
     oci::{Config, MAX_STATE, State},
 };
 use store::{
-    Namespace, Records,
+    Records,
     journal::{self, Action, Entry, Outcome},
 };
 
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A runtime may have closed our output: then nobody reads it, and nothing else is wrong.
+/// A runtime may have closed our output. That is not an error.
 fn print(text: &str) -> ExitCode {
     let _ = io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
@@ -61,7 +61,8 @@ fn fail(line: &str, status: u8) -> ExitCode {
 struct Hook {
     action: Action,
     records: Records,
-    state: State,
+    container: String,
+    sandbox: Sandbox,
     owner: Owner,
 }
 
@@ -70,7 +71,14 @@ impl Hook {
         let records = Records::new(&arguments.state_dir);
         let action = arguments.action;
         match read_state() {
-            Ok(state) => Ok(Self { action, records, owner: state.owner(), state }),
+            Ok(state) => {
+                let path = match action {
+                    Action::Attach => network_namespace(&state),
+                    Action::Detach => None,
+                };
+                let sandbox = Sandbox::from_oci(&state, path);
+                Ok(Self { action, records, owner: sandbox.container(&state.id), container: state.id, sandbox })
+            }
             Err(error) => {
                 // for whom it was is not known; for which devices is
                 let names = arguments.devices.iter().map(|device| device.id.to_string()).collect::<Vec<_>>().join(" ");
@@ -90,16 +98,12 @@ impl Hook {
 
     /// Attaches all devices or none.
     fn attach_all(&self, devices: &[Device]) -> Result<(), String> {
-        let sandbox = self.state.pid().map_err(|error| error.to_string()).and_then(|pid| {
-            let path = format!("/proc/{pid}/ns/net");
-            let opened = Namespace::open(&path).map(|sandbox| (pid, sandbox));
-            opened.map_err(|error| format!("cannot open the pod's network namespace {path}: {error}"))
-        });
+        let sandbox = OpenSandbox::open(&self.sandbox).map_err(|error| error.to_string());
         for device in devices {
             let attached = sandbox
                 .as_ref()
                 .map_err(Clone::clone)
-                .and_then(|(pid, sandbox)| self.attach(device, *pid, sandbox).map_err(|error| error.to_string()));
+                .and_then(|sandbox| self.attach(device, sandbox).map_err(|error| error.to_string()));
             if let Err(error) = attached {
                 self.note(&device.id, Noted::failed(&error));
                 self.give_back();
@@ -109,16 +113,15 @@ impl Hook {
         Ok(())
     }
 
-    fn attach(&self, device: &Device, pid: i32, sandbox: &Namespace) -> Result<(), Error> {
+    fn attach(&self, device: &Device, sandbox: &OpenSandbox) -> Result<(), Error> {
         let attached = link::attach(
             &self.records,
             &AttachRequest {
                 device: &device.id,
                 resource: device.resource.as_ref(),
                 sandbox,
-                paths: self.other_paths(),
                 owner: &self.owner,
-                pid: Some(pid),
+                acquisition: Acquisition::Move,
                 configuration: None,
             },
         )?;
@@ -127,29 +130,21 @@ impl Hook {
         Ok(())
     }
 
-    /// Where the namespace is found when the container's own process is gone: at the Pod's first one.
-    fn other_paths(&self) -> Vec<String> {
-        let config = File::open(Path::new(&self.state.bundle).join("config.json"));
-        let config = config.and_then(|file| store::read_limited(file, 16 << 10, MAX_CONFIG));
-        let path = config.ok().and_then(|text| Config::network_namespace(&text).ok().flatten());
-        path.into_iter().collect()
-    }
-
     /// A runtime does not undo what other hooks of a container did before one failed, and may not call poststop.
     fn give_back(&self) {
         let Ok((ledger, _)) = self.records.list() else { return };
-        for (id, _) in ledger.iter().filter(|(_, record)| record.owner.is_container(&self.state.id)) {
-            let result = link::detach(&self.records, &DetachRequest { device: id, owner: &self.state.id });
+        for (id, _) in ledger.iter().filter(|(_, record)| record.owner.is_container(&self.container)) {
+            let result = link::detach(&self.records, &DetachRequest { device: id, owner: &self.container });
             let noted = result.map_or_else(|error| Noted::failed(&error), report);
             write_journal(&self.records, Action::Detach, id.as_str(), Some(&self.owner), noted);
         }
     }
 
-    /// Brings all devices home, also those behind one that does not come.
+    /// Detaches all devices, also those after one that fails.
     fn detach_all(&self, devices: &[Device]) -> Result<(), String> {
         let mut first_error = Ok(());
         for device in devices {
-            let request = DetachRequest { device: &device.id, owner: &self.state.id };
+            let request = DetachRequest { device: &device.id, owner: &self.container };
             match link::detach(&self.records, &request) {
                 Ok(detached) => self.note(&device.id, report(detached)),
                 Err(error) => {
@@ -188,6 +183,13 @@ fn read_state() -> Result<State, Box<dyn std::error::Error>> {
     Ok(State::from_json(&text)?)
 }
 
+/// The path of the Pod's network namespace in the container's `config.json`.
+fn network_namespace(state: &State) -> Option<String> {
+    let config = File::open(Path::new(&state.bundle).join("config.json"));
+    let config = config.and_then(|file| store::read_limited(file, 16 << 10, MAX_CONFIG));
+    Config::network_namespace(&config.ok()?).ok().flatten()
+}
+
 fn describe(action: Action, device: &str, error: &str) -> String {
     let verb = match action {
         Action::Attach => "attach",
@@ -199,19 +201,22 @@ fn describe(action: Action, device: &str, error: &str) -> String {
 fn report(detached: Detached) -> Noted {
     match detached {
         Detached::NotAttached => Noted::new(Outcome::Nothing, String::new()),
-        Detached::TakenOver => Noted::new(Outcome::Nothing, "a later container has it".into()),
-        Detached::Done(Homecoming::Home { renamed: None, skipped }) => Noted::new(Outcome::Ok, join(&skipped)),
-        Detached::Done(Homecoming::Home { renamed: Some(name), skipped }) => {
-            let now = format!("its name was taken on the node: it is {name} now");
+        Detached::Done(Ended::Deleted) => Noted::new(Outcome::Ok, String::new()),
+        Detached::TakenOver => Noted::new(Outcome::Nothing, "a later container has the device".into()),
+        Detached::Done(Ended::Returned { renamed: None, skipped }) => Noted::new(Outcome::Ok, join(&skipped)),
+        Detached::Done(Ended::Returned { renamed: Some(name), skipped }) => {
+            let now = format!("its name is taken on the node: it is called {name} now");
             let message = if skipped.is_empty() { now } else { format!("{now}; {}", join(&skipped)) };
             Noted { renamed: Some(DeviceId::from(&name)), ..Noted::new(Outcome::Ok, message) }
         }
-        Detached::Done(Homecoming::Lost) => {
-            Noted::new(Outcome::Lost, "it is gone: it was deleted, unplugged or switched off while it was away".into())
-        }
-        Detached::Done(Homecoming::Away) => {
-            Noted::new(Outcome::Failed, "the device is not on the node yet: it is looked for again".into())
-        }
+        Detached::Done(Ended::Lost) => Noted::new(
+            Outcome::Lost,
+            "the device is gone: it was deleted, unplugged or switched off while it was attached".into(),
+        ),
+        Detached::Done(Ended::OutOfReach) => Noted::new(
+            Outcome::Failed,
+            "the device is not on the node yet: the agent and the next hook look for it again".into(),
+        ),
     }
 }
 

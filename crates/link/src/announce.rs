@@ -96,7 +96,7 @@ pub fn announce_in_sandbox(records: &Records, record: &Attachment) -> Result<Ann
     };
     let Some(link) = find_inside(record, &mut inside)? else { return Ok(Announcement::Done) };
     let sent = run_inside(&namespace, || announce(&mut inside, &link));
-    sent.map_err(|source| Error::Namespace { path: namespace.path().to_owned(), source })?
+    sent.map_err(|error| Error::Namespace { path: namespace.path().to_owned(), error })?
 }
 
 /// Announces all addresses of a link of the host.

@@ -1,4 +1,4 @@
-//! BPF programs on a device, by bpf(2). Netlink tells of XDP programs only, and takes off none that a BPF link holds; tcx
+//! BPF programs on a device, by bpf(2). Netlink shows XDP programs only, and removes none that a BPF link holds; tcx
 //! and netkit programs it does not know. All of them stay with a device that moves.
 //!
 //! The calling thread must be in the device's namespace: the kernel looks there for the index.
@@ -127,7 +127,7 @@ fn number(descriptor: &OwnedFd) -> u32 {
 /// # Errors
 ///
 /// Without `CAP_NET_ADMIN` on the node, or where bpf(2) is forbidden. A kernel that does not know these programs has none,
-/// nor has a node that is itself in a user namespace: nobody there may attach one.
+/// nor has a node that is itself in a user namespace: no process there may attach one.
 pub(crate) fn programs(index: u32, kind: Option<&str>) -> io::Result<Vec<BpfProgram>> {
     let mut all = Vec::new();
     for attach_type in TCX.into_iter().chain(NETKIT.into_iter().filter(|_| kind == Some("netkit"))) {
@@ -181,7 +181,7 @@ pub(crate) fn remove(index: u32, program: &BpfProgram) -> io::Result<()> {
         .map(drop)
 }
 
-/// Makes a BPF link hold its program nowhere any more; whoever has it keeps an empty one.
+/// Makes a BPF link hold its program nowhere any more; its owner keeps an empty one.
 fn detach_link(id: u32) -> io::Result<()> {
     let link = open(command::LINK_GET_FD_BY_ID, id)?;
     by_number(command::LINK_DETACH, &mut ByNumber { number: number(&link), ..ByNumber::default() }).map(drop)

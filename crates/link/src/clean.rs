@@ -1,15 +1,15 @@
 //! What a container left on its device, taken off when the device is on the host and before it is set up: BPF programs,
 //! which no move takes off, and links in other namespaces.
 
-use netdevice::{Attachment, LinkState, state::BpfProgram};
+use netdevice::{Attachment, LinkState, Moved, state::BpfProgram};
 
 use crate::{
     bpf,
     error::{Error, WithSubject},
     nested::{self, Origin},
     read::{Which, read_bare},
+    skipped::Skipped,
     socket::{Change, RouteSocket},
-    step::Skipped,
 };
 
 /// How a device is after the cleaning.
@@ -22,7 +22,7 @@ pub(crate) enum Cleaned {
 
 /// Cleans a device that is on the host, in which the calling thread is. `origin` is where it was a moment ago.
 pub(crate) fn clean(
-    record: &Attachment,
+    record: &Attachment<Moved>,
     link: &mut LinkState,
     origin: Option<&mut Origin>,
     home: &mut RouteSocket,
@@ -38,14 +38,18 @@ pub(crate) fn clean(
         return Ok(Cleaned::Unclean(reason));
     }
     let skipped = |what: String| Skipped { what, reason: "it was taken off while the device was away".into() };
-    let xdp = record.host.xdp && !link.xdp;
+    let xdp = record.acquired.host.xdp && !link.xdp;
     let xdp = xdp.then(|| skipped("the XDP program".into()));
     let programs = missing.into_iter().map(|program| skipped(format!("BPF program {}", program.program)));
     Ok(Cleaned::Clean(xdp.into_iter().chain(programs).collect()))
 }
 
 /// Takes off the XDP programs that are not the host's, by netlink, or from the BPF links that hold them.
-fn remove_xdp(record: &Attachment, link: &mut LinkState, home: &mut RouteSocket) -> Result<Option<String>, Error> {
+fn remove_xdp(
+    record: &Attachment<Moved>,
+    link: &mut LinkState,
+    home: &mut RouteSocket,
+) -> Result<Option<String>, Error> {
     let index = link.index;
     let Some(changes) = foreign_xdp(record, link) else { return Ok(None) };
     let remove =
@@ -66,8 +70,8 @@ fn remove_xdp(record: &Attachment, link: &mut LinkState, home: &mut RouteSocket)
 }
 
 /// The XDP programs that were not there on the host, if any.
-fn foreign_xdp(record: &Attachment, link: &LinkState) -> Option<Vec<(u16, u32)>> {
-    let host = &record.host;
+fn foreign_xdp(record: &Attachment<Moved>, link: &LinkState) -> Option<Vec<(u16, u32)>> {
+    let host = &record.acquired.host;
     // a record of an earlier version says only that there was one
     if host.xdp && host.xdp_programs.is_empty() {
         return None;
@@ -85,10 +89,10 @@ fn reread_xdp(link: &mut LinkState, home: &mut RouteSocket) -> Result<(), Error>
 }
 
 /// Takes off the tcx and netkit programs that are not the host's; returns those of the host's that are gone.
-fn remove_programs(record: &Attachment, link: &LinkState) -> Result<Vec<BpfProgram>, String> {
+fn remove_programs(record: &Attachment<Moved>, link: &LinkState) -> Result<Vec<BpfProgram>, String> {
     let list = || bpf::programs(link.index, link.kind.as_deref());
     let unknown = |error| format!("the kernel does not list the BPF programs on it: {error}");
-    let own = record.host.programs.as_deref().unwrap_or_default();
+    let own = record.acquired.host.programs.as_deref().unwrap_or_default();
     let is_own = |program: &BpfProgram| own.iter().any(|own| own.is_same(program));
     let mut present = list().map_err(unknown)?;
     let mut obstacle = None;

@@ -1,7 +1,8 @@
 //! What a device is given in its sandbox, once it is there.
 
 use netdevice::{
-    Attachment, LinkState, SandboxConfiguration,
+    Acquisition, LinkState, SandboxConfiguration,
+    link::flags,
     plan::{Place, Step, aged, missing, plan, relabel, wanted_as_configured, wanted_in_sandbox},
     state::Route,
 };
@@ -9,30 +10,35 @@ use rtnl::{
     message::{Message, kind},
     route::ALL_FAMILIES,
 };
-use store::Namespace;
 
 use crate::{
     error::{Error, WithSubject},
     inside::run_inside,
     read::{Which, boot_time, read_addressed, read_whole},
+    skipped::Skipped,
     socket::RouteSocket,
-    step::{Site, Skipped},
+    step::Site,
     sysctl,
+    task::AttachRequest,
 };
 
-/// Gives the device in the sandbox what it had on the host, or what the Pod asked for.
+/// Gives the device in the sandbox what it had on the host, or what the Pod asked for. `host` is what it was on the host, or
+/// what it was created as.
 pub(crate) fn configure_inside(
-    record: &Attachment,
-    sandbox: &Namespace,
+    host: &LinkState,
+    request: &AttachRequest<'_>,
     inside: &mut RouteSocket,
     link: &LinkState,
 ) -> Result<Vec<Skipped>, Error> {
-    let host = aged(&record.host, boot_time);
-    // settings that somebody made on the host are told from those that every link has there
-    let mut wanted = match &record.configuration {
+    let host = aged(host, boot_time);
+    // settings that were made on the host are distinguished from those that every link has there
+    let mut wanted = match request.configuration {
         None => wanted_in_sandbox(&host, link, sysctl::is_explicit),
         Some(configuration) => wanted_as_configured(configuration, &host, link, sysctl::is_explicit),
     };
+    if matches!(request.acquisition, Acquisition::Create(_)) {
+        wanted.flags |= flags::UP;
+    }
     // the sandbox's name and master are its own, and labels of addresses have that name
     wanted.name.clone_from(&link.name);
     relabel(&mut wanted.addresses, &host.name, &link.name);
@@ -41,7 +47,7 @@ pub(crate) fn configure_inside(
     let work = |inside: &mut RouteSocket, present: &LinkState, steps: Vec<Step>| {
         let own_routes =
             if wanted.routes.is_empty() { Vec::new() } else { routes_of_others(inside, index, &wanted.routes)? };
-        let host_index = record.host.index;
+        let host_index = host.index;
         let mut site = Site {
             socket: inside,
             place: Place::Sandbox,
@@ -54,7 +60,7 @@ pub(crate) fn configure_inside(
     };
     let work = |inside: &mut RouteSocket, present: &LinkState, steps: Vec<Step>| {
         let skipped = work(inside, present, steps)?;
-        match &record.configuration {
+        match request.configuration {
             None => Ok(skipped),
             Some(configuration) => verify(configuration, inside, index, skipped),
         }
@@ -72,11 +78,12 @@ pub(crate) fn configure_inside(
         let steps = plan(&wanted, &present, Place::Sandbox);
         work(inside, &present, steps)
     };
-    let result = run_inside(sandbox, within);
-    result.map_err(|source| Error::Namespace { path: sandbox.path().to_owned(), source })?
+    let namespace = request.sandbox.namespace();
+    let result = run_inside(namespace, within);
+    result.map_err(|error| Error::Namespace { path: namespace.path().to_owned(), error })?
 }
 
-/// What a Pod asked for is there, or the device goes home. What it brought from the host may have been left out.
+/// What a Pod asked for is there, or the device is returned. What it brought from the host may have been left out.
 fn verify(
     configuration: &SandboxConfiguration,
     inside: &mut RouteSocket,
@@ -86,7 +93,10 @@ fn verify(
     let present = read_addressed(inside, Which::Index(index))?.ok_or(Error::Vanished)?;
     let Some(what) = missing(configuration, &present) else { return Ok(skipped) };
     let reason = skipped.into_iter().find(|skipped| skipped.what == what).map(|skipped| skipped.reason);
-    Err(Error::NotApplied { what, reason: reason.unwrap_or_else(|| "the kernel took it and does not have it".into()) })
+    Err(Error::NotApplied {
+        what,
+        reason: reason.unwrap_or_else(|| "the kernel accepted it and does not have it".into()),
+    })
 }
 
 /// Routes of the namespace that do not go through the link and lead where one of `wanted` leads, one for each: the Pod
@@ -105,6 +115,6 @@ fn routes_of_others(socket: &mut RouteSocket, link: u32, wanted: &[Route]) -> Re
         }
     };
     let end = socket.each(&|batch| rtnl::route::dump(batch, ALL_FAMILIES, 0), &mut look).subject("the pod's routes")?;
-    end.map_err(|source| Error::Read { what: "the pod's routes", source })?;
+    end.map_err(|error| Error::Read { what: "the pod's routes", error })?;
     Ok(found)
 }

@@ -8,9 +8,9 @@ use std::{collections::BTreeMap, ffi::CString, fs, io, os::unix::ffi::OsStrExt, 
 use netdevice::InterfaceName;
 
 use crate::{
-    folder::Folder,
-    read::{sysfs_folder, sysfs_path},
-    step::Skipped,
+    directory::Directory,
+    read::{sysfs_directory, sysfs_path},
+    skipped::Skipped,
 };
 
 /// Of the device itself.
@@ -22,7 +22,7 @@ const SEND: [&str; 2] = ["xps_cpus", "xps_rxqs"];
 /// Of each queue of hardware that sends.
 const HARDWARE: [&str; 4] =
     ["tx_maxrate", "byte_queue_limits/limit_min", "byte_queue_limits/limit_max", "byte_queue_limits/hold_time"];
-/// Those that are not zero where nobody set them.
+/// Those that are not zero by default.
 const NOT_ZERO: [&str; 2] = ["limit_max", "hold_time"];
 
 /// Queues that are looked at; a virtual link has one for each processor at most.
@@ -30,10 +30,10 @@ const MAX_QUEUES: usize = 512;
 /// Where a container has the node's `/sys`: its own is read-only.
 const ROOT_OF_NODE: &str = "/host/sys/class/net";
 
-/// What somebody set. `folder` is the link's directory.
-pub(crate) fn read(folder: &Folder, is_hardware: bool) -> BTreeMap<String, String> {
+/// What was set. `directory` is the link's directory.
+pub(crate) fn read(directory: &Directory, is_hardware: bool) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    each(folder, is_hardware, |file, value| {
+    each(directory, is_hardware, |file, value| {
         if !is_zero(value) {
             found.insert(file.to_owned(), value.to_owned());
         }
@@ -48,14 +48,14 @@ pub(crate) fn restore(
     is_hardware: bool,
     wanted: &BTreeMap<String, String>,
 ) -> Vec<Skipped> {
-    let no_folder = |reason| vec![Skipped { what: "settings of its queues".into(), reason }];
-    let folder = match sysfs_folder(link, index) {
-        Ok(Some(folder)) => folder,
-        Ok(None) => return no_folder("sysfs does not show the node's network".to_owned()),
-        Err(error) => return no_folder(error.to_string()),
+    let no_directory = |reason| vec![Skipped { what: "settings of its queues".into(), reason }];
+    let directory = match sysfs_directory(link, index) {
+        Ok(Some(directory)) => directory,
+        Ok(None) => return no_directory("sysfs does not show the node's network".to_owned()),
+        Err(error) => return no_directory(error.to_string()),
     };
     let mut skipped = Vec::new();
-    let count = each(&folder, is_hardware, |file, value| {
+    let count = each(&directory, is_hardware, |file, value| {
         let is_known = !NOT_ZERO.iter().any(|name| file.ends_with(name));
         let wanted = match wanted.get(file) {
             Some(wanted) => wanted.as_str(),
@@ -81,14 +81,14 @@ fn is_zero(value: &str) -> bool {
     value.bytes().all(|byte| matches!(byte, b'0' | b','))
 }
 
-/// Calls `look` with each file, relative to the link's folder, and its value. Returns how many queues there are.
-#[inline(never)] // as of `Folder::each_name`
-fn each(folder: &Folder, is_hardware: bool, mut look: impl FnMut(&str, &str)) -> usize {
+/// Calls `look` with each file, relative to the link's directory, and its value. Returns how many queues there are.
+#[inline(never)] // as of `Directory::each_name`
+fn each(directory: &Directory, is_hardware: bool, mut look: impl FnMut(&str, &str)) -> usize {
     // a mask of 8,192 processors has 2.3 kB
     let mut buffer = [0; 4096];
     let mut visit = |file: &str| {
         let Ok(path) = CString::new(file) else { return };
-        if let Ok(value) = folder.read(&path, &mut buffer)
+        if let Ok(value) = directory.read(&path, &mut buffer)
             && let Ok(value) = str::from_utf8(value)
         {
             look(file, value.trim());
@@ -96,7 +96,7 @@ fn each(folder: &Folder, is_hardware: bool, mut look: impl FnMut(&str, &str)) ->
     };
     OWN.iter().for_each(|file| visit(file));
     let mut queues = Vec::new();
-    if let Ok(list) = folder.open_below(b"queues") {
+    if let Ok(list) = directory.open_below(b"queues") {
         list.each_name(|name| queues.extend(name.to_str().ok().filter(|name| name.contains('-')).map(str::to_owned)));
     }
     let senders = queues.iter().filter(|queue| queue.starts_with('t')).count();

@@ -9,8 +9,8 @@ use netdevice::{InterfaceName, LinkState, state::Attribute};
 
 use crate::{
     ioctl::{Buffer, Driver, FIXED, ROOM},
+    skipped::Skipped,
     socket::RouteSocket,
-    step::Skipped,
 };
 
 /// One structure of ethtool: how it is asked for, and what of it can be set.
@@ -212,12 +212,12 @@ fn set_receive_hash(driver: &mut Driver<'_>, wanted: &[u8]) -> io::Result<()> {
 const LINE_BYTES: [usize; 4] = [9, 11, 14, 17];
 /// Of these, negotiation.
 const AUTONEG: usize = 11;
-/// Speed and duplex, which somebody sets where nothing is negotiated.
+/// Speed and duplex, which are set where nothing is negotiated.
 const SPEED: std::ops::Range<usize> = 4..9;
 /// Offset of the masks.
 const MASKS: usize = 48;
 
-/// What somebody set of the line; and the whole answer.
+/// The settings of the line that differ from the driver's; and the whole answer.
 #[inline(never)] // as of `receive_hash`
 fn line(driver: &mut Driver<'_>) -> io::Result<(Vec<u8>, Buffer<ROOM>)> {
     let mut buffer = Buffer::<ROOM>::new();

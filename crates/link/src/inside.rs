@@ -11,7 +11,7 @@ use rustix::{
 };
 use store::Namespace;
 
-use crate::{folder::Folder, socket::RouteSocket};
+use crate::{directory::Directory, socket::RouteSocket};
 
 /// The namespace that a socket acts in. Its descriptor has the namespace's own name in `/proc/<pid>/fd`, however the
 /// namespace was found: one that was opened by a mount has the mount's path there, and `/` once that is unmounted.
@@ -41,7 +41,7 @@ pub fn run_inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Sen
 
 /// A socket that acts inside, usable from outside.
 ///
-/// The calling thread, which is in the namespace of `home`, goes inside and comes back: making a thread for it costs a
+/// The calling thread, which is in the namespace of `home`, enters the other one and returns: making a thread for it costs a
 /// hook ten times as much. Nothing is between the two but the making of the socket, so that there is no other way out.
 ///
 /// # Errors
@@ -51,17 +51,17 @@ pub fn socket_inside(namespace: &Namespace, home: &RouteSocket) -> io::Result<Ro
     briefly_inside(namespace, home, || home.open_beside())
 }
 
-/// The root of a sysfs that shows this namespace: a mount of our own, in no directory, so that nobody inside has a hand
-/// in it. What is asked of it does not wait for RTNL.
+/// The root of a sysfs that shows this namespace: a mount of our own, in no directory, so that no process inside can
+/// change it. What is asked of it does not wait for RTNL.
 ///
 /// # Errors
 ///
 /// When the namespace cannot be entered, or the caller may not mount.
-pub(crate) fn sysfs_inside(namespace: &Namespace, home: &RouteSocket) -> io::Result<Folder> {
+pub(crate) fn sysfs_inside(namespace: &Namespace, home: &RouteSocket) -> io::Result<Directory> {
     let context = briefly_inside(namespace, home, || Ok(fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?))?;
     fsconfig_create(context.as_fd())?;
     let root = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-    Ok(Folder::from(root))
+    Ok(Directory::from(root))
 }
 
 /// Runs `work`, which only makes a socket or a file system context, inside, as [`socket_inside`] does.
@@ -74,7 +74,7 @@ pub(crate) fn briefly_inside<T>(
     enter(namespace)?;
     let made = work();
     if move_into_link_name_space(way_back.as_fd(), Some(LinkNameSpaceType::Network)).is_err() {
-        // Whatever this thread did now, it would do in the wrong place. A record tells the next start what to do.
+        // Whatever this thread did now, it would do in the wrong place. The record says what the next program has to do.
         std::process::abort();
     }
     made
@@ -85,8 +85,8 @@ fn enter(namespace: &Namespace) -> io::Result<()> {
     Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
-/// The namespace that a socket acts in (`SIOCGSKNS` in `net/socket.c`, for whoever has `CAP_NET_ADMIN` there): without
-/// `/proc`, which makes a directory for each process and thread that somebody looks for.
+/// The namespace that a socket acts in (`SIOCGSKNS` in `net/socket.c`, with `CAP_NET_ADMIN` there): without
+/// `/proc`, which makes a directory for each process and thread that is looked up.
 #[allow(unsafe_code)] // no crate wraps it
 fn descriptor_of(socket: &impl AsRawFd) -> io::Result<OwnedFd> {
     // SAFETY: the call takes no argument, and the kernel writes nothing.

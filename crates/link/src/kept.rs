@@ -15,17 +15,21 @@ use rtnl::{
 
 use crate::{
     device_files,
+    directory::Directory,
     error::{Error, WithSubject},
     ethtool,
-    folder::Folder,
     read::{dump, neighbours},
+    skipped::Skipped,
     socket::RouteSocket,
-    step::Skipped,
 };
 
 /// Reads what a move destroys and what a container can change. The calling thread must be in the socket's namespace.
-/// `folder` is the link's directory in sysfs, if sysfs shows that namespace.
-pub(crate) fn read_kept(socket: &mut RouteSocket, state: &mut LinkState, folder: Option<&Folder>) -> Result<(), Error> {
+/// `directory` is the link's directory in sysfs, if sysfs shows that namespace.
+pub(crate) fn read_kept(
+    socket: &mut RouteSocket,
+    state: &mut LinkState,
+    directory: Option<&Directory>,
+) -> Result<(), Error> {
     state.neighbours.extend(neighbours(socket, state.index, List::Proxies)?);
     let (groups, own): (Vec<_>, Vec<_>) = forwarding(socket, state.index)?.partition(is_group);
     state.neighbours.extend(own);
@@ -39,12 +43,12 @@ pub(crate) fn read_kept(socket: &mut RouteSocket, state: &mut LinkState, folder:
     }
     read_qdiscs(socket, state)?;
     state.ethtool = ethtool::read(socket, state);
-    state.files = folder.map(|folder| device_files::read(folder, ethtool::is_hardware(state)));
+    state.files = directory.map(|directory| device_files::read(directory, ethtool::is_hardware(state)));
     Ok(())
 }
 
 /// Gives a device what its driver had, before it is set up: most of it changes then without a reset of the line. What a
-/// driver takes only of a link that is up is told in [`restore_late`].
+/// driver takes only of a link that is up is restored by [`restore_late`].
 pub(crate) fn restore_early(socket: &RouteSocket, name: &InterfaceName, host: &LinkState) -> bool {
     ethtool::restore(socket, name, host).is_empty()
 }
@@ -159,8 +163,8 @@ fn is_joined_by_kernel(group: &Neighbour) -> bool {
     )
 }
 
-/// Groups that somebody added to the link for good (`ip maddress add`), and no socket joined, as hex digits: only this file
-/// tells one from the other, and it is of all links.
+/// Groups that were added to the link by `ip maddress add`, and that no socket joined, as hex digits: only this file
+/// distinguishes them, and it is of all links.
 fn static_groups(index: u32) -> Vec<String> {
     let text = fs::read_to_string("/proc/thread-self/net/dev_mcast").unwrap_or_default();
     // index, name, users, users that are no sockets, address (`dev_mc_seq_show`)

@@ -1,4 +1,5 @@
-//! Moves a device into a sandbox and home again.
+//! Attaches devices to sandboxes, and detaches them: an interface of the host moves there and back, any other device is created
+//! there and deleted.
 //!
 //! One routine for each direction, [`attach`] and [`detach`], for every way in. Both can be repeated, by anybody, after
 //! they were killed between any two steps: the record on disk says what the device was and where it went, and
@@ -11,37 +12,48 @@ mod attach;
 mod bpf;
 mod clean;
 mod configure;
+mod create;
 mod detach;
 mod device_files;
+mod devices;
+mod directory;
+mod end;
 mod error;
 mod ethtool;
-mod folder;
+mod fetch;
 mod identity;
 mod inside;
 mod ioctl;
 mod kept;
 mod mounts;
+mod move_in;
 mod neighbourhood;
 mod nested;
 mod read;
+mod repair;
+mod restore;
 mod sandbox;
+mod skipped;
 mod socket;
 mod step;
 mod strip;
 mod sysctl;
+mod task;
 mod waiting;
 
 pub use announce::{Announcement, announce_in_sandbox, announce_on_host};
-pub use attach::{AttachRequest, Attached, attach};
-pub use detach::{
-    DetachRequest, Detached, Diagnosis, Homecoming, Repair, detach, detach_from_sandbox, diagnose, keep_sandbox,
-    rename_link, repair,
-};
+pub use attach::attach;
+pub use detach::{DetachRequest, Detached, detach, detach_from_sandbox};
+pub use devices::{AttachAllError, ReserveError, Reserved, attach_all, detach_all};
+pub use end::Ended;
 pub use error::Error;
 pub use inside::{run_inside, socket_inside};
 pub use mounts::{sees_mounts, sees_no_mounts};
 pub use read::read_link;
-pub use sandbox::{AttachAllError, ReserveError, Reserved, attach_all, detach_all};
+pub use repair::{Diagnosis, Repair, diagnose, keep_sandbox, repair};
+pub use restore::rename_link;
+pub use sandbox::{OpenSandbox, OpenSandboxError};
+pub use skipped::Skipped;
 pub use socket::{KernelError, RouteSocket};
-pub use step::Skipped;
+pub use task::{AttachRequest, Attached};
 pub use waiting::{Restored, restore_name};

@@ -1,6 +1,6 @@
 //! The mounts by which a runtime keeps a sandbox's network namespace, such as `/run/netns/<name>`.
 //!
-//! Of a sandbox without a process they are all that shows whether it has ended: whoever keeps the namespace alive besides,
+//! Of a sandbox without a process they alone show whether it has ended: what else keeps the namespace alive,
 //! as the agent does for a virtual device, keeps the kernel from reporting its end.
 
 use std::{
@@ -43,13 +43,13 @@ pub(crate) fn are_gone(place: &SandboxPlace, here: Viewpoint) -> bool {
 }
 
 /// Whether this process sees a mount of the record's namespace, in whichever mount namespace it is.
-pub fn sees_mounts(record: &Attachment) -> bool {
+pub fn sees_mounts<A>(record: &Attachment<A>) -> bool {
     mounts(&record.sandbox).any(|path| inode(path).is_ok_and(|inode| inode == record.sandbox.inode))
 }
 
 /// Whether this process sees no mount of the record's namespace. Only where it saw one before does that say that the
 /// runtime took them away.
-pub fn sees_no_mounts(record: &Attachment) -> bool {
+pub fn sees_no_mounts<A>(record: &Attachment<A>) -> bool {
     mounts(&record.sandbox).all(|path| is_other(inode(path), record.sandbox.inode))
 }
 

@@ -14,8 +14,8 @@ use rtnl::{
 use store::Records;
 
 use crate::{
+    directory::Directory,
     error::{Error, WithSubject},
-    folder::Folder,
     nested::is_stacked_elsewhere,
     read::{Which, sysfs_path},
     socket::RouteSocket,
@@ -31,28 +31,28 @@ enum Direction {
 }
 
 /// Why the device must not be taken from the host, if so. Only links above and below it are looked at, and their
-/// routes. `folder` is the device's directory in sysfs, if sysfs shows the node's network.
+/// routes. `directory` is the device's directory in sysfs, if sysfs shows the node's network.
 pub(crate) fn exclusion(
     records: &Records,
     socket: &mut RouteSocket,
     device: &LinkState,
-    folder: Option<&Folder>,
+    directory: Option<&Directory>,
 ) -> Result<Option<Exclusion>, Error> {
     let mut links: BTreeMap<u32, Link> = BTreeMap::new();
     let own = to_link(device);
-    let around_own = folder.map(stacking);
+    let around_own = directory.map(stacking);
     for direction in [Direction::Up, Direction::Down] {
         let mut queue = vec![own.clone()];
         while let Some(link) = queue.pop() {
             let around = match &around_own {
                 Some(own_names) if link.index == own.index => Some(own_names.clone()),
                 // sysfs shows the namespace of the one, and so of the other
-                Some(_) => Folder::open(&sysfs_path(&link.name)).ok().map(|folder| stacking(&folder)),
+                Some(_) => Directory::open(&sysfs_path(&link.name)).ok().map(|directory| stacking(&directory)),
                 None => None,
             };
             let is_known = |index: u32| index == own.index || links.contains_key(&index);
             for mut found in next(socket, &link, direction, around, &is_known)? {
-                // of a kind that does not tell what it is built on; sysfs does
+                // of a kind whose message does not say what it is built on; sysfs does
                 let is_master = link.master == Some(found.index);
                 if matches!(direction, Direction::Up) && found.parent.is_none() && !is_master {
                     found.parent = Some(link.index);
@@ -90,7 +90,7 @@ pub(crate) fn exclusion(
         let mut tables = Vec::new();
         for family in [IPV4, IPV6] {
             let rules = socket.dump(|batch| rtnl::rule::dump(batch, family)).subject("the routing rules")?;
-            let rules = rules.map_err(|source| Error::Read { what: "the routing rules", source })?;
+            let rules = rules.map_err(|error| Error::Read { what: "the routing rules", error })?;
             tables.extend(rules.of(kind::NEWRULE).filter_map(rtnl::rule::reached_table));
         }
         snapshot.set_reached_tables(tables);
@@ -103,7 +103,7 @@ fn redirect_targets(socket: &mut RouteSocket) -> Result<Vec<u32>, Error> {
     match socket.dump(rtnl::action::dump_mirred).subject("traffic control actions")? {
         Ok(objects) => Ok(objects.of(kind::GETACTION).flat_map(rtnl::action::redirect_targets).collect()),
         Err(error) if error.errno == libc::EOPNOTSUPP => Ok(Vec::new()),
-        Err(source) => Err(Error::Read { what: "traffic control actions", source }),
+        Err(error) => Err(Error::Read { what: "traffic control actions", error }),
     }
 }
 
@@ -119,7 +119,7 @@ fn to_link(state: &LinkState) -> Link {
         flags: state.flags,
         mtu: state.mtu,
         master: state.master,
-        // the state tells what is below in whichever namespace
+        // the state says what is below, in whichever namespace
         parent: state.parent.filter(|parent| state.link_netnsid.is_none() && *parent != 0 && *parent != state.index),
         link_netnsid: state.link_netnsid,
         netns_immutable: state.netns_immutable,
@@ -138,14 +138,14 @@ fn read(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<Link>, Erro
             Ok(payload.and_then(|payload| rtnl::link::parse(payload).ok()).and_then(|message| message.to_link()))
         }
         Err(error) if error.errno == libc::ENODEV => Ok(None),
-        Err(source) => Err(Error::Read { what: "the links around it", source }),
+        Err(error) => Err(Error::Read { what: "the links around it", error }),
     }
 }
 
-/// `upper_<name>` and `lower_<name>` of a link's folder in sysfs.
-fn stacking(folder: &Folder) -> Vec<CString> {
+/// `upper_<name>` and `lower_<name>` of a link's directory in sysfs.
+fn stacking(directory: &Directory) -> Vec<CString> {
     let mut names = Vec::new();
-    folder.each_name(|name| {
+    directory.each_name(|name| {
         if [UPPER, LOWER].iter().any(|prefix| name.to_bytes().starts_with(prefix)) {
             names.push(name.to_owned());
         }
@@ -156,8 +156,8 @@ fn stacking(folder: &Folder) -> Vec<CString> {
 const UPPER: &[u8] = b"upper_";
 const LOWER: &[u8] = b"lower_";
 
-/// Links directly above or below. The kernel tells of a link what it is stacked on, and sysfs what is stacked on it. Those
-/// that are known may be left out: each request waits for whoever changes the node's network.
+/// Links directly above or below. The kernel's message says what a link is stacked on, sysfs what is stacked on it. Those
+/// that are known may be left out: each request waits while a program changes the node's network.
 fn next(
     socket: &mut RouteSocket,
     link: &Link,
@@ -182,7 +182,7 @@ fn next(
         // sysfs shows another namespace: ask for all links
         None => {
             let all = socket.dump(rtnl::link::dump).subject("the links around it")?;
-            let all = all.map_err(|source| Error::Read { what: "the links around it", source })?;
+            let all = all.map_err(|error| Error::Read { what: "the links around it", error })?;
             let parsed = all.of(kind::NEWLINK).filter_map(|payload| rtnl::link::parse(payload).ok()?.to_link());
             found.extend(parsed.filter(|other| match direction {
                 Direction::Up => other.parent == Some(link.index),
@@ -203,12 +203,12 @@ fn next(
     Ok(found)
 }
 
-/// Adds the default routes through a link, and tells its addresses: each has a route of its own in the same lists, so
+/// Adds the default routes through a link, and returns its addresses: each has a route of its own in the same lists, so
 /// that they need no list more.
 fn add_default_routes(socket: &mut RouteSocket, snapshot: &mut Snapshot, link: u32) -> Result<Vec<IpAddr>, Error> {
     let mut addresses = Vec::new();
     let routes = socket.dump(|batch| rtnl::route::dump(batch, ALL_FAMILIES, link)).subject("the routes around it")?;
-    let routes = routes.map_err(|source| Error::Read { what: "the routes around it", source })?;
+    let routes = routes.map_err(|error| Error::Read { what: "the routes around it", error })?;
     for payload in routes.of(kind::NEWROUTE) {
         let by_object = rtnl::route::default_route_by_object(payload).map(|route| route.through(link));
         for route in rtnl::route::default_routes(payload).into_iter().chain(by_object) {

@@ -1,6 +1,6 @@
 //! Links that a container made on its device and has in another namespace than the Pod's: a macvlan there goes on
 //! receiving what the device receives, on the host and in the next Pod. The device itself does not show them, in sysfs or
-//! otherwise. They are looked for when the device is on the host and not up yet: from then on nobody makes another one by
+//! otherwise. They are looked for when the device is on the host and not up yet: from then on no other one can be made by
 //! the Pod's namespace alone.
 //!
 //! A link that was moved out of the Pod's namespace has left an id of its new namespace in the Pod's (`peernet2id_alloc`
@@ -25,7 +25,7 @@ use crate::{
     error::{Error, WithSubject},
     identity::process_namespaces,
     inside::socket_inside,
-    read::{Which, read_bare, sysfs_folder},
+    read::{Which, read_bare, sysfs_directory},
     socket::{Change, RouteSocket},
     strip::{MAX_SINGLY, Uppers, own_group, uppers},
 };
@@ -81,7 +81,7 @@ pub(crate) fn is_stacked_elsewhere(link: &LinkState, home: &mut RouteSocket) -> 
     }
     for id in ids(home)? {
         let there = |batch: &mut Batch| rtnl::link::dump_in_namespace(batch, id);
-        // the kernel gives the host an id of its own when it tells of a link on a link of the host
+        // the kernel gives the host an id of its own when it reports a link on a link of the host
         let _ = find(home, &there, 0, 0)?;
         let Some(host) = id_of_this_thread(home)? else { continue };
         if id != host && !find(home, &there, link.index, host)?.is_empty() {
@@ -113,7 +113,7 @@ fn delete_all(origin: &mut Origin, index: u32, is_heard: bool, home: &mut RouteS
     Ok(left)
 }
 
-/// Whether somebody wants to hear every frame on the device, other than by its own flag. A link on it that has another
+/// Whether the device receives every frame for another reason than its own flag. A link on it that has another
 /// address does, where the device has no filter for more addresses.
 fn is_heard(link: &LinkState) -> bool {
     link.promiscuity > 0 && link.flags & flags::PROMISC == 0
@@ -121,10 +121,10 @@ fn is_heard(link: &LinkState) -> bool {
 
 /// Links on the device in the host's own namespace are the host's.
 fn has_uppers_at_home(link: &LinkState) -> bool {
-    matches!(sysfs_folder(&link.name, link.index), Ok(Some(folder)) if !uppers(&folder).is_empty())
+    matches!(sysfs_directory(&link.name, link.index), Ok(Some(directory)) if !uppers(&directory).is_empty())
 }
 
-/// The kernel forgets who only wanted more addresses when the device is set up: the move has taken those away.
+/// Links that only added addresses do not count once the device is set up: the move has removed those.
 fn is_still_heard(index: u32, home: &mut RouteSocket) -> Result<bool, Error> {
     let set = |is_up: bool| -> Change {
         let up = if is_up { flags::UP } else { 0 };
@@ -147,7 +147,7 @@ fn ids(socket: &mut RouteSocket) -> Result<Vec<i32>, Error> {
         }
     };
     let end = socket.each(&rtnl::nsid::dump, &mut look).subject("the pod's network namespaces")?;
-    end.map_err(|source| Error::Read { what: "the pod's network namespaces", source })?;
+    end.map_err(|error| Error::Read { what: "the pod's network namespaces", error })?;
     Ok(ids)
 }
 
@@ -244,7 +244,7 @@ fn search(origin: &mut Origin, index: u32, home: &mut RouteSocket) -> Result<(),
         if socket.cookie() == home.cookie() || id(&mut socket, |batch| rtnl::nsid::get_by_fd(batch, pod))?.is_none() {
             continue;
         }
-        // the kernel gives the host an id there when it tells of a link on a link of the host
+        // the kernel gives the host an id there when it reports a link on a link of the host
         let _ = find(&mut socket, &rtnl::link::dump, 0, 0)?;
         if let Some(host) = id_of_this_thread(&mut socket)? {
             delete_here(&mut socket, index, host, &[])?;

@@ -24,8 +24,8 @@ use rustix::{io::Errno, system::sysinfo};
 use store::is_shortage;
 
 use crate::{
+    directory::{Directory, MAX_VALUE},
     error::{Error, WithSubject},
-    folder::{Folder, MAX_VALUE},
     socket::{Objects, RouteSocket, Seen},
     sysctl,
 };
@@ -61,7 +61,7 @@ fn read_one(socket: &mut RouteSocket, request: &dyn Fn(&mut rtnl::Batch)) -> Res
     let objects = match answer.subject("the link")? {
         Ok(objects) => objects,
         Err(error) if error.errno == libc::ENODEV => return Ok(None),
-        Err(error) => return Err(Error::Read { what: "the link", source: error }),
+        Err(error) => return Err(Error::Read { what: "the link", error }),
     };
     let Some(payload) = objects.of(kind::NEWLINK).next() else { return Ok(None) };
     let message = rtnl::link::parse(payload).map_err(io::Error::other).subject("the link")?;
@@ -164,7 +164,7 @@ pub(crate) fn dump(
     what: &'static str,
     request: impl Fn(&mut rtnl::Batch),
 ) -> Result<Objects, Error> {
-    socket.dump(request).subject(what)?.map_err(|source| Error::Read { what, source })
+    socket.dump(request).subject(what)?.map_err(|error| Error::Read { what, error })
 }
 
 /// Seconds since the node's start, those asleep too. Not by `clock_gettime`: what finds it in the vDSO costs a program
@@ -178,30 +178,34 @@ pub(crate) fn sysfs_path(name: &InterfaceName) -> PathBuf {
     Path::new("/sys/class/net").join(OsStr::from_bytes(name.as_bytes()))
 }
 
-/// Folder of a link in sysfs, if sysfs shows the namespace of that link.
+/// Directory of a link in sysfs, if sysfs shows the namespace of that link.
 ///
 /// # Errors
 ///
 /// When nothing can be said of it.
-pub(crate) fn sysfs_folder(name: &InterfaceName, index: u32) -> io::Result<Option<Folder>> {
-    of_link(Folder::open(&sysfs_path(name)), index)
+pub(crate) fn sysfs_directory(name: &InterfaceName, index: u32) -> io::Result<Option<Directory>> {
+    of_link(Directory::open(&sysfs_path(name)), index)
 }
 
-/// Folder of a link in a sysfs that was mounted for its namespace.
+/// Directory of a link in a sysfs that was mounted for its namespace.
 ///
 /// # Errors
 ///
-/// As of [`sysfs_folder`].
-pub(crate) fn sysfs_folder_below(root: &Folder, name: &InterfaceName, index: u32) -> io::Result<Option<Folder>> {
+/// As of [`sysfs_directory`].
+pub(crate) fn sysfs_directory_below(
+    root: &Directory,
+    name: &InterfaceName,
+    index: u32,
+) -> io::Result<Option<Directory>> {
     of_link(root.open_below(&[b"class/net/", name.as_bytes()].concat()), index)
 }
 
-/// The folder, if it is of the link with that index.
-fn of_link(folder: Result<Folder, Errno>, index: u32) -> io::Result<Option<Folder>> {
+/// The directory, if it is of the link with that index.
+fn of_link(directory: Result<Directory, Errno>, index: u32) -> io::Result<Option<Directory>> {
     let mut shown = [0; MAX_VALUE];
-    let read = folder.and_then(|folder| {
-        let shown = str::from_utf8(folder.read(c"ifindex", &mut shown)?).unwrap_or_default();
-        Ok((shown.trim().parse() == Ok(index)).then_some(folder))
+    let read = directory.and_then(|directory| {
+        let shown = str::from_utf8(directory.read(c"ifindex", &mut shown)?).unwrap_or_default();
+        Ok((shown.trim().parse() == Ok(index)).then_some(directory))
     });
     match read.map_err(io::Error::from) {
         Err(error) if is_shortage(&error) => Err(error),
@@ -210,7 +214,7 @@ fn of_link(folder: Result<Folder, Errno>, index: u32) -> io::Result<Option<Folde
 }
 
 fn hardware(state: &LinkState) -> io::Result<Option<HardwarePlace>> {
-    if sysfs_folder(&state.name, state.index)?.is_none() {
+    if sysfs_directory(&state.name, state.index)?.is_none() {
         return Ok(None);
     }
     let Ok(path) = fs::canonicalize(sysfs_path(&state.name).join("device")) else { return Ok(None) };

@@ -134,7 +134,7 @@ impl RouteSocket {
         }
     }
 
-    /// Makes changes, all of them, and tells how each went, in order.
+    /// Makes all changes, and returns the result of each, in order.
     ///
     /// # Errors
     ///

@@ -18,24 +18,10 @@ use crate::{
     error::{Error, WithSubject},
     ioctl,
     kept::is_group,
+    skipped::Skipped,
     socket::{Change, KernelError, RouteSocket},
     sysctl,
 };
-
-/// Something of a device that cannot be in this namespace, and was left out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// What it is: `route 10.9.0.0/16 via 10.0.0.1 table 254`.
-    pub what: String,
-    /// Why not.
-    pub reason: String,
-}
-
-impl std::fmt::Display for Skipped {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{} is left out: {}", self.what, self.reason)
-    }
-}
 
 /// Where steps are carried out. The calling thread must be in the socket's namespace.
 pub(crate) struct Site<'a> {
@@ -49,7 +35,7 @@ pub(crate) struct Site<'a> {
     pub(crate) own_routes: &'a [Route],
 }
 
-/// A route, what to do beside another one to the same place, and how it is told of.
+/// A route, what to do beside another one to the same place, and its name in a report.
 type NamedRoute = (String, (Route, ExistingRoute));
 
 /// A route of another link, which has not moved.
@@ -99,8 +85,8 @@ fn attribute_name(kind: u16) -> &'static str {
 const KIND_MASK: u16 = 0x3fff;
 
 impl Site<'_> {
-    /// Carries out all steps. On the host it never stops at an error: what could not be done is told at the end. In a
-    /// sandbox the first error ends it, for the device goes home again.
+    /// Carries out all steps. On the host it never stops at an error: what could not be done is reported at the end. In a
+    /// sandbox the first error ends it, for the device is returned.
     pub(crate) fn apply(&mut self, steps: Vec<Step>) -> Result<Vec<Skipped>, Error> {
         let mut skipped = Vec::new();
         let mut pending: Vec<Pending> = Vec::new();
@@ -120,7 +106,7 @@ impl Site<'_> {
                         Err(error) if self.place == Place::Host || error.raw_os_error() == Some(libc::EINVAL) => {
                             skipped.push(Skipped { what, reason: error.to_string() });
                         }
-                        Err(source) => return Err(Error::Sysctl { what, source }),
+                        Err(error) => return Err(Error::Sysctl { what, error }),
                     }
                 }
                 Step::Routes(routes) => {
@@ -274,11 +260,11 @@ impl Site<'_> {
             match result {
                 Ok(()) => {}
                 Err(_) if what == ANNOUNCEMENT => {}
-                // somebody put it there already: the same actor before it was killed, or a manager of the host
+                // it is there already: of the same program before it was killed, or of a manager of the host
                 Err(error) if error.errno == libc::EEXIST && may_be_there(&what) => {}
                 Err(error) if error.errno == libc::ENOENT && what.starts_with(FOREIGN) => {}
                 Err(error) if self.place == Place::Host => skipped.push(Skipped { what, reason: error.to_string() }),
-                Err(source) => return Err(Error::Configure { what, source }),
+                Err(error) => return Err(Error::Configure { what, error }),
             }
         }
         Ok(())
@@ -349,7 +335,7 @@ impl Site<'_> {
                 return Err("the pod's default route is its own".into());
             }
         }
-        // what the kernel makes of an address is there already; what somebody wrote may stand beside a route of another
+        // what the kernel makes of an address is there already; what was written may stand beside a route of another
         // link, or of this one, to the same place
         let existing = if route.protocol == ROUTE_BY_KERNEL || route.family == IPV6 {
             ExistingRoute::Keep

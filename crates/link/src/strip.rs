@@ -2,12 +2,12 @@
 
 use std::{ffi::CString, sync::Arc};
 
-use netdevice::{Attachment, InterfaceName, LinkState};
+use netdevice::{Attachment, InterfaceName, LinkState, Moved};
 use store::Records;
 
 use crate::{
+    directory::Directory,
     error::{Error, WithSubject},
-    folder::Folder,
     read::{Which, read_bare},
     socket::{Change, RouteSocket},
 };
@@ -28,25 +28,25 @@ pub(crate) enum Uppers {
     Unknown,
 }
 
-/// Takes off foreign alternative names, and the links that were stacked on the device in its own namespace. `folder` is
+/// Takes off foreign alternative names, and the links that were stacked on the device in its own namespace. `directory` is
 /// the device's in a sysfs of the sandbox.
 pub(crate) fn strip(
     records: &Records,
-    record: &Attachment,
+    record: &Attachment<Moved>,
     link: &LinkState,
     inside: &mut RouteSocket,
-    folder: Option<&Folder>,
+    directory: Option<&Directory>,
 ) -> Result<Uppers, Error> {
     let index = link.index;
     let mut changes: Vec<Change> = Vec::new();
-    let foreign = link.altnames.iter().filter(|name| !record.host.altnames.contains(name)).cloned();
+    let foreign = link.altnames.iter().filter(|name| !record.acquired.host.altnames.contains(name)).cloned();
     for name in foreign {
         changes.push(Box::new(move |batch| rtnl::link::remove_altname(batch, index, name.as_bytes())));
     }
     inside.change(changes).subject("the pod's network configuration")?;
-    let Some(folder) = folder else { return Ok(Uppers::Unknown) };
+    let Some(directory) = directory else { return Ok(Uppers::Unknown) };
     for _ in 0..ROUNDS {
-        let mut uppers = uppers(folder);
+        let mut uppers = uppers(directory);
         if uppers.is_empty() {
             return Ok(Uppers::Gone);
         }
@@ -62,9 +62,9 @@ pub(crate) fn strip(
 
 /// Names of the links directly above a link, in its own namespace. However many links come and go beside these, an entry
 /// that stays is seen: a directory in sysfs is read in the order of its names' hashes.
-pub(crate) fn uppers(folder: &Folder) -> Vec<CString> {
+pub(crate) fn uppers(directory: &Directory) -> Vec<CString> {
     let mut names = Vec::new();
-    folder.each_name(|name| {
+    directory.each_name(|name| {
         if let Some(name) = name.to_bytes().strip_prefix(b"upper_")
             && names.len() < MAX_UPPERS
         {
@@ -74,11 +74,11 @@ pub(crate) fn uppers(folder: &Folder) -> Vec<CString> {
     names
 }
 
-/// Links above a device that are not a container's spies: its master, which the move parts it from, and devices of the
+/// Links above a device that stay: its master, from which the move separates it, and devices of the
 /// node's own in the same sandbox.
 fn spared(
     records: &Records,
-    record: &Attachment,
+    record: &Attachment<Moved>,
     link: &LinkState,
     inside: &mut RouteSocket,
 ) -> Result<Vec<InterfaceName>, Error> {
@@ -90,7 +90,7 @@ fn spared(
 }
 
 /// Indexes of the node's other devices in the same sandbox.
-pub(crate) fn devices_beside(records: &Records, record: &Attachment) -> Result<Vec<u32>, Error> {
+pub(crate) fn devices_beside<A>(records: &Records, record: &Attachment<A>) -> Result<Vec<u32>, Error> {
     let (ledger, _) = records.list().subject("the records")?;
     let is_beside =
         |other: &&Arc<Attachment>| other.sandbox.cookie == record.sandbox.cookie && other.device != record.device;

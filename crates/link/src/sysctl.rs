@@ -17,7 +17,7 @@ use rtnl::neighbour_table::Parameters;
 use rustix::io::Errno;
 
 use crate::{
-    folder::{Folder, MAX_VALUE},
+    directory::{Directory, MAX_VALUE},
     socket::{RouteSocket, Seen},
 };
 
@@ -26,19 +26,19 @@ const ROOT: &str = "/proc/sys/net";
 /// Where a container has the node's `/proc/sys`: its own is read-only.
 const ROOT_OF_NODE: &str = "/host/proc/sys/net";
 
-fn folder(family: &str, folder: &str, link: &[u8]) -> PathBuf {
-    folder_below(ROOT, family, folder, link)
+fn directory(family: &str, directory: &str, link: &[u8]) -> PathBuf {
+    directory_below(ROOT, family, directory, link)
 }
 
-fn folder_below(root: &str, family: &str, folder: &str, link: &[u8]) -> PathBuf {
-    Path::new(root).join(family).join(folder).join(OsStr::from_bytes(link))
+fn directory_below(root: &str, family: &str, directory: &str, link: &[u8]) -> PathBuf {
+    Path::new(root).join(family).join(directory).join(OsStr::from_bytes(link))
 }
 
 /// Writes one setting of a link.
 pub(crate) fn write(link: &InterfaceName, setting: &Sysctl) -> io::Result<()> {
     let write_below = |root| {
-        let folder = folder_below(root, setting.family, setting.folder, link.as_bytes());
-        fs::write(folder.join(&setting.file), &setting.value)
+        let directory = directory_below(root, setting.family, setting.folder, link.as_bytes());
+        fs::write(directory.join(&setting.file), &setting.value)
     };
     match write_below(ROOT) {
         // whichever mount it is seen through, the files are those of the thread's own network namespace
@@ -50,11 +50,11 @@ pub(crate) fn write(link: &InterfaceName, setting: &Sysctl) -> io::Result<()> {
 
 /// Whether the value of a link's setting is another one than new links get.
 pub(crate) fn is_explicit(family: &str, file: &str, value: i32) -> bool {
-    let text = fs::read_to_string(folder(family, "conf", b"default").join(file));
+    let text = fs::read_to_string(directory(family, "conf", b"default").join(file));
     text.ok().and_then(|text| text.trim().parse::<i32>().ok()).is_some_and(|default| default != value)
 }
 
-/// The settings of a link that somebody made and only files tell: those that differ from what new links get.
+/// The settings of a link that only files show and that differ from what new links get.
 ///
 /// Some 60 files of a link that has just come are more work than all else that a hook does besides the move. So the
 /// kernel is asked first whether there is anything to find in most of them.
@@ -64,7 +64,7 @@ pub(crate) fn explicit_settings(
     index: u32,
 ) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
-    let mut compare = |own: &Folder, of_new: &Folder, key: &str, file: &CStr| {
+    let mut compare = |own: &Directory, of_new: &Directory, key: &str, file: &CStr| {
         let (mut value, mut default) = ([0; MAX_VALUE], [0; MAX_VALUE]);
         let (Ok(value), Ok(default)) = (own.read(file, &mut value), of_new.read(file, &mut default)) else { return };
         if value != default
@@ -94,7 +94,7 @@ pub(crate) fn explicit_settings(
 /// The secret that a link's stable private addresses are made of (RFC 7217), if it has one of its own; one that was never
 /// set cannot be read.
 pub(crate) fn stable_secret(link: &InterfaceName) -> Option<(String, String)> {
-    let text = fs::read_to_string(folder("ipv6", "conf", link.as_bytes()).join("stable_secret")).ok()?;
+    let text = fs::read_to_string(directory("ipv6", "conf", link.as_bytes()).join("stable_secret")).ok()?;
     Some(("ipv6/conf/stable_secret".into(), text.trim().to_owned()))
 }
 
@@ -128,10 +128,10 @@ fn has_neighbour_settings_of_new_links(socket: &mut RouteSocket, index: u32) -> 
 /// (`neigh_sysctl_table` in `net/core/neighbour.c`).
 const TOLD_FINER: [&CStr; 3] = [c"base_reachable_time", c"retrans_time", c"unres_qlen"];
 
-/// The folder of a link, and that of links to come: only the first namespace has `neigh/default`, elsewhere the loopback
+/// The directory of a link, and that of links to come: only the first namespace has `neigh/default`, elsewhere the loopback
 /// interface shows what a new link gets.
-fn pair(family: &str, kind: &str, link: &InterfaceName) -> Result<(Folder, Folder), Errno> {
-    let open = |link| Folder::open(&folder(family, kind, link));
+fn pair(family: &str, kind: &str, link: &InterfaceName) -> Result<(Directory, Directory), Errno> {
+    let open = |link| Directory::open(&directory(family, kind, link));
     let of_new = open(b"default").or_else(|_| open(b"lo"))?;
     Ok((open(link.as_bytes())?, of_new))
 }

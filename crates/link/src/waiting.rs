@@ -6,7 +6,7 @@ use store::{Records, Waiting};
 
 use crate::{
     error::{Error, WithSubject},
-    identity::is_device,
+    identity::Identity,
     read::{Which, read_bare},
     socket::RouteSocket,
 };
@@ -16,9 +16,9 @@ use crate::{
 pub enum Restored {
     /// It has it.
     Done,
-    /// Not now: the name is taken or somebody works on the device.
+    /// Not now: the name is taken or another program works on the device.
     NotYet,
-    /// The device is gone, or somebody gave it another name: nothing waits any more.
+    /// The device is gone, or was given another name: nothing waits any more.
     Void,
 }
 
@@ -29,7 +29,7 @@ pub enum Restored {
 /// When the kernel refuses for another reason than that the name is taken; the device waits on.
 pub fn restore_name(records: &Records, waiting: &Waiting) -> Result<Restored, Error> {
     let present = DeviceId::from(&waiting.present);
-    // nobody shall move it meanwhile, nor a device that has its name
+    // neither it nor a device that has its name is moved meanwhile
     let (Some(_lock), Some(_present)) = (records.try_lock(&waiting.device)?, records.try_lock(&present)?) else {
         return Ok(Restored::NotYet);
     };
@@ -39,7 +39,7 @@ pub fn restore_name(records: &Records, waiting: &Waiting) -> Result<Restored, Er
     }
     let mut home = RouteSocket::open().subject("the node's network namespace")?;
     let link = read_bare(&mut home, Which::Index(waiting.index))?;
-    if !link.is_some_and(|link| link.name == waiting.present && is_device(waiting.attachment(), &link)) {
+    if !link.is_some_and(|link| link.name == waiting.present && waiting.attachment().acquired.is(&link)) {
         waiting.end()?;
         return Ok(Restored::Void);
     }
@@ -54,6 +54,6 @@ pub fn restore_name(records: &Records, waiting: &Waiting) -> Result<Restored, Er
             Ok(Restored::Done)
         }
         Err(error) if error.errno == libc::EEXIST => Ok(Restored::NotYet),
-        Err(source) => Err(Error::Configure { what: format!("the name {name}"), source }),
+        Err(error) => Err(Error::Configure { what: format!("the name {name}"), error }),
     }
 }

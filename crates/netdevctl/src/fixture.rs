@@ -71,12 +71,13 @@ fn ledger() -> Ledger {
     };
     record.sandbox =
         SandboxPlace { cookie: 77, ifindex: 9, name: "net0".parse().expect("an id of a test"), ..record.sandbox };
-    record.host = LinkState {
+    let host = record.host_mut().expect("it was moved");
+    *host = LinkState {
         mac: "02:00:00:00:00:09".parse().ok(),
         mtu: 9000,
         hardware: Some(HardwarePlace { path: "/nonexistent/0000:3b:10.3".into(), numa_node: Some(1) }),
         index: 9,
-        ..record.host
+        ..host.clone()
     };
     Ledger::from([(record.device.clone(), Arc::new(record))])
 }

@@ -230,16 +230,21 @@ impl Row {
             Phase::Attached if is_orphan(record) => RowState::Orphaned,
             Phase::Attached => RowState::Attached,
         };
-        let host = &record.host;
+        let host = record.host();
+        let hardware = host.and_then(|host| host.hardware.as_ref());
+        let kind = match record.created() {
+            Some(created) => created.kind.name(),
+            None => host.and_then(|host| host.kind.as_deref()).unwrap_or(PHYSICAL),
+        };
         let (container, pod) = (record.owner.id().to_owned(), record.owner.pod().cloned());
         Self {
-            numa_node: host.hardware.as_ref().and_then(|hardware| hardware.numa_node),
-            // the device's own directory stays on the host while its interface is in a Pod
-            driver: host.hardware.as_ref().and_then(|hardware| driver_of(Path::new(&hardware.path))),
-            kind: Some(host.kind.as_deref().unwrap_or(PHYSICAL).into()),
+            numa_node: hardware.and_then(|hardware| hardware.numa_node),
+            // the device's own directory stays on the host while its interface is away
+            driver: hardware.and_then(|hardware| driver_of(Path::new(&hardware.path))),
+            kind: Some(kind.into()),
             index: Some(record.sandbox.ifindex),
-            mac: host.mac.as_ref().map(ToString::to_string),
-            mtu: Some(host.mtu),
+            mac: host.and_then(|host| host.mac.as_ref()).map(ToString::to_string),
+            mtu: host.map(|host| host.mtu),
             pod,
             container: Some(container),
             name_inside: Some(record.sandbox.name.to_string()),

@@ -329,7 +329,7 @@ mod tests {
                 Err("device fast1: it is held by pod b/you (sandbox abc): delete that pod or choose \
                      another device"),
             ),
-            ("a", "[{name: none0}]", Err("device none0: no such interface is on the node: choose another device")),
+            ("a", "[{name: none0}]", Err("device none0: the node has no such interface: choose another device")),
             ("a", "[{pool: slow}]", Err("pool: this node has no pool slow")),
             (
                 "a",

@@ -5,6 +5,9 @@
 
 use crate::name::{InterfaceName, InterfaceNameError};
 
+/// How a text begins that is not the name itself.
+pub(crate) const ENCODED: &str = "x:";
+
 /// The rule that an invalid encoded name breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodedNameError {
@@ -22,7 +25,7 @@ pub fn encode(name: &InterfaceName) -> String {
     if let (Some(text), true) = (name.to_str(), is_plain(bytes)) {
         return text.into();
     }
-    let mut encoded = String::from("x:");
+    let mut encoded = String::from(ENCODED);
     for (at, byte) in bytes.iter().enumerate() {
         let last = at + 1 == bytes.len();
         if byte.is_ascii_alphanumeric() || (!last && matches!(byte, b'_' | b'-' | b'.')) {
@@ -89,7 +92,7 @@ fn is_plain(name: &[u8]) -> bool {
 }
 
 fn to_bytes(text: &str) -> Option<Vec<u8>> {
-    let Some(encoded) = text.strip_prefix("x:") else {
+    let Some(encoded) = text.strip_prefix(ENCODED) else {
         return Some(text.as_bytes().to_vec());
     };
     let mut bytes = encoded.bytes();

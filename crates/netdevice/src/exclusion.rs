@@ -167,7 +167,7 @@ impl Exclusions {
 /// What an attached device says of the link of the host that it is built on: that link is below a link of another
 /// namespace.
 pub fn below_attached(record: &Attachment) -> Option<(u32, Exclusion)> {
-    let host = &record.host;
+    let host = record.host()?;
     let kind = host.kind.as_deref().filter(|kind| !PAIR_KINDS.contains(kind))?;
     let parent = host.parent.filter(|parent| host.link_netnsid.is_none() && *parent != host.index)?;
     Some((parent, Exclusion::BelowElsewhere(kind.into())))

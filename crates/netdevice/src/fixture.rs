@@ -3,6 +3,7 @@
 
 use crate::{
     Attachment, DeviceId, InterfaceName, Link, LinkState, Owner, Phase,
+    acquisition::Moved,
     link::flags,
     owner::Request,
     record::{SandboxPlace, Viewpoint},
@@ -55,9 +56,8 @@ pub fn record(name: &str) -> Attachment {
             ifindex: 7,
         },
         configuration: None,
-        home: None,
+        acquired: Moved { host: LinkState { flags: flags::UP, ..LinkState::new(name, 7) }, home: None }.into(),
         quarantined: None,
-        host: LinkState { flags: flags::UP, ..LinkState::new(name, 7) },
         since: 0,
     }
 }

@@ -3,6 +3,7 @@
 //! Values in, values out: no clock, no file, no socket, no async. The crates around this one read
 //! the kernel, the disk and the kubelet into these types, ask them what to do, and do it.
 
+pub mod acquisition;
 #[cfg(feature = "selection")]
 pub mod annotation;
 pub mod bytes;
@@ -29,8 +30,10 @@ pub mod pool;
 #[cfg(feature = "selection")]
 pub mod projection;
 pub mod record;
+pub mod record_text;
 pub mod resource;
 mod route_lifetime;
+pub mod sandbox;
 pub mod sandbox_name;
 #[cfg(feature = "selection")]
 pub mod selector;
@@ -40,6 +43,7 @@ pub mod sysctl;
 #[cfg(feature = "selection")]
 mod yaml;
 
+pub use acquisition::{Acquired, Acquisition, Moved};
 #[cfg(feature = "selection")]
 pub use annotation::{DeviceRequest, PoolName, Wanted};
 pub use bytes::{HardwareAddress, KernelString};
@@ -54,6 +58,7 @@ pub use pool::{Pool, Pools};
 pub use projection::{Device, DeviceState, Projector, Refusal, View};
 pub use record::{Attachment, Ledger, Phase, Reservation};
 pub use resource::{ResourceName, ResourceNameError};
+pub use sandbox::Sandbox;
 pub use sandbox_name::SandboxInterfaceName;
 pub use snapshot::Snapshot;
 pub use state::LinkState;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::owner::{Owner, Pod};
+use crate::owner::Pod;
 
 /// Longest state in bytes. A state has the Pod's annotations, which Kubernetes limits to 256 KiB.
 pub const MAX_STATE: usize = 4 << 20;
@@ -20,7 +20,7 @@ pub struct State {
     /// Pid of the container's first process in the runtime's namespace; none or 0 once it ended.
     #[serde(default)]
     pid: Option<i64>,
-    /// Folder with `config.json`.
+    /// Directory with `config.json`.
     #[serde(default)]
     pub bundle: String,
     #[serde(default)]
@@ -42,9 +42,6 @@ pub enum StateError {
     /// The container's id is needed to know whose device it is.
     #[error("the OCI state has an empty id")]
     NoId,
-    /// The container has no process whose namespace could be entered.
-    #[error("the OCI state has pid {0:?}: the container has no process to attach a device for")]
-    NoProcess(Option<i64>),
 }
 
 impl State {
@@ -52,7 +49,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// The first thing that makes it unusable; a missing pid is none, see [`State::pid`].
+    /// The first thing that makes it unusable. A missing pid does not.
     pub fn from_json(text: &[u8]) -> Result<Self, StateError> {
         if text.len() > MAX_STATE {
             return Err(StateError::TooLarge);
@@ -64,14 +61,9 @@ impl State {
         if state.id.is_empty() { Err(StateError::NoId) } else { Ok(state) }
     }
 
-    /// The pid of the container's first process.
-    ///
-    /// # Errors
-    ///
-    /// When there is none: before create, or at poststop.
-    pub fn pid(&self) -> Result<i32, StateError> {
-        let pid = self.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
-        pid.ok_or(StateError::NoProcess(self.pid))
+    /// The pid of the container's first process; none before create and once the container exited.
+    pub fn pid(&self) -> Option<i32> {
+        self.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0)
     }
 
     /// The first of these annotations that is there and not empty.
@@ -80,17 +72,18 @@ impl State {
         keys.iter().find_map(|key| annotations.get(*key).filter(|value| !value.is_empty())).cloned()
     }
 
-    /// Whose container this is: containerd's and CRI-O's annotations, or none of them.
-    pub fn owner(&self) -> Owner {
-        let pod = || {
-            Some(Pod {
-                namespace: self.annotation(&["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"])?,
-                name: self.annotation(&["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"])?,
-                uid: self.annotation(&["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"])?,
-            })
-        };
-        let sandbox = self.annotation(&["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"]);
-        Owner::Container { id: self.id.clone(), sandbox, pod: pod() }
+    /// Id of the Pod's sandbox, by the annotation of containerd or of CRI-O; none without Kubernetes.
+    pub fn sandbox_id(&self) -> Option<String> {
+        self.annotation(&["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"])
+    }
+
+    /// The Pod, by the annotations of containerd or of CRI-O; none without Kubernetes.
+    pub fn pod(&self) -> Option<Pod> {
+        Some(Pod {
+            namespace: self.annotation(&["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"])?,
+            name: self.annotation(&["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"])?,
+            uid: self.annotation(&["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"])?,
+        })
     }
 }
 
@@ -121,9 +114,12 @@ impl Config {
     ///
     /// When the text is not the JSON of a configuration.
     pub fn network_namespace(text: &[u8]) -> Result<Option<String>, serde_json::Error> {
-        let config: Self = serde_json::from_slice(text)?;
-        let network = config.linux.namespaces.into_iter().find(|namespace| namespace.kind == "network");
-        Ok(network.and_then(|namespace| namespace.path).filter(|path| !path.is_empty()))
+        Ok(serde_json::from_slice::<Self>(text)?.into_network_namespace())
+    }
+
+    pub(crate) fn into_network_namespace(self) -> Option<String> {
+        let network = self.linux.namespaces.into_iter().find(|namespace| namespace.kind == "network");
+        network.and_then(|namespace| namespace.path).filter(|path| !path.is_empty())
     }
 }
 
@@ -139,8 +135,8 @@ mod tests {
             br#"{"ociVersion":"1.2.1","id":"c1","status":"creating","pid":42,"bundle":"/run/b","annotations":{"io.kubernetes.cri.sandbox-id":"s1","io.kubernetes.cri.sandbox-name":"web","io.kubernetes.cri.sandbox-namespace":"default","io.kubernetes.cri.sandbox-uid":"u1"}}"#,
         )
         .unwrap();
-        assert_eq!(state.pid().unwrap(), 42);
-        assert_eq!(state.owner().to_string(), "pod default/web (sandbox s1)");
+        assert_eq!((state.pid(), state.sandbox_id().as_deref()), (Some(42), Some("s1")));
+        assert_eq!(state.pod().unwrap().to_string(), "default/web");
     }
 
     #[test]
@@ -148,8 +144,7 @@ mod tests {
         let text = "{\n  \"ociVersion\": \"1.0\",\n  \"id\": \"c1\",\n  \"pid\": 0,\n  \"root\": \"\\/x\",\n  \"bundle\": \"\\/run\\/b\"\n}\n";
         let state = State::from_json(text.as_bytes()).unwrap();
         assert_eq!(state.bundle, "/run/b");
-        assert!(matches!(state.pid(), Err(StateError::NoProcess(Some(0)))));
-        assert_eq!(state.owner().to_string(), "container c1");
+        assert_eq!((state.pid(), state.sandbox_id(), state.pod()), (None, None, None));
     }
 
     #[test]
@@ -169,7 +164,7 @@ mod tests {
         }
         for pid in ["-1", "0", "4294967296", "null"] {
             let state = State::from_json(format!("{{\"id\":\"c\",\"pid\":{pid}}}").as_bytes()).unwrap();
-            assert!(state.pid().is_err(), "{pid}");
+            assert_eq!(state.pid(), None, "{pid}");
         }
     }
 

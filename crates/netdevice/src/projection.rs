@@ -90,7 +90,7 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotThere => write!(out, "no such interface is on the node: choose another device"),
+            Self::NotThere => write!(out, "the node has no such interface: choose another device"),
             Self::Excluded(exclusion) => {
                 write!(out, "it is never handed out because {exclusion}: choose another device")
             }
@@ -364,7 +364,7 @@ impl Projector {
             id: record.device.clone(),
             resource,
             state: DeviceState::Held(record.owner.clone(), record.phase),
-            numa_node: record.host.hardware.as_ref().and_then(|hardware| hardware.numa_node),
+            numa_node: record.host().and_then(|host| host.hardware.as_ref()).and_then(|hardware| hardware.numa_node),
         })
     }
 }

@@ -8,7 +8,7 @@ use netdevice::{
     Attachment, KernelString, LinkState, Owner, Phase, Reservation,
     owner::Request,
     plan::{LINK_TOKEN, LinkChange, Place, Step, missing, plan, relabel, wanted_as_configured},
-    record::attached_in_place,
+    record_text::attached_in_place,
     state::{Address, Attribute, FORWARDING, Neighbour, Route},
     sysctl::{IPV4_MC_FORWARDING, IPV6_CONF, Unit},
 };
@@ -168,7 +168,13 @@ proptest! {
             Owner::Sandbox { by, .. } => *by == Request::Annotation,
             Owner::Claim { .. } | Owner::Kubelet => false,
         };
-        prop_assert_eq!(&text["version"], if is_known { 1 } else { 2 });
+        let version = match (record.created(), is_known) {
+            (Some(_), _) => 3,
+            (None, true) => 1,
+            (None, false) => 2,
+        };
+        prop_assert_eq!(&text["version"], version);
+        prop_assert_eq!(text["host"].is_object(), record.host().is_some());
         prop_assert_eq!((text["holder"].is_object(), text["owner"].is_object()), (is_known, !is_known));
     }
 

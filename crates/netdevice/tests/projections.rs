@@ -126,7 +126,9 @@ impl World {
             Change::Held(name, record) => {
                 let mut record =
                     Attachment { device: id(name), resource: Some("a.b/held".parse().unwrap()), ..*record };
-                record.host.parent = Some(1 + name);
+                if let Some(host) = record.host_mut() {
+                    host.parent = Some(1 + name);
+                }
                 Arc::make_mut(&mut self.ledger).insert(id(name), Arc::new(record));
                 return projector.set_ledger(self.ledger.clone());
             }

@@ -62,6 +62,9 @@ pub mod attribute {
     pub const MACVLAN_MACADDR_DATA: u16 = 5;
     pub const MACVLAN_MACADDR_COUNT: u16 = 6;
     pub const MACVLAN_BC_QUEUE_LEN_USED: u16 = 8;
+    /// Inside `INFO_DATA` of an ipvlan, of a VLAN.
+    pub const IPVLAN_MODE: u16 = 1;
+    pub const VLAN_ID: u16 = 1;
     /// Inside `INFO_DATA` of a vxlan, of an amt: the link below, which `LINK` does not tell of these two.
     pub const VXLAN_LINK: u16 = 3;
     pub const AMT_LINK: u16 = 4;
@@ -462,6 +465,35 @@ pub fn get_in_namespace(batch: &mut Batch, nsid: i32, index: u32) {
 /// a bit.
 pub fn set(batch: &mut Batch, index: u32, flags: u32, change: u32) -> Request<'_> {
     batch.push(kind::SETLINK, flags::ACK, &header(index, flags, change))
+}
+
+/// A link to be created on another one, with the setting that its kind needs.
+#[derive(Debug, Clone, Copy)]
+pub enum Child {
+    /// `MACVLAN_MODE_*`.
+    Macvlan(u32),
+    /// `IPVLAN_MODE_*`.
+    Ipvlan(u16),
+    /// Number of the VLAN.
+    Vlan(u16),
+}
+
+/// Begins the creation of a link with that index on the link `parent` of the socket's namespace: attributes are added to what is
+/// returned.
+pub fn create(batch: &mut Batch, index: u32, parent: u32, child: Child) -> Request<'_> {
+    let message_flags = flags::ACK | flags::CREATE | flags::EXCL;
+    let mut request = batch.push(kind::NEWLINK, message_flags, &header(index, 0, 0));
+    request.u32(attribute::LINK, parent).nest(attribute::LINKINFO, |info| {
+        let (kind, setting, value): (&[u8], _, &[u8]) = match &child {
+            Child::Macvlan(mode) => (b"macvlan", attribute::MACVLAN_MODE, &mode.to_ne_bytes()),
+            Child::Ipvlan(mode) => (b"ipvlan", attribute::IPVLAN_MODE, &mode.to_ne_bytes()),
+            Child::Vlan(id) => (b"vlan", attribute::VLAN_ID, &id.to_ne_bytes()),
+        };
+        info.attribute(attribute::INFO_KIND, kind).nest(attribute::INFO_DATA, |data| {
+            data.attribute(setting, value);
+        });
+    });
+    request
 }
 
 /// Changes the mode of a macvlan or macvtap. Of a link's own kind nothing can be changed by `RTM_SETLINK`.

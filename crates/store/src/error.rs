@@ -2,23 +2,21 @@
 
 use std::{io, path::PathBuf};
 
-use netdevice::{Owner, record::MAX_RECORD};
+use netdevice::{Owner, record_text::MAX_RECORD};
 
 /// Why something was not read from or written to the state directory.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or directory cannot be read or written.
-    #[error("cannot keep its record {}: {source}", path.display())]
+    #[error("cannot read or write its record {}: {error}", path.display())]
     Record {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
-    /// A record that nobody would read again.
-    #[error(
-        "it has too many addresses and routes: its record would have {0} bytes, more than {MAX_RECORD} are not kept"
-    )]
+    /// A record that is too large to be read again.
+    #[error("it has too many addresses and routes: its record would have {0} bytes, the limit is {MAX_RECORD}")]
     RecordTooLarge(usize),
     /// A record that this program cannot follow.
     #[error(
@@ -31,7 +29,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A record that nobody can follow was put aside, now or before.
+    /// A record that cannot be followed was put aside, now or before.
     #[error(
         "its record was put aside as {}, since it cannot be followed ({reason}): see that the interface is on the node and as it should be, then remove that file",
         path.display()
@@ -44,7 +42,7 @@ pub enum Error {
     },
     /// The device is on the host, and something of its Pod is on it that cannot be removed.
     #[error(
-        "it is on the node, down and quarantined: {reason}. Take that off and move {} back to the records, or remove that file to use the device as it is",
+        "it is on the node, down and quarantined: {reason}. Remove that and move {} back to the records, or remove that file to use the device as it is",
         path.display()
     )]
     Unclean {
@@ -56,12 +54,15 @@ pub enum Error {
     /// Somebody else has it, or a right to it.
     #[error("it is held by {0}: delete that pod or choose another device")]
     Held(Box<Owner>),
+    /// A device that was created on it is in a sandbox.
+    #[error("{0} has a device that was created on it: delete that pod or choose another device")]
+    Parent(Box<Owner>),
 }
 
 impl Error {
     /// Whether it failed only because the process or the system has no descriptor or memory left.
     pub fn is_shortage(&self) -> bool {
-        matches!(self, Self::Record { source, .. } if is_shortage(source))
+        matches!(self, Self::Record { error, .. } if is_shortage(error))
     }
 }
 

@@ -24,7 +24,7 @@ const MAX_SIZE: u64 = 1 << 20;
 const MAX_MESSAGE: usize = 16 << 10;
 /// Longest line that a reader takes, in bytes: hooks of earlier versions did not shorten what they had to say.
 const MAX_LINE: u64 = 1 << 20;
-/// How often, and how long after one another, a writer looks whether the file is free; then it writes all the same.
+/// How often, and how long after one another, a writer checks whether the file is free; then it writes all the same.
 const LOOKS: u32 = 50;
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -68,7 +68,7 @@ pub struct Entry {
     pub pod: Option<Pod>,
     /// How it went.
     pub outcome: Outcome,
-    /// What the device is called now that it is home, where its name was taken.
+    /// What the device is called now that it is on the host, where its name was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<DeviceId>,
     /// The error, or what was left out.
@@ -77,7 +77,7 @@ pub struct Entry {
 }
 
 fn path(records: &Records) -> PathBuf {
-    records.folder().join("hook.log")
+    records.directory().join("hook.log")
 }
 
 /// A message as the file has it: a device with thousands of routes may have thousands of reasons.
@@ -92,7 +92,7 @@ fn shortened<S: Serializer>(message: &str, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&[&message[..end], " ... (shortened)"].concat())
 }
 
-/// Adds a line. Lines of several hooks at once do not mix, and a file that was put aside gets no further line: whoever
+/// Adds a line. Lines of several hooks at once do not mix, and a file that was put aside gets no further line: who
 /// writes holds the lock of the file that is in place.
 ///
 /// # Errors
@@ -103,7 +103,7 @@ pub fn append(records: &Records, entry: &Entry) -> io::Result<()> {
     let open = || OpenOptions::new().append(true).create(true).mode(0o644).open(&path);
     let mut file = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(records.folder())?;
+            fs::create_dir_all(records.directory())?;
             open()?
         }
         other => other?,
@@ -135,7 +135,7 @@ pub fn now() -> u64 {
 }
 
 /// Follows the journal from where it ended when this was made. It loses no line of a file that is put aside, unless a
-/// third one is begun between two looks.
+/// third one is begun between two readings.
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
@@ -203,7 +203,7 @@ impl Followed {
     }
 
     fn read_into(&mut self, entries: &mut Vec<Entry>) {
-        // somebody may have emptied it
+        // it may have been emptied
         if self.file.metadata().is_ok_and(|file| file.len() < self.offset) {
             self.offset = 0;
         }
@@ -262,8 +262,8 @@ mod tests {
     fn two_writers_put_the_file_aside_and_a_follower_loses_no_line() {
         const ROUNDS: u64 = 12;
         const LINES: u64 = 80;
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let mut follower = Follower::new(&records);
         append(&records, &entry(u64::MAX, String::new())).unwrap();
         let mut seen: Vec<u64> = follower.next_entries().iter().map(|entry| entry.time).collect();
@@ -294,13 +294,13 @@ mod tests {
         let numbers: BTreeSet<u64> = seen.iter().copied().collect();
         assert_eq!((seen.len(), numbers.len()), (seen.len(), seen.len()), "no line comes twice");
         assert_eq!(numbers, (0..ROUNDS * LINES * 2).collect());
-        assert!(folder.path().join("hook.log.1").exists());
+        assert!(directory.path().join("hook.log.1").exists());
     }
 
     #[test]
     fn both_of_two_files_that_were_put_aside_between_two_looks_are_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let mut numbers = 0..;
         let mut fill = || {
             let mut written = 0;
@@ -317,7 +317,7 @@ mod tests {
         let seen: Vec<u64> = follower.next_entries().iter().map(|entry| entry.time).collect();
         assert_eq!(seen, (0..numbers.next().unwrap()).collect::<Vec<u64>>());
         assert!(follower.next_entries().is_empty());
-        // what was aside before is no news when somebody removes the journal
+        // what was aside before is not new when the journal is removed
         fs::remove_file(path(&records)).unwrap();
         append(&records, &entry(7, String::new())).unwrap();
         let seen: Vec<u64> = follower.next_entries().iter().map(|entry| entry.time).collect();
@@ -326,8 +326,8 @@ mod tests {
 
     #[test]
     fn a_long_message_is_shortened_and_its_line_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let mut follower = Follower::new(&records);
         // 75 routes that were left out
         let routes = "route 10.0.0.0/24 via 192.0.2.1: the gateway cannot be reached in the pod: left out; ".repeat(95);
@@ -342,8 +342,8 @@ mod tests {
 
     #[test]
     fn what_is_no_line_of_a_journal_is_passed_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let mut follower = Follower::new(&records);
         let mut file = OpenOptions::new().append(true).create(true).open(path(&records)).unwrap();
         file.write_all(&vec![b'x'; 3 << 20]).unwrap();
@@ -355,7 +355,7 @@ mod tests {
         assert!(follower.next_entries().is_empty());
         file.write_all(format!("{end}\n").as_bytes()).unwrap();
         assert_eq!(follower.next_entries(), [entry(3, String::new())]);
-        // somebody empties it
+        // it is emptied
         file.set_len(0).unwrap();
         append(&records, &entry(4, String::new())).unwrap();
         assert_eq!(follower.next_entries(), [entry(4, String::new())]);

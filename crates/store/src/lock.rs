@@ -18,7 +18,7 @@ use rustix::{
 
 use crate::{error::Error, records::Records};
 
-/// How often somebody who waits until a deadline asks again.
+/// The pause between two attempts to take a lock with a deadline.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Most bytes of a sandbox's id that count for the name of its lock; runtimes give 64.
 const MAX_ID: usize = 80;
@@ -26,7 +26,7 @@ const MAX_ID: usize = 80;
 /// How long a lock is waited for.
 #[derive(Debug, Clone, Copy)]
 enum Wait {
-    /// As long as somebody has it.
+    /// Until it is free.
     Forever,
     /// Until then.
     Until(Instant),
@@ -43,7 +43,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Releases the lock and leaves its file, for whoever ends the record that there is now.
+    /// Releases the lock and keeps its file, which is removed at the end of the record that there is now.
     pub fn leave(mut self) {
         self.is_left = true;
     }
@@ -52,7 +52,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         if !self.is_left {
-            // still locked, so nobody relies on it; who waits for it checks that the file is still there
+            // it is still locked: a program that waits for it checks afterwards that the file is still there
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -88,7 +88,7 @@ impl Records {
         }
     }
 
-    /// The lock of a device, unless somebody has it.
+    /// The lock of a device; none if another program has it.
     ///
     /// # Errors
     ///
@@ -97,7 +97,7 @@ impl Records {
         self.lock_device(device, Wait::No)
     }
 
-    /// Waits for the lock of a device; none if somebody has it until the deadline.
+    /// Waits for the lock of a device; none if another program has it until the deadline.
     ///
     /// # Errors
     ///
@@ -116,7 +116,7 @@ impl Records {
         let path = self.locks().join(device.as_str());
         match lock(&path, wait) {
             Ok(file) => Ok(file.map(|file| Lock { path, is_left: false, _file: file })),
-            Err(source) => Err(Error::Record { path, source }),
+            Err(error) => Err(Error::Record { path, error }),
         }
     }
 
@@ -127,11 +127,11 @@ impl Records {
     ///
     /// When the directory cannot be made or written.
     pub fn lock_choice(&self, deadline: Instant) -> io::Result<Option<NamedLock>> {
-        let file = lock(&self.folder().join("injector.lock"), Wait::Until(deadline))?;
+        let file = lock(&self.directory().join("injector.lock"), Wait::Until(deadline))?;
         Ok(file.map(|_file| NamedLock { path: None, _file }))
     }
 
-    /// The right to work on one sandbox. Waits until the deadline; none if somebody works on it until then.
+    /// The right to work on one sandbox. Waits until the deadline; none if another program works on it until then.
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ impl Records {
     }
 
     fn locks(&self) -> PathBuf {
-        self.folder().join("lock")
+        self.directory().join("lock")
     }
 }
 
@@ -167,15 +167,15 @@ fn lock(path: &Path, wait: Wait) -> io::Result<Option<File>> {
     loop {
         let file = match (open(), path.parent()) {
             // the first one on this node
-            (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(folder)?;
+            (Err(error), Some(directory)) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(directory)?;
                 open()?
             }
             (opened, _) => opened?,
         };
         loop {
             match flock(&file, operation) {
-                // who held it before may have removed the file: then a later comer would lock another one
+                // its holder may have removed the file: then the next program would lock another one
                 Ok(()) if file.metadata()?.nlink() > 0 => return Ok(Some(file)),
                 Ok(()) => break,
                 Err(Errno::WOULDBLOCK) if matches!(wait, Wait::Until(deadline) if Instant::now() < deadline) => {
@@ -194,14 +194,14 @@ mod tests {
     use super::*;
 
     fn records() -> (tempfile::TempDir, Records) {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
-        (folder, records)
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
+        (directory, records)
     }
 
     #[test]
     fn one_chooses_at_a_time_and_nobody_waits_past_the_deadline() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let first = records.lock_choice(Instant::now()).unwrap();
         assert!(first.is_some());
         assert!(records.lock_choice(Instant::now()).unwrap().is_none());
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn each_sandbox_has_a_lock_of_its_own_which_leaves_nothing_behind() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let take = |id: &str| records.lock_sandbox(id, Instant::now()).unwrap();
         let (a, b) = (take("a/../../x"), take("b"));
         assert!(a.is_some() && b.is_some() && take("b").is_none());
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_device_is_locked_by_one_at_a_time_and_waited_for() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let device: DeviceId = "eth0".parse().unwrap();
         let first = records.lock(&device).unwrap();
         assert!(records.try_lock(&device).unwrap().is_none());

@@ -2,9 +2,9 @@
 //! as `ip netns` does.
 //!
 //! A virtual device is destroyed with its namespace, and a namespace lives as long as something refers to it. A mount does,
-//! whatever happens to the container's processes, the runtime's mounts, its shim, the agent and the hooks. Whoever
-//! attaches such a device pins the namespace after the record is written and before the device moves; whoever ends the
-//! record removes the pin first. A pin without a record is removed with the next record of the device, or by the agent.
+//! whatever happens to the container's processes, the runtime's mounts, its shim, the agent and the hooks. The program
+//! that attaches such a device pins the namespace after the record is written and before the device moves; the program that
+//! ends the record removes the pin first. A pin without a record is removed with the next record of the device, or by the agent.
 //!
 //! A copy of the mount in another mount namespace holds nothing up: the kernel detaches all mounts on a file that is
 //! unlinked where it is no mount point (`detach_mounts` in `fs/namespace.c`, Linux 3.18).
@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use netdevice::{Attachment, DeviceId};
+use netdevice::{Attachment, DeviceId, acquisition::Recorded};
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
     io::Errno,
@@ -50,8 +50,8 @@ impl Records {
     /// The records in that directory, for an agent. Pins are made in the mount namespace of PID 1, so that they outlive the
     /// agent's container and hooks see them. If it cannot be entered, the reason is returned too; the agent then has to
     /// keep a descriptor of each namespace.
-    pub fn of_agent(folder: impl Into<PathBuf>) -> (Self, Option<io::Error>) {
-        let mut records = Self::new(folder);
+    pub fn of_agent(directory: impl Into<PathBuf>) -> (Self, Option<io::Error>) {
+        let mut records = Self::new(directory);
         records.held = Some(Held::default());
         match records.probe_init() {
             Ok(()) => {
@@ -69,16 +69,16 @@ impl Records {
         if std::process::id() == 1 {
             return Err(io::Error::other("the node's processes are not visible (hostPID)"));
         }
-        fs::create_dir_all(self.folder())?;
+        fs::create_dir_all(self.directory())?;
         self.at_state_dir(in_mounts_of_init, &mut || Ok(()))
     }
 
     /// Runs something in another mount namespace, if the state directory is the same there.
     fn at_state_dir(&self, mounts: InMounts, work: &mut (dyn FnMut() -> io::Result<()> + Send)) -> io::Result<()> {
         let place = |file: fs::Metadata| (file.dev(), file.ino());
-        let here = fs::metadata(self.folder()).map(place)?;
+        let here = fs::metadata(self.directory()).map(place)?;
         mounts(&mut || {
-            if fs::metadata(self.folder()).map(place).ok() != Some(here) {
+            if fs::metadata(self.directory()).map(place).ok() != Some(here) {
                 return Err(io::Error::other("PID 1 has another directory at the path of the state directory"));
             }
             work()
@@ -87,10 +87,10 @@ impl Records {
 
     /// File that the namespace of a device is pinned on.
     pub fn pin_path(&self, device: &DeviceId) -> PathBuf {
-        self.folder().join(PINS).join(device.as_str())
+        self.directory().join(PINS).join(device.as_str())
     }
 
-    /// Whether the namespace with that inode is pinned for the device, so that nobody need keep a descriptor of it.
+    /// Whether the namespace with that inode is pinned for the device, so that no descriptor of it has to be kept.
     pub fn is_pinned(&self, device: &DeviceId, inode: u64) -> bool {
         !matches!(self.mounts, Mounts::Own) && is_on(&self.pin_path(device), inode)
     }
@@ -101,8 +101,8 @@ impl Records {
     ///
     /// When it cannot be mounted, in a user namespace of the runtime for example. The device then lives as long as the
     /// sandbox's processes and mounts do.
-    pub fn pin(&self, record: &Attachment, namespace: &Namespace) -> io::Result<()> {
-        if record.host.hardware.is_some() {
+    pub fn pin<A: Recorded>(&self, record: &Attachment<A>, namespace: &Namespace) -> io::Result<()> {
+        if !record.needs_namespace() {
             return Ok(());
         }
         let path = self.pin_path(&record.device);
@@ -150,10 +150,10 @@ impl Records {
         remove(&self.pin_path(device));
     }
 
-    /// Removes pins whose record has ended, but for devices that somebody is at work on.
+    /// Removes pins whose record has ended, except of devices that a program works on.
     pub(crate) fn sweep_pins(&self) {
         self.let_go(|device| !self.has_file(device));
-        for entry in fs::read_dir(self.folder().join(PINS)).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(self.directory().join(PINS)).into_iter().flatten().flatten() {
             let Some(device) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             if !self.has_file(&device)
                 && let Ok(Some(_lock)) = self.try_lock(&device)

@@ -24,17 +24,17 @@ impl Records {
     ///
     /// When the directory cannot be made or written.
     pub fn lock_agent(&self) -> io::Result<File> {
-        fs::create_dir_all(self.folder())?;
-        let path = self.folder().join(AGENT_LOCK);
+        fs::create_dir_all(self.directory())?;
+        let path = self.directory().join(AGENT_LOCK);
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        // whoever looks whether an agent runs holds it for a moment
+        // a program that asks whether an agent runs holds it for a moment
         flock(&file, FlockOperation::LockShared)?;
         Ok(file)
     }
 
     /// Whether an agent runs on this node.
     pub fn has_agent(&self) -> bool {
-        let file = OpenOptions::new().read(true).open(self.folder().join(AGENT_LOCK));
+        let file = OpenOptions::new().read(true).open(self.directory().join(AGENT_LOCK));
         file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
     }
 
@@ -45,9 +45,9 @@ impl Records {
     /// When the disk does not take them; those that were there stay.
     pub fn write_problems(&self, lines: &[String]) -> io::Result<()> {
         // during an update two agents write
-        let beside = self.folder().join(format!(".{PROBLEMS}.{}", std::process::id()));
+        let beside = self.directory().join(format!(".{PROBLEMS}.{}", std::process::id()));
         let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
-        replace_by_text(&self.folder().join(PROBLEMS), &beside, text.as_bytes(), 0o644).map(drop)
+        replace_by_text(&self.directory().join(PROBLEMS), &beside, text.as_bytes(), 0o644).map(drop)
     }
 
     /// The problems that the agent left; none where there is no agent.
@@ -56,7 +56,7 @@ impl Records {
     ///
     /// When the file is there and cannot be read.
     pub fn problems(&self) -> io::Result<Vec<String>> {
-        let text = match File::open(self.folder().join(PROBLEMS)) {
+        let text = match File::open(self.directory().join(PROBLEMS)) {
             Ok(file) => read_text_limited(file, MAX_PROBLEMS)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
@@ -71,8 +71,8 @@ mod tests {
 
     #[test]
     fn an_agent_is_seen_while_it_runs_and_what_it_left_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path().join("records"));
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path().join("records"));
         assert!(!records.has_agent() && records.problems().unwrap().is_empty());
         let (one, other) = (records.lock_agent().unwrap(), records.lock_agent().unwrap());
         drop(one);

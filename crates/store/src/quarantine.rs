@@ -1,11 +1,12 @@
-//! Records that nobody can follow: put aside by whoever holds the device's lock, and the device with them.
+//! Quarantine: records that cannot be followed are put aside, by the program that holds the device's lock; the device is neither
+//! moved nor offered.
 //!
 //! What such a file would have said is lost: where the device went, and what it was. A link of its name on the host may be
 //! the device, untouched or half restored, or another one. So nothing is guessed, and the device is neither moved nor
 //! offered until an administrator has looked and removed the file. A record of a newer version stays where it is: the
 //! program that wrote it can follow it.
 //!
-//! A device that is home with something of its Pod on it that cannot be taken off is put aside in the same way, with a
+//! A device that is on the host with something of its Pod on it that cannot be removed is quarantined in the same way, with a
 //! record that says what it is. Put back, that record is followed: the device is cleaned again, and restored.
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 };
 
 use netdevice::{
-    Attachment, DeviceId,
+    Attachment, DeviceId, Moved,
     record::{QUARANTINE, quarantined_device, quarantined_name},
 };
 
@@ -23,11 +24,11 @@ use crate::{
     records::{Place, ReadError, Records, Unreadable, read_record_file},
 };
 
-/// How many files of one device are kept. It is refused while there is one, so that a second is somebody's doing.
+/// How many files of one device are kept. The device is refused while there is one, so a second one was put there by hand.
 const MAX_FILES: u32 = 100;
 
 impl Records {
-    /// The record of a device, whose lock is held; none if it is home. A record that nobody can follow is put aside.
+    /// The record of a device, whose lock is held; none if it is on the host. A record that cannot be followed is put aside.
     ///
     /// # Errors
     ///
@@ -37,7 +38,7 @@ impl Records {
             Ok(Some(record)) => Ok(Some(record)),
             Ok(None) => match self
                 .quarantined_of(device)
-                .map_err(|source| Error::Record { path: self.folder().join(QUARANTINE), source })?
+                .map_err(|error| Error::Record { path: self.directory().join(QUARANTINE), error })?
             {
                 None => Ok(None),
                 Some(path) => Err(match reason(device, &path) {
@@ -54,7 +55,7 @@ impl Records {
         }
     }
 
-    /// Puts the record of a device aside if nobody can follow it; says where it is then. A device that somebody works on
+    /// Puts the record of a device aside if it cannot be followed, and returns where it is then. A device that a program works on
     /// is left to them.
     ///
     /// # Errors
@@ -64,7 +65,7 @@ impl Records {
         let Some(_lock) = self.try_lock(device)? else { return Ok(None) };
         match self.read_record(device) {
             Err(ReadError::Unfollowed(path, error)) if error.is_final() => {
-                self.put_aside(device, &path).map(Some).map_err(|source| Error::Record { path, source })
+                self.put_aside(device, &path).map(Some).map_err(|error| Error::Record { path, error })
             }
             _ => Ok(None),
         }
@@ -72,24 +73,24 @@ impl Records {
 
     /// Puts the record of a device aside that is on the host with something on it that cannot be taken off; returns the
     /// error that says so.
-    pub fn set_aside(&self, mut record: Attachment, reason: String) -> Error {
+    pub fn set_aside(&self, mut record: Attachment<Moved>, reason: String) -> Error {
         let device = record.device.clone();
         record.quarantined = Some(reason.clone());
-        // the device is not in the namespace any more, and whoever takes it from quarantine may remove the file
+        // the device is not in the namespace any more, and an administrator may remove the file
         self.unpin(&device);
         if let Err(error) = self.write(&record) {
             return error;
         }
         match self.put_aside(&device, &self.path(&device)) {
             Ok(path) => Error::Unclean { path, reason },
-            Err(source) => Error::Record { path: self.path(&device), source },
+            Err(error) => Error::Record { path: self.path(&device), error },
         }
     }
 
     fn put_aside(&self, device: &DeviceId, path: &Path) -> io::Result<PathBuf> {
-        let folder = self.folder().join(QUARANTINE);
-        fs::create_dir_all(&folder)?;
-        let mut places = (1..=MAX_FILES).map(|number| folder.join(quarantined_name(device, number)));
+        let directory = self.directory().join(QUARANTINE);
+        fs::create_dir_all(&directory)?;
+        let mut places = (1..=MAX_FILES).map(|number| directory.join(quarantined_name(device, number)));
         let place = places.find(|place| !place.exists()).ok_or(io::ErrorKind::AlreadyExists)?;
         fs::rename(path, &place)?;
         Ok(place)
@@ -112,7 +113,7 @@ impl Records {
 
     fn quarantined_files(&self) -> io::Result<impl Iterator<Item = (DeviceId, PathBuf)> + use<>> {
         // mostly there is no such directory: one system call says so
-        let entries = match fs::read_dir(self.folder().join(QUARANTINE)) {
+        let entries = match fs::read_dir(self.directory().join(QUARANTINE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             other => Some(other?),
         };
@@ -142,7 +143,7 @@ impl fmt::Display for Reason {
 fn reason(device: &DeviceId, path: &Path) -> Reason {
     match read_record_file(path).map(|text| Attachment::from_json(device, &text)) {
         Ok(Ok(Attachment { quarantined: Some(reason), .. })) => Reason::Unclean(reason),
-        Ok(Ok(_)) => Reason::Unfollowed("somebody made it one that can be followed: put it back where it was".into()),
+        Ok(Ok(_)) => Reason::Unfollowed("it was repaired and can be followed now: move it back to the records".into()),
         Ok(Err(error)) => Reason::Unfollowed(error.to_string()),
         Err(error) => Reason::Unfollowed(error.to_string()),
     }

@@ -120,8 +120,8 @@ mod tests {
 
     #[test]
     fn only_what_changed_is_read_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let names = ["a", "b", "c"];
         names.iter().for_each(|name| drop(records.write(&record(name)).unwrap()));
         let mut reader = Reader::new(records.clone());
@@ -146,8 +146,8 @@ mod tests {
 
     #[test]
     fn a_change_in_place_right_after_the_reading_is_seen() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let mut reader = Reader::new(records.clone());
         let mut attachment = record("a");
         // many times: each falls otherwise into the ticks of the file system's clock

@@ -14,8 +14,9 @@ use std::{
 
 use netdevice::{
     Attachment, DeviceId, Ledger, Phase,
+    acquisition::Recorded,
     node_address::{self, MAX_NODE_ADDRESSES, NODE_ADDRESSES},
-    record::{MAX_RECORD, RecordError, attached_in_place},
+    record_text::{MAX_RECORD, RecordError, attached_in_place},
 };
 
 use crate::{
@@ -35,7 +36,7 @@ const BESIDE: &str = ".new";
 /// The directory of the records.
 #[derive(Debug, Clone)]
 pub struct Records {
-    folder: PathBuf,
+    directory: PathBuf,
     pub(crate) mounts: Mounts,
     pub(crate) held: Option<Held>,
 }
@@ -74,7 +75,7 @@ pub(crate) enum ReadError {
 impl From<ReadError> for Error {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Io(path, source) => Self::Record { path, source },
+            ReadError::Io(path, error) => Self::Record { path, error },
             ReadError::Unfollowed(path, error) => Self::Unreadable { path, reason: error.to_string() },
         }
     }
@@ -99,36 +100,36 @@ impl Written {
     pub fn note_attached(self) -> Result<(), Error> {
         let (at, bytes) = self.attached.expect("only an attachment that has begun is complete");
         let written = self.file.write_all_at(bytes, at);
-        written.map_err(|source| Error::Record { path: self.path, source })
+        written.map_err(|error| Error::Record { path: self.path, error })
     }
 }
 
 impl Records {
     /// The records in that directory, which need not be there yet.
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), mounts: Mounts::Runtime, held: None }
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into(), mounts: Mounts::Runtime, held: None }
     }
 
     /// The directory.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub(crate) fn path(&self, device: &DeviceId) -> PathBuf {
-        self.folder.join(format!("{device}{SUFFIX}"))
+        self.directory.join(format!("{device}{SUFFIX}"))
     }
 
     /// Where a file of the directory is written before it takes its place.
     fn beside(&self, name: &str) -> PathBuf {
-        self.folder.join([".", name, BESIDE].concat())
+        self.directory.join([".", name, BESIDE].concat())
     }
 
     /// Where a record is written before it takes its place.
     fn record_beside(&self, device: &DeviceId) -> PathBuf {
-        self.folder.join([".", device.as_str(), SUFFIX, BESIDE].concat())
+        self.directory.join([".", device.as_str(), SUFFIX, BESIDE].concat())
     }
 
-    /// The record of a device; none if there is none. Without the device's lock somebody may be about to put aside what
+    /// The record of a device; none if there is none. Without the device's lock another program may be about to put aside what
     /// cannot be followed.
     pub(crate) fn read_record(&self, device: &DeviceId) -> Result<Option<Attachment>, ReadError> {
         let path = self.path(device);
@@ -159,7 +160,7 @@ impl Records {
     /// # Errors
     ///
     /// When the disk does not take it; the record that was there stays.
-    pub fn write(&self, record: &Attachment) -> Result<Written, Error> {
+    pub fn write<A: Recorded>(&self, record: &Attachment<A>) -> Result<Written, Error> {
         let path = self.path(&record.device);
         let text = record.to_json();
         if text.len() > MAX_RECORD {
@@ -171,7 +172,7 @@ impl Records {
                 let attached = is_begun.then(|| attached_in_place(&text)).flatten();
                 Ok(Written { path, file, attached })
             }
-            Err(source) => Err(Error::Record { path, source }),
+            Err(error) => Err(Error::Record { path, error }),
         }
     }
 
@@ -181,14 +182,14 @@ impl Records {
     ///
     /// When the file cannot be removed.
     pub fn remove(&self, device: &DeviceId) -> Result<(), Error> {
-        // whoever is killed in between leaves a record whose device is home
+        // a program that is killed in between leaves a record whose device is on the host
         self.unpin(device);
         // of a writer that was killed, and mostly not there
         let _ = fs::remove_file(self.record_beside(device));
         let path = self.path(device);
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(|source| Error::Record { path, source }),
+            other => other.map_err(|error| Error::Record { path, error }),
         }
     }
 
@@ -199,12 +200,12 @@ impl Records {
     ///
     /// When the file is there and cannot be read.
     pub fn node_addresses(&self) -> Result<BTreeSet<IpAddr>, Error> {
-        let path = self.folder.join(NODE_ADDRESSES);
+        let path = self.directory.join(NODE_ADDRESSES);
         let mut text = [0; MAX_NODE_ADDRESSES];
         match File::open(&path).and_then(|mut file| file.read(&mut text)) {
             Ok(length) => Ok(node_address::from_text(text.get(..length).unwrap_or_default())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
-            Err(source) => Err(Error::Record { path, source }),
+            Err(error) => Err(Error::Record { path, error }),
         }
     }
 
@@ -223,16 +224,16 @@ impl Records {
     ///
     /// When the disk does not take it; the file that was there stays.
     pub fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        replace_by_text(&self.folder.join(name), &self.beside(name), text, 0o644).map(drop)
+        fs::create_dir_all(&self.directory)?;
+        replace_by_text(&self.directory.join(name), &self.beside(name), text, 0o644).map(drop)
     }
 
-    /// Removes what writers that were killed left half written, and pins without a record, but for devices that somebody is
-    /// at work on.
+    /// Removes what writers that were killed left half written, and pins without a record, except of devices that a program
+    /// works on.
     pub fn sweep(&self) {
         self.sweep_pins();
         self.sweep_reservations();
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let device = || name.to_str()?.strip_prefix('.')?.strip_suffix(BESIDE)?.strip_suffix(SUFFIX)?.parse().ok();
             if let Some(device) = device()
@@ -264,7 +265,7 @@ impl Records {
         mut read: impl FnMut(&DeviceId, &DirEntry) -> Result<Option<Arc<Attachment>>, ReadError>,
     ) -> io::Result<(Ledger, Vec<Unreadable>)> {
         let (mut ledger, mut unreadable) = (Ledger::new(), Vec::new());
-        let entries = match fs::read_dir(&self.folder) {
+        let entries = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((ledger, unreadable)),
             other => other?,
         };
@@ -303,9 +304,9 @@ mod tests {
 
     #[test]
     fn half_a_record_is_swept_unless_somebody_writes_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
-        let (left, written) = (folder.path().join(".a.json.new"), folder.path().join(".b.json.new"));
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
+        let (left, written) = (directory.path().join(".a.json.new"), directory.path().join(".b.json.new"));
         fs::write(&left, "{").unwrap();
         fs::write(&written, "{").unwrap();
         let _lock = records.lock(&"b".parse().unwrap()).unwrap();
@@ -317,15 +318,15 @@ mod tests {
 
     #[test]
     fn a_file_that_another_writer_is_about_to_put_in_its_place_is_not_swept() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         // what earlier versions call it, too
         let others = [".config.yaml.new", ".node-addresses.new", "config.yaml.new", "node-addresses.new"];
-        others.iter().for_each(|name| fs::write(folder.path().join(name), "half").unwrap());
+        others.iter().for_each(|name| fs::write(directory.path().join(name), "half").unwrap());
         records.sweep();
-        assert!(others.iter().all(|name| folder.path().join(name).exists()));
+        assert!(others.iter().all(|name| directory.path().join(name).exists()));
         records.replace("config.yaml", b"whole").unwrap();
-        assert_eq!(fs::read(folder.path().join("config.yaml")).unwrap(), b"whole");
-        assert!(!folder.path().join(others[0]).exists());
+        assert_eq!(fs::read(directory.path().join("config.yaml")).unwrap(), b"whole");
+        assert!(!directory.path().join(others[0]).exists());
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     replace::replace_by_text,
 };
 
-const FOLDER: &str = "reservations";
+const DIRECTORY: &str = "reservations";
 const SUFFIX: &str = ".json";
 
 /// How long, in seconds, a reservation of the kubelet counts against others than containers. After that the kubelet itself
@@ -49,9 +49,15 @@ fn is_fresh(reservation: &Reservation, now: u64) -> bool {
     now.checked_sub(reservation.since).is_some_and(|age| age < FRESH)
 }
 
+/// The device whose record a file is, if its id begins so.
+fn record_of(file: &[u8], prefix: &str) -> Option<DeviceId> {
+    let rest = file.strip_prefix(prefix.as_bytes())?.strip_suffix(SUFFIX.as_bytes())?;
+    [prefix, str::from_utf8(rest).ok()?].concat().parse().ok()
+}
+
 impl Records {
     fn reservation_path(&self, device: &DeviceId) -> PathBuf {
-        self.folder().join(FOLDER).join([device.as_str(), SUFFIX].concat())
+        self.directory().join(DIRECTORY).join([device.as_str(), SUFFIX].concat())
     }
 
     /// The reservation of a device; none if there is none. One that cannot be followed counts as none: the record of an
@@ -66,7 +72,7 @@ impl Records {
     ///
     /// When the directory is there and cannot be read.
     pub fn reservations(&self) -> io::Result<Reservations> {
-        let entries = match fs::read_dir(self.folder().join(FOLDER)) {
+        let entries = match fs::read_dir(self.directory().join(DIRECTORY)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reservations::new()),
             other => other?,
         };
@@ -109,7 +115,7 @@ impl Records {
         Ok(others.map(|(device, reservation)| (device, reservation.owner)).collect())
     }
 
-    /// Whether somebody has a right to a device that is on the host, so that `owner` cannot have it. The device's lock is held.
+    /// Checks that no other owner has a right to a device that is on the host. The device's lock is held.
     ///
     /// # Errors
     ///
@@ -119,6 +125,49 @@ impl Records {
             Some(reservation) if keeps_from(&reservation, owner, now()) => Err(Error::Held(reservation.owner.into())),
             _ => Ok(()),
         }
+    }
+
+    /// Checks that devices may be created on an interface: it has no owner and is not reserved. Its lock is held.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Held`] with that owner.
+    pub fn check_parent(&self, parent: &DeviceId, _lock: &Lock) -> Result<(), Error> {
+        if let Some(record) = self.take(parent)? {
+            return Err(Error::Held(record.owner.into()));
+        }
+        let now = now();
+        let is_due = |reservation: &Reservation| match reservation.owner {
+            Owner::Kubelet => is_fresh(reservation, now),
+            Owner::Claim { .. } => true,
+            Owner::Container { .. } | Owner::Sandbox { .. } => false,
+        };
+        match self.reservation(parent).filter(is_due) {
+            Some(reservation) => Err(Error::Held(reservation.owner.into())),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that an interface may be moved: no device is created on it. Its lock is held, which the creation of one takes, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parent`] with the owner of such a device.
+    pub fn check_children(&self, device: &DeviceId, _lock: &Lock) -> Result<(), Error> {
+        let entries = match fs::read_dir(self.directory()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(|error| Error::Record { path: self.directory().to_owned(), error })?,
+        };
+        let prefix = [device.as_str(), ":"].concat();
+        for entry in entries.flatten() {
+            let child = record_of(entry.file_name().as_encoded_bytes(), &prefix);
+            if let Some(child) = child.filter(|child| child.parent().as_ref() == Some(device))
+                && let Some(record) = self.read(&child)?
+            {
+                return Err(Error::Parent(record.owner.into()));
+            }
+        }
+        Ok(())
     }
 
     /// Reserves a device that is on the host. Its lock is held.
@@ -134,21 +183,22 @@ impl Records {
             return Err(Error::Held(record.owner.into()));
         }
         self.check_reservation(device, &reservation.owner, lock)?;
+        self.check_children(device, lock)?;
         let path = self.reservation_path(device);
-        let beside = self.folder().join(FOLDER).join([".", device.as_str(), SUFFIX, ".new"].concat());
+        let beside = self.directory().join(DIRECTORY).join([".", device.as_str(), SUFFIX, ".new"].concat());
         let write = || replace_by_text(&path, &beside, &reservation.to_json(), 0o600);
         let written = write().or_else(|error| {
             // the first one on this node
             if error.kind() != io::ErrorKind::NotFound {
                 return Err(error);
             }
-            fs::create_dir_all(self.folder().join(FOLDER))?;
+            fs::create_dir_all(self.directory().join(DIRECTORY))?;
             write()
         });
-        written.map(drop).map_err(|source| Error::Record { path: path.clone(), source })
+        written.map(drop).map_err(|error| Error::Record { path: path.clone(), error })
     }
 
-    /// Who keeps the kubelet from handing a device out: whoever has it by its record, or has reserved it.
+    /// The owner because of which the kubelet may not hand a device out: by its record, or by a reservation.
     ///
     /// # Errors
     ///
@@ -159,13 +209,13 @@ impl Records {
         }
         Ok(match self.reservation(device).map(|reservation| reservation.owner) {
             Some(owner @ Owner::Claim { .. }) => Some(owner),
-            // it counts while somebody works on the device
+            // it counts while a program works on the device
             Some(owner @ Owner::Sandbox { .. }) if self.try_lock(device)?.is_none() => Some(owner),
             _ => None,
         })
     }
 
-    /// Reserves a device for a container that the kubelet is going to start. If somebody works on the device at this moment,
+    /// Reserves a device for a container that the kubelet is going to start. If another program works on the device at this moment,
     /// nothing is written: the container's hook decides.
     ///
     /// # Errors
@@ -184,7 +234,7 @@ impl Records {
         let _ = fs::remove_file(self.reservation_path(device));
     }
 
-    /// Ends the reservations of a sandbox that has ended, but for devices that somebody works on.
+    /// Ends the reservations of a sandbox that has ended, except of devices that a program works on.
     pub fn release_sandbox(&self, sandbox: &str) {
         self.release_if(|owner, _| matches!(owner, Owner::Sandbox { id, .. } if id == sandbox));
     }
@@ -260,8 +310,8 @@ mod tests {
 
     #[test]
     fn a_device_is_reserved_once_and_the_owner_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let reservation = of(&claim("1"), now());
         let lock = records.lock(&reservation.device).unwrap();
         records.reserve(&reservation, &lock).unwrap();
@@ -285,8 +335,8 @@ mod tests {
 
     #[test]
     fn only_reservations_that_count_are_in_force() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let reserve = |device: &str, owner: &Owner, since: u64| {
             let reservation = Reservation { device: device.parse().unwrap(), ..of(owner, since) };
             records.reserve(&reservation, &records.lock(&reservation.device).unwrap()).unwrap();
@@ -308,8 +358,8 @@ mod tests {
 
     #[test]
     fn the_kubelet_is_told_who_has_reserved_a_device() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let (eth0, resource) = ("eth0".parse().unwrap(), ResourceName::default());
         let owner = || records.owner_before_kubelet(&eth0).unwrap();
         records.reserve_for_kubelet(&eth0, &resource).unwrap();
@@ -330,8 +380,8 @@ mod tests {
 
     #[test]
     fn what_a_killed_injector_had_reserved_is_swept_unless_somebody_works_on_the_device() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let owners = [("a", fixture::owner("sandbox")), ("b", claim("1")), ("c", Owner::Kubelet)];
         for (device, owner) in &owners {
             let reservation = Reservation { device: device.parse().unwrap(), ..of(owner, now()) };

@@ -1,7 +1,7 @@
 //! Devices that are on the host under another name, since theirs was taken, and get it as soon as it is free.
 //!
 //! The record of such a device goes on, as `waiting/<id>.<index>.json`: it says what the device is, where it is and what it
-//! is to be called, to whoever comes next, also after a restart of the agent.
+//! is to be called, also after a restart of the agent.
 
 use std::{
     fs, io,
@@ -9,8 +9,9 @@ use std::{
 };
 
 use netdevice::{
-    Attachment, DeviceId, InterfaceName, Phase,
-    record::{HomePlace, quarantined_device, quarantined_name},
+    Attachment, DeviceId, InterfaceName, Moved, Phase,
+    acquisition::HomePlace,
+    record::{quarantined_device, quarantined_name},
 };
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     records::{Records, read_record_file},
 };
 
-const FOLDER: &str = "waiting";
+const DIRECTORY: &str = "waiting";
 
 /// A device that waits for its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,20 +30,20 @@ pub struct Waiting {
     pub present: InterfaceName,
     /// Its index on the host.
     pub index: u32,
-    record: Attachment,
+    record: Attachment<Moved>,
     path: PathBuf,
 }
 
 impl Records {
     /// Ends the record of a device that is on the host as `present`, and remembers that it waits for its name. Its lock is
     /// held. Where that cannot be remembered, the device is on the host all the same.
-    pub fn end_waiting(&self, mut record: Attachment, present: &InterfaceName, index: u32) -> Result<(), Error> {
+    pub fn end_waiting(&self, mut record: Attachment<Moved>, present: &InterfaceName, index: u32) -> Result<(), Error> {
         let device = record.device.clone();
         record.phase = Phase::Detaching;
-        record.home = Some(HomePlace { name: present.clone(), ifindex: index });
-        let folder = self.folder().join(FOLDER);
-        if self.write(&record).is_ok() && (folder.exists() || fs::create_dir(&folder).is_ok()) {
-            let _ = fs::rename(self.path(&device), folder.join(quarantined_name(&device, index)));
+        record.acquired.home = Some(HomePlace { name: present.clone(), ifindex: index });
+        let directory = self.directory().join(DIRECTORY);
+        if self.write(&record).is_ok() && (directory.exists() || fs::create_dir(&directory).is_ok()) {
+            let _ = fs::rename(self.path(&device), directory.join(quarantined_name(&device, index)));
         }
         self.remove(&device)
     }
@@ -53,7 +54,7 @@ impl Records {
     ///
     /// When the directory is there and cannot be read.
     pub fn waiting(&self) -> io::Result<Vec<Waiting>> {
-        let entries = match fs::read_dir(self.folder().join(FOLDER)) {
+        let entries = match fs::read_dir(self.directory().join(DIRECTORY)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other?,
         };
@@ -73,13 +74,13 @@ impl Records {
 
 impl Waiting {
     fn from_text(device: DeviceId, text: &[u8], path: &Path) -> Option<Self> {
-        let record = Attachment::from_json(&device, text).ok()?;
-        let home = record.home.as_ref()?;
+        let record = Attachment::from_json(&device, text).ok()?.into_moved().ok()?;
+        let home = record.acquired.home.as_ref()?;
         Some(Self { device, present: home.name.clone(), index: home.ifindex, path: path.to_owned(), record })
     }
 
     /// What the device was on the host, and where it is now.
-    pub fn attachment(&self) -> &Attachment {
+    pub fn attachment(&self) -> &Attachment<Moved> {
         &self.record
     }
 
@@ -91,7 +92,7 @@ impl Waiting {
     pub fn end(&self) -> Result<(), Error> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::Record { path: self.path.clone(), source: error })
+                Err(Error::Record { path: self.path.clone(), error })
             }
             _ => Ok(()),
         }

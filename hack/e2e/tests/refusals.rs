@@ -66,7 +66,7 @@ fn a_device_that_vanished_before_the_start_is_told() {
         let pod = node.run_pod(PodSpec::new(&format!("vanish-{handler}")).handler(handler)).unwrap();
         let container = pod.create(&with_device("vanish0")).unwrap();
         drop(device);
-        let line = "device vanish0: no such interface is on the node: it was removed or renamed, choose another device";
+        let line = "device vanish0: the node has no such interface: it was removed or renamed; choose another device";
         assert_refused(&node, &agent, handler, container.start(), line);
         node.remove_all_pods();
     }
@@ -150,7 +150,7 @@ fn when_the_second_of_two_devices_fails_the_first_is_home_again() {
         let spec = with_device("both1").cdi_device("networking.k8s.io/netdevice=both2");
         let container = pod.create(&spec).unwrap();
         drop(second);
-        let line = "device both2: no such interface is on the node";
+        let line = "device both2: the node has no such interface";
         assert_refused(&node, &agent, handler, container.start(), line);
         // before the Pod ends: crun runs no poststop hook after a failed start
         first.wait_until_free();

@@ -19,7 +19,7 @@ use std::{
 };
 
 use kubelet::PodResources;
-use netdevice::{InterfaceName, Pod, annotation, choice::Allocated};
+use netdevice::{InterfaceName, Pod, Sandbox, annotation, choice::Allocated};
 use nri::{Container, Plugin, PodSandbox, Refusal, Runtime};
 use store::Records;
 use tokio::{
@@ -38,7 +38,7 @@ use crate::{
     view::{Part, Views},
 };
 use known::{Connection, Known};
-use sandbox::{Order, Provided, Released, Site, pod};
+use sandbox::{Order, Provided, Released, Site};
 use stage::{Peer, Stage};
 use work::{Sandboxes, Waited, Work};
 
@@ -149,7 +149,9 @@ impl Inner {
 
     /// The work on one sandbox, from its annotation to its last device.
     async fn work(self: &Arc<Self>, sandbox: PodSandbox, annotation: Annotation, work: &Arc<Work>, reason: Reason) {
-        let (id, owner) = (sandbox.id.clone(), pod(&sandbox));
+        let PodSandbox { id, name, namespace, uid, network_namespace, pid, .. } = sandbox;
+        let owner = Pod { namespace, name, uid };
+        let sandbox = Sandbox::from_nri(&id, owner.clone(), network_namespace, pid);
         let (inner, runtime) = (self.clone(), Handle::current());
         let order = Order {
             sandbox,
@@ -226,8 +228,8 @@ impl Inner {
     async fn release_all(&self, sandbox: &str, work: Option<&Arc<Work>>) -> Result<(), Refusal> {
         let (site, id, work) = (self.site.clone(), sandbox.to_owned(), work.cloned());
         let released = spawn_blocking(move || {
-            let kept = work.and_then(|work| work.namespace());
-            site.release(&id, kept.as_deref(), Instant::now() + UNHURRIED)
+            let kept = work.and_then(|work| work.sandbox());
+            site.release(&id, kept.as_ref().map(|sandbox| sandbox.namespace()), Instant::now() + UNHURRIED)
         });
         let released = released.await;
         let released = released.map_err(Refusal::new)?.map_err(Refusal::new)?;

@@ -3,23 +3,23 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use link::{
-    AttachAllError, AttachRequest, Detached, Homecoming, ReserveError, Reserved, RouteSocket, attach_all, detach_all,
+    AttachAllError, AttachRequest, Detached, Ended, OpenSandbox, OpenSandboxError, ReserveError, Reserved, RouteSocket,
+    attach_all, detach_all,
 };
 use netdevice::{
-    DeviceId, DeviceRequest, InterfaceName, Owner, Pod,
+    Acquisition, DeviceId, DeviceRequest, InterfaceName, Owner, Pod, Sandbox,
     annotation::{self, AnnotationError},
     choice::{Allocated, Choice, ChoiceError, Demand, choose},
     owner::Request,
 };
-use nri::{PodSandbox, Refusal};
+use nri::Refusal;
 use store::{Namespace, Records};
 use tracing::{debug, info, warn};
 
@@ -30,9 +30,6 @@ use crate::view::Views;
 const NEWS: Duration = Duration::from_millis(500);
 /// How often somebody who waits looks again.
 const LOOK: Duration = Duration::from_millis(2);
-
-/// The file system of namespaces (`include/uapi/linux/magic.h`).
-const NSFS_MAGIC: u64 = 0x6e73_6673;
 
 /// One annotation is read at a time: what one takes is bounded, and so is what all together take.
 static READING: Mutex<()> = Mutex::new(());
@@ -48,12 +45,10 @@ pub(super) enum ProvideError {
     Choice(#[from] ChoiceError),
     #[error(transparent)]
     Attach(#[from] AttachAllError),
-    #[error("{}", link::Error::HostNetwork)]
-    HostNetwork,
-    #[error("the runtime names no network namespace of the pod")]
-    NoNamespace,
-    #[error("cannot open the network namespace {path}: {source}")]
-    Namespace { path: String, source: io::Error },
+    #[error(transparent)]
+    Sandbox(#[from] OpenSandboxError),
+    #[error("the runtime names no id of the sandbox")]
+    NoId,
     #[error("another injector of this node did not finish in time: try again in a moment")]
     Busy,
     #[error("the pod is being stopped")]
@@ -66,7 +61,7 @@ pub(super) enum ProvideError {
 
 /// A sandbox and what its annotation asks for.
 pub(super) struct Order {
-    pub(super) sandbox: PodSandbox,
+    pub(super) sandbox: Sandbox,
     pub(super) annotation: Annotation,
     pub(super) reason: Reason,
     /// Whether a sandbox without a network namespace is one on the node's own network, for this runtime.
@@ -104,9 +99,9 @@ pub(super) struct Site {
 impl Site {
     /// Gives a sandbox what it asks for; what it has already it keeps.
     pub(super) fn provide(&self, order: &Order) -> Result<Provided, ProvideError> {
-        let namespace = match open(order) {
+        let opened = match open(order) {
             Err(error) if order.reason == Reason::List && error.is_gone() => {
-                debug!(sandbox = order.sandbox.id, "skipped, it has ended: {error}");
+                debug!(sandbox = order.sandbox.id(), "skipped, it has ended: {error}");
                 return Ok(Provided::Nothing);
             }
             opened => opened,
@@ -115,22 +110,20 @@ impl Site {
         if requests.is_empty() {
             return Ok(Provided::Nothing);
         }
-        let namespace = namespace?;
+        let sandbox = opened?;
+        let (owner, pod) = owner(&order.sandbox).ok_or(ProvideError::NoId)?;
         order.work.waits_for(Some(ProvideError::Busy.to_string()));
-        let _lock = self.records.lock_sandbox(&order.sandbox.id, order.limit)?.ok_or(ProvideError::Busy)?;
-        let (owner, pod) = owner(&order.sandbox);
-        let (choices, reserved) = self.reserve(order, &requests, &owner, &pod)?;
-        let pid = order.sandbox.pid.and_then(|pid| first_process(pid, &namespace));
+        let _lock = self.records.lock_sandbox(owner.id(), order.limit)?.ok_or(ProvideError::Busy)?;
+        let (choices, reserved) = self.reserve(order, &requests, &owner, pod)?;
         let parts: Vec<_> = choices.iter().zip(&requests).collect();
         let requests: Vec<AttachRequest<'_>> = parts
             .iter()
             .map(|(choice, request)| AttachRequest {
                 device: &choice.device,
                 resource: Some(&choice.resource),
-                sandbox: &namespace,
-                paths: pid.map(|pid| format!("/proc/{pid}/ns/net")).into_iter().collect(),
+                sandbox: &sandbox,
                 owner: &owner,
-                pid,
+                acquisition: Acquisition::Move,
                 configuration: Some(&request.configuration),
             })
             .collect();
@@ -225,7 +218,7 @@ impl Site {
         let is_record = |entry: io::Result<fs::DirEntry>| {
             entry.is_ok_and(|entry| Path::new(&entry.file_name()).extension().is_some_and(|end| end == "json"))
         };
-        match fs::read_dir(self.records.folder()) {
+        match fs::read_dir(self.records.directory()) {
             Ok(mut entries) => entries.any(is_record),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
@@ -248,17 +241,6 @@ impl Site {
         let (ledger, _) = self.records.list()?;
         let of_sandboxes = ledger.into_values().filter(|record| record.owner.is_by_annotation());
         Ok(of_sandboxes.map(|record| record.owner.id().to_owned()).collect())
-    }
-}
-
-impl ProvideError {
-    /// Whether it says that the sandbox has no namespace any more.
-    fn is_gone(&self) -> bool {
-        match self {
-            Self::NoNamespace => true,
-            Self::Namespace { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            _ => false,
-        }
     }
 }
 
@@ -308,10 +290,10 @@ impl Released {
 impl From<Result<Detached, link::Error>> for Released {
     fn from(result: Result<Detached, link::Error>) -> Self {
         match result {
-            Ok(Detached::Done(Homecoming::Home { renamed, .. })) => Self::Home(renamed),
-            Ok(Detached::NotAttached | Detached::TakenOver) => Self::Nothing,
-            Ok(Detached::Done(Homecoming::Lost)) => Self::Lost,
-            Ok(Detached::Done(Homecoming::Away)) => Self::Failed("not on the node yet".into()),
+            Ok(Detached::Done(Ended::Returned { renamed, .. })) => Self::Home(renamed),
+            Ok(Detached::NotAttached | Detached::TakenOver | Detached::Done(Ended::Deleted)) => Self::Nothing,
+            Ok(Detached::Done(Ended::Lost)) => Self::Lost,
+            Ok(Detached::Done(Ended::OutOfReach)) => Self::Failed("not on the node yet".into()),
             Err(error) => Self::Failed(error.to_string()),
         }
     }
@@ -330,81 +312,34 @@ fn is_on_node(device: &DeviceId) -> bool {
     matches!(found, Some(Ok(Some(_))))
 }
 
-/// The Pod of a sandbox.
-pub(super) fn pod(sandbox: &PodSandbox) -> Pod {
-    Pod { namespace: sandbox.namespace.clone(), name: sandbox.name.clone(), uid: sandbox.uid.clone() }
-}
-
 /// Whose devices become: the sandbox's own, from before its first container to after its last one.
-fn owner(sandbox: &PodSandbox) -> (Owner, Pod) {
-    let (pod, id) = (pod(sandbox), sandbox.id.clone());
-    (Owner::Sandbox { id, pod: Some(pod.clone()), by: Request::Annotation }, pod)
+fn owner(sandbox: &Sandbox) -> Option<(Owner, &Pod)> {
+    Some((sandbox.owner(Request::Annotation)?, sandbox.pod()?))
 }
 
-/// The first process of a sandbox, if that is what its pid means here: in a container without the node's processes it is
-/// nobody, or somebody else. A sandbox without a process here is known by the mounts of its namespace.
-fn first_process(pid: u32, namespace: &Namespace) -> Option<i32> {
-    let its_own = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
-    (its_own == namespace.inode()).then(|| i32::try_from(pid).ok()).flatten()
-}
-
-/// The inode of the namespace that this process, and so the node, is in. Two that are open at a time differ in it.
-fn own_inode() -> Option<u64> {
-    Some(fs::metadata("/proc/self/ns/net").ok()?.ino())
-}
-
-/// The network namespace of a sandbox, opened once: by its path, which may be another one in our mount namespace, or by the
-/// sandbox's first process. What it is on CRI-O for a Pod on the node's network, too, is told by the namespace itself.
-fn open(order: &Order) -> Result<Arc<Namespace>, ProvideError> {
-    if let Some(kept) = order.work.namespace() {
+/// The sandbox, opened once: what it is found by may be gone when its devices are returned.
+fn open(order: &Order) -> Result<Arc<OpenSandbox>, OpenSandboxError> {
+    if let Some(kept) = order.work.sandbox() {
         return Ok(kept);
     }
-    let sandbox = &order.sandbox;
-    let of_process = sandbox.pid.map(|pid| format!("/proc/{pid}/ns/net"));
-    let Some(path) = sandbox.network_namespace.as_ref() else {
-        let inode = of_process.and_then(|path| Some(fs::metadata(path).ok()?.ino()));
-        let is_assumed = order.none_is_host_network && order.reason == Reason::Request;
-        let is_host = inode.map_or(is_assumed, |inode| Some(inode) == own_inode());
-        return Err(if is_host { ProvideError::HostNetwork } else { ProvideError::NoNamespace });
-    };
-    let below_run = path.strip_prefix("/var/run/").map(|rest| format!("/run/{rest}"));
-    let mut tries = [Some(path.clone()), below_run, of_process].into_iter().flatten().map(PathBuf::from);
-    let first = tries.next().map_or_else(|| Err(io::ErrorKind::NotFound.into()), open_mounted);
-    let opened = first.or_else(|error| tries.find_map(|path| open_mounted(path).ok()).ok_or(error));
-    let namespace = opened.map_err(|source| ProvideError::Namespace { path: path.clone(), source })?;
-    if Some(namespace.inode()) == own_inode() {
-        return Err(ProvideError::HostNetwork);
+    match OpenSandbox::open(&order.sandbox) {
+        Ok(opened) => Ok(order.work.keep(opened)),
+        Err(OpenSandboxError::Unnamed) if order.none_is_host_network && order.reason == Reason::Request => {
+            Err(OpenSandboxError::HostNetwork)
+        }
+        Err(error) => Err(error),
     }
-    Ok(order.work.keep(namespace))
-}
-
-/// Opens a namespace. The file under a mount that was taken away is none.
-fn open_mounted(path: PathBuf) -> io::Result<Namespace> {
-    let namespace = Namespace::open(path)?;
-    let file_system = rustix::fs::fstatfs(namespace.as_fd())?.f_type;
-    let is_namespace = u64::try_from(file_system) == Ok(NSFS_MAGIC);
-    is_namespace.then_some(namespace).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not a network namespace"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_pid_counts_only_if_that_process_is_in_the_sandbox() {
-        let own = Namespace::open("/proc/self/ns/net").unwrap();
-        let pid = std::process::id();
-        assert_eq!(first_process(pid, &own), i32::try_from(pid).ok());
-        assert_eq!(first_process(u32::MAX, &own), None);
-        // any other namespace will do
-        let other = Namespace::open("/proc/self/ns/uts");
-        assert!(other.is_err() || first_process(pid, &other.unwrap()).is_none());
-    }
-
     fn order(path: Option<&str>, pid: Option<u32>, none_is_host_network: bool, reason: Reason) -> Order {
         let network_namespace = path.map(str::to_owned);
+        let pod = Pod { namespace: "default".into(), name: "web".into(), uid: "u".into() };
         Order {
-            sandbox: PodSandbox { id: "s".into(), network_namespace, pid, ..PodSandbox::default() },
+            sandbox: Sandbox::from_nri("s", pod, network_namespace, pid),
             annotation: Annotation { key: annotation::KEYS[0], text: "[{name: dev0}]".into() },
             reason,
             none_is_host_network,
@@ -415,20 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_on_the_nodes_network_is_told_by_its_namespace_and_not_by_a_missing_one() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let (own, unmounted) = (Some("/proc/self/ns/net"), file.path().to_str());
-        let (me, nobody) = (Some(std::process::id()), Some(u32::MAX));
-        let is_host = |order: &Order| matches!(open(order), Err(ProvideError::HostNetwork));
-        let is_gone = |order: &Order| open(order).is_err_and(|error| error.is_gone());
-        // as CRI-O names it, and a process of a sandbox that none is named of
-        assert!(is_host(&order(own, None, false, Reason::Request)));
-        assert!(is_host(&order(None, me, false, Reason::Request)));
+    fn a_new_sandbox_without_a_namespace_is_on_the_nodes_network_where_the_runtime_says_so_in_this_way() {
+        let is_host = |order: &Order| matches!(open(order), Err(OpenSandboxError::HostNetwork));
         assert!(is_host(&order(None, None, true, Reason::Request)), "containerd names none");
         assert!(!is_host(&order(None, None, false, Reason::Request)), "CRI-O would");
-        for path in [Some("/run/netns/none"), unmounted, None] {
-            assert!(is_gone(&order(path, nobody, true, Reason::List)), "{path:?}");
-        }
+        assert!(!is_host(&order(None, None, true, Reason::List)), "it has ended");
+        let me = Some(std::process::id());
+        assert!(is_host(&order(None, me, false, Reason::Request)), "its process says so");
     }
 
     #[test]
@@ -442,6 +370,6 @@ mod tests {
         ended.reason = Reason::Request;
         assert!(matches!(site.provide(&ended), Err(ProvideError::Annotation { .. })));
         ended.annotation.text = "[{name: dev0}]".into();
-        assert!(matches!(site.provide(&ended), Err(ProvideError::Namespace { .. })));
+        assert!(matches!(site.provide(&ended), Err(ProvideError::Sandbox(OpenSandboxError::Namespace { .. }))));
     }
 }

@@ -10,9 +10,9 @@ use std::{
     time::Instant,
 };
 
+use link::OpenSandbox;
 use netdevice::Ledger;
 use nri::Refusal;
-use store::Namespace;
 use tokio::{sync::watch, time::timeout_at};
 
 /// How the work on a sandbox is going.
@@ -50,7 +50,7 @@ pub(super) struct Work {
     was_seen: AtomicBool,
     /// Why the work does not go on, if it waits for somebody.
     obstacle: Mutex<Option<String>>,
-    namespace: Mutex<Option<Arc<Namespace>>>,
+    sandbox: Mutex<Option<Arc<OpenSandbox>>>,
 }
 
 impl Work {
@@ -58,13 +58,13 @@ impl Work {
         self.is_stopped.load(Ordering::Acquire)
     }
 
-    /// The namespace that the sandbox's devices are in, as it was opened first: its path may be gone by now.
-    pub(super) fn namespace(&self) -> Option<Arc<Namespace>> {
+    /// The sandbox that the devices are in, as it was opened first: its path may be gone by now.
+    pub(super) fn sandbox(&self) -> Option<Arc<OpenSandbox>> {
         self.lock().clone()
     }
 
-    pub(super) fn keep(&self, namespace: Namespace) -> Arc<Namespace> {
-        self.lock().get_or_insert_with(|| Arc::new(namespace)).clone()
+    pub(super) fn keep(&self, sandbox: OpenSandbox) -> Arc<OpenSandbox> {
+        self.lock().get_or_insert_with(|| Arc::new(sandbox)).clone()
     }
 
     /// Notes why the work does not go on, or that it does.
@@ -77,8 +77,8 @@ impl Work {
         self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Namespace>>> {
-        self.namespace.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<OpenSandbox>>> {
+        self.sandbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins, unless somebody is at work: then he is waited for. What was done while somebody waited for it in vain is his

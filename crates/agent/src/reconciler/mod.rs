@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use link::{Homecoming, Repair};
+use link::{Ended, Repair};
 use netdevice::{DeviceId, Ledger};
 use store::{Namespace, Records};
 use tokio::{
@@ -431,7 +431,7 @@ impl Reconciler {
         let pod = self.ledger.get(device).and_then(|record| record.owner.pod().cloned());
         let tracked = self.tracked.get_mut(device);
         let failed = match result {
-            Ok((Repair::Done(Homecoming::Away), _)) => "it is not on the node yet".to_owned(),
+            Ok((Repair::Done(Ended::OutOfReach), _)) => "it is not on the node yet".to_owned(),
             Ok((Repair::Done(homecoming), cause)) => {
                 self.notifier.report(device, pod, cause, homecoming);
                 // its record is gone; that comes to us in a moment

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use link::Homecoming;
+use link::Ended;
 use netdevice::{DeviceId, InterfaceName, Pod};
 use store::journal::{Action, Outcome as HookOutcome};
 use tokio::sync::mpsc;
@@ -24,10 +24,10 @@ pub(crate) struct Notifier {
 
 impl Notifier {
     /// A device was returned to the host, or is lost.
-    pub(super) fn report(&self, device: &DeviceId, pod: Option<Pod>, cause: Cause, homecoming: Homecoming) {
+    pub(super) fn report(&self, device: &DeviceId, pod: Option<Pod>, cause: Cause, ended: Ended) {
         let Self { metrics, restored, events } = self;
-        match homecoming {
-            Homecoming::Home { renamed: None, skipped } => {
+        match ended {
+            Ended::Returned { renamed: None, skipped } => {
                 // nobody listens only while the agent ends
                 let _ = restored.send(device.to_name());
                 let left_out: String = skipped.iter().map(|skipped| format!("; {skipped}")).collect();
@@ -40,7 +40,7 @@ impl Notifier {
                 info!(%device, "returned to the host, for no hook did{left_out}");
                 events.tell(Happening::home(device.clone(), pod, None, &skipped));
             }
-            Homecoming::Home { renamed: Some(name), skipped } => {
+            Ended::Returned { renamed: Some(name), skipped } => {
                 metrics.count_repair("ok");
                 let left_out: String = skipped.iter().map(|skipped| format!("; {skipped}")).collect();
                 warn!(
@@ -49,12 +49,16 @@ impl Notifier {
                 );
                 events.tell(Happening::home(device.clone(), pod, Some(name), &skipped));
             }
-            Homecoming::Lost => {
+            Ended::Lost => {
                 metrics.count_repair("lost");
                 warn!(%device, "it is gone: a virtual link that was deleted with its sandbox before it could be returned, or a device that was unplugged or switched off");
                 events.tell(Happening::Lost { device: device.clone(), pod });
             }
-            Homecoming::Away => {}
+            Ended::Deleted => {
+                metrics.count_repair("ok");
+                info!(%device, "deleted: its sandbox ended");
+            }
+            Ended::OutOfReach => {}
         }
     }
 

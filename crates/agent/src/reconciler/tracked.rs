@@ -59,7 +59,7 @@ pub(super) enum Next {
 
 impl Tracked {
     pub(super) fn new(record: &Attachment, now: Instant) -> Self {
-        let hold = if record.host.hardware.is_some() { Hold::Unneeded } else { Hold::Wanted { after: now } };
+        let hold = if record.needs_namespace() { Hold::Wanted { after: now } } else { Hold::Unneeded };
         Self {
             attachment: attachment(record),
             process: record.process.map(key),

@@ -46,7 +46,7 @@ impl LedgerReader {
             Err(error) => (Err(error.to_string()), false),
         };
         self.failed = result.is_err();
-        self.report.report(self.reader.records().folder(), result);
+        self.report.report(self.reader.records().directory(), result);
         differs
     }
 

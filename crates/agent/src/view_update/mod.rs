@@ -48,11 +48,11 @@ impl Updater {
     /// Makes the first view. Later ones are made by [`Self::run`].
     pub(crate) fn open(inputs: Inputs, metrics: Arc<Metrics>, events: Events) -> Self {
         let Inputs { mut snapshots, mut pools, records } = inputs;
-        if let Err(error) = std::fs::create_dir_all(records.folder()) {
-            warn!(directory = %records.folder().display(), "cannot create the directory of the records: {error}");
+        if let Err(error) = std::fs::create_dir_all(records.directory()) {
+            warn!(directory = %records.directory().display(), "cannot create the directory of the records: {error}");
         }
         // followed before it is read
-        let directory = Directory::new(records.folder());
+        let directory = Directory::new(records.directory());
         let mut projector = Projector::new();
         projector.set_pools(pools.borrow_and_update().clone());
         projector.set_snapshot(snapshots.borrow_and_update().clone());

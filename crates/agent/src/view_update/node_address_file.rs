@@ -39,7 +39,7 @@ impl NodeAddressFile {
             }
             Err(_) if self.failed => {}
             Err(error) => {
-                let directory = self.records.folder().display();
+                let directory = self.records.directory().display();
                 warn!(%directory, "cannot write the node's addresses for hooks: {error}");
                 self.failed = true;
             }

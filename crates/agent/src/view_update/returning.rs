@@ -21,7 +21,9 @@ struct Returning {
 impl Returning {
     /// Whether the snapshot has the device, healthy or as it was before it was attached.
     fn has_returned(&self, view: &View) -> bool {
-        let before = self.record.host.flags & (flags::UP | flags::LOWER_UP);
+        // one that was created is deleted
+        let Some(host) = self.record.host() else { return true };
+        let before = host.flags & (flags::UP | flags::LOWER_UP);
         let link = view.snapshot.link_named(&self.record.device.to_name());
         link.is_some_and(|link| {
             let is_healthy = view.pools.of(link).is_none_or(|pool| pool.health.is_healthy(link));
@@ -88,7 +90,7 @@ mod tests {
         fn new(pools: Pools, flags: u32) -> Self {
             let mut record = Attachment { resource: Some(ResourceName::default()), ..fixture::record("dummy0") };
             record.owner = Owner::Container { id: "c0ffee".into(), sandbox: None, pod: None };
-            record.host.flags = flags;
+            record.host_mut().unwrap().flags = flags;
             let ledger = Ledger::from_iter([(record.device.clone(), Arc::new(record))]);
             let mut projector = Projector::new();
             projector.set_pools(Arc::new(pools));

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use link::{Detached, Diagnosis, Homecoming, Repair, RouteSocket};
+use link::{Detached, Diagnosis, Ended, Repair, RouteSocket};
 use netdevice::DeviceId;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
@@ -215,10 +215,10 @@ fn what_cannot_be_given_leaves_everything_as_it_was() {
         (json!({"name": "uplink"}), "the name uplink is taken in the pod's network namespace"),
         (
             json!({"addresses": ["10.3.0.2/24"], "routes": [{"to": "10.9.0.0/16", "via": "10.4.0.1"}]}),
-            "cannot give it route 10.9.0.0/16 via 10.4.0.1",
+            "cannot apply route 10.9.0.0/16 via 10.4.0.1",
         ),
         (json!({"routes": [{"to": "10.60.0.0/16"}]}), "the pod has a route of its own to that place"),
-        (json!({"routes": [{"to": "2001:db8:9::/48", "via": "2001:db8:7::1"}]}), "cannot give it route 2001:db8:9::"),
+        (json!({"routes": [{"to": "2001:db8:9::/48", "via": "2001:db8:7::1"}]}), "cannot apply route 2001:db8:9::"),
         (json!({"addresses": ["2001:db8::2/64"], "mtu": 1000}), "cannot set address 2001:db8::2/64 of it"),
     ];
     on_host(|host| {
@@ -286,8 +286,7 @@ fn when_the_third_device_fails_the_first_two_are_as_they_were() {
         first.comes_home();
         // two names that are one are found before the first move
         devices[2][1]["name"] = json!("eth2");
-        Order::new(host, &sandbox, &devices)
-            .fails_with("device dev2: the pod asks for two devices that would both be called eth2");
+        Order::new(host, &sandbox, &devices).fails_with("device dev2: the pod requests two devices with the name eth2");
         devices[2][1]["name"] = json!("dev0");
         devices[2][0] = json!("absent");
         Order::new(host, &sandbox, &devices).fails_with("device absent: no such interface");
@@ -380,7 +379,10 @@ fn the_nodes_own_network_and_a_path_that_leads_nowhere_are_refused() {
             (format!("/proc/{}/ns/net", nix::unistd::gettid()), "the pod uses the node's own network (hostNetwork)"),
             ("/run/netns/nowhere".into(), "No such file"),
             ("/proc/self/ns/mnt".into(), "cannot enter the network namespace /proc/self/ns/mnt"),
-            ("/proc/self/status".into(), "cannot enter the network namespace /proc/self/status"),
+            (
+                "/proc/self/status".into(),
+                "cannot open the pod's network namespace /proc/self/status: not a network namespace",
+            ),
         ] {
             order.path = path.into();
             order.fails_with(words);
@@ -411,9 +413,8 @@ fn a_detachment_of_a_sandbox_goes_on_behind_a_device_that_does_not_come() {
         host.attach(&sandbox, "c1", "dev1").succeeds();
         // something moved it on
         sandbox.ip("link add br0 type bridge\nlink set eth1 down\nlink delete dev1");
-        let lost = |(device, result): &(DeviceId, _)| {
-            device.as_str() == "dev1" && *result == Ok(Detached::Done(Homecoming::Lost))
-        };
+        let lost =
+            |(device, result): &(DeviceId, _)| device.as_str() == "dev1" && *result == Ok(Detached::Done(Ended::Lost));
         let results = order.detach();
         assert!(results.len() == 2 && lost(&results[1]), "{results:?}");
         host.ip("link add dev1 type ifb\nlink set dev1 up");
@@ -456,7 +457,7 @@ fn a_sandbox_that_the_runtime_has_unmounted_has_ended_though_somebody_keeps_it_o
         assert_eq!(diagnosis(), Diagnosis::HolderEnded, "it is kept open");
         let repaired =
             link::repair(&records, &device, Some(&kept), |now, home| link::diagnose(now, home) != Diagnosis::Healthy);
-        assert_eq!(repaired.unwrap(), Repair::Done(Homecoming::Home { renamed: None, skipped: Vec::new() }));
+        assert_eq!(repaired.unwrap(), Repair::Done(Ended::Returned { renamed: None, skipped: Vec::new() }));
         host.assert_same(&before);
     });
 }
@@ -478,7 +479,7 @@ fn a_sandbox_whose_path_is_gone_gives_its_devices_back_through_a_descriptor() {
         let (ledger, _) = records.list().unwrap();
         let results = link::detach_all(&records, &ledger, &id, Some(&kept));
         let results: Vec<_> = results.map(|(_, result)| result.unwrap()).collect();
-        assert_eq!(results, [Detached::Done(Homecoming::Home { renamed: None, skipped: Vec::new() })]);
+        assert_eq!(results, [Detached::Done(Ended::Returned { renamed: None, skipped: Vec::new() })]);
         host.assert_same(&before);
     });
 }
@@ -498,7 +499,7 @@ fn a_sandbox_that_died_with_its_virtual_device_ends_the_record() {
         crate::support::until("the namespace has ended", || {
             link::diagnose(&record, &mut home) == Diagnosis::SandboxEnded
         });
-        assert_eq!(order.detach(), [("dev0".parse().unwrap(), Ok(Detached::Done(Homecoming::Lost)))]);
+        assert_eq!(order.detach(), [("dev0".parse().unwrap(), Ok(Detached::Done(Ended::Lost)))]);
         assert_eq!(host.records(), Vec::<String>::new());
     });
 }

@@ -183,7 +183,7 @@ fn comes_home_renamed(deed: impl FnOnce(&Sandbox) + Send) {
         let newcomer: Vec<String> = host.settled().facts("link dev0 ").map(str::to_owned).collect();
         host.detach("c1", "dev0").succeeds();
         let name = format!("nd{index}");
-        assert_has(&host.journal(), &[&format!("its name was taken on the node: it is {name} now")]);
+        assert_has(&host.journal(), &[&format!("its name is taken on the node: it is called {name} now")]);
         assert_has(
             &host.show(&format!("-d addr show {name}")),
             &["mtu 1400", "10.1.0.5/24", "2001:db8::5/64", "alias a-nic", "altname fast-nic", ",UP"],

@@ -66,8 +66,8 @@ fn oci_states_that_cannot_be_used_are_refused() {
             ("", "no OCI state on standard input"),
             ("{\"id\":\"c1\",\"pi", "the OCI state on standard input cannot be read: EOF"),
             (&huge, "has more than"),
-            ("{\"id\":\"c1\",\"pid\":0}", "the OCI state has pid Some(0)"),
-            ("{\"id\":\"c1\"}", "the OCI state has pid None"),
+            ("{\"id\":\"c1\",\"pid\":0}", "the container has no process"),
+            ("{\"id\":\"c1\"}", "the container has no process"),
             ("{\"id\":\"c1\",\"pid\":4194303}", "cannot open the pod's network namespace /proc/4194303/ns/net"),
             ("{\"id\":\"c1\",\"pid\":\"1\"}", "invalid type: string"),
             ("\u{0}\u{1}", "cannot be read"),
@@ -149,7 +149,7 @@ fn a_record_of_a_newer_version_is_left_where_it_is() {
         let before = host.settled();
         let sandbox = host.sandbox("web");
         fs::create_dir_all(host.state_dir()).unwrap();
-        let text = "{\"version\":3,\"all\":\"else\"}";
+        let text = "{\"version\":4,\"all\":\"else\"}";
         host.write(host.record_path("dev0"), text);
         host.attach(&sandbox, "c1", "dev0").fails_with("a newer netdevice wrote it");
         host.detach("c1", "dev0").fails_with("a newer netdevice wrote it");
@@ -210,7 +210,7 @@ fn a_read_only_state_folder_keeps_the_device_at_home() {
         let before = host.settled();
         let sandbox = host.sandbox("web");
         mount_state(host, "size=64k", MsFlags::MS_RDONLY);
-        host.attach(&sandbox, "c1", "dev0").fails_with("device dev0: cannot keep its record");
+        host.attach(&sandbox, "c1", "dev0").fails_with("device dev0: cannot read or write its record");
         umount(&host.state_dir()).unwrap();
         host.assert_same(&before);
     });
@@ -255,7 +255,7 @@ fn a_state_folder_that_is_a_file_keeps_the_device_at_home() {
         let before = host.settled();
         let sandbox = host.sandbox("web");
         host.write(host.state_dir(), "");
-        host.attach(&sandbox, "c1", "dev0").fails_with("device dev0: cannot keep its record");
+        host.attach(&sandbox, "c1", "dev0").fails_with("device dev0: cannot read or write its record");
         fs::remove_file(host.state_dir()).unwrap();
         host.assert_same(&before);
     });

@@ -31,6 +31,12 @@ fn two_devices() -> Value {
     json!([["dev0", {"inherit": true, "addresses": ["10.7.0.2/24"]}], ["dev1", {"name": "eth2"}]])
 }
 
+/// A device that is created on another one, and is called as that is on the host.
+fn created() -> Value {
+    json!([["dev0:1", {"addresses": ["10.7.0.2/24", "2001:db8:7::2/64"], "mtu": 1300, "mac": "02:00:00:00:00:0b",
+        "routes": [{"to": "10.9.0.0/16", "via": "10.7.0.1"}]}, {"macvlan": {"mode": "bridge"}}]])
+}
+
 /// Who comes after the one that was killed.
 #[derive(Debug, Clone, Copy)]
 enum Next {
@@ -57,6 +63,8 @@ struct Stage<'a> {
     before: Picture,
     /// The sandbox with all devices.
     full: Picture,
+    /// Whether they are created there.
+    is_created: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -70,7 +78,8 @@ impl<'a> Stage<'a> {
         let full = sandbox.settled();
         order.comes_home();
         host.assert_same(&before);
-        Self { host, sandbox, other, order, others, before, full }
+        let is_created = devices[0].get(2).is_some();
+        Self { host, sandbox, other, order, others, before, full, is_created }
     }
 
     fn disturbed(&self, verb: Verb, number: usize, fault: Fault) -> Traced {
@@ -94,7 +103,7 @@ impl<'a> Stage<'a> {
                 assert_eq!(differences, "", "{case}: the devices are complete in the sandbox");
             }
             Next::OtherPod => match self.others.attach() {
-                Ok(_) => assert!(!self.host.has_link("dev0"), "{case}"),
+                Ok(_) => assert!(self.is_created || !self.host.has_link("dev0"), "{case}"),
                 Err(error) => assert!(error.contains("it is held by pod default/web"), "{case}: {error}"),
             },
         }
@@ -222,4 +231,24 @@ fn the_attachment_of_two_devices_survives_an_error_of_every_request() {
 #[test]
 fn the_detachment_of_a_configured_device_survives_an_error_of_every_request() {
     fail_at_every_step(&renamed(), Verb::Detach);
+}
+
+#[test]
+fn a_created_device_survives_a_kill_at_every_step_of_its_attachment() {
+    kill_at_every_step(&created(), Verb::Attach);
+}
+
+#[test]
+fn a_created_device_survives_a_kill_at_every_step_of_its_detachment() {
+    kill_at_every_step(&created(), Verb::Detach);
+}
+
+#[test]
+fn the_attachment_of_a_created_device_survives_an_error_of_every_request() {
+    fail_at_every_step(&created(), Verb::Attach);
+}
+
+#[test]
+fn the_detachment_of_a_created_device_survives_an_error_of_every_request() {
+    fail_at_every_step(&created(), Verb::Detach);
 }

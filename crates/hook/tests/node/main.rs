@@ -5,6 +5,7 @@
 
 mod announce;
 mod configured;
+mod created;
 mod devices;
 mod home;
 mod hostile;

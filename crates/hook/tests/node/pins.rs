@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use link::{Detached, Diagnosis, Homecoming, Repair, RouteSocket};
+use link::{Detached, Diagnosis, Ended, Repair, RouteSocket};
 use netdevice::Attachment;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
@@ -187,7 +187,7 @@ fn an_agent_that_starts_after_everybody_died_brings_the_device_home() {
         assert!(kept.is_some(), "its own mounts may end with it");
         let is_due = |now: &Attachment, home: &mut RouteSocket| link::diagnose(now, home) == Diagnosis::HolderEnded;
         let repaired = link::repair(&records, &record.device, kept.as_ref(), is_due).unwrap();
-        assert_eq!(repaired, Repair::Done(Homecoming::Home { renamed: None, skipped: Vec::new() }));
+        assert_eq!(repaired, Repair::Done(Ended::Returned { renamed: None, skipped: Vec::new() }));
         host.assert_same(&before);
         drop(kept);
         assert_ends(&record);
@@ -245,7 +245,7 @@ fn an_agent_that_cannot_mount_holds_the_descriptor_of_run() {
         drop(sandbox);
         assert!(link::keep_sandbox(&records, &record).unwrap().is_none(), "one descriptor is enough");
         let returned = link::detach_from_sandbox(&records, &record.device, record.owner.id(), None).unwrap();
-        assert_eq!(returned, Detached::Done(Homecoming::Home { renamed: None, skipped: Vec::new() }));
+        assert_eq!(returned, Detached::Done(Ended::Returned { renamed: None, skipped: Vec::new() }));
         host.assert_same(&before);
         assert_ends(&record);
     });
@@ -368,12 +368,12 @@ fn a_device_is_not_called_lost_while_the_kernel_knows_it_in_its_namespace() {
         let pin = host.pin_path("dev0");
         umount2(&pin, MntFlags::MNT_DETACH).unwrap();
         drop(sandbox);
-        host.detach("c1", "dev0").fails_with("its pod's network namespace cannot be found from here");
+        host.detach("c1", "dev0").fails_with("cannot find the network namespace of its pod");
         assert!(host.record_path("dev0").exists());
         let namespace = Namespace::open(format!("/proc/{}/root{}", copies.0.id(), pin.display())).unwrap();
         let records = Records::new(host.state_dir());
         let result = link::detach_from_sandbox(&records, &"dev0".parse().unwrap(), "c1", Some(&namespace));
-        assert_eq!(result.unwrap(), Detached::Done(Homecoming::Home { renamed: None, skipped: Vec::new() }));
+        assert_eq!(result.unwrap(), Detached::Done(Ended::Returned { renamed: None, skipped: Vec::new() }));
         host.assert_same(&before);
     });
 }

@@ -126,7 +126,7 @@ fn a_repeated_attachment_changes_nothing_and_a_later_container_takes_over() {
         sandbox.assert_same(&inside);
         host.detach("c1", "dev0").succeeds();
         sandbox.assert_same(&inside);
-        assert_has(&host.journal(), &["a later container has it"]);
+        assert_has(&host.journal(), &["a later container has the device"]);
         host.detach("c2", "dev0").succeeds();
         host.assert_same(&before);
         host.detach("c2", "dev0").succeeds();
@@ -199,7 +199,7 @@ fn a_virtual_device_that_its_container_deleted_ends_its_record_with_a_clear_erro
         first.ip("link delete dev0");
         drop(first);
         let second = host.sandbox("web");
-        host.attach(&second, "c2", "dev0").fails_with("device dev0: no such interface is on the node");
+        host.attach(&second, "c2", "dev0").fails_with("device dev0: the node has no such interface");
         assert_eq!(host.records(), Vec::<String>::new());
         host.ip("link add dev0 type ifb");
         host.attach(&second, "c2", "dev0").succeeds();
@@ -251,8 +251,8 @@ fn a_device_that_is_not_there_is_refused() {
         wired(host, "link property add dev dev0 altname other");
         let before = host.settled();
         let sandbox = host.sandbox("web");
-        host.attach(&sandbox, "c1", "absent").fails_with("device absent: no such interface is on the node");
-        host.attach(&sandbox, "c1", "other").fails_with("no such interface is on the node");
+        host.attach(&sandbox, "c1", "absent").fails_with("device absent: the node has no such interface");
+        host.attach(&sandbox, "c1", "other").fails_with("the node has no such interface");
         host.attach(&sandbox, "c1", "lo").fails_with("it is the loopback interface");
         host.assert_same(&before);
     });

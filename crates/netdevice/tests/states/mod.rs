@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netdevice::{
     Attachment, DeviceId, HardwareAddress, InterfaceName, KernelString, LinkState, Owner, Phase, SandboxConfiguration,
     SandboxInterfaceName,
+    acquisition::{ChildKind, Created, HomePlace, Moved},
     configuration::{IpPrefix, SandboxRoute},
     owner::{Pod, Request},
-    record::{HomePlace, Process, SandboxPlace, Viewpoint},
+    record::{Process, SandboxPlace, Viewpoint},
     state::{Address, Attribute, BpfProgram, Neighbour, Route, route_attribute},
 };
 use proptest::{collection::vec, option, prelude::*};
@@ -198,8 +199,8 @@ pub(crate) fn any_owner() -> impl Strategy<Value = Owner> {
 pub(crate) fn any_record() -> impl Strategy<Value = Attachment> {
     let phase = prop_oneof![Just(Phase::Attaching), Just(Phase::Attached), Just(Phase::Detaching)];
     let asked = (any_owner(), option::of(any_configuration()));
-    (any_state(), any_name(), phase, any::<u64>(), "\\PC{1,20}", any::<bool>(), asked).prop_map(
-        |(host, inside, phase, cookie, word, is_given, (owner, configuration))| Attachment {
+    (any_state(), any_name(), phase, any::<u64>(), "\\PC{1,20}", any::<(bool, bool)>(), asked).prop_map(
+        |(host, inside, phase, cookie, word, (is_given, is_created), (owner, configuration))| Attachment {
             device: DeviceId::from(&host.name),
             resource: is_given.then(Default::default),
             phase,
@@ -215,10 +216,15 @@ pub(crate) fn any_record() -> impl Strategy<Value = Attachment> {
                 ifindex: host.index,
             },
             configuration,
-            home: (phase == Phase::Detaching).then_some(HomePlace { name: inside, ifindex: 3 }),
+            acquired: if is_created {
+                let kind = ChildKind::Vlan { id: 7.try_into().unwrap() };
+                Created { parent: inside, parent_index: 3, kind }.into()
+            } else {
+                let home = (phase == Phase::Detaching).then_some(HomePlace { name: inside, ifindex: 3 });
+                Moved { host, home }.into()
+            },
             quarantined: (phase == Phase::Detaching && is_given).then(|| "a reason".into()),
             since: 1,
-            host,
         },
     )
 }

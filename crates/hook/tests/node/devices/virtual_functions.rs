@@ -73,7 +73,7 @@ fn one_whose_name_was_taken_meanwhile_comes_home_as_nd_and_its_index() {
         assert_eq!(name_of(VF0).unwrap(), format!("nd{index}"));
         let shown = host.show(&format!("-d addr show nd{index}"));
         assert_has(&shown, &["mtu 1400", "alias a-nic", "altname fast-nic", "10.1.0.5/24", "2001:db8::5/64", ",UP"]);
-        assert_has(&host.journal(), &[&format!("its name was taken on the node: it is nd{index} now")]);
+        assert_has(&host.journal(), &[&format!("its name is taken on the node: it is called nd{index} now")]);
         assert_eq!(host.records(), Vec::<String>::new());
     });
 }
@@ -86,7 +86,10 @@ fn one_whose_driver_let_go_is_awaited_and_comes_home_once_it_is_bound_again() {
         host.write("/sys/bus/pci/drivers/igbvf/unbind", VF0);
         drop(sandbox);
         host.detach("c1", "dev0").succeeds();
-        assert_has(&host.journal(), &["the device is not on the node yet: it is looked for again"]);
+        assert_has(
+            &host.journal(),
+            &["the device is not on the node yet: the agent and the next hook look for it again"],
+        );
         assert_eq!(host.records(), ["dev0.json"], "it has a state that somebody wants back");
         host.write("/sys/bus/pci/drivers/igbvf/bind", VF0);
         interface_of(VF0);

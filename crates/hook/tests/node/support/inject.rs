@@ -9,19 +9,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use link::{AttachRequest, Attached, Detached, Homecoming};
-use netdevice::{DeviceId, Owner, Pod, SandboxConfiguration, owner::Request};
+use link::{AttachRequest, Attached, Detached, Ended, OpenSandbox};
+use netdevice::{Acquisition, DeviceId, Owner, Pod, SandboxConfiguration, acquisition::ChildKind, owner::Request};
 use serde_json::{Value, json};
-use store::{Namespace, Records};
+use store::Records;
 
 use super::{Ending, Host, Sandbox, finish};
 
-/// Who asks for which devices: a mapping of device to configuration, as the record keeps it.
+/// Who asks for which devices, each with its configuration, as the record keeps it, and with the kind of a device that is to be
+/// created.
 pub(crate) struct Order {
     state_dir: PathBuf,
     pub(crate) path: PathBuf,
     owner: Owner,
-    devices: Vec<(DeviceId, SandboxConfiguration)>,
+    devices: Vec<(DeviceId, SandboxConfiguration, Option<ChildKind>)>,
     pub(crate) is_stopped: bool,
 }
 
@@ -33,7 +34,8 @@ impl Order {
 
     fn from_json(state_dir: &Path, path: &Path, pod: &str, id: &str, devices: &Value) -> Self {
         let device = |entry: &Value| {
-            (entry[0].as_str().unwrap().parse().unwrap(), serde_json::from_value(entry[1].clone()).unwrap())
+            let kind = entry.get(2).map(|kind| serde_json::from_value(kind.clone()).unwrap());
+            (entry[0].as_str().unwrap().parse().unwrap(), serde_json::from_value(entry[1].clone()).unwrap(), kind)
         };
         let pod = Pod { namespace: "default".into(), name: pod.into(), uid: format!("uid-{pod}") };
         Self {
@@ -51,19 +53,19 @@ impl Order {
     }
 
     /// The same by an actor that keeps its records in its own way.
-    pub(crate) fn attach_by(&self, records: &Records) -> Result<Vec<Attached>, String> {
-        let sandbox = Namespace::open(&self.path).map_err(|error| error.to_string())?;
-        let request = |(device, configuration)| AttachRequest {
+    pub(crate) fn attach_by<'a>(&'a self, records: &Records) -> Result<Vec<Attached>, String> {
+        let (id, pod) = (self.owner.id(), self.owner.pod().unwrap().clone());
+        let sandbox = netdevice::Sandbox::from_nri(id, pod, Some(self.path.to_str().unwrap().into()), None);
+        let sandbox = OpenSandbox::open(&sandbox).map_err(|error| error.to_string())?;
+        let request = |(device, configuration, kind): &'a (_, _, Option<ChildKind>)| AttachRequest {
             device,
             resource: None,
             sandbox: &sandbox,
-            paths: Vec::new(),
             owner: &self.owner,
-            pid: None,
+            acquisition: kind.map_or(Acquisition::Move, Acquisition::Create),
             configuration: Some(configuration),
         };
-        let requests: Vec<_> =
-            self.devices.iter().map(|(device, configuration)| request((device, configuration))).collect();
+        let requests: Vec<_> = self.devices.iter().map(request).collect();
         let reserve = || {
             let devices = requests.iter().map(|request| (request.device, request.resource));
             link::Reserved::take(records, &self.owner, devices)
@@ -104,12 +106,15 @@ impl Order {
         assert!(error.contains(words) && error.len() < 1000 && !error.contains('\n'), "{error:?} has no {words:?}");
     }
 
-    /// Detaches, and each device is complete at home.
+    /// Detaches, and each device is complete on the host, or deleted if it was created.
     #[track_caller]
     pub(crate) fn comes_home(&self) {
         for (device, result) in self.detach() {
-            let home = Detached::Done(Homecoming::Home { renamed: None, skipped: Vec::new() });
-            assert_eq!(result.as_ref(), Ok(&home), "{device}");
+            let ended = match device.parent() {
+                Some(_) => Ended::Deleted,
+                None => Ended::Returned { renamed: None, skipped: Vec::new() },
+            };
+            assert_eq!(result.as_ref(), Ok(&Detached::Done(ended)), "{device}");
         }
     }
 
@@ -131,7 +136,11 @@ impl Order {
 
     /// What the program is to do: `attach`, `attach as an agent` or `detach`.
     pub(crate) fn input(&self, verb: &str) -> String {
-        let devices: Vec<_> = self.devices.iter().map(|(id, asked)| json!([id.to_string(), asked])).collect();
+        let device = |(id, asked, kind): &(DeviceId, _, Option<ChildKind>)| match kind {
+            Some(kind) => json!([id.to_string(), asked, kind]),
+            None => json!([id.to_string(), asked]),
+        };
+        let devices: Vec<_> = self.devices.iter().map(device).collect();
         let pod = &self.owner.pod().unwrap().name;
         let order = json!({"verb": verb, "state_dir": self.state_dir, "path": self.path, "pod": pod,
             "id": self.owner.id(), "devices": devices});

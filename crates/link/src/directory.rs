@@ -1,4 +1,4 @@
-//! Folders that the kernel makes up, of settings or of a link: each short file is opened below a folder that is open
+//! Directories that the kernel makes up, of settings or of a link: each short file is opened below a directory that is open
 //! already, read with one call and closed.
 
 use std::{ffi::CStr, mem::MaybeUninit, path::Path};
@@ -12,22 +12,22 @@ use rustix::{
 /// Longest text that is read of a file: a number, or a few.
 pub(crate) const MAX_VALUE: usize = 64;
 
-/// An open folder.
+/// An open directory.
 #[derive(Debug)]
-pub(crate) struct Folder(OwnedFd);
+pub(crate) struct Directory(OwnedFd);
 
-impl From<OwnedFd> for Folder {
-    fn from(folder: OwnedFd) -> Self {
-        Self(folder)
+impl From<OwnedFd> for Directory {
+    fn from(directory: OwnedFd) -> Self {
+        Self(directory)
     }
 }
 
-impl Folder {
+impl Directory {
     pub(crate) fn open(path: &Path) -> Result<Self, Errno> {
         openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Self)
     }
 
-    /// A folder below.
+    /// A directory below.
     pub(crate) fn open_below(&self, path: &[u8]) -> Result<Self, Errno> {
         openat(&self.0, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Self)
     }

@@ -1,0 +1,200 @@
+//! Devices that are created in the sandbox, on an interface that stays on the host.
+
+use std::fs;
+
+use link::{Attached, Detached, Diagnosis, Ended, Repair, RouteSocket};
+use netdevice::Attachment;
+use serde_json::{Value, json};
+use store::Records;
+
+use crate::support::{Host, Sandbox, inject::Order, on_host};
+
+const PARENT: &str = "link add dev0 type veth peer name wire
+     link set wire up addrgenmode none
+     link set dev0 up mtu 1400
+     addr add 10.1.0.5/24 dev dev0";
+
+fn macvlan(device: &str, asked: &Value) -> Value {
+    json!([[device, asked, {"macvlan": {"mode": "bridge"}}]])
+}
+
+fn order(host: &Host, sandbox: &Sandbox, device: &str, asked: &Value) -> Order {
+    Order::new(host, sandbox, &macvlan(device, asked))
+}
+
+fn link(sandbox: &Sandbox, name: &str) -> Value {
+    let text = sandbox.show(&format!("-j -d address show dev {name}"));
+    serde_json::from_str::<Value>(&text).unwrap()[0].clone()
+}
+
+#[test]
+fn a_device_is_created_in_the_sandbox_as_asked_and_deleted_and_its_parent_stays_as_it_is() {
+    on_host(|host| {
+        host.ip(PARENT);
+        let (before, sandbox) = (host.settled(), host.sandbox("web"));
+        let empty = sandbox.settled();
+        let asked = json!({"name": "net1", "addresses": ["10.7.0.2/24"], "mtu": 1300, "mac": "02:00:00:00:00:0b"});
+        let order = order(host, &sandbox, "dev0:1", &asked);
+        assert_eq!(order.arrives(), [Attached { was_there: false, skipped: Vec::new() }]);
+        let made = link(&sandbox, "net1");
+        assert_eq!(
+            (&made["linkinfo"]["info_kind"], &made["linkinfo"]["info_data"]["mode"]),
+            (&json!("macvlan"), &json!("bridge"))
+        );
+        assert_eq!((&made["mtu"], &made["address"]), (&json!(1300), &json!("02:00:00:00:00:0b")));
+        assert_eq!(made["addr_info"][0]["local"], "10.7.0.2");
+        assert!(made["ifindex"].as_u64().unwrap() > 1 << 30 && made["flags"].to_string().contains("UP"), "{made}");
+        assert!(host.has_link("dev0"), "the parent stays");
+        assert_eq!(host.records(), ["dev0:1.json"], "its namespace is not pinned: it dies with it");
+        // asked for once more, it is there
+        assert_eq!(order.arrives(), [Attached { was_there: true, skipped: Vec::new() }]);
+        order.comes_home();
+        host.assert_same(&before);
+        sandbox.assert_same(&empty);
+    });
+}
+
+#[test]
+fn a_parent_with_children_is_not_moved_and_a_parent_that_is_moved_gets_none() {
+    on_host(|host| {
+        host.ip(PARENT);
+        let (web, other) = (host.sandbox("web"), host.sandbox("other"));
+        let child = order(host, &web, "dev0:1", &json!({"name": "net1"}));
+        let parent = Order::new(host, &other, &json!([["dev0", {}]]));
+        child.arrives();
+        parent.fails_with("pod default/web (sandbox");
+        parent.fails_with("has a device that was created on it: delete that pod or choose another device");
+        host.attach(&other, "c1", "dev0").fails_with("has a device that was created on it");
+        child.comes_home();
+        parent.arrives();
+        child.fails_with("it is held by pod default/other");
+        parent.comes_home();
+        child.arrives();
+        child.comes_home();
+    });
+}
+
+#[test]
+fn children_of_one_parent_are_in_many_sandboxes_at_once_and_each_is_one_pods() {
+    on_host(|host| {
+        host.ip(PARENT);
+        let before = host.settled();
+        let sandboxes: Vec<Sandbox> = (0..4).map(|number| host.sandbox(&format!("pod{number}"))).collect();
+        let orders: Vec<Order> = sandboxes
+            .iter()
+            .enumerate()
+            .map(|(at, sandbox)| order(host, sandbox, &format!("dev0:{}", at + 1), &json!({"name": "net1"})))
+            .collect();
+        std::thread::scope(|scope| orders.iter().for_each(|order| _ = scope.spawn(|| order.run("attach"))));
+        assert_eq!(host.records().len(), 4);
+        for (at, sandbox) in sandboxes.iter().enumerate() {
+            assert!(sandbox.has_link("net1"));
+            let next = &sandboxes[(at + 1) % 4];
+            order(host, next, &format!("dev0:{}", at + 1), &json!({})).fails_with("it is held by pod default/pod");
+        }
+        orders.iter().for_each(Order::comes_home);
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+fn what_cannot_be_created_is_refused_and_leaves_nothing() {
+    on_host(|host| {
+        host.ip(PARENT);
+        host.ip("link add down0 type ifb\nlink property add dev dev0 altname other");
+        let (before, sandbox) = (host.settled(), host.sandbox("web"));
+        sandbox.ip("link add net1 type ifb");
+        let empty = sandbox.settled();
+        for (device, asked, words) in [
+            ("gone0:1", json!({}), "the node has no such interface"),
+            ("other:1", json!({}), "the node has no such interface"),
+            ("lo:1", json!({"name": "net2"}), "it is never handed out because it is the loopback interface"),
+            ("down0:1", json!({}), "its parent down0 is down: set it up"),
+            ("dev0:1", json!({"name": "net1"}), "the name net1 is taken in the pod's network namespace"),
+            ("dev0:1", json!({"mtu": 9000}), "the kernel refused to create it: "),
+            ("dev0:1", json!({"routes": [{"to": "10.9.0.0/16", "via": "10.7.0.1"}]}), "cannot apply route 10.9.0.0/16"),
+            (
+                "dev0",
+                json!({}),
+                "an id with a number is of a device that is created, any other id of one that is moved",
+            ),
+        ] {
+            order(host, &sandbox, device, &asked).fails_with(words);
+            host.assert_same(&before);
+            sandbox.assert_same(&empty);
+        }
+        let moved = Order::new(host, &sandbox, &json!([["dev0:1", {}]]));
+        moved.fails_with("an id with a number is of a device that is created, any other id of one that is moved");
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+fn an_index_that_the_pod_has_given_away_is_replaced_by_another_one() {
+    on_host(|host| {
+        host.ip(PARENT);
+        let (before, sandbox) = (host.settled(), host.sandbox("web"));
+        sandbox.ip("link add squatter index 1073741825 type ifb");
+        let order = order(host, &sandbox, "dev0:1", &json!({"name": "net1"}));
+        order.arrives();
+        assert!(link(&sandbox, "net1")["ifindex"].as_u64().unwrap() > 1_073_741_825);
+        order.comes_home();
+        host.assert_same(&before);
+        assert!(sandbox.has_link("squatter"), "only what we made is deleted");
+    });
+}
+
+#[test]
+fn a_device_that_is_asked_for_in_another_way_is_deleted_and_created_anew() {
+    on_host(|host| {
+        host.ip(PARENT);
+        let (before, sandbox) = (host.settled(), host.sandbox("web"));
+        order(host, &sandbox, "dev0:1", &json!({"name": "net1"})).arrives();
+        let private = json!([["dev0:1", {"name": "net2"}, {"macvlan": {"mode": "private"}}]]);
+        let order = Order::new(host, &sandbox, &private);
+        assert_eq!(order.arrives(), [Attached { was_there: false, skipped: Vec::new() }]);
+        assert!(!sandbox.has_link("net1"));
+        assert_eq!(link(&sandbox, "net2")["linkinfo"]["info_data"]["mode"], "private");
+        order.comes_home();
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+fn a_device_that_ended_with_its_namespace_or_by_its_pods_hand_ends_its_record() {
+    on_host(|host| {
+        host.ip(PARENT);
+        let before = host.settled();
+        let sandbox = host.sandbox("web");
+        let by_hand = order(host, &sandbox, "dev0:1", &json!({"name": "net1"}));
+        by_hand.arrives();
+        sandbox.ip("link delete net1");
+        by_hand.comes_home();
+        order(host, &sandbox, "dev0:2", &json!({"name": "net1"})).arrives();
+        let record = fs::read(host.record_path("dev0:2")).unwrap();
+        let record = Attachment::from_json(&"dev0:2".parse().unwrap(), &record).unwrap();
+        drop(sandbox);
+        let records = Records::new(host.state_dir());
+        crate::support::until("the namespace has ended", || {
+            let mut home = RouteSocket::open().unwrap();
+            link::diagnose(&record, &mut home) == Diagnosis::SandboxEnded
+        });
+        assert_eq!(link::repair(&records, &record.device, None, |_, _| true).unwrap(), Repair::Done(Ended::Deleted));
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+fn a_second_detachment_does_nothing() {
+    on_host(|host| {
+        host.ip(PARENT);
+        let sandbox = host.sandbox("web");
+        let order = order(host, &sandbox, "dev0:1", &json!({"name": "net1"}));
+        order.arrives();
+        order.comes_home();
+        let records = Records::new(host.state_dir());
+        let device = "dev0:1".parse().unwrap();
+        let again = link::detach_from_sandbox(&records, &device, sandbox.id(), None);
+        assert_eq!(again.unwrap(), Detached::NotAttached);
+    });
+}
