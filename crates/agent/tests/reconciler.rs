@@ -14,7 +14,7 @@ use std::{
 };
 
 use link::{AttachRequest, DetachRequest, OpenSandbox};
-use netdevice::{Acquisition, DeviceId, Owner, Pod, owner::Request};
+use netdevice::{Acquisition, DeviceId, Owner, Pod, oci::State, owner::Request};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -93,14 +93,16 @@ impl Host {
         path
     }
 
-    fn attach(&self, device: &str, sandbox: &Path, owner: &Owner, pid: Option<i32>) {
-        let path = sandbox.to_str().unwrap().to_owned();
-        let found = netdevice::Sandbox::from_nri(
-            "s",
-            owner.pod().unwrap().clone(),
-            Some(path),
-            pid.map(|pid| pid.try_into().unwrap()),
-        );
+    /// As a hook does, for a container of that first process; or as the injector does, for a sandbox that is found by its path.
+    fn attach(&self, device: &str, path: &Path, owner: &Owner, pid: Option<i32>) {
+        let path = Some(path.to_str().unwrap().to_owned());
+        let found = match pid {
+            Some(pid) => {
+                let state = format!("{{\"id\":\"{}\",\"pid\":{pid}}}", owner.id());
+                netdevice::Sandbox::from_oci(&State::from_json(state.as_bytes()).unwrap(), path)
+            }
+            None => netdevice::Sandbox::from_nri(owner.id(), owner.pod().unwrap().clone(), path, None),
+        };
         let request = AttachRequest {
             device: &device.parse().unwrap(),
             resource: None,

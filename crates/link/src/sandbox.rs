@@ -94,7 +94,8 @@ impl OpenSandbox {
         let namespace = opened.map_err(|error| OpenSandboxError::Namespace { path: own.clone(), error })?;
         let process = process(pid).map_err(|error| OpenSandboxError::Process { pid, error })?;
         let process = Some(process.ok_or(OpenSandboxError::ContainerExited)?);
-        let paths = std::iter::once(own).chain(path.map(Into::into)).collect();
+        let path = path.filter(|path| *path != own).map(Into::into);
+        let paths = std::iter::once(own).chain(path).collect();
         Ok(Self { namespace, paths, process })
     }
 

@@ -18,6 +18,7 @@ mod error;
 mod init_mounts;
 pub mod journal;
 mod lock;
+mod mounts;
 mod namespace;
 mod pin;
 mod problems;

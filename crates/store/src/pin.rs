@@ -13,7 +13,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::PoisonError,
 };
 
 use netdevice::{Attachment, DeviceId, acquisition::Recorded};
@@ -23,28 +23,15 @@ use rustix::{
     mount::{UnmountFlags, mount_bind, unmount},
 };
 
-use crate::{init_mounts::in_mounts_of_init, namespace::Namespace, records::Records};
+use crate::{
+    init_mounts::in_mounts_of_init,
+    mounts::{Held, InMounts, Mounts},
+    namespace::Namespace,
+    records::Records,
+};
 
 /// Directory of the pins, below the state directory.
 const PINS: &str = "netns";
-
-/// Runs something in the mount namespace that the runtime and its hooks are in.
-pub(crate) type InMounts = fn(&mut (dyn FnMut() -> io::Result<()> + Send)) -> io::Result<()>;
-
-/// Where an agent's pins are.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Mounts {
-    /// In this process's mount namespace, which is the runtime's: a hook.
-    Runtime,
-    /// In the mount namespace of PID 1, which this process enters for it: an agent, in a container perhaps.
-    Init(InMounts),
-    /// In this process's mount namespace, which may end with it: an agent that cannot enter that of PID 1.
-    Own,
-}
-
-/// Descriptors of namespaces that could not be mounted, from before the move of the device. Their network namespace is held
-/// for as long as this process lives.
-pub(crate) type Held = Arc<Mutex<Vec<(DeviceId, Namespace)>>>;
 
 impl Records {
     /// The records in that directory, for an agent. Pins are made in the mount namespace of PID 1, so that they outlive the

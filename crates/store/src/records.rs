@@ -21,7 +21,7 @@ use netdevice::{
 
 use crate::{
     error::{Error, is_shortage},
-    pin::{Held, Mounts},
+    mounts::{Held, Mounts},
     read_limited::read_limited,
     replace::replace_by_text,
 };
