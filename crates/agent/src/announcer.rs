@@ -41,7 +41,7 @@ struct Due {
 }
 
 /// Announces what arrives from now on, until `shutdown`.
-pub(crate) async fn keep(
+pub(crate) async fn run(
     records: Records,
     mut ledger: Part<Arc<Ledger>>,
     shutdown: CancellationToken,

@@ -150,8 +150,8 @@ impl App {
         shared: &Shared,
     ) {
         let Shared { records, metrics, events, views, .. } = shared.clone();
-        self.spawn(names::keep(records.clone(), restored, views.clone(), self.shutdown.clone()));
-        self.spawn(announcer::keep(records.clone(), Part::ledger(views.clone()), self.shutdown.clone()));
+        self.spawn(names::run(records.clone(), restored, views.clone(), self.shutdown.clone()));
+        self.spawn(announcer::run(records.clone(), Part::ledger(views.clone()), self.shutdown.clone()));
         let namespaces_ended = inventory.subscribe_namespaces_ended();
         let triggers = reconciler::Triggers { views, namespaces_ended, pod_resources: pod_resources.to_owned() };
         let notifier = reconciler::Notifier { metrics, restored: shared.restored.clone(), events };
@@ -184,16 +184,16 @@ impl App {
         let Offer { paths, hook_source } = offer;
         let Shared { records, metrics, events, restored, views, .. } = shared.clone();
         let reservations = Arc::<Reservations>::default();
-        let (hook_sender, hook) = watch::channel(hook_file::State::Missing);
+        let (hook_sender, hook) = watch::channel(hook_file::HookState::Missing);
         let shutdown = self.shutdown.clone();
-        self.spawn(problem_file::keep(records.clone(), metrics.clone(), shutdown.clone()));
-        self.spawn(hook_file::keep(hook_source, paths.hook.clone(), hook_sender, metrics.clone(), shutdown.clone()));
+        self.spawn(problem_file::run(records.clone(), metrics.clone(), shutdown.clone()));
+        self.spawn(hook_file::run(hook_source, paths.hook.clone(), hook_sender, metrics.clone(), shutdown.clone()));
         let offered = plugins::Offered { views: views.clone(), hook, reservations: reservations.clone() };
-        let places = plugins::Places { paths, records: records.clone() };
-        self.spawn(plugins::keep(places, offered, metrics.clone(), shutdown.clone()));
-        self.spawn(hook_runs::watch(reservations.clone(), views, metrics.clone(), shutdown.clone()));
+        let locations = plugins::Locations { paths, records: records.clone() };
+        self.spawn(plugins::run(locations, offered, metrics.clone(), shutdown.clone()));
+        self.spawn(hook_runs::run(reservations.clone(), views, metrics.clone(), shutdown.clone()));
         let listeners = journal::Listeners { metrics, restored, events, reservations };
-        self.spawn(journal::follow(records, listeners, shutdown));
+        self.spawn(journal::run(records, listeners, shutdown));
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{metrics::Metrics, problem::Kind};
 
 /// Whether the hook is on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum HookState {
     /// It is not: no Pod could get a device.
     Missing,
     /// It is.
@@ -31,10 +31,10 @@ const CHECK: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 
 /// Installs the hook, again if it is removed, and retries after a failure.
-pub(crate) async fn keep(
+pub(crate) async fn run(
     source: PathBuf,
     target: String,
-    state: watch::Sender<State>,
+    state: watch::Sender<HookState>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -64,7 +64,7 @@ pub(crate) async fn keep(
                 }
                 metrics.report(Kind::Hook, obstacle.iter().cloned().collect());
                 logged = obstacle;
-                state.send_replace(State::Installed);
+                state.send_replace(HookState::Installed);
                 None
             }
             Err(error) => {

@@ -30,7 +30,7 @@ const MAX_ENVIRONMENT: usize = 256 << 10;
 const TICKS: f64 = 100.0;
 
 /// Checks until `shutdown`.
-pub(crate) async fn watch(
+pub(crate) async fn run(
     reservations: Arc<Reservations>,
     views: Views,
     metrics: Arc<Metrics>,

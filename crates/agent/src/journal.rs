@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::{
     directory::Directory,
-    events::{Events, Happening},
+    events::{Events, Occurrence},
     metrics::Metrics,
 };
 
@@ -29,7 +29,7 @@ pub(crate) struct Listeners {
 }
 
 /// Follows the hooks' journal from now on.
-pub(crate) async fn follow(records: Records, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(records: Records, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Listeners { metrics, restored, events, reservations } = listeners;
     let mut directory = Directory::new(records.directory());
     let mut follower = Follower::new(&records);
@@ -41,8 +41,8 @@ pub(crate) async fn follow(records: Records, listeners: Listeners, shutdown: Can
         for entry in follower.next_entries() {
             log(&entry);
             metrics.count_hook(entry.action, entry.outcome);
-            if let Some(happening) = happening(&entry) {
-                events.tell(happening);
+            if let Some(occurrence) = occurrence(&entry) {
+                events.report(occurrence);
             }
             let Ok(device) = entry.device.parse::<DeviceId>() else { continue };
             reservations.end(&device);
@@ -55,11 +55,11 @@ pub(crate) async fn follow(records: Records, listeners: Listeners, shutdown: Can
 }
 
 /// The Event for it, if there is one. The kubelet posts an Event with the hook's error when a hook cannot attach a device.
-fn happening(entry: &Entry) -> Option<Happening> {
+fn occurrence(entry: &Entry) -> Option<Occurrence> {
     let (device, pod) = (entry.device.parse().ok()?, entry.pod.clone());
     match (&entry.renamed, entry.outcome) {
-        (_, Outcome::Lost) => Some(Happening::Lost { device, pod }),
-        (Some(name), Outcome::Ok) => Some(Happening::Renamed { device, pod, name: name.to_name() }),
+        (_, Outcome::Lost) => Some(Occurrence::Lost { device, pod }),
+        (Some(name), Outcome::Ok) => Some(Occurrence::Renamed { device, pod, name: name.to_name() }),
         _ => None,
     }
 }

@@ -33,7 +33,7 @@ struct Guarded {
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Guards the names of devices that have just returned, and gives those their name that wait for it.
-pub(crate) async fn keep(
+pub(crate) async fn run(
     records: Records,
     restored: mpsc::UnboundedReceiver<InterfaceName>,
     views: Views,

@@ -14,8 +14,8 @@ use tracing::{info, warn};
 
 use crate::{hook_file, metrics::Metrics, view::Views};
 
-/// Where plugins find what they work with.
-pub(crate) struct Places {
+/// Files and directories that the plugins use.
+pub(crate) struct Locations {
     pub(crate) paths: Paths,
     pub(crate) records: Records,
 }
@@ -24,13 +24,13 @@ pub(crate) struct Places {
 pub(crate) struct Offered {
     pub(crate) views: Views,
     /// Nothing is offered without it.
-    pub(crate) hook: watch::Receiver<hook_file::State>,
+    pub(crate) hook: watch::Receiver<hook_file::HookState>,
     pub(crate) reservations: Arc<Reservations>,
 }
 
 /// Runs the plugins that the view requires, once there is a hook that can do what they promise.
-pub(crate) async fn keep(
-    places: Places,
+pub(crate) async fn run(
+    locations: Locations,
     offered: Offered,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
@@ -38,7 +38,7 @@ pub(crate) async fn keep(
     let Offered { mut views, mut hook, reservations } = offered;
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        installed = hook.wait_for(|state| *state == hook_file::State::Installed) => drop(installed?),
+        installed = hook.wait_for(|state| *state == hook_file::HookState::Installed) => drop(installed?),
     }
     let mut running: JoinSet<Result<(), Error>> = JoinSet::new();
     let mut resources: BTreeMap<ResourceName, Id> = BTreeMap::new();
@@ -47,7 +47,7 @@ pub(crate) async fn keep(
         for resource in wanted {
             resources.entry(resource).or_insert_with_key(|resource| {
                 info!(%resource, "the device plugin starts");
-                let plugin = DevicePlugin::new(config(&places, resource, &reservations, &metrics), views.clone());
+                let plugin = DevicePlugin::new(config(&locations, resource, &reservations, &metrics), views.clone());
                 metrics.add_plugin(resource.clone(), plugin.stats());
                 running.spawn(plugin.run(shutdown.clone())).id()
             });
@@ -76,11 +76,16 @@ pub(crate) async fn keep(
     Ok(())
 }
 
-fn config(places: &Places, resource: &ResourceName, reservations: &Arc<Reservations>, metrics: &Metrics) -> Config {
-    let records = places.records.clone();
+fn config(
+    locations: &Locations,
+    resource: &ResourceName,
+    reservations: &Arc<Reservations>,
+    metrics: &Metrics,
+) -> Config {
+    let records = locations.records.clone();
     Config {
         resource: resource.clone(),
-        paths: places.paths.clone(),
+        paths: locations.paths.clone(),
         timing: Timing::default(),
         record_check: record_check(records, resource.clone()),
         reservations: reservations.clone(),

@@ -13,7 +13,7 @@ use crate::{descriptors, metrics::Metrics, problem::Kind};
 const CHECK: Duration = Duration::from_secs(5);
 
 /// Writes the problems for `netdevctl` when they change, and shows there that an agent runs.
-pub(crate) async fn keep(records: Records, metrics: Arc<Metrics>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(records: Records, metrics: Arc<Metrics>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let ticks = Ticks::every(CHECK);
     let mut lock = None;
     let mut logged = None;
@@ -88,8 +88,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::new(folder.path());
         let (metrics, shutdown) = (Arc::new(Metrics::default()), CancellationToken::new());
-        let keeping = keep(records.clone(), metrics.clone(), shutdown.clone());
-        let look = async {
+        let running = run(records.clone(), metrics.clone(), shutdown.clone());
+        let check = async {
             let seen = async |wanted: &[&str]| {
                 while records.problems().unwrap() != wanted {
                     tokio::task::yield_now().await;
@@ -104,7 +104,7 @@ mod tests {
             seen(&[starting]).await;
             shutdown.cancel();
         };
-        let (kept, ()) = tokio::join!(keeping, look);
-        kept.unwrap();
+        let (ended, ()) = tokio::join!(running, check);
+        ended.unwrap();
     }
 }

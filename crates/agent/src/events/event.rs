@@ -9,7 +9,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::happening::{Report, Severity, Subject};
+use super::occurrence::{Report, Severity, Subject};
 
 /// Who reports.
 const CONTROLLER: &str = "netdevice";
@@ -92,7 +92,7 @@ pub(super) fn build_count(count: i32, now: Timestamp) -> Event {
 mod tests {
     use serde_json::{Value, json, to_value};
 
-    use super::{super::happening::tests::refused, *};
+    use super::{super::occurrence::tests::refused, *};
 
     fn now() -> Timestamp {
         Timestamp::from_second(1_700_000_000).unwrap()

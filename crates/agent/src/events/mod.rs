@@ -1,10 +1,10 @@
 //! Events on Pods and the Node, for what the agent found or did: `kubectl describe` shows them.
 //!
-//! Nothing waits for an Event. The parts of the agent put occurrences into a queue, which drops them when it is full, and
-//! one task posts them. Without a service account, or with -events=off, there is neither queue nor task.
+//! Nothing waits for an Event. The parts of the agent put occurrences into a queue, and one task posts them. A full queue
+//! drops occurrences. Without a service account, or with -events=off, there is neither queue nor task.
 
 mod event;
-mod happening;
+mod occurrence;
 mod poster;
 mod series;
 #[cfg(test)]
@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-pub(crate) use happening::Happening;
+pub(crate) use occurrence::Occurrence;
 use poster::{DELAYS, Poster};
 
 use crate::{
@@ -33,13 +33,13 @@ const LINGER: Duration = Duration::from_secs(10);
 /// Where occurrences are reported.
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
-    queue: Option<mpsc::Sender<Happening>>,
+    queue: Option<mpsc::Sender<Occurrence>>,
     metrics: Arc<Metrics>,
 }
 
 /// The queue and the poster.
 pub(crate) struct Task {
-    queue: mpsc::Receiver<Happening>,
+    queue: mpsc::Receiver<Occurrence>,
     poster: Poster,
 }
 
@@ -69,9 +69,9 @@ impl Events {
     }
 
     /// Reports an occurrence, if Events are posted. Never waits.
-    pub(crate) fn tell(&self, happening: Happening) {
+    pub(crate) fn report(&self, occurrence: Occurrence) {
         if let Some(queue) = &self.queue
-            && queue.try_send(happening).is_err()
+            && queue.try_send(occurrence).is_err()
         {
             self.metrics.count_event(EventResult::Dropped);
         }
@@ -98,7 +98,7 @@ impl Task {
                 Ok(self.queue.recv().await)
             };
             match next {
-                Ok(Some(happening)) => self.poster.tell(&happening).await,
+                Ok(Some(occurrence)) => self.poster.post(&occurrence).await,
                 Ok(None) => return,
                 Err(_) => self.poster.disconnect(),
             }

@@ -15,8 +15,8 @@ use tracing::{debug, warn};
 
 use super::{
     event::{build_count, build_event, build_name},
-    happening::{Happening, Report},
-    series::{SeriesBook, Step},
+    occurrence::{Occurrence, Report},
+    series::{AllSeries, Decision},
 };
 use crate::{
     api_server::{ApiServer, ConnectError},
@@ -58,7 +58,7 @@ pub(super) struct Poster {
     node: Option<String>,
     metrics: Arc<Metrics>,
     client: Option<Client>,
-    book: SeriesBook,
+    series: AllSeries,
     /// Whether the last failure was logged.
     is_logged: bool,
 }
@@ -76,7 +76,7 @@ impl Poster {
             node,
             metrics,
             client: None,
-            book: SeriesBook::new(Instant::now()),
+            series: AllSeries::new(Instant::now()),
             is_logged: false,
         }
     }
@@ -91,10 +91,10 @@ impl Poster {
         self.client = None;
     }
 
-    /// Posts what happened. The future may be dropped half way: only an Event is lost.
-    pub(super) async fn tell(&mut self, happening: &Happening) {
-        for report in happening.reports(self.node.as_deref()) {
-            let result = match self.post(&report).await {
+    /// Posts the Events of an occurrence. When the future is dropped, at most an Event is lost.
+    pub(super) async fn post(&mut self, occurrence: &Occurrence) {
+        for report in occurrence.reports(self.node.as_deref()) {
+            let result = match self.post_report(&report).await {
                 Ok(result) => result,
                 Err(error) => {
                     self.log_failure(&error.into(), &report);
@@ -106,7 +106,7 @@ impl Poster {
         }
     }
 
-    /// Logs a failure once until posting works again: what happened is in the log anyway.
+    /// Logs a failure once, until posting succeeds again. The occurrence itself is in the log in any case.
     fn log_failure(&mut self, error: &anyhow::Error, report: &Report) {
         if self.is_logged {
             debug!(reason = report.reason, "cannot post an event: {error:#}");
@@ -114,16 +114,16 @@ impl Poster {
             warn!(reason = report.reason, "cannot post an event: {error:#}");
         }
         self.is_logged = true;
-        // the next report starts with a new client: perhaps the certificates were replaced
+        // the next report needs a new client: the certificates may have been replaced
         self.client = None;
     }
 
-    async fn post(&mut self, report: &Report) -> Result<EventResult, PostError> {
-        match self.book.step(report, Instant::now()) {
-            Step::Join => Ok(EventResult::Joined),
-            Step::Refuse => Ok(EventResult::Dropped),
-            Step::Create => self.create(report).await,
-            Step::Count(event, count) => self.count(report, &event, count).await,
+    async fn post_report(&mut self, report: &Report) -> Result<EventResult, PostError> {
+        match self.series.decide(report, Instant::now()) {
+            Decision::Join => Ok(EventResult::Joined),
+            Decision::Drop => Ok(EventResult::Dropped),
+            Decision::Create => self.create(report).await,
+            Decision::Count(event, count) => self.count(report, &event, count).await,
         }
     }
 
@@ -132,11 +132,11 @@ impl Poster {
         let name = build_name(&report.subject, now);
         let event = build_event(report, &name, self.node.as_deref(), now);
         match self.attempt(report, &Request::Create(&event)).await {
-            // the answer to an earlier attempt was lost
+            // an earlier attempt created it, and its answer was lost
             Err(PostError::Api(error)) if is(&error, 409) => {}
             result => result?,
         }
-        self.book.created(report.clone(), name, Instant::now());
+        self.series.created(report.clone(), name, Instant::now());
         Ok(EventResult::Ok)
     }
 
@@ -145,12 +145,12 @@ impl Poster {
         match self.attempt(report, &Request::Count(event, &patch)).await {
             // the API server deletes Events after an hour
             Err(PostError::Api(error)) if is(&error, 404) => {
-                self.book.forget(report);
+                self.series.forget(report);
                 return self.create(report).await;
             }
             result => result?,
         }
-        self.book.counted(report, Instant::now());
+        self.series.counted(report, Instant::now());
         Ok(EventResult::Ok)
     }
 

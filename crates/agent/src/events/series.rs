@@ -1,12 +1,12 @@
-//! Which reports become Events, and which repeat an earlier one: a Pod that is refused each minute has one Event with a
-//! count, not sixty. Both the number of series and the number of posts are bounded.
+//! Which reports become Events, and which repeat an earlier one: a Pod that is refused each minute gets one Event with a
+//! count, not sixty in an hour. Both the number of series and the number of posts are bounded.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use super::happening::Report;
+use super::occurrence::Report;
 
 /// How many series are kept; the one without a report for the longest time is dropped first.
 const MAX_SERIES: usize = 128;
@@ -20,15 +20,15 @@ const REFILL: Duration = Duration::from_secs(5);
 
 /// What to do with a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Decision {
     /// Make an Event.
     Create,
-    /// It happened before: the Event of that name counts so many.
+    /// It is a repetition: set the count of the Event of that name.
     Count(String, i32),
-    /// It happened a moment ago: the next post includes it.
+    /// It was posted a moment ago: the next count includes this one.
     Join,
-    /// There are too many.
-    Refuse,
+    /// Too many were posted.
+    Drop,
 }
 
 /// What is known of one series.
@@ -43,29 +43,29 @@ struct Series {
 
 /// All series.
 #[derive(Debug)]
-pub(super) struct SeriesBook {
+pub(super) struct AllSeries {
     series: BTreeMap<Report, Series>,
-    /// Posts that may be made now, and since when the next one is being saved.
+    /// How many posts may be made now, and since when the next one accrues.
     allowance: u32,
     since: Instant,
 }
 
-impl SeriesBook {
+impl AllSeries {
     pub(super) fn new(now: Instant) -> Self {
         Self { series: BTreeMap::new(), allowance: BURST, since: now }
     }
 
-    /// What to do with a report that comes now.
-    pub(super) fn step(&mut self, report: &Report, now: Instant) -> Step {
+    /// Decides what to do with a report.
+    pub(super) fn decide(&mut self, report: &Report, now: Instant) -> Decision {
         self.series.retain(|_, series| now.duration_since(series.posted_at) < WINDOW);
         if let Some(series) = self.series.get_mut(report) {
             series.count = series.count.saturating_add(1);
             let is_due =
                 series.count >= series.posted.saturating_mul(2) || now.duration_since(series.posted_at) >= HEARTBEAT;
-            let step = Step::Count(series.event.clone(), series.count);
-            return if is_due && self.spend(now) { step } else { Step::Join };
+            let count = Decision::Count(series.event.clone(), series.count);
+            return if is_due && self.spend(now) { count } else { Decision::Join };
         }
-        if self.spend(now) { Step::Create } else { Step::Refuse }
+        if self.spend(now) { Decision::Create } else { Decision::Drop }
     }
 
     /// An Event was created.
@@ -106,52 +106,55 @@ impl SeriesBook {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::happening::tests::refused, *};
+    use super::{super::occurrence::tests::refused, *};
 
     fn report(reason: &str) -> Report {
         refused(reason).reports(None).remove(0)
     }
 
-    fn count(count: i32) -> Step {
-        Step::Count("e1".into(), count)
+    fn count(count: i32) -> Decision {
+        Decision::Count("e1".into(), count)
     }
 
     #[test]
     fn the_same_again_raises_the_count_and_is_posted_ever_more_rarely() {
         let now = Instant::now();
-        let (mut book, same) = (SeriesBook::new(now), report("no such device"));
-        assert_eq!(book.step(&same, now), Step::Create);
-        book.created(same.clone(), "e1".into(), now);
-        let mut steps = Vec::new();
+        let (mut all, same) = (AllSeries::new(now), report("no such device"));
+        assert_eq!(all.decide(&same, now), Decision::Create);
+        all.created(same.clone(), "e1".into(), now);
+        let mut decisions = Vec::new();
         for _ in 0..7 {
-            let step = book.step(&same, now);
-            if step != Step::Join {
-                book.counted(&same, now);
+            let decision = all.decide(&same, now);
+            if decision != Decision::Join {
+                all.counted(&same, now);
             }
-            steps.push(step);
+            decisions.push(decision);
         }
-        assert_eq!(steps, [count(2), Step::Join, count(4), Step::Join, Step::Join, Step::Join, count(8)]);
-        assert_eq!(book.step(&same, now + HEARTBEAT), count(9), "what goes on for long is told each minute");
+        assert_eq!(
+            decisions,
+            [count(2), Decision::Join, count(4), Decision::Join, Decision::Join, Decision::Join, count(8)]
+        );
+        assert_eq!(all.decide(&same, now + HEARTBEAT), count(9), "a series that goes on is posted each minute");
     }
 
     #[test]
     fn another_note_or_a_long_silence_makes_another_event() {
         let now = Instant::now();
-        let (mut book, first) = (SeriesBook::new(now), report("no such device"));
-        book.created(first.clone(), "e1".into(), now);
-        assert_eq!(book.step(&report("it is held"), now), Step::Create);
-        assert_eq!(book.step(&first, now + WINDOW), Step::Create);
-        book.created(first.clone(), "e1".into(), now);
-        book.forget(&first);
-        assert_eq!(book.step(&first, now), Step::Create, "its Event is no more");
+        let (mut all, first) = (AllSeries::new(now), report("no such device"));
+        all.created(first.clone(), "e1".into(), now);
+        assert_eq!(all.decide(&report("it is held"), now), Decision::Create);
+        assert_eq!(all.decide(&first, now + WINDOW), Decision::Create);
+        all.created(first.clone(), "e1".into(), now);
+        all.forget(&first);
+        assert_eq!(all.decide(&first, now), Decision::Create, "its Event was deleted");
     }
 
     #[test]
-    fn a_flood_of_different_reports_is_cut_off_and_comes_back_slowly() {
+    fn many_different_reports_are_limited_and_allowed_again_over_time() {
         let now = Instant::now();
-        let mut book = SeriesBook::new(now);
+        let mut all = AllSeries::new(now);
         let mut made = |from: u32, now| {
-            (from..from + 1000).filter(|n| book.step(&report(&n.to_string()), now) == Step::Create).count()
+            (from..from + 1000).filter(|n| all.decide(&report(&n.to_string()), now) == Decision::Create).count()
         };
         assert_eq!(made(0, now), 32);
         assert_eq!(made(1000, now + REFILL * 3), 3);
@@ -161,11 +164,11 @@ mod tests {
     #[test]
     fn no_more_series_are_remembered_than_there_is_room_for() {
         let now = Instant::now();
-        let mut book = SeriesBook::new(now);
+        let mut all = AllSeries::new(now);
         for n in 0..1000_u32 {
-            book.created(report(&n.to_string()), n.to_string(), now + Duration::from_millis(n.into()));
+            all.created(report(&n.to_string()), n.to_string(), now + Duration::from_millis(n.into()));
         }
-        assert_eq!(book.series.len(), MAX_SERIES);
-        assert!(book.series.contains_key(&report("999")), "the newest ones stay");
+        assert_eq!(all.series.len(), MAX_SERIES);
+        assert!(all.series.contains_key(&report("999")), "the newest ones stay");
     }
 }

@@ -33,7 +33,7 @@ use tracing::{debug, info, warn};
 use wake::Ticks;
 
 use crate::{
-    events::{Events, Happening},
+    events::{Events, Occurrence},
     metrics::Metrics,
     view::{Part, Views},
 };
@@ -180,7 +180,7 @@ impl Inner {
     fn tell_refused(&self, pod: Pod, refusal: &Refusal) {
         self.config.metrics.count_injection_failure();
         warn!(pod = format!("{}/{}", pod.namespace, pod.name), "refused its devices: {refusal}");
-        self.config.events.tell(Happening::InjectionRefused { pod, reason: told(refusal).to_string() });
+        self.config.events.report(Occurrence::InjectionRefused { pod, reason: told(refusal).to_string() });
     }
 
     /// The devices that the kubelet gave to Pods.
@@ -244,12 +244,12 @@ impl Inner {
                 }
                 Released::Home(Some(name)) => {
                     warn!(%device, sandbox, "returned to the node as {name}: its name was taken");
-                    self.config.events.tell(Happening::Renamed { device, pod, name });
+                    self.config.events.report(Occurrence::Renamed { device, pod, name });
                 }
                 Released::Nothing => debug!(%device, sandbox, "already returned to the node"),
                 Released::Lost => {
                     warn!(%device, sandbox, "lost: it was a virtual link, and it was deleted in the pod");
-                    self.config.events.tell(Happening::Lost { device, pod });
+                    self.config.events.report(Occurrence::Lost { device, pod });
                 }
                 Released::Failed(reason) => {
                     warn!(%device, sandbox, "not returned to the node yet, this is tried again: {reason}");

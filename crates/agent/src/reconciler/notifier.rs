@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::work::Cause;
 use crate::{
-    events::{Events, Happening},
+    events::{Events, Occurrence},
     metrics::Metrics,
 };
 
@@ -38,7 +38,7 @@ impl Notifier {
                 }
                 metrics.count_repair("ok");
                 info!(%device, "returned to the host, for no hook did{left_out}");
-                events.tell(Happening::home(device.clone(), pod, None, &skipped));
+                events.report(Occurrence::returned(device.clone(), pod, None, &skipped));
             }
             Ended::Returned { renamed: Some(name), skipped } => {
                 metrics.count_repair("ok");
@@ -47,12 +47,12 @@ impl Notifier {
                     %device,
                     "returned to the host as {name}: another interface has its name, which it gets as soon as that is free{left_out}"
                 );
-                events.tell(Happening::home(device.clone(), pod, Some(name), &skipped));
+                events.report(Occurrence::returned(device.clone(), pod, Some(name), &skipped));
             }
             Ended::Lost => {
                 metrics.count_repair("lost");
                 warn!(%device, "it is gone: a virtual link that was deleted with its sandbox before it could be returned, or a device that was unplugged or switched off");
-                events.tell(Happening::Lost { device: device.clone(), pod });
+                events.report(Occurrence::Lost { device: device.clone(), pod });
             }
             Ended::Deleted => {
                 metrics.count_repair("ok");

@@ -5,7 +5,7 @@ use std::path::Path;
 use store::{Place, Unreadable};
 use tracing::warn;
 
-use crate::events::{Events, Happening};
+use crate::events::{Events, Occurrence};
 
 /// What was reported.
 pub(super) struct UnreadableReport {
@@ -39,7 +39,7 @@ impl UnreadableReport {
         for file in unreadable.iter().filter(|file| file.place == Place::Quarantine && !before.contains(file)) {
             if let Some(device) = file.device.clone() {
                 let (file, reason) = (file.path.display().to_string(), file.reason.to_string());
-                self.events.tell(Happening::RecordQuarantined { device, file, reason });
+                self.events.report(Occurrence::RecordQuarantined { device, file, reason });
             }
         }
     }

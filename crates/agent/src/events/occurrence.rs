@@ -1,4 +1,4 @@
-//! What the agent found or did that is reported as an Event, and the text of the Event.
+//! What the agent found or did, and the Events for it.
 
 use link::Skipped;
 use netdevice::{DeviceId, InterfaceName, Pod};
@@ -6,13 +6,13 @@ use netdevice::{DeviceId, InterfaceName, Pod};
 /// Longest note in bytes; the API server refuses more than 1024.
 const MAX_NOTE: usize = 1000;
 
-/// Something that happened.
+/// What the agent found or did that is worth an Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Happening {
+pub(crate) enum Occurrence {
     /// A device does not exist any more.
     Lost { device: DeviceId, pod: Option<Pod> },
     /// The agent returned a device to the host because no hook did.
-    BroughtHome { device: DeviceId, pod: Option<Pod>, left_out: String },
+    Returned { device: DeviceId, pod: Option<Pod>, left_out: String },
     /// A device returned to the host under another name.
     Renamed { device: DeviceId, pod: Option<Pod>, name: InterfaceName },
     /// An invalid record was moved to the quarantine.
@@ -41,7 +41,7 @@ pub(super) enum Severity {
     Warning,
 }
 
-/// One Event to be. Equal ones are the same thing again.
+/// An Event to post. Equal reports are repetitions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Report {
     pub(super) subject: Subject,
@@ -51,9 +51,9 @@ pub(super) struct Report {
     pub(super) note: String,
 }
 
-impl Happening {
-    /// The event of a device that the agent returned to the host.
-    pub(crate) fn home(
+impl Occurrence {
+    /// A device was returned to the host, under its name or another one.
+    pub(crate) fn returned(
         device: DeviceId,
         pod: Option<Pod>,
         renamed: Option<InterfaceName>,
@@ -63,7 +63,7 @@ impl Happening {
             Some(name) => Self::Renamed { device, pod, name },
             None => {
                 let left_out: Vec<String> = skipped.iter().map(ToString::to_string).collect();
-                Self::BroughtHome { device, pod, left_out: left_out.join("; ") }
+                Self::Returned { device, pod, left_out: left_out.join("; ") }
             }
         }
     }
@@ -75,7 +75,7 @@ impl Happening {
             Self::Lost { pod, .. } | Self::Renamed { pod, .. } => {
                 pod.as_ref().map(Subject::pod).into_iter().chain(on_node()).collect()
             }
-            Self::BroughtHome { pod, .. } => pod.as_ref().map(Subject::pod).or_else(on_node).into_iter().collect(),
+            Self::Returned { pod, .. } => pod.as_ref().map(Subject::pod).or_else(on_node).into_iter().collect(),
             Self::RecordQuarantined { .. } => on_node().into_iter().collect(),
             Self::InjectionRefused { pod, .. } => vec![Subject::pod(pod)],
         };
@@ -88,7 +88,7 @@ impl Happening {
     fn kind(&self) -> (&'static str, &'static str, Severity) {
         match self {
             Self::Lost { .. } => ("DeviceLost", "Detach", Severity::Warning),
-            Self::BroughtHome { .. } => ("DeviceBroughtHome", "Detach", Severity::Normal),
+            Self::Returned { .. } => ("DeviceBroughtHome", "Detach", Severity::Normal),
             Self::Renamed { .. } => ("DeviceRenamed", "Detach", Severity::Warning),
             Self::RecordQuarantined { .. } => ("DeviceRecordQuarantined", "Quarantine", Severity::Warning),
             Self::InjectionRefused { .. } => ("InjectionRefused", "Attach", Severity::Warning),
@@ -103,7 +103,7 @@ impl Happening {
                     "network device {device}{holder} was lost: it was deleted, unplugged or switched off while it was attached"
                 )
             }
-            Self::BroughtHome { device, pod, left_out } => {
+            Self::Returned { device, pod, left_out } => {
                 let left_out = if left_out.is_empty() { String::new() } else { format!("; not restored: {left_out}") };
                 let holder = of(pod.as_ref());
                 format!("the agent returned network device {device}{holder} to the node because no hook did{left_out}")
@@ -147,34 +147,34 @@ pub(super) mod tests {
         Pod { namespace: "default".into(), name: "web".into(), uid: "0a1b".into() }
     }
 
-    pub(in crate::events) fn refused(reason: &str) -> Happening {
-        Happening::InjectionRefused { pod: pod(), reason: reason.into() }
+    pub(in crate::events) fn refused(reason: &str) -> Occurrence {
+        Occurrence::InjectionRefused { pod: pod(), reason: reason.into() }
     }
 
     fn device() -> DeviceId {
         "eth2".parse().unwrap()
     }
 
-    fn on(happening: &Happening, node: Option<&str>) -> Vec<(&'static str, Severity, bool)> {
-        let reports = happening.reports(node).into_iter();
+    fn on(occurrence: &Occurrence, node: Option<&str>) -> Vec<(&'static str, Severity, bool)> {
+        let reports = occurrence.reports(node).into_iter();
         reports.map(|it| (it.reason, it.severity, matches!(it.subject, Subject::Pod { .. }))).collect()
     }
 
     #[test]
-    fn each_happening_has_its_reason_and_its_objects() {
+    fn each_occurrence_has_its_reason_and_its_objects() {
         use Severity::{Normal, Warning};
         let node = Some("node-1");
-        let lost = |pod| Happening::Lost { device: device(), pod };
+        let lost = |pod| Occurrence::Lost { device: device(), pod };
         assert_eq!(on(&lost(Some(pod())), node), [("DeviceLost", Warning, true), ("DeviceLost", Warning, false)]);
         assert_eq!(on(&lost(None), node), [("DeviceLost", Warning, false)]);
         assert_eq!(on(&lost(None), None), [], "without the node's name there is nothing to post to");
-        let home = Happening::home(device(), Some(pod()), None, &[]);
-        assert_eq!(on(&home, node), [("DeviceBroughtHome", Normal, true)]);
+        let returned = Occurrence::returned(device(), Some(pod()), None, &[]);
+        assert_eq!(on(&returned, node), [("DeviceBroughtHome", Normal, true)]);
         let name = InterfaceName::try_from("nd7").unwrap();
-        let renamed = Happening::home(device(), Some(pod()), Some(name), &[]);
+        let renamed = Occurrence::returned(device(), Some(pod()), Some(name), &[]);
         assert_eq!(on(&renamed, None), [("DeviceRenamed", Warning, true)]);
         let file = "/run/netdevice/quarantine/eth2.json".to_owned();
-        let quarantined = Happening::RecordQuarantined { device: device(), file, reason: "no JSON".into() };
+        let quarantined = Occurrence::RecordQuarantined { device: device(), file, reason: "invalid JSON".into() };
         assert_eq!(on(&quarantined, node), [("DeviceRecordQuarantined", Warning, false)]);
         assert_eq!(on(&refused("no such device"), node), [("InjectionRefused", Warning, true)]);
     }
@@ -183,14 +183,14 @@ pub(super) mod tests {
     fn the_reference_has_every_reason() {
         let reference = include_str!("../../../../docs/reference.md");
         let name = InterfaceName::try_from("nd7").unwrap();
-        let happenings = [
-            Happening::Lost { device: device(), pod: None },
-            Happening::BroughtHome { device: device(), pod: None, left_out: String::new() },
-            Happening::Renamed { device: device(), pod: None, name },
-            Happening::RecordQuarantined { device: device(), file: String::new(), reason: String::new() },
+        let occurrences = [
+            Occurrence::Lost { device: device(), pod: None },
+            Occurrence::Returned { device: device(), pod: None, left_out: String::new() },
+            Occurrence::Renamed { device: device(), pod: None, name },
+            Occurrence::RecordQuarantined { device: device(), file: String::new(), reason: String::new() },
             refused(""),
         ];
-        for (reason, _, severity) in happenings.iter().map(Happening::kind) {
+        for (reason, _, severity) in occurrences.iter().map(Occurrence::kind) {
             let row = format!("| `{reason}` | {severity:?} |");
             assert!(reference.contains(&row), "docs/reference.md has no {row}");
         }
@@ -199,7 +199,7 @@ pub(super) mod tests {
     #[test]
     fn a_note_names_the_device_and_the_pod() {
         let name = InterfaceName::try_from("nd7").unwrap();
-        let renamed = Happening::Renamed { device: device(), pod: Some(pod()), name };
+        let renamed = Occurrence::Renamed { device: device(), pod: Some(pod()), name };
         let expected =
             "network device eth2 of pod default/web returned to the node as nd7 because another interface has its name";
         assert_eq!(renamed.reports(None)[0].note, expected);
