@@ -193,7 +193,7 @@ impl Agent {
     /// The agent follows the attachment.
     #[track_caller]
     fn wait_until_followed(&self, device: &str) {
-        self.wait_for_line(device, "its attachment is followed");
+        self.wait_for_line(device, "following its attachment");
     }
 
     #[track_caller]
@@ -256,7 +256,7 @@ fn a_sandbox_without_a_process_that_is_unmounted_gives_its_devices_back_whatever
         let mounted = host.mounted_sandbox("netns-a");
         host.attach("dev0", &mounted, &sandbox("a"), None);
         let agent = host.agent();
-        agent.wait_for_line("dev0", "its sandbox has a mount here");
+        agent.wait_for_line("dev0", "a mount of its sandbox is visible here");
         umount2(&mounted, MntFlags::MNT_DETACH).unwrap();
         fs::remove_file(&mounted).unwrap();
         agent.wait_for("it returns", || host.has_link("dev0"));

@@ -1,5 +1,5 @@
-//! What the kubelet says of the Pods that have devices: whose Pod is gone has no right to a device, although a process of it
-//! lives on.
+//! Asks the kubelet for the Pods. A Pod that no longer exists has no right to a device, although a process of it may still
+//! run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,14 +15,14 @@ use crate::view::Views;
 
 /// How often the kubelet is asked while a device is attached.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// How often in a row the kubelet must not know a Pod before that Pod is gone: after a restart it knows none for a second,
-/// and learns of them one by one.
+/// A Pod no longer exists when it is missing in this many answers in a row: after a restart the kubelet knows no Pod for a
+/// second, and learns of them one by one.
 const ABSENCES: u32 = 2;
 
-/// Devices of Pods that are gone, with their holder: the device may have another one by now.
+/// Devices of Pods that no longer exist, with the owner of that time: the device may have another one by now.
 pub(super) type Gone = BTreeMap<DeviceId, Owner>;
 
-/// Asks the kubelet, and publishes the devices of Pods that are gone.
+/// Asks the kubelet, and publishes the devices of Pods that no longer exist.
 pub(super) struct Kubelet {
     pod_resources: PodResources,
     views: Views,
@@ -38,9 +38,9 @@ impl Kubelet {
         loop {
             self.views.wait_for(|view| !view.ledger.is_empty()).await?;
             sleep(INTERVAL).await;
-            // no answer counts for nothing
+            // without an answer nothing changes
             let Ok(Some(known)) = self.pod_resources.list().await else { continue };
-            let now = self.hear(&known.into_iter().map(|pod| (pod.namespace, pod.name)).collect());
+            let now = self.update(&known.into_iter().map(|pod| (pod.namespace, pod.name)).collect());
             gone.send_if_modified(|gone| {
                 let differs = *gone != now;
                 *gone = now;
@@ -49,8 +49,8 @@ impl Kubelet {
         }
     }
 
-    /// Takes an answer, and returns the devices of Pods that are gone. An answer without any Pod counts for nothing.
-    fn hear(&mut self, known: &BTreeSet<(String, String)>) -> Gone {
+    /// Takes an answer, and returns the devices of Pods that no longer exist. An answer without any Pod is ignored.
+    fn update(&mut self, known: &BTreeSet<(String, String)>) -> Gone {
         let ledger = self.views.borrow().ledger.clone();
         self.absences.retain(|device, (owner, _)| ledger.get(device).is_some_and(|record| record.owner == *owner));
         if !known.is_empty() {

@@ -1,10 +1,10 @@
-//! Returns devices to the host that hooks and events of the runtime should have returned: their hook was killed, or their
+//! Returns devices to the host that a hook or an event of the runtime should have returned: the hook was killed, or the
 //! sandbox ended without it.
 //!
-//! Level, not edge: records are compared with the kernel, so that an event that was missed costs time and nothing else.
-//! What this agent may not do, for want of a capability, the next hook on the node does.
+//! Level, not edge: records are compared with the kernel, so that a missed event costs time and nothing else. If this agent
+//! lacks a capability for it, the next hook on the node returns the device.
 //!
-//! Each device is worked on by itself, on a thread of its own and by one at a time: one whose work hangs holds up no other.
+//! Each device has one task at a time, on a thread of its own: a task that hangs delays no other device.
 
 mod kubelet;
 mod mount_changes;
@@ -40,26 +40,26 @@ use mount_changes::MountChanges;
 pub(crate) use notifier::Notifier;
 use process_ends::ProcessEnds;
 use tracked::{GRACE, Hold, Next, Tracked};
-use work::{Cause, Diagnosed, Order, Subject, is_known_by_mounts, look, repair};
+use work::{Cause, Check, Diagnosed, RepairOrder, diagnose_all, ends_with_its_mounts, repair};
 
-/// How many devices are worked on at a time. Moves share the kernel's lock anyway; the rest of a repair does not.
+/// Tasks at a time. Moves wait for each other at the kernel's lock anyway; the rest of a repair does not.
 const WORKERS: usize = 8;
-/// From then on a device's work takes no worker from others: it hangs.
+/// A task that runs for longer hangs: it no longer counts as one of the workers.
 const SLOW: Duration = Duration::from_secs(5);
-/// How many devices may hang, each with a thread: when that many do, others wait.
+/// Tasks in all, those that hang included: each has a thread. Others wait.
 const MAX_RUNNING: usize = 64;
-/// At least so long apart many records are looked at, and so many times as long as a look takes.
+/// The pause between two checks of many records: at least this long, and this many times as long as the check took.
 const PAUSE: Duration = Duration::from_millis(50);
 const SHARE: u32 = 20;
-/// How often records are looked at whose end no event may show, for want of descriptors.
+/// How often records are checked for which no event can be watched, because descriptors are missing.
 const POLL: Duration = Duration::from_secs(5);
-/// How long after a failure a namespace is opened again.
+/// When a namespace that could not be opened is tried again.
 const HOLD_RETRY: Duration = Duration::from_secs(5);
 
 /// Descriptors that are left for connections, watched directories and work on devices.
 const DESCRIPTOR_RESERVE: usize = 96;
 
-/// What says that something may be due.
+/// What leads to a check.
 pub(crate) struct Triggers {
     /// The view, for its records.
     pub(crate) views: Views,
@@ -87,21 +87,21 @@ pub(crate) async fn run(
     }
 }
 
-/// What a thread did.
+/// The result of a task.
 enum Work {
     Hold(Result<Option<Namespace>, link::Error>),
     Repair(Result<(Repair, Cause), link::Error>),
 }
 
-/// The work that a device is in.
+/// A task that runs.
 struct Running {
     device: DeviceId,
-    /// The namespace of the attachment that it was begun for.
+    /// The namespace of the attachment that it was started for.
     cookie: u64,
     since: Instant,
 }
 
-/// The records, and what is done about them.
+/// The records, and the work on them.
 struct Reconciler {
     records: Records,
     notifier: Notifier,
@@ -115,18 +115,18 @@ struct Reconciler {
     process_ends: ProcessEnds,
     /// None while no record needs it.
     mount_changes: Option<MountChanges>,
-    /// Devices that are due, in that order.
+    /// Devices to repair, in that order.
     queue: Vec<DeviceId>,
     running: BTreeMap<Id, Running>,
     tasks: JoinSet<Work>,
-    /// Devices to look at.
-    unseen: BTreeSet<DeviceId>,
-    /// When all are looked at, if that is asked for, and those whose end only mounts show.
-    all_at: Option<Instant>,
-    mounted_at: Option<Instant>,
-    /// When many were looked at last, and how long that took.
-    looked_at_many: Instant,
-    look_took: Duration,
+    /// Devices to check.
+    to_check: BTreeSet<DeviceId>,
+    /// When all devices are to be checked, and when those whose end only mounts show; none if neither is due.
+    check_all_at: Option<Instant>,
+    check_mounted_at: Option<Instant>,
+    /// When many devices were checked last, and how long that took.
+    checked_many_at: Instant,
+    check_took: Duration,
 }
 
 impl Reconciler {
@@ -146,11 +146,11 @@ impl Reconciler {
             queue: Vec::new(),
             running: BTreeMap::new(),
             tasks: JoinSet::new(),
-            unseen: BTreeSet::new(),
-            all_at: None,
-            mounted_at: None,
-            looked_at_many: now,
-            look_took: Duration::ZERO,
+            to_check: BTreeSet::new(),
+            check_all_at: None,
+            check_mounted_at: None,
+            checked_many_at: now,
+            check_took: Duration::ZERO,
         }
     }
 
@@ -160,10 +160,10 @@ impl Reconciler {
         mut namespaces_ended: watch::Receiver<u64>,
         mut gone: watch::Receiver<Gone>,
     ) -> anyhow::Result<()> {
-        self.all_at = Some(Instant::now());
+        self.check_all_at = Some(Instant::now());
         self.set_ledger(ledger.now());
         loop {
-            self.look().await?;
+            self.check().await?;
             self.start();
             let next = self.next_time();
             tokio::select! {
@@ -171,19 +171,19 @@ impl Reconciler {
                 changed = gone.changed() => {
                     changed?;
                     self.gone = gone.borrow_and_update().clone();
-                    self.look_at_all_soon();
+                    self.check_all_soon();
                 }
                 changed = namespaces_ended.changed() => {
                     changed?;
-                    self.look_at_all_soon();
+                    self.check_all_soon();
                 }
                 process = self.process_ends.next() => {
                     let has = |tracked: &Tracked| tracked.process == Some(process);
-                    self.unseen.extend(self.tracked.iter().filter(|(_, tracked)| has(tracked)).map(|(id, _)| id.clone()));
+                    self.to_check.extend(self.tracked.iter().filter(|(_, tracked)| has(tracked)).map(|(id, _)| id.clone()));
                 }
                 () = mounts_changed(self.mount_changes.as_ref()) => {
-                    let at = self.next_look_at_many();
-                    self.mounted_at.get_or_insert(at);
+                    let at = self.next_check_of_many();
+                    self.check_mounted_at.get_or_insert(at);
                 }
                 Some(finished) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => self.finish(finished),
                 () = sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {}
@@ -191,33 +191,33 @@ impl Reconciler {
         }
     }
 
-    /// All records are to be looked at soon.
-    fn look_at_all_soon(&mut self) {
-        let at = self.next_look_at_many();
-        self.all_at.get_or_insert(at);
+    /// Plans a check of all records.
+    fn check_all_soon(&mut self) {
+        let at = self.next_check_of_many();
+        self.check_all_at.get_or_insert(at);
     }
 
-    /// When many records may be looked at: events come in bursts, and looks shall not cost more than a share of the time.
-    fn next_look_at_many(&self) -> Instant {
-        Instant::now().max(self.looked_at_many + PAUSE.max(self.look_took * SHARE))
+    /// When many records may be checked again: events come in bursts, and checks take only a share of the time.
+    fn next_check_of_many(&self) -> Instant {
+        Instant::now().max(self.checked_many_at + PAUSE.max(self.check_took * SHARE))
     }
 
-    /// When all are looked at since an end may not show otherwise.
+    /// When all are to be checked because the end of some cannot be watched.
     fn poll_at(&self) -> Option<Instant> {
         let is_blind = self.mount_changes.as_ref().is_some_and(MountChanges::is_blind);
-        (is_blind || self.process_ends.are_some_unwatched()).then(|| self.looked_at_many + POLL)
+        (is_blind || self.process_ends.are_some_unwatched()).then(|| self.checked_many_at + POLL)
     }
 
     fn next_time(&self) -> Option<Instant> {
         let now = Instant::now();
-        let looks = self.tracked.values().filter_map(Tracked::next_time).min();
-        // work that hangs makes room
+        let checks = self.tracked.values().filter_map(Tracked::next_time).min();
+        // a task that hangs makes room for another one
         let slow = (!self.queue.is_empty()).then(|| self.running.values().map(|running| running.since + SLOW));
         let slow = slow.and_then(|slow| slow.filter(|at| *at > now).min());
-        [looks, slow, self.poll_at(), self.all_at, self.mounted_at].into_iter().flatten().min()
+        [checks, slow, self.poll_at(), self.check_all_at, self.check_mounted_at].into_iter().flatten().min()
     }
 
-    /// Takes other records.
+    /// Follows these records.
     fn set_ledger(&mut self, ledger: Arc<Ledger>) {
         let now = Instant::now();
         let before = std::mem::replace(&mut self.ledger, ledger.clone());
@@ -225,69 +225,70 @@ impl Reconciler {
         for (device, record) in ledger.iter() {
             let tracked = self.tracked.entry(device.clone()).or_insert_with(|| Tracked::new(record, now));
             if !before.contains_key(device) || !tracked.is_of(record) {
-                debug!(%device, owner = %record.owner, "its attachment is followed");
+                debug!(%device, owner = %record.owner, "following its attachment");
             }
             if !tracked.is_of(record) {
-                // the work of the attachment before, if there is any, goes on and finds another record
+                // a task for the previous attachment runs on, and finds this record
                 let is_running = tracked.is_running;
                 *tracked = Tracked::new(record, now);
                 tracked.is_running = is_running;
             }
             if before.get(device) != Some(record) {
                 tracked.process = record.process.map(process_ends::key);
-                self.unseen.insert(device.clone());
+                self.to_check.insert(device.clone());
             }
         }
         self.namespaces.retain(|_, namespace| namespace.strong_count() > 0);
         self.process_ends.set(self.tracked.values().filter_map(|tracked| tracked.process).collect::<BTreeSet<_>>());
-        match (ledger.values().any(|record| is_known_by_mounts(record)), self.mount_changes.is_some()) {
+        match (ledger.values().any(|record| ends_with_its_mounts(record)), self.mount_changes.is_some()) {
             (true, false) => self.mount_changes = Some(MountChanges::new()),
             (false, true) => self.mount_changes = None,
             _ => {}
         }
     }
 
-    /// Looks at the devices that something may have happened to.
-    async fn look(&mut self) -> anyhow::Result<()> {
+    /// Checks the devices that may have changed.
+    async fn check(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
-        let is_due = |tracked: &Tracked| tracked.next_look.is_some_and(|at| at <= now);
+        let is_due = |tracked: &Tracked| tracked.next_check.is_some_and(|at| at <= now);
         let due = self.tracked.iter().filter(|(_, tracked)| is_due(tracked)).map(|(device, _)| device.clone());
-        self.unseen.extend(due);
+        self.to_check.extend(due);
         let is_now = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let is_all = is_now(self.all_at) || is_now(self.poll_at());
-        let is_many = is_all || is_now(self.mounted_at);
+        let is_all = is_now(self.check_all_at) || is_now(self.poll_at());
+        let is_many = is_all || is_now(self.check_mounted_at);
         if is_many {
-            self.mounted_at = None;
-            let is_wanted =
-                |device: &DeviceId| is_all || self.ledger.get(device).is_some_and(|record| is_known_by_mounts(record));
+            self.check_mounted_at = None;
+            let is_wanted = |device: &DeviceId| {
+                is_all || self.ledger.get(device).is_some_and(|record| ends_with_its_mounts(record))
+            };
             let wanted: Vec<DeviceId> = self.tracked.keys().filter(|device| is_wanted(device)).cloned().collect();
-            self.unseen.extend(wanted);
+            self.to_check.extend(wanted);
         }
         if is_all {
-            self.all_at = None;
+            self.check_all_at = None;
         }
-        if self.unseen.is_empty() {
+        if self.to_check.is_empty() {
             return Ok(());
         }
-        let unseen = std::mem::take(&mut self.unseen);
-        let subjects: Vec<Subject> = unseen.into_iter().filter_map(|device| self.subject(device)).collect();
+        let to_check = std::mem::take(&mut self.to_check);
+        let checks: Vec<Check> = to_check.into_iter().filter_map(|device| self.check_of(device)).collect();
         let (ledger, records) = (self.ledger.clone(), self.records.clone());
-        let asked = subjects.clone();
+        let asked = checks.clone();
         let found = spawn_blocking(move || {
             if is_all {
                 records.sweep();
             }
-            look(&ledger, asked)
+            diagnose_all(&ledger, asked)
         });
         let found = found.await?;
         if is_many {
-            (self.looked_at_many, self.look_took) = (Instant::now(), now.elapsed());
+            (self.checked_many_at, self.check_took) = (Instant::now(), now.elapsed());
         }
         match found {
-            Ok(diagnosed) => diagnosed.into_iter().for_each(|diagnosed| self.judge(diagnosed)),
+            Ok(diagnosed) => diagnosed.into_iter().for_each(|diagnosed| self.decide(diagnosed)),
             Err(error) => {
-                debug!("records cannot be compared with the kernel: {error}");
-                let tracked = subjects.iter().map(|subject| &subject.device);
+                debug!("cannot compare the records with the kernel: {error}");
+                let tracked = checks.iter().map(|check| &check.device);
                 let now = Instant::now();
                 for device in tracked {
                     self.tracked.entry(device.clone()).and_modify(|tracked| tracked.wait(PAUSE * 20, now));
@@ -297,32 +298,32 @@ impl Reconciler {
         Ok(())
     }
 
-    fn subject(&self, device: DeviceId) -> Option<Subject> {
+    fn check_of(&self, device: DeviceId) -> Option<Check> {
         let saw_mounts = self.tracked.get(&device)?.saw_mounts;
-        Some(Subject { device, saw_mounts })
+        Some(Check { device, saw_mounts })
     }
 
-    fn judge(&mut self, Diagnosed { subject: Subject { device, saw_mounts }, diagnosis }: Diagnosed) {
+    fn decide(&mut self, Diagnosed { check: Check { device, saw_mounts }, diagnosis }: Diagnosed) {
         let (Some(tracked), Some(record)) = (self.tracked.get_mut(&device), self.ledger.get(&device)) else { return };
         if saw_mounts && !tracked.saw_mounts {
-            debug!(%device, "its sandbox has a mount here");
+            debug!(%device, "a mount of its sandbox is visible here");
         }
         tracked.saw_mounts = saw_mounts;
         if matches!(tracked.hold, Hold::Kept(_)) && self.records.is_pinned(&device, record.sandbox.inode) {
-            // by the hook that was still at work then
+            // the hook has pinned it since
             tracked.hold = Hold::Unneeded;
         }
         let is_gone = self.gone.get(&device) == Some(&record.owner);
-        let next = tracked.judge(record, diagnosis, is_gone, Instant::now());
+        let next = tracked.decide(record, diagnosis, is_gone, Instant::now());
         if next == Next::Repair && !self.queue.contains(&device) {
             self.queue.push(device);
         }
     }
 
-    /// Begins what is due, as far as there are workers.
+    /// Starts the work that is due, while a worker is free.
     fn start(&mut self) {
         let now = Instant::now();
-        // first those whose device dies with its sandbox
+        // first the devices that end with their namespace
         let wanted: Vec<DeviceId> = self
             .tracked
             .iter()
@@ -349,7 +350,7 @@ impl Reconciler {
         working < WORKERS && self.running.len() < MAX_RUNNING
     }
 
-    /// Keeps the namespace of a virtual device open, which may be open for another one already.
+    /// Keeps the namespace of a virtual device open. It may be open already, for another device.
     fn hold(&mut self, device: DeviceId, now: Instant) {
         let (Some(tracked), Some(record)) = (self.tracked.get_mut(&device), self.ledger.get(&device)) else { return };
         if let Some(namespace) = self.namespaces.get(&tracked.cookie()).and_then(Weak::upgrade) {
@@ -357,7 +358,7 @@ impl Reconciler {
             return;
         }
         if self.namespaces.len() >= self.namespace_limit {
-            debug!(%device, "its sandbox is not kept open: {} are", self.namespaces.len());
+            debug!(%device, "its namespace is not kept open: the limit of {} is reached", self.namespaces.len());
             tracked.hold = Hold::Wanted { after: now + HOLD_RETRY };
             return;
         }
@@ -370,10 +371,10 @@ impl Reconciler {
     }
 
     fn start_repair(&mut self, device: DeviceId) {
-        let Some(subject) = self.subject(device.clone()) else { return };
+        let Some(check) = self.check_of(device.clone()) else { return };
         let (Some(tracked), Some(record)) = (self.tracked.get_mut(&device), self.ledger.get(&device)) else { return };
         if tracked.is_running {
-            // it is looked at again when that is done
+            // it is checked again after that
             return;
         }
         tracked.is_running = true;
@@ -384,22 +385,23 @@ impl Reconciler {
             Hold::Wanted { .. } | Hold::Unneeded => self.namespaces.get(&tracked.cookie()).and_then(Weak::upgrade),
         };
         let records = self.records.clone();
-        let task = self.tasks.spawn_blocking(move || Work::Repair(repair(&records, Order { subject, gone, sandbox })));
+        let task =
+            self.tasks.spawn_blocking(move || Work::Repair(repair(&records, RepairOrder { check, gone, sandbox })));
         self.running.insert(task.id(), Running { device, cookie, since: Instant::now() });
     }
 
     fn finish(&mut self, finished: Result<(Id, Work), JoinError>) {
         let id = finished.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Some(Running { device, cookie, .. }) = self.running.remove(&id) else { return };
-        // whatever happened meanwhile is looked at now
-        self.unseen.insert(device.clone());
+        // it may have changed meanwhile
+        self.to_check.insert(device.clone());
         if let Some(tracked) = self.tracked.get_mut(&device) {
             tracked.is_running = false;
         }
         match finished {
             Ok((_, Work::Hold(result))) => self.finish_hold(&device, cookie, result),
             Ok((_, Work::Repair(result))) => self.finish_repair(&device, result),
-            Err(error) => warn!(%device, "the work on it broke: {error}"),
+            Err(error) => warn!(%device, "the task that works on it failed: {error}"),
         }
     }
 
@@ -412,15 +414,15 @@ impl Reconciler {
                 self.namespaces.insert(cookie, Arc::downgrade(&namespace));
                 Hold::Kept(namespace)
             }
-            // it is pinned, or has ended
+            // the namespace is pinned, or has ended
             Ok(None) => Hold::Unneeded,
             Err(error) if error.is_shortage() => {
-                debug!(%device, "its sandbox cannot be kept open yet: {error}");
+                debug!(%device, "cannot keep its namespace open yet: {error}");
                 Hold::Wanted { after: Instant::now() + HOLD_RETRY }
             }
-            // without the capability to enter it the device is as safe as its hooks are
+            // without the capability to enter it, only the hooks return the device
             Err(error) => {
-                debug!(%device, "its sandbox cannot be kept open: {error}");
+                debug!(%device, "cannot keep its namespace open: {error}");
                 Hold::Unneeded
             }
         };
@@ -434,11 +436,11 @@ impl Reconciler {
             Ok((Repair::Done(Ended::OutOfReach), _)) => "it is not on the node yet".to_owned(),
             Ok((Repair::Done(homecoming), cause)) => {
                 self.notifier.report(device, pod, cause, homecoming);
-                // its record is gone; that comes to us in a moment
+                // its record was removed, which the view shows in a moment
                 tracked.into_iter().for_each(|tracked| tracked.wait(GRACE, now));
                 return;
             }
-            // a hook that is killed at its work gives its lock back without a sign
+            // the lock of a hook that is killed is released without an event
             Ok((Repair::Busy | Repair::Unneeded, _)) => {
                 tracked.into_iter().for_each(|tracked| tracked.wait(GRACE, now));
                 return;

@@ -1,5 +1,5 @@
-//! Waits for mounts to come or go. A sandbox without a process has ended when the runtime has unmounted its network
-//! namespace, and nothing else shows that.
+//! Waits until something is mounted or unmounted. A sandbox without a process has ended when the runtime has unmounted its
+//! network namespace, and nothing else shows that.
 
 use std::{fs, fs::File, io, os::unix::fs::MetadataExt};
 
@@ -25,7 +25,7 @@ impl MountChanges {
         Self { tables: opened.collect() }
     }
 
-    /// Whether there is nothing to wait for.
+    /// Whether no mount table can be watched.
     pub(super) fn is_blind(&self) -> bool {
         self.tables.is_empty()
     }

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tracing::warn;
 
-/// A process, as something that can be compared.
+/// A process: its id and its start time.
 pub(super) type Key = (i32, u64);
 
 pub(super) fn key(process: Process) -> Key {
@@ -45,13 +45,13 @@ impl ProcessEnds {
         if is_at_limit && !self.is_at_limit {
             warn!(
                 processes = self.waiting.len(),
-                "more processes have devices than descriptors are left: ends of some are noticed seconds late"
+                "too few file descriptors to watch every process that has a device: the end of some is noticed up to 5 s late"
             );
         }
         self.is_at_limit = is_at_limit;
     }
 
-    /// Whether the end of a process will not show here: there is no descriptor left for it.
+    /// Whether the end of a process is not watched, because no descriptor is left for it.
     pub(super) fn are_some_unwatched(&self) -> bool {
         self.waiting.values().any(Option::is_none)
     }
@@ -61,7 +61,7 @@ impl ProcessEnds {
         loop {
             match self.tasks.join_next().await {
                 Some(Ok(process)) => return process,
-                // one that was given up
+                // one that was aborted
                 Some(Err(_)) => {}
                 None => std::future::pending().await,
             }
@@ -75,7 +75,7 @@ impl ProcessEnds {
                 end_of(descriptor).await;
                 process
             })),
-            // it has ended: the record is looked at anyway, since it is new
+            // it has ended: its record is checked anyway, since it is new
             Err(rustix::io::Errno::SRCH) => Some(self.tasks.spawn(async move { process })),
             Err(_) => None,
         }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_a_process_shows_and_of_one_that_is_no_longer_wanted_does_not() {
+    async fn the_end_of_a_process_is_reported_and_of_one_that_is_no_longer_watched_is_not() {
         let mut ends = ProcessEnds::new(8);
         let mut children = [(); 2].map(|()| Command::new("sleep").arg("600").spawn().unwrap());
         let keys = children.each_ref().map(|child| (i32::try_from(child.id()).unwrap(), 1));

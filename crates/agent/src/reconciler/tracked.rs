@@ -1,4 +1,4 @@
-//! What the reconciler keeps of one attachment.
+//! What the reconciler knows of one attachment.
 
 use std::{
     sync::Arc,
@@ -11,20 +11,21 @@ use store::Namespace;
 
 use super::process_ends::{Key, key};
 
-/// How long a hook or an event of the runtime that is due is waited for. It comes within milliseconds, or much later.
+/// How long the reconciler waits for a hook or an event of the runtime that is due. It arrives within milliseconds, or much
+/// later.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// A physical device appears on the host some 150 ms after its namespace ended.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
-/// The namespace of a virtual device, which must not end before the device was returned.
+/// Whether the namespace of a virtual device is kept open: it must not end before the device was returned.
 #[derive(Debug)]
 pub(super) enum Hold {
-    /// It is not known whether it must be kept open; or it could not be opened, and that is tried again then.
+    /// To be opened, not before that time. Whether that is necessary is found out then.
     Wanted {
         after: Instant,
     },
-    /// It need not be kept open.
+    /// Not necessary.
     Unneeded,
     Kept(Arc<Namespace>),
 }
@@ -39,10 +40,10 @@ pub(super) struct Tracked {
     /// Whether a mount of its namespace was seen.
     pub(super) saw_mounts: bool,
     pub(super) is_running: bool,
-    /// Since when it is not as it should be.
+    /// Since when it is not healthy.
     pub(super) unhealthy_since: Option<Instant>,
-    /// When it is to be looked at again, whatever happens.
-    pub(super) next_look: Option<Instant>,
+    /// When it is to be checked again at the latest.
+    pub(super) next_check: Option<Instant>,
     /// Before that time nothing is tried.
     not_before: Option<Instant>,
     retry: Duration,
@@ -50,7 +51,7 @@ pub(super) struct Tracked {
     reported: Option<String>,
 }
 
-/// What follows from a look.
+/// What follows from a diagnosis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     Nothing,
@@ -67,7 +68,7 @@ impl Tracked {
             saw_mounts: false,
             is_running: false,
             unhealthy_since: None,
-            next_look: None,
+            next_check: None,
             not_before: None,
             retry: FIRST_RETRY,
             reported: None,
@@ -88,9 +89,9 @@ impl Tracked {
         !self.is_running && matches!(self.hold, Hold::Wanted { after } if after <= now)
     }
 
-    /// Decides what follows from a diagnosis. `is_gone` says that the Pod is gone.
-    pub(super) fn judge(&mut self, record: &Attachment, diagnosis: Diagnosis, is_gone: bool, now: Instant) -> Next {
-        self.next_look = None;
+    /// Decides what follows from a diagnosis. `is_gone`: the Pod no longer exists.
+    pub(super) fn decide(&mut self, record: &Attachment, diagnosis: Diagnosis, is_gone: bool, now: Instant) -> Next {
+        self.next_check = None;
         if diagnosis == Diagnosis::Healthy && !is_gone {
             self.unhealthy_since = None;
             return Next::Nothing;
@@ -106,14 +107,14 @@ impl Tracked {
         if due <= now {
             return Next::Repair;
         }
-        self.next_look = Some(due);
+        self.next_check = Some(due);
         Next::Nothing
     }
 
-    /// Nothing is tried for so long.
+    /// Nothing is tried for that time.
     pub(super) fn wait(&mut self, wait: Duration, now: Instant) {
         self.not_before = Some(now + wait);
-        self.next_look = self.not_before;
+        self.next_check = self.not_before;
     }
 
     /// A repair failed. Returns whether the reason is new, so that it is to be reported.
@@ -125,13 +126,13 @@ impl Tracked {
         is_new
     }
 
-    /// When something is to be done to it, whatever happens.
+    /// When something is due at the latest.
     pub(super) fn next_time(&self) -> Option<Instant> {
         let hold = match self.hold {
             Hold::Wanted { after } if !self.is_running => Some(after),
             _ => None,
         };
-        self.next_look.into_iter().chain(hold).min()
+        self.next_check.into_iter().chain(hold).min()
     }
 }
 
@@ -151,15 +152,15 @@ mod tests {
         record
     }
 
-    /// When a device is due after it was found like that, in seconds; none if never.
+    /// After how many seconds a device with that diagnosis is repaired; none if never.
     fn due(container: &str, diagnosis: Diagnosis, is_gone: bool) -> Option<u64> {
         let (record, now) = (record(container), Instant::now());
         let mut tracked = Tracked::new(&record, now);
-        match tracked.judge(&record, diagnosis, is_gone, now) {
+        match tracked.decide(&record, diagnosis, is_gone, now) {
             Next::Repair => Some(0),
             Next::Nothing => {
-                let next = tracked.next_look?;
-                assert_eq!(tracked.judge(&record, diagnosis, is_gone, next), Next::Repair);
+                let next = tracked.next_check?;
+                assert_eq!(tracked.decide(&record, diagnosis, is_gone, next), Next::Repair);
                 Some((next - now).as_secs())
             }
         }
@@ -177,27 +178,27 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_reported_once_and_tried_again_later_and_later() {
+    fn a_failure_is_reported_once_and_tried_again_at_growing_intervals() {
         let (record, mut now) = (record("container"), Instant::now());
         let mut tracked = Tracked::new(&record, now);
         let mut pauses = Vec::new();
         for attempt in 0..10 {
-            assert_eq!(tracked.judge(&record, Diagnosis::SandboxEnded, false, now), Next::Repair);
+            assert_eq!(tracked.decide(&record, Diagnosis::SandboxEnded, false, now), Next::Repair);
             assert_eq!(tracked.fail("no descriptor is left", now), attempt == 0);
-            assert_eq!(tracked.judge(&record, Diagnosis::SandboxEnded, false, now), Next::Nothing);
-            pauses.push(tracked.next_look.unwrap() - now);
-            now = tracked.next_look.unwrap();
+            assert_eq!(tracked.decide(&record, Diagnosis::SandboxEnded, false, now), Next::Nothing);
+            pauses.push(tracked.next_check.unwrap() - now);
+            now = tracked.next_check.unwrap();
         }
         assert!(pauses.is_sorted() && pauses[0] == FIRST_RETRY && pauses[9] == LAST_RETRY, "{pauses:?}");
         assert!(tracked.fail("another reason", now));
     }
 
     #[test]
-    fn a_device_that_is_worked_on_is_not_begun_a_second_time() {
+    fn a_device_with_a_running_task_gets_no_second_one() {
         let (record, now) = (record("container"), Instant::now());
         let mut tracked = Tracked::new(&record, now);
         tracked.is_running = true;
-        assert_eq!(tracked.judge(&record, Diagnosis::SandboxEnded, true, now), Next::Nothing);
+        assert_eq!(tracked.decide(&record, Diagnosis::SandboxEnded, true, now), Next::Nothing);
         assert!(!tracked.wants_hold(now));
     }
 }

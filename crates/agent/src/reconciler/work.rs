@@ -1,4 +1,4 @@
-//! What is done to one device: blocking, on a thread of its own.
+//! The work on one device: blocking, on a thread of its own.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ pub(super) enum Cause {
     /// Its container ended, and the runtime runs the hook only when it removes that container: CRI-O, whose order is
     /// StopContainer, StopPodSandbox, RemoveContainer.
     ContainerEnded,
-    /// The hook or the sandbox's end should have done it.
+    /// The hook, or the runtime's event at the end of the sandbox, should have returned it.
     NotReturned,
 }
 
@@ -30,30 +30,30 @@ impl Cause {
     }
 }
 
-/// A device to look at.
+/// A device to check.
 #[derive(Debug, Clone)]
-pub(super) struct Subject {
+pub(super) struct Check {
     pub(super) device: DeviceId,
     /// Whether this process has seen a mount of the sandbox's namespace, so that it would see that the mount is gone.
     pub(super) saw_mounts: bool,
 }
 
-/// What a look at a device found.
+/// The result of a check.
 #[derive(Debug)]
 pub(super) struct Diagnosed {
-    pub(super) subject: Subject,
+    pub(super) check: Check,
     pub(super) diagnosis: Diagnosis,
 }
 
 /// Whether only its mounts show that a record's holder has ended.
-pub(super) fn is_known_by_mounts(record: &Attachment) -> bool {
+pub(super) fn ends_with_its_mounts(record: &Attachment) -> bool {
     record.process.is_none() && record.owner.outlives_containers()
 }
 
 /// Compares a record with the kernel. `saw_mounts` is set once a mount of its namespace is seen here.
-fn diagnose(record: &Attachment, saw_mounts: &mut bool, home: &mut RouteSocket) -> Diagnosis {
-    let diagnosis = link::diagnose(record, home);
-    if diagnosis == Diagnosis::Healthy && is_known_by_mounts(record) {
+fn diagnose(record: &Attachment, saw_mounts: &mut bool, host: &mut RouteSocket) -> Diagnosis {
+    let diagnosis = link::diagnose(record, host);
+    if diagnosis == Diagnosis::Healthy && ends_with_its_mounts(record) {
         if *saw_mounts && link::sees_no_mounts(record) {
             return Diagnosis::HolderEnded;
         }
@@ -62,43 +62,43 @@ fn diagnose(record: &Attachment, saw_mounts: &mut bool, home: &mut RouteSocket) 
     diagnosis
 }
 
-/// Looks at devices of the ledger.
+/// Checks devices of the ledger.
 ///
 /// # Errors
 ///
-/// Without a socket nothing is known.
-pub(super) fn look(ledger: &Ledger, subjects: Vec<Subject>) -> std::io::Result<Vec<Diagnosed>> {
+/// When no socket can be opened.
+pub(super) fn diagnose_all(ledger: &Ledger, checks: Vec<Check>) -> std::io::Result<Vec<Diagnosed>> {
     let is_complete = |record: &Arc<Attachment>| record.phase == Phase::Attached;
-    // half an attachment shows without the kernel
-    let is_asked = subjects.iter().any(|subject| ledger.get(&subject.device).is_some_and(is_complete));
-    let mut home = is_asked.then(RouteSocket::open).transpose()?;
-    let look = |mut subject: Subject| {
-        let record = ledger.get(&subject.device)?;
-        let diagnosis = match &mut home {
-            Some(home) => diagnose(record, &mut subject.saw_mounts, home),
+    // an attachment that is not complete is recognised without the kernel
+    let needs_kernel = checks.iter().any(|check| ledger.get(&check.device).is_some_and(is_complete));
+    let mut host = needs_kernel.then(RouteSocket::open).transpose()?;
+    let check = |mut check: Check| {
+        let record = ledger.get(&check.device)?;
+        let diagnosis = match &mut host {
+            Some(host) => diagnose(record, &mut check.saw_mounts, host),
             None => Diagnosis::Unfinished,
         };
-        Some(Diagnosed { subject, diagnosis })
+        Some(Diagnosed { check, diagnosis })
     };
-    Ok(subjects.into_iter().filter_map(look).collect())
+    Ok(checks.into_iter().filter_map(check).collect())
 }
 
 /// A device to return to the host.
 #[derive(Debug)]
-pub(super) struct Order {
-    pub(super) subject: Subject,
-    /// Its Pod is gone, whatever its processes do: who that was.
+pub(super) struct RepairOrder {
+    pub(super) check: Check,
+    /// The owner, if its Pod no longer exists: then its processes do not matter.
     pub(super) gone: Option<Owner>,
     /// Its namespace, if that is kept open.
     pub(super) sandbox: Option<Arc<Namespace>>,
 }
 
-/// Returns a device to the host, if it is due still: another attachment may have begun since.
-pub(super) fn repair(records: &Records, order: Order) -> Result<(Repair, Cause), link::Error> {
-    let Order { subject: Subject { device, mut saw_mounts }, gone, sandbox } = order;
+/// Returns a device to the host, if that is still due: another attachment may have begun since.
+pub(super) fn repair(records: &Records, order: RepairOrder) -> Result<(Repair, Cause), link::Error> {
+    let RepairOrder { check: Check { device, mut saw_mounts }, gone, sandbox } = order;
     let mut cause = Cause::NotReturned;
-    let is_due = |now: &Attachment, home: &mut RouteSocket| {
-        let diagnosis = diagnose(now, &mut saw_mounts, home);
+    let is_due = |now: &Attachment, host: &mut RouteSocket| {
+        let diagnosis = diagnose(now, &mut saw_mounts, host);
         cause = Cause::of(now, diagnosis);
         gone.as_ref() == Some(&now.owner) || diagnosis != Diagnosis::Healthy
     };
@@ -127,7 +127,7 @@ mod tests {
             ("container", crio, Phase::Attached, Diagnosis::HolderEnded, Cause::ContainerEnded),
             ("container", crio, Phase::Attached, Diagnosis::SandboxEnded, Cause::ContainerEnded),
             ("container", crio, Phase::Detaching, Diagnosis::Unfinished, Cause::NotReturned),
-            // its Pod is gone, says the kubelet
+            // the kubelet no longer knows its Pod
             ("container", crio, Phase::Attached, Diagnosis::Healthy, Cause::NotReturned),
             ("container", containerd, Phase::Attached, Diagnosis::HolderEnded, Cause::NotReturned),
             ("sandbox", crio, Phase::Attached, Diagnosis::HolderEnded, Cause::NotReturned),
