@@ -17,14 +17,14 @@ use tracing::{info, warn};
 
 use crate::metrics::Metrics;
 
-/// Clients at a time; more wait in the listener's queue.
+/// Clients at a time. More of them wait in the listener's queue.
 const MAX_CLIENTS: usize = 16;
 /// How long a client may take for everything.
 const MAX_TIME: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Serves until `shutdown`. Waits for an address that another instance still has: during a rolling update on one node the
-/// old instance ends a moment after the new one started.
+/// Serves until `shutdown`. Waits for an address that another instance still uses: during a rolling update the old instance
+/// ends a moment after the new one has started.
 pub(crate) async fn serve(
     address: SocketAddr,
     metrics: Arc<Metrics>,
@@ -40,7 +40,7 @@ pub(crate) async fn serve(
             () = shutdown.cancelled() => return Ok(()),
             Some(_) = clients.join_next(), if !clients.is_empty() => {}
             accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
-                Ok((stream, _)) => _ = clients.spawn(talk(stream, metrics.clone())),
+                Ok((stream, _)) => _ = clients.spawn(serve_client(stream, metrics.clone())),
                 // out of file descriptors, most likely: the next one may succeed
                 Err(error) => {
                     warn!("cannot accept a connection to the admin endpoint: {error}");
@@ -70,7 +70,7 @@ async fn listen(address: SocketAddr) -> TcpListener {
     }
 }
 
-async fn talk(stream: TcpStream, metrics: Arc<Metrics>) {
+async fn serve_client(stream: TcpStream, metrics: Arc<Metrics>) {
     let service = service_fn(move |request| {
         let response = answer(&request, &metrics);
         async { Ok::<_, Infallible>(response) }

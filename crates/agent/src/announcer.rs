@@ -1,8 +1,8 @@
 //! Announces the addresses of devices a second time: a moment after a device arrived in a sandbox or on the host, or as
 //! soon after as its link has a carrier, which a switch takes a second or more to give.
 //!
-//! The first time is the attachment's or detachment's own, so that without an agent, or without the capability to enter a
-//! sandbox, there is that one.
+//! The attachment or detachment itself announces them the first time, also without an agent, or when the agent lacks the
+//! capability to enter a sandbox.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,8 +21,8 @@ use crate::view::Part;
 /// How long after its arrival a device's addresses are announced again (`ANNOUNCE_INTERVAL` of RFC 5227 is two seconds,
 /// `RetransTimer` of RFC 4861 one).
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a carrier is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait for a carrier.
+const CARRIER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a device arrived.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,7 +57,7 @@ pub(crate) async fn run(
                 let now = changed?;
                 for (device, arrival) in arrivals(&known, &now) {
                     let at = Instant::now() + PAUSE;
-                    due.insert(device, Due { arrival, at, until: at + PATIENCE });
+                    due.insert(device, Due { arrival, at, until: at + CARRIER_TIMEOUT });
                 }
                 known = now;
             }
@@ -75,7 +75,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Devices that are attached now and were not, or elsewhere, and those that returned to the host.
+/// Devices that are attached now and were not, or were attached elsewhere, and those that returned to the host.
 fn arrivals(before: &Ledger, now: &Ledger) -> Vec<(DeviceId, Arrival)> {
     let is_attached = |record: &&Arc<Attachment>| record.phase == Phase::Attached;
     let there =
@@ -100,7 +100,7 @@ async fn announce(records: Records, ready: BTreeMap<DeviceId, Due>) -> anyhow::R
                 Arrival::Host(name) => link::announce_on_host(name),
             };
             match announced {
-                Ok(Announcement::Done) => debug!(%device, "its addresses were announced"),
+                Ok(Announcement::Done) => debug!(%device, "announced its addresses"),
                 Ok(Announcement::NoCarrier) => waiting.push((device, due)),
                 Err(error) => debug!(%device, "cannot announce its addresses: {error}"),
             }

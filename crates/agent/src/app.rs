@@ -1,5 +1,5 @@
 //! The parts of the process and how they are connected. `build` opens what they need and names every task; `run` runs them
-//! until a signal, or until the first of them ends unasked.
+//! until a signal, or until the first of them ends unexpectedly.
 
 use std::{
     path::{Path, PathBuf},
@@ -38,7 +38,7 @@ use crate::{
     view_update,
 };
 
-/// How long tasks may take to end once they are asked to.
+/// How long tasks may take to end at shutdown.
 pub(crate) const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// All tasks, none of which runs yet.
@@ -69,7 +69,7 @@ impl App {
         info!(version = env!("CARGO_PKG_VERSION"), "{name} starts");
         descriptors::raise_limit();
         let mut app = Self { name, tasks: Vec::new(), shutdown: CancellationToken::new() };
-        // before anything that takes time: from now on a signal ends the tasks, not the process
+        // first of all: from now on a signal ends the tasks, not the process
         app.spawn(end_on_signal(app.shutdown.clone())?);
 
         let metrics = Arc::new(Metrics::default());
@@ -115,7 +115,7 @@ impl App {
         let mut tasks: JoinSet<anyhow::Result<()>> = tasks.into_iter().collect();
         let result = match tasks.join_next().await {
             Some(Ok(Ok(()))) if shutdown.is_cancelled() => Ok(()),
-            Some(Ok(Ok(()))) | None => Err(anyhow!("a task ended unasked")),
+            Some(Ok(Ok(()))) | None => Err(anyhow!("a task ended unexpectedly")),
             Some(Ok(Err(error))) => Err(error),
             Some(Err(error)) => Err(error).context("a task failed"),
         };
@@ -158,7 +158,7 @@ impl App {
         self.spawn(reconciler::run(triggers, records, notifier, self.shutdown.clone()));
     }
 
-    /// Gives devices by annotation, as a plugin of the runtime.
+    /// Attaches devices by annotation, as a plugin of the runtime.
     fn inject(
         &mut self,
         runtime: nri::Config,
@@ -225,14 +225,14 @@ async fn serve_runtime(
         shutdown.cancel();
         ended
     };
-    // work on a sandbox that was begun is finished
+    // work on a sandbox that has begun is completed
     let (ended, ()) = tokio::join!(connected, kept);
     ended.context("the plugin of the container runtime failed")
 }
 
 fn end_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM"),

@@ -59,8 +59,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "/var/run/cdi")]
     pub(crate) cdi_dir: PathBuf,
 
-    /// CDI directories that the container runtime reads, separated by commas, the last one has priority: they are searched
-    /// for files of others that name the same devices
+    /// CDI directories that the container runtime reads, separated by commas, the last one has priority; searched for
+    /// files of other programs that name the same devices
     #[arg(long, value_name = "DIRS", default_value = "/etc/cdi,/var/run/cdi", value_delimiter = ',')]
     pub(crate) cdi_spec_dirs: Vec<PathBuf>,
 
@@ -84,7 +84,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", env = "NODE_NAME", default_value = "", hide_default_value = true)]
     node_name: String,
 
-    /// Give interfaces to Pods also by their annotation netdevices.nri.containerd.io, as a plugin of the runtime (NRI)
+    /// Also attach interfaces by the Pod annotation netdevices.nri.containerd.io, as a plugin of the runtime (NRI)
     #[arg(long)]
     pub(crate) nri: bool,
 
@@ -104,20 +104,21 @@ pub(crate) struct Arguments {
     pub(crate) program: Program,
 }
 
-/// Which program this process is, by the name that it was started with.
+/// The program, by the name that the process was started with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Program {
     /// `netdevice-agent`: everything.
     #[default]
     Agent,
-    /// `network-device-injector`: devices by annotation, and nothing else.
+    /// `network-device-injector`: devices by annotation only.
     Injector,
 }
 
 /// The injector's index among the runtime's plugins, by default.
 const DEFAULT_INDEX: &str = "10";
 /// What the injector does.
-const INJECTS: &str = "Gives network interfaces of this node to Pods by their annotation netdevices.nri.containerd.io";
+const INJECTS: &str =
+    "Attaches network interfaces of this node to Pods by the Pod annotation netdevices.nri.containerd.io";
 /// The injector's name.
 const INJECTOR: &str = "network-device-injector";
 
@@ -156,9 +157,9 @@ impl Program {
             .about(INJECTS)
             .long_about(format!("{INJECTS}\n\nFlags may be written with one dash or two: -idx 10 is --idx=10."))
             .mut_group("selection", |group| group.required(false))
-            .mut_arg("interfaces", |arg| arg.help("Give only interfaces whose name matches this regular expression (unanchored)"))
+            .mut_arg("interfaces", |arg| arg.help("Attach only interfaces whose name matches this regular expression (unanchored)"))
             .mut_arg("config", |arg| {
-                arg.help("Give the interfaces of the pools of this YAML file that have `annotations`; read again when it changes")
+                arg.help("Attach the interfaces of the pools of this YAML file that have `annotations`; read again when it changes")
             })
             .mut_arg("name", |arg| arg.default_value(INJECTOR))
             .mut_arg("admin_address", |arg| arg.default_value("127.0.0.1:9781"))
@@ -183,7 +184,7 @@ pub(crate) enum EventMode {
     Off,
 }
 
-/// Addresses, separated by commas; the downward API yields an empty text while a node has none.
+/// Addresses, separated by commas; empty while a node has none (downward API).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeAddresses(pub(crate) BTreeSet<IpAddr>);
 
@@ -215,7 +216,7 @@ fn absolute(path: &str) -> Result<String, String> {
     if path.starts_with('/') { Ok(path.to_owned()) } else { Err("must be an absolute path".into()) }
 }
 
-/// An unknown flag with one dash gets two: the parser then reports all of it, and not its first letter.
+/// Adds a dash to an unknown flag with one dash: the parser then reports the whole flag, not its first letter.
 fn named_whole(argument: OsString) -> OsString {
     match argument.as_encoded_bytes() {
         // -v4, -h, -V are short flags
@@ -251,7 +252,7 @@ impl Arguments {
         Ok(Self { program, nri: read.nri || program == Program::Injector, idx, ..read })
     }
 
-    /// The plugin of the runtime, if one is requested: connected already when the runtime started this process.
+    /// The plugin of the runtime, if one is requested. It is already connected if the runtime started this process.
     pub(crate) fn plugin(&self) -> Result<Option<nri::Config>, nri::Error> {
         if !self.nri {
             return Ok(None);
@@ -326,7 +327,7 @@ mod tests {
             let read = parse(&[name, "-interfaces", "x"]).unwrap();
             assert_eq!((read.program, read.nri), (Program::Agent, false), "{name}");
         }
-        assert!(parse(&["netdevice-agent", "-nri"]).is_err(), "the agent is told what to offer");
+        assert!(parse(&["netdevice-agent", "-nri"]).is_err(), "the agent needs a selection");
         for wrong in [["-idx", "1"], ["-idx", "100"], ["-name", "a/b"], ["-name", ""]] {
             let error = parse(&[&["network-device-injector"], &wrong[..]].concat()).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{wrong:?}: {error}");

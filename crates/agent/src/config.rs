@@ -1,5 +1,5 @@
-//! What this process is to do: the arguments, all of them checked. Nothing is opened yet, save the socket that a runtime
-//! which starts its plugins itself has passed on.
+//! The valid configuration of this process, from its arguments. Nothing is opened yet, except for the socket that a runtime
+//! passes to a plugin which it starts itself.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -21,7 +21,7 @@ pub(crate) struct Config {
     /// The Node's name, if it is known.
     pub(crate) node_name: Option<String>,
     pub(crate) admin_address: SocketAddr,
-    /// How devices are given by annotation; none if they are not.
+    /// How devices are attached by annotation; none if they are not.
     pub(crate) runtime: Option<nri::Config>,
     /// How devices are offered as extended resources; none if they are not.
     pub(crate) offer: Option<Offer>,
@@ -29,7 +29,7 @@ pub(crate) struct Config {
 
 /// Which interfaces are selected.
 pub(crate) enum Selection {
-    /// Those of `-interfaces`, and the YAML that says the same.
+    /// Those of `-interfaces`, and the equivalent YAML.
     Flag(Arc<Pools>, String),
     /// Those of the file of `-config`.
     File(PathBuf),
@@ -48,8 +48,8 @@ impl TryFrom<Arguments> for Config {
     type Error = anyhow::Error;
 
     fn try_from(arguments: Arguments) -> anyhow::Result<Self> {
-        // first: the runtime names its socket by a number, which any other file might get
-        let runtime = arguments.plugin().context("cannot be a plugin of the container runtime")?;
+        // first: the runtime passes its socket as a descriptor number, which a file opened here might get
+        let runtime = arguments.plugin().context("cannot start as a plugin of the container runtime")?;
         Ok(Self {
             program: arguments.program,
             selection: Selection::try_from(&arguments)?,
@@ -80,7 +80,7 @@ impl TryFrom<&Arguments> for Selection {
             }
             (None, Some(file)) => Ok(Self::File(file.clone())),
             (None, None) if arguments.program == Program::Injector => Ok(Self::Runtime),
-            _ => bail!("either -interfaces or -config is needed"),
+            _ => bail!("-interfaces or -config is required"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How many files this process may have open.
 //!
-//! A service manager gives 1024 by default, for programs that cannot do with more (`select`); the hard limit is far above.
+//! A service manager sets 1024 by default, for programs that cannot use more (`select`); the hard limit is much higher.
 //! The agent keeps a descriptor for each process and each network namespace that holds devices.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

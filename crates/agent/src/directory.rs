@@ -1,10 +1,10 @@
-//! How the agent follows a directory on disk.
+//! A directory on disk that is followed.
 
 use std::{path::PathBuf, time::Duration};
 
 use wake::Directories;
 
-/// How often a directory is read whatever inotify says: a multiple of what the device plugins wake up for anyway.
+/// How often a directory is read without an event of inotify: a multiple of the interval of the device plugins.
 const POLL: Duration = Duration::from_secs(30);
 
 /// A directory that is followed, whether it exists yet or not.

@@ -20,7 +20,7 @@ use crate::{metrics::Metrics, problem::Kind};
 /// Whether the hook is on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HookState {
-    /// It is not: no Pod could get a device.
+    /// It is not: no Pod can get a device.
     Missing,
     /// It is.
     Installed,
@@ -38,7 +38,7 @@ pub(crate) async fn run(
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    // open, and not in memory: it is as large as all other memory of the agent
+    // not read into memory: it is as large as all other memory of the agent
     let mut hook = fs::File::open(&source).with_context(|| {
         format!("cannot read the hook {}: install it beside netdevice-agent, or set -hook-source", source.display())
     })?;
@@ -49,7 +49,7 @@ pub(crate) async fn run(
     let checks = Ticks::every(CHECK);
     let mut seen = None;
     loop {
-        // a file that has not changed since it was compared need not be compared again
+        // a file that has not changed since it was compared is not compared again
         let is_as_seen = seen.is_some() && seen == identity(&target);
         let wait = match if is_as_seen { Ok(false) } else { install(&mut hook, &target) } {
             Ok(installed) => {
@@ -70,7 +70,7 @@ pub(crate) async fn run(
             Err(error) => {
                 let error = error.to_string();
                 if logged.as_ref() != Some(&error) {
-                    warn!(file = %target.display(), "cannot install the hook, no device is offered without it: {error}");
+                    warn!(file = %target.display(), "cannot install the hook, so no device is offered: {error}");
                     metrics
                         .report(Kind::Hook, vec![format!("the hook {} is not installed: {error}", target.display())]);
                     logged = Some(error);
@@ -86,7 +86,7 @@ pub(crate) async fn run(
     }
 }
 
-/// What shows that a file was replaced or changed: device, inode, size, mode and times.
+/// What differs when a file was replaced or changed: device, inode, size, mode and times.
 fn identity(file: &Path) -> Option<[i64; 8]> {
     let file = fs::metadata(file).ok()?;
     let (device, inode) = (file.dev().cast_signed(), file.ino().cast_signed());
@@ -186,7 +186,7 @@ mod tests {
         assert!(!install(&mut Cursor::new("one"), &target).unwrap());
         let running = fs::File::open(&target).unwrap();
         assert!(install(&mut Cursor::new("another"), &target).unwrap());
-        assert_eq!(io::read_to_string(running).unwrap(), "one", "who runs the old one keeps it");
+        assert_eq!(io::read_to_string(running).unwrap(), "one", "a process that runs the old one keeps it");
         assert_eq!(fs::read(&target).unwrap(), b"another");
         assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 1, "nothing else is left");

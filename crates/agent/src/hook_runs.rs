@@ -1,8 +1,8 @@
 //! Checks whether the runtime runs the hook. Where CDI is off, containerd 1.7 starts a container and ignores its devices.
 //!
-//! A container that was given a device has the environment variable of Allocate, which names the device. If a process
-//! with it runs, was started after the Allocate, and no hook was run for the device, then the runtime did not do what
-//! the CDI file says. Needs the right to read the environment of other processes; without it nothing is reported.
+//! A container to which a device was allocated has the environment variable of the Allocate answer, which names the device.
+//! If a process with that variable was started after the Allocate call and no hook was run for the device, then the runtime
+//! ignores the CDI file. This needs the right to read the environment of other processes; without it nothing is reported.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -83,14 +83,14 @@ struct Wanted {
     age: Duration,
 }
 
-/// What is to be reported of devices that are in the environment of a process.
+/// The devices in the environment of a process, each with the text to report.
 fn find(proc: &Path, wanted: &[Wanted]) -> BTreeMap<DeviceId, String> {
     let mut found = BTreeMap::new();
     let Some(uptime) = uptime(proc) else { return found };
     for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
-        // it ended, or this process may not read it
+        // the process has ended, or this one may not read it
         let Ok(environment) = read(&entry.path().join("environ")) else { continue };
         for Wanted { device, text, variable, age } in wanted {
             if has(&environment, variable, device)
@@ -98,7 +98,7 @@ fn find(proc: &Path, wanted: &[Wanted]) -> BTreeMap<DeviceId, String> {
             {
                 found.entry(device.clone()).or_insert_with(|| {
                     format!(
-                        "{text}: a container that was allocated it runs without it (process {pid}), so the container runtime did not run the hook: check that CDI is on (containerd 1.7: enable_cdi = true)"
+                        "{text}: a container to which the device was allocated runs without it (process {pid}): the container runtime did not run the hook; check that CDI is enabled (containerd 1.7: enable_cdi = true)"
                     )
                 });
             }
@@ -168,7 +168,7 @@ mod tests {
                 .values()
                 .next()
                 .unwrap()
-                .starts_with("r=eth1: a container that was allocated it runs without it (process 10)")
+                .starts_with("r=eth1: a container to which the device was allocated runs without it (process 10)")
         );
     }
 }

@@ -18,13 +18,13 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Who gets what hooks did.
+/// Where the entries of the journal are reported.
 pub(crate) struct Listeners {
     pub(crate) metrics: Arc<Metrics>,
-    /// Gets the names of devices that have returned to the host under their name.
+    /// Receives the names of devices that have returned to the host under their name.
     pub(crate) restored: mpsc::UnboundedSender<InterfaceName>,
     pub(crate) events: Events,
-    /// Those of devices for which a hook was run end.
+    /// The reservation of a device ends when a hook was run for it.
     pub(crate) reservations: Arc<Reservations>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) async fn run(records: Records, listeners: Listeners, shutdown: Cancel
     }
 }
 
-/// The Event for it, if there is one. The kubelet posts an Event with the hook's error when a hook cannot attach a device.
+/// The occurrence to post as an Event, if it is one. When a hook cannot attach a device, the kubelet posts its error.
 fn occurrence(entry: &Entry) -> Option<Occurrence> {
     let (device, pod) = (entry.device.parse().ok()?, entry.pod.clone());
     match (&entry.renamed, entry.outcome) {

@@ -21,7 +21,7 @@ pub(crate) fn start(arguments: &Arguments) {
     };
     // libraries log their own steps only when everything is requested
     let libraries = if arguments.verbosity > 6 { "debug" } else { "warn" };
-    // the result of a request is logged by who made it
+    // the caller of a request logs its result
     let client = if arguments.verbosity > 6 { "" } else { ",kube_client=off" };
     let ours = ["netdevice_agent", "device_plugin", "inventory", "kubelet", "link", "nri", "wake"]
         .map(|name| format!("{name}={level}"))
@@ -34,7 +34,7 @@ pub(crate) fn start(arguments: &Arguments) {
     }
 }
 
-/// From this size on, in bytes, a new log file is begun; the one before is kept as `.1`.
+/// Size in bytes from which on a new log file is begun; the previous one is kept as `.1`.
 const MAX_FILE: u64 = 1 << 20;
 
 fn writer(arguments: &Arguments) -> BoxMakeWriter {

@@ -1,11 +1,11 @@
 //! netdevice-agent: offers the node's network devices to Pods.
 //!
-//! The stages are types: [`Arguments`] are parsed, [`Config`] is valid, [`App`] has opened everything, and runs. Read
-//! [`App::build`] for the parts: the inventory follows the kernel, the view says what is offered, a plugin for each pool
-//! serves the kubelet, the injector gives devices by annotation, the reconciler returns them, and the admin endpoint shows
-//! all of it.
+//! The stages are types: [`Arguments`] are parsed, [`Config`] is valid, [`App`] has opened everything, and runs.
+//! [`App::build`] names the parts: the inventory follows the kernel, the view has what is offered and what is attached, a
+//! plugin for each pool serves the kubelet, the injector attaches devices by annotation, the reconciler returns devices
+//! that a hook did not return, and the admin endpoint has the metrics and problems.
 //!
-//! Called `network-device-injector`, the program does the part of the injector alone.
+//! Under the name `network-device-injector` the program runs the injector only.
 
 mod admin;
 mod announcer;
@@ -62,7 +62,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = Config::try_from(arguments)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let result = runtime.block_on(async { App::build(config)?.run().await });
-    // work on a device may hang: whoever continues it later starts from its record
+    // work on a device may hang: a later repair continues from its record
     runtime.shutdown_timeout(SHUTDOWN);
     result
 }

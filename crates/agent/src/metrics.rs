@@ -1,4 +1,4 @@
-//! What the agent counts, and the text that Prometheus reads. Values are collected when they are requested.
+//! What the agent counts, and the text that Prometheus reads. Most values are read when the text is requested.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +23,13 @@ use crate::{
 /// Everything that is counted.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    state: Mutex<State>,
+    state: Mutex<Values>,
     /// Woken when a problem was reported, here or in a device plugin.
     reported: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Values {
     inventory: Option<Arc<inventory::Stats>>,
     plugins: BTreeMap<ResourceName, Arc<device_plugin::Stats>>,
     /// What is offered; none until it is known.
@@ -75,16 +75,16 @@ struct CallResult {
     result: &'static str,
 }
 
-/// What became of something that is worth an Event.
+/// What was done with the report of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum EventResult {
-    /// The API server has it.
+    /// The API server accepted it.
     Ok,
-    /// The same happened a moment ago: the next post counts it, too.
+    /// The same was posted a moment ago: the next count includes this one.
     Joined,
-    /// The API server is away, or does not take it.
+    /// The API server did not answer, or refused it.
     Failed,
-    /// There was too much to tell.
+    /// The queue was full, or too many were posted.
     Dropped,
 }
 
@@ -93,12 +93,12 @@ impl EventResult {
         [(Self::Ok, "ok"), (Self::Joined, "joined"), (Self::Failed, "failed"), (Self::Dropped, "dropped")];
 }
 
-/// States of a device, each of which is told even when no device has it.
+/// States of a device. Each is reported even when no device has it.
 const STATES: [&str; 3] = ["healthy", "unhealthy", "attached"];
 const RESULTS: [&str; 4] = ["ok", "nothing", "failed", "lost"];
 
 impl Metrics {
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut Values) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -114,7 +114,7 @@ impl Metrics {
         self.with(|state| state.plugins.remove(resource));
     }
 
-    /// Shows what is offered from here on.
+    /// Reports what is offered, from now on.
     pub(crate) fn set_views(&self, views: Views) {
         self.with(|state| state.views = Some(views));
     }
@@ -133,7 +133,7 @@ impl Metrics {
         self.with(|state| *state.repairs.entry(result).or_default() += 1);
     }
 
-    /// Counts the injector from here on.
+    /// Reports the injector, from now on.
     pub(crate) fn set_runtime(&self, state: watch::Receiver<nri::State>) {
         self.with(|it| it.runtime = Some(state));
     }
@@ -151,7 +151,7 @@ impl Metrics {
         self.with(|state| *state.releases.entry(result).or_default() += 1);
     }
 
-    /// Counts Events from here on.
+    /// Reports Events, from now on.
     pub(crate) fn set_events(&self) {
         self.with(|state| state.events = Some(BTreeMap::new()));
     }
@@ -174,7 +174,7 @@ impl Metrics {
         self.with(|state| *state.hooks.entry((action, outcome)).or_default() += 1);
     }
 
-    /// Takes what is wrong of a kind now; says whether that is something else than before.
+    /// Sets the problems of a kind. Returns whether they differ from the previous ones.
     pub(crate) fn report(&self, kind: Kind, texts: Vec<String>) -> bool {
         let is_new = self.with(|state| {
             let known = state.problems.entry(kind).or_default();
@@ -188,7 +188,7 @@ impl Metrics {
         is_new
     }
 
-    /// What device plugins wake when they have something to report.
+    /// Device plugins wake it when they have something to report.
     pub(crate) fn report_waker(&self) -> Arc<Notify> {
         self.reported.clone()
     }
@@ -203,7 +203,7 @@ impl Metrics {
         self.with(|state| state.views.as_ref().map_or(0, |views| views.borrow().devices().len()))
     }
 
-    /// All that is wrong now, obstacles first; nothing when all is well.
+    /// All problems, obstacles first.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.with(|state| state.problems());
         problems.sort_by_key(|problem| (!problem.kind.is_obstacle(), problem.kind));
@@ -220,7 +220,7 @@ impl Metrics {
     }
 }
 
-impl State {
+impl Values {
     fn problems(&self) -> Vec<Problem> {
         let of = |kind| move |text| Problem { kind, text };
         let view = self.views.is_none().then(|| "the interfaces of the node have not been read yet".to_owned());
@@ -250,7 +250,7 @@ impl State {
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix("netdevice");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The version that runs", build);
+        registry.register("build", "Version of the running agent", build);
 
         let devices = Family::<ResourceState, Gauge>::default();
         let view = self.views.as_ref().map(|views| views.borrow().clone());
@@ -280,10 +280,10 @@ impl State {
                 allocations.get_or_create(&ResourceResult { resource: resource.clone(), result }).inc_by(count);
             }
         }
-        registry.register("registered", "Whether the kubelet has the resource registered", registered);
+        registry.register("registered", "Whether the resource is registered with the kubelet", registered);
         registry.register("registrations", "Registrations that the kubelet accepted", registrations);
         registry.register("allocations", "Allocate calls of the kubelet, by result", allocations);
-        let help = "Devices that another CDI file also names, so that no Pod with them starts";
+        let help = "Devices that another CDI file also names: Pods with them do not start";
         registry.register("cdi_conflicts", help, cdi_conflicts);
         registry.register("cdi_write_errors", "Attempts to write a CDI file that failed", cdi_errors);
 
@@ -321,7 +321,7 @@ impl State {
         if let Some(runtime) = &self.runtime {
             let connected = Gauge::<i64>::default();
             connected.set(i64::from(runtime.borrow().runtime().is_some()));
-            registry.register("nri_connected", "Whether the runtime sends its events to the injector", connected);
+            registry.register("nri_connected", "Whether the injector is connected to the runtime", connected);
             let injections = by_result(&self.injections, &[RESULTS[0], RESULTS[2]]);
             let help = "Devices that were attached by annotation, and Pods that were refused, by result";
             registry.register("injections", help, injections);
@@ -349,7 +349,7 @@ impl State {
         }
         registry.register(
             "problems",
-            "Problems that prevent Pods from getting devices, or may, by kind; /readyz has the texts",
+            "Problems, by kind, that prevent or may prevent Pods from getting devices; /readyz has the texts",
             problems,
         );
 
@@ -357,7 +357,7 @@ impl State {
             for (name, help, value) in [
                 (
                     "inventory_resyncs",
-                    "How often notifications were lost and all links were listed again",
+                    "Times that notifications were lost, so that all links were listed again",
                     stats.resyncs(),
                 ),
                 ("inventory_events", "Notifications of the kernel that were read", stats.events()),
@@ -373,7 +373,7 @@ impl State {
             ("unreadable_records", "Records that this version cannot read, left unchanged", self.unreadable_records),
             (
                 "records_quarantined",
-                "Invalid records in quarantine; their devices wait for an administrator",
+                "Invalid records in quarantine; their devices are not offered until the files are removed",
                 self.records_quarantined,
             ),
         ] {
@@ -388,7 +388,7 @@ impl State {
 /// The most likely reason for a missing socket.
 fn is_nri_off(why: &str) -> &'static str {
     if why.contains("No such file") {
-        ": check that NRI is on in the runtime (containerd 1.7: disable = false under io.containerd.nri.v1.nri) and that -nri-socket is its socket"
+        ": check that NRI is enabled in the runtime (containerd 1.7: disable = false under io.containerd.nri.v1.nri) and that -nri-socket is its socket"
     } else {
         ""
     }

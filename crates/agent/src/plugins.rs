@@ -20,15 +20,15 @@ pub(crate) struct Locations {
     pub(crate) records: Records,
 }
 
-/// What plugins offer, and what of it they allocated.
+/// What plugins offer, and what they allocated.
 pub(crate) struct Offered {
     pub(crate) views: Views,
-    /// Nothing is offered without it.
+    /// Nothing is offered until it is installed.
     pub(crate) hook: watch::Receiver<hook_file::HookState>,
     pub(crate) reservations: Arc<Reservations>,
 }
 
-/// Runs the plugins that the view requires, once there is a hook that can do what they promise.
+/// Runs the plugins that the view requires, once the hook is installed.
 pub(crate) async fn run(
     locations: Locations,
     offered: Offered,
@@ -93,7 +93,7 @@ fn config(
     }
 }
 
-/// What the records say of a device that the kubelet hands out, and its reservation.
+/// Checks the record of a device that the kubelet allocates, and reserves it.
 fn record_check(records: Records, resource: ResourceName) -> RecordCheck {
     let store = records.clone();
     let check = move |device: &DeviceId| match records.owner_before_kubelet(device) {
@@ -104,7 +104,7 @@ fn record_check(records: Records, resource: ResourceName) -> RecordCheck {
     let reserve = move |device: &DeviceId| match store.reserve_for_kubelet(device, &resource) {
         Ok(()) => Ok(()),
         Err(store::Error::Held(owner)) => Err(Refusal::Held(owner)),
-        // the container's hook asks once more, and fails if it cannot write either
+        // the container's hook checks again, and fails if it cannot write either
         Err(error) => {
             warn!(%device, "cannot reserve it: {error}");
             Ok(())

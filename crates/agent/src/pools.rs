@@ -22,11 +22,11 @@ use crate::{config::Selection, directory::Directory, metrics::Metrics};
 
 /// The source of the pools.
 pub(crate) enum PoolSource {
-    /// `-interfaces`: they never change. With the YAML that says the same.
+    /// `-interfaces`: they never change. With the equivalent YAML.
     Flag(Arc<Pools>, String),
     /// `-config`.
     File(PathBuf),
-    /// The text that the runtime has for its plugin: the injector's, where no flag selects anything.
+    /// The runtime's configuration of its plugin: for the injector without flags.
     Runtime(watch::Receiver<Option<String>>),
 }
 
@@ -59,7 +59,7 @@ impl PoolSource {
     }
 
     /// Publishes the pools whenever the file changes them. An invalid text is logged, and the pools stay. The configuration in
-    /// use is written beside the `effective` records.
+    /// use is also written to the directory of the `effective` records.
     pub(crate) async fn follow(
         self,
         pools: watch::Sender<Arc<Pools>>,
@@ -99,7 +99,7 @@ impl PoolSource {
     }
 }
 
-/// Takes the pools from the runtime's text, each time that there is one.
+/// Publishes the pools of the runtime's configuration whenever the runtime sends one.
 async fn follow_runtime(
     mut texts: watch::Receiver<Option<String>>,
     pools: &watch::Sender<Arc<Pools>>,
@@ -173,7 +173,7 @@ const RETRY: Duration = Duration::from_secs(5);
 struct EffectiveFile {
     /// None where no file is wanted.
     records: Option<Records>,
-    /// What the file is to say and does not yet.
+    /// The text that is not written yet.
     unwritten: Option<String>,
     /// Whether the last attempt failed, which was logged.
     failed: bool,
@@ -212,7 +212,7 @@ mod tests {
     fn a_configuration_that_could_not_be_written_for_netdevctl_is_written_later() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
-        fs::write(&state, "a file where the directory shall be").unwrap();
+        fs::write(&state, "a file where the directory should be").unwrap();
         let mut effective = EffectiveFile { records: Some(Records::new(&state)), unwritten: None, failed: false };
         effective.set("pools: []\n");
         assert!(effective.unwritten.is_some() && effective.failed);

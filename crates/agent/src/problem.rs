@@ -19,13 +19,13 @@ pub(crate) enum Kind {
     CdiIgnored,
     /// A container runs without its device.
     HookNotRun,
-    /// There is no connection to the runtime, for devices by annotation.
+    /// The injector is not connected to the runtime.
     Runtime,
     /// The limit of open files is too low.
     Descriptors,
     /// The namespaces of virtual devices cannot be pinned.
     Pins,
-    /// A device waits for its name.
+    /// A device has another name on the host, because its own is in use.
     Name,
 }
 
@@ -44,7 +44,7 @@ impl Kind {
         (Self::Name, "name"),
     ];
 
-    /// Whether Pods get no device, or run without one, meanwhile.
+    /// Whether Pods get no device, or run without one, while the problem lasts.
     pub(crate) fn is_obstacle(self) -> bool {
         !matches!(self, Self::CdiIgnored | Self::Descriptors | Self::Pins | Self::Name)
     }

@@ -12,14 +12,14 @@ use crate::{descriptors, metrics::Metrics, problem::Kind};
 /// How often problems that no part reports are checked.
 const CHECK: Duration = Duration::from_secs(5);
 
-/// Writes the problems for `netdevctl` when they change, and shows there that an agent runs.
+/// Writes the problems for `netdevctl` when they change, and holds the lock that shows that an agent runs.
 pub(crate) async fn run(records: Records, metrics: Arc<Metrics>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let ticks = Ticks::every(CHECK);
     let mut lock = None;
     let mut logged = None;
     loop {
         metrics.report(Kind::Descriptors, too_few(metrics.devices()));
-        // the task that restores names logs what cannot be read
+        // when they cannot be read, the task that restores names logs it
         let waiting = records.waiting().unwrap_or_default();
         metrics.report(Kind::Name, waiting.iter().map(without_its_name).collect());
         let lines: Vec<String> = metrics.problems().iter().map(ToString::to_string).collect();
@@ -55,14 +55,14 @@ fn without_its_name(waiting: &Waiting) -> String {
     )
 }
 
-/// File descriptors that an agent has open without any device.
+/// File descriptors of an agent without devices.
 const OWN_DESCRIPTORS: usize = 100;
 
 fn too_few(devices: usize) -> Vec<String> {
     too_few_descriptors(devices, descriptors::limit()).into_iter().collect()
 }
 
-/// A device in a Pod takes two: the namespace, and the container's process.
+/// A device in a Pod needs two descriptors: for the namespace and for the container's process.
 fn too_few_descriptors(devices: usize, limit: usize) -> Option<String> {
     let needed = 2 * devices + OWN_DESCRIPTORS;
     (limit < needed).then(|| {

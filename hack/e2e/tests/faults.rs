@@ -265,9 +265,9 @@ fn a_selection_of_nothing_or_of_the_uplink_is_told_and_waited_with() {
         ("^nothing-here$", "the selection matches no interface of this node: waiting for one"),
         (
             "^eth0$",
-            "the selection matches only what is never handed out: eth0: the node's IPv4 default route (table 254) goes through it",
+            "the selection matches only interfaces that are never offered: eth0: the node's IPv4 default route (table 254) goes through it",
         ),
-        ("^lo$", "the selection matches only what is never handed out: lo: it is the loopback interface"),
+        ("^lo$", "the selection matches only interfaces that are never offered: lo: it is the loopback interface"),
     ] {
         let mut agent = node.agent(&["-interfaces", pattern]);
         agent.wait_for_output(line);

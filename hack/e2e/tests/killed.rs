@@ -83,7 +83,7 @@ fn assert_repaired(agent: &Agent<'_>, device: &Device<'_>, handler: &str) {
     device.wait_until_free();
     let repairs = || agent.metric(r#"netdevice_repairs_total{result="ok"}"#);
     wait_for(&format!("{handler}: the agent counts the repair"), repairs, |count| *count == Some(1));
-    agent.wait_for_output("returned to the host, for no hook did");
+    agent.wait_for_output("returned to the host: no hook had done so");
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn a_virtual_device_that_was_deleted_in_its_pod_is_told_of_and_its_record_ends()
     let other_end = || node.has_link("lost0-p");
     wait_for("the kernel deletes the pair", other_end, |there| !there);
     let agent = node.agent(&["-interfaces", "^lost0$"]);
-    agent.wait_for_output("it is gone: a virtual link that was deleted with its sandbox");
+    agent.wait_for_output("lost: the virtual link was deleted with its sandbox");
     wait_for("its record ends", || node.path("/run/netdevice/lost0.json").exists(), |there| !there);
     wait_for("it is counted", || agent.metric(r#"netdevice_repairs_total{result="lost"}"#), |count| *count == Some(1));
     // one of the same name is a new device

@@ -1,6 +1,6 @@
 //! One HTTP/1.1 connection to the API server.
 //!
-//! kube comes with a transport of its own, for all that a kubeconfig may say. This is what is needed within a Pod.
+//! kube has a transport of its own, for everything that a kubeconfig may contain. This one does what is needed in a Pod.
 
 use std::{
     fmt, io,
@@ -28,12 +28,12 @@ use tokio_rustls::TlsConnector;
 
 use super::error::SendError;
 
-/// How long a peer may be silent before the kernel asks whether it is still there, and how often it asks: a watch may be
-/// silent for minutes.
+/// How long a peer may be silent before the kernel probes it, and how many probes may fail: a watch may be silent for
+/// minutes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const PROBES: u32 = 3;
 
-/// Where the API server is, and how this process proves who it is.
+/// The address of the API server, and how this process authenticates.
 pub(super) struct Server {
     pub(super) host: String,
     pub(super) port: u16,
@@ -91,7 +91,7 @@ impl Server {
 }
 
 impl Connection {
-    /// Itself, unless the server closed it meanwhile.
+    /// Returns the connection unless the server closed it meanwhile.
     pub(super) async fn if_open(mut self) -> Option<Self> {
         tokio::select! {
             biased;
@@ -107,7 +107,7 @@ impl Connection {
         let head = tokio::select! {
             biased;
             head = &mut answer => head,
-            // what was read before can still be answered
+            // the answer may have been read before
             _ = &mut self.work => {
                 self.has_ended = true;
                 answer.await

@@ -1,4 +1,4 @@
-//! What can fail on the way to the API server.
+//! Errors of requests to the API server.
 
 use std::io;
 

@@ -1,8 +1,8 @@
-//! The API server: the one place of the agent that knows where it is and how to talk to it.
+//! The API server: the only module of the agent that knows its address and protocol.
 //!
-//! A [`Client`] of kube makes requests and reads answers; its `Api` gets, lists, watches and patches objects. What is
-//! here carries them: connections with TLS, the token of the service account, bounds of time and size. Nothing is retried,
-//! save a request whose token was replaced meanwhile: the pause after a failure is for the caller to decide.
+//! A [`Client`] of kube makes requests and reads answers; its `Api` gets, lists, watches and patches objects. This module
+//! sends them: connections with TLS, the token of the service account, limits of time and size. Nothing is retried, except
+//! for a request whose token was replaced meanwhile: the caller decides on the pause after a failure.
 
 mod connection;
 mod container;
@@ -35,7 +35,7 @@ use pool::Pool;
 
 /// The API server of the cluster.
 ///
-/// Its clients share connections, and these end with the last client: an agent that has nothing to say has none.
+/// Its clients share connections, which end with the last client: an agent without requests has no connection.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiServer {
     source: Source,
@@ -45,7 +45,7 @@ pub(crate) struct ApiServer {
 /// Where it is.
 #[derive(Debug, Clone)]
 enum Source {
-    /// Where Kubernetes says, with the service account of this Pod.
+    /// At the address in the environment, with the service account of this Pod.
     Cluster,
     /// A server of a test, without TLS, with the token of that file.
     #[cfg(test)]

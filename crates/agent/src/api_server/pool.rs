@@ -1,4 +1,4 @@
-//! Connections that are used again. A request has one for itself until its answer ends: a watch for minutes.
+//! Connections that are used again. A request has one to itself until its answer ends: a watch for minutes.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use super::{
     response::{Answer, Bounds, Exchange},
 };
 
-/// How many requests may be sent at a time, watches included. More of them wait.
+/// Requests at a time, watches included. More of them wait.
 const MAX_CONNECTIONS: usize = 8;
 
 /// All connections of this process to the API server.
@@ -80,7 +80,7 @@ impl Pool {
         Ok(response.map(|body| Answer::new(body, exchange, bounds)))
     }
 
-    /// One that is open already, or a new one.
+    /// An idle connection, or a new one.
     async fn connection(&self) -> Result<Connection, SendError> {
         match self.idle.take().await {
             Some(connection) => Ok(connection),

@@ -1,4 +1,4 @@
-//! The body of an answer, read as it comes and bounded. Its end gives the connection back.
+//! The body of an answer: read as it arrives, and limited. At its end the connection becomes idle.
 
 use std::{
     pin::Pin,
@@ -36,13 +36,13 @@ pub(super) struct Exchange {
     pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What an answer may have, and until when.
+/// The limits of an answer.
 pub(super) struct Bounds {
     kind: Kind,
     until: Instant,
 }
 
-/// How many bytes came: of the whole answer, or of the object of a watch that is not complete.
+/// How many bytes have arrived: of the whole answer, or of the object of a watch that is not complete.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Whole(usize),
@@ -99,7 +99,7 @@ impl Answer {
         answer
     }
 
-    /// The answer is complete: its connection is for others.
+    /// The answer is complete: its connection becomes idle.
     fn end(&mut self) {
         if let Some(Exchange { connection, idle, .. }) = self.exchange.take().filter(|it| it.connection.is_open()) {
             idle.put(connection);

@@ -1,4 +1,4 @@
-//! Says what became of a device: to the log, the metrics, Events, and whoever guards names.
+//! Reports what was done with a device: in the log, the metrics and Events, and to the task that guards names.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Whom the reconciler tells.
+/// Where the reconciler reports.
 pub(crate) struct Notifier {
     pub(crate) metrics: Arc<Metrics>,
-    /// Told of devices that are on the host again under their name.
+    /// Receives the names of devices that have returned to the host under their name.
     pub(crate) restored: mpsc::UnboundedSender<InterfaceName>,
     pub(crate) events: Events,
 }
@@ -28,7 +28,7 @@ impl Notifier {
         let Self { metrics, restored, events } = self;
         match ended {
             Ended::Returned { renamed: None, skipped } => {
-                // nobody listens only while the agent ends
+                // the receiver is gone only while the agent ends
                 let _ = restored.send(device.to_name());
                 let left_out: String = skipped.iter().map(|skipped| format!("; {skipped}")).collect();
                 if cause == Cause::ContainerEnded {
@@ -37,7 +37,7 @@ impl Notifier {
                     return;
                 }
                 metrics.count_repair("ok");
-                info!(%device, "returned to the host, for no hook did{left_out}");
+                info!(%device, "returned to the host: no hook had done so{left_out}");
                 events.report(Occurrence::returned(device.clone(), pod, None, &skipped));
             }
             Ended::Returned { renamed: Some(name), skipped } => {
@@ -45,13 +45,13 @@ impl Notifier {
                 let left_out: String = skipped.iter().map(|skipped| format!("; {skipped}")).collect();
                 warn!(
                     %device,
-                    "returned to the host as {name}: another interface has its name, which it gets as soon as that is free{left_out}"
+                    "returned to the host as {name}: another interface has its name; it is renamed as soon as that name is free{left_out}"
                 );
                 events.report(Occurrence::returned(device.clone(), pod, Some(name), &skipped));
             }
             Ended::Lost => {
                 metrics.count_repair("lost");
-                warn!(%device, "it is gone: a virtual link that was deleted with its sandbox before it could be returned, or a device that was unplugged or switched off");
+                warn!(%device, "lost: the virtual link was deleted with its sandbox before it could be returned, or the device was unplugged or switched off");
                 events.report(Occurrence::Lost { device: device.clone(), pod });
             }
             Ended::Deleted => {
@@ -62,9 +62,9 @@ impl Notifier {
         }
     }
 
-    /// A device cannot be returned; `reason` is another one than before.
+    /// A device cannot be returned, for a reason that was not reported yet.
     pub(super) fn report_failure(&self, device: &DeviceId, reason: &str) {
         self.metrics.count_repair("failed");
-        warn!(%device, "cannot be returned to the host, which the agent and the next hook on this node try again: {reason}");
+        warn!(%device, "cannot be returned to the host; the agent and the next hook on this node try again: {reason}");
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn log_selection(view: &View) {
         if reasons.is_empty() {
             warn!(resource = %pool.resource, "the selection matches no interface of this node: waiting for one");
         } else {
-            warn!(resource = %pool.resource, "the selection matches only what is never handed out: {}", reasons.join("; "));
+            warn!(resource = %pool.resource, "the selection matches only interfaces that are never offered: {}", reasons.join("; "));
         }
     }
 }

@@ -51,8 +51,8 @@ fn log(file: &Unreadable) {
     match (place, device) {
         (Place::Quarantine, Some(device)) => warn!(
             %device, file = %path,
-            "the device is quarantined, it is neither moved nor offered: see that the interface is on the node and as it should be, then remove that file: {reason}"
+            "the device is quarantined: it is neither offered nor moved; check that the interface is on the node with the right settings, then remove the file: {reason}"
         ),
-        _ => warn!(file = %path, "a record cannot be followed, its device is left alone: {reason}"),
+        _ => warn!(file = %path, "cannot read this record, its device is neither offered nor moved: {reason}"),
     }
 }

@@ -4,9 +4,9 @@ use e2e::{Agent, Node};
 
 use crate::fleet::SELECTION;
 
-const REPAIRED: &str = "returned to the host, for no hook did";
+const REPAIRED: &str = "returned to the host: no hook had done so";
 const RENAMED: &str = "returned to the host as ";
-const LOST: &str = "it is gone: a virtual link that was deleted with its sandbox";
+const LOST: &str = "lost: the virtual link was deleted with its sandbox";
 const FAILED: &str = "cannot be returned to the host";
 
 /// What agents said that they did.
