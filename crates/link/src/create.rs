@@ -10,7 +10,7 @@ use netdevice::{
     exclusion::Exclusion,
     link::flags,
 };
-use rtnl::link::{Child, attribute as ifla};
+use rtnl::link::attribute as ifla;
 use rustix::fd::{AsFd, AsRawFd};
 use store::Written;
 
@@ -28,7 +28,7 @@ use crate::{
 const FIRST_INDEX: u32 = 1 << 30;
 
 impl Task<'_> {
-    /// Creates the device, from looking for its parent to its record's last word.
+    /// Creates the device: from its parent to its complete record.
     pub(crate) fn create(mut self, kind: ChildKind) -> Result<Attached, Error> {
         let parent = self.request.device.parent().ok_or(Error::WrongAcquisition)?;
         // the parent is not moved meanwhile; afterwards the record says that it is a parent
@@ -40,7 +40,7 @@ impl Task<'_> {
             return Err(Error::NewNameTaken(name.clone()));
         }
         let created = Created { parent: link.name, parent_index: link.index, kind };
-        // two children of one parent are made at the same time with different indexes
+        // a different index for each child, so that few have to be tried
         let number = self.request.device.child().map_or(0, |number| u32::from(number.get()));
         let mut record = self.record(FIRST_INDEX + number, created)?;
         let mut written = self.records.write(&record)?;
@@ -70,7 +70,7 @@ impl Task<'_> {
         if parent.is_up() { Ok(parent) } else { Err(Error::ParentDown(parent.name)) }
     }
 
-    /// Makes the link, down.
+    /// Creates the link, down.
     fn make(&mut self, record: &mut Attachment<Created>, written: &mut Written) -> Result<(), Error> {
         let target = self.request.sandbox.namespace().as_fd().as_raw_fd().cast_unsigned();
         let first = record.sandbox.ifindex;
@@ -81,12 +81,7 @@ impl Task<'_> {
             let mtu = configuration.and_then(|configuration| configuration.mtu);
             let mac = configuration.and_then(|configuration| configuration.mac.clone());
             let made = self.home.change_one(move |batch| {
-                let child = match kind {
-                    ChildKind::Macvlan { mode } => Child::Macvlan(mode.number()),
-                    ChildKind::Ipvlan { mode } => Child::Ipvlan(mode.number()),
-                    ChildKind::Vlan { id } => Child::Vlan(id.into()),
-                };
-                let mut request = rtnl::link::create(batch, index, parent_index, child);
+                let mut request = rtnl::link::create(batch, index, parent_index, kind);
                 request.u32(ifla::NET_NS_FD, target).string(ifla::IFNAME, &name);
                 if let Some(mtu) = mtu {
                     request.u32(ifla::MTU, mtu);
@@ -96,18 +91,15 @@ impl Task<'_> {
                 }
             });
             let Err(error) = made.subject("the kernel's network configuration")? else { return Ok(()) };
-            let is_free = match error.errno {
-                libc::ENODEV => return Err(Error::NotThere),
-                libc::EEXIST if has(self.inside, Which::Name(&record.sandbox.name))? => {
-                    return Err(Error::NewNameTaken(record.sandbox.name.clone()));
-                }
-                // Of an index that is taken, here or (an older kernel) on the host.
-                libc::EEXIST => false,
-                // Also of a hardware address that another child of the parent has.
-                libc::EBUSY => !has(self.inside, Which::Index(index))?,
-                _ => true,
-            };
-            if is_free || attempt > INDEX_ATTEMPTS {
+            if error.errno == libc::ENODEV {
+                return Err(Error::NotThere);
+            }
+            if has(self.inside, Which::Name(&record.sandbox.name))? {
+                return Err(Error::NewNameTaken(record.sandbox.name.clone()));
+            }
+            // an older kernel also looks for the index on the host
+            let is_taken = has(self.inside, Which::Index(index))? || has(self.home, Which::Index(index))?;
+            if !is_taken || attempt > INDEX_ATTEMPTS {
                 return Err(Error::Create(error));
             }
             record.sandbox.ifindex = first + attempt * INDEX_STEP;
@@ -122,6 +114,6 @@ impl Task<'_> {
     }
 }
 
-fn has(inside: &mut RouteSocket, link: Which<'_>) -> Result<bool, Error> {
-    Ok(read_bare(inside, link)?.is_some())
+fn has(socket: &mut RouteSocket, link: Which<'_>) -> Result<bool, Error> {
+    Ok(read_bare(socket, link)?.is_some())
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Task<'_> {
-    /// Moves the device, from reading it to its record's last word.
+    /// Moves the device: from its state on the host to its complete record.
     pub(crate) fn move_in(mut self, lock: &Lock) -> Result<Attached, Error> {
         self.records.check_children(self.request.device, lock)?;
         let mut state = read_whole(self.home, Which::Name(self.host_name))?.ok_or(Error::NotThere)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netdevice::{HardwareAddress, InterfaceName, KernelString, Link, LinkState};
+use netdevice::{HardwareAddress, InterfaceName, KernelString, Link, LinkState, acquisition::ChildKind};
 
 use crate::{
     attribute::{Attribute, KIND_MASK, attributes},
@@ -467,30 +467,18 @@ pub fn set(batch: &mut Batch, index: u32, flags: u32, change: u32) -> Request<'_
     batch.push(kind::SETLINK, flags::ACK, &header(index, flags, change))
 }
 
-/// A link to be created on another one, with the setting that its kind needs.
-#[derive(Debug, Clone, Copy)]
-pub enum Child {
-    /// `MACVLAN_MODE_*`.
-    Macvlan(u32),
-    /// `IPVLAN_MODE_*`.
-    Ipvlan(u16),
-    /// Number of the VLAN.
-    Vlan(u16),
-}
-
 /// Begins the creation of a link with that index on the link `parent` of the socket's namespace: attributes are added to what is
 /// returned.
-pub fn create(batch: &mut Batch, index: u32, parent: u32, child: Child) -> Request<'_> {
+pub fn create(batch: &mut Batch, index: u32, parent: u32, kind: ChildKind) -> Request<'_> {
     let message_flags = flags::ACK | flags::CREATE | flags::EXCL;
     let mut request = batch.push(kind::NEWLINK, message_flags, &header(index, 0, 0));
     request.u32(attribute::LINK, parent).nest(attribute::LINKINFO, |info| {
-        let (kind, setting, value): (&[u8], _, &[u8]) = match &child {
-            Child::Macvlan(mode) => (b"macvlan", attribute::MACVLAN_MODE, &mode.to_ne_bytes()),
-            Child::Ipvlan(mode) => (b"ipvlan", attribute::IPVLAN_MODE, &mode.to_ne_bytes()),
-            Child::Vlan(id) => (b"vlan", attribute::VLAN_ID, &id.to_ne_bytes()),
-        };
-        info.attribute(attribute::INFO_KIND, kind).nest(attribute::INFO_DATA, |data| {
-            data.attribute(setting, value);
+        info.attribute(attribute::INFO_KIND, kind.name().as_bytes()).nest(attribute::INFO_DATA, |data| {
+            match kind {
+                ChildKind::Macvlan { mode } => data.u32(attribute::MACVLAN_MODE, mode.number()),
+                ChildKind::Ipvlan { mode } => data.attribute(attribute::IPVLAN_MODE, &mode.number().to_ne_bytes()),
+                ChildKind::Vlan { id } => data.attribute(attribute::VLAN_ID, &u16::from(id).to_ne_bytes()),
+            };
         });
     });
     request

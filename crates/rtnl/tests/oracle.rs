@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netdevice::{
     HardwareAddress, InterfaceName, KernelString,
+    acquisition::{ChildKind, IpvlanMode, MacvlanMode},
     link::flags as link_flags,
     snapshot::{DefaultRoute, Family},
     state::{self, Address, Attribute, Route, route_attribute},
@@ -15,8 +16,9 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Oracle,
     address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo},
     link::{
-        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, InfoVxlan,
-        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp, MacVlanMode, Prop, XdpAttached,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVlan,
+        InfoVxlan, IpVlanMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, LinkXdp, MacVlanMode,
+        Prop, XdpAttached,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{
@@ -126,6 +128,34 @@ fn alternative_names_are_added_and_removed() {
         // the oracle knows the message's shape, not its kind
         let read = LinkMessage::parse(message.payload).unwrap();
         assert_eq!((read.header.index, &read.attributes[..]), (7, &expected[..]));
+    }
+}
+
+#[test]
+fn links_are_created_on_others() {
+    let macvlan = |mode, data| {
+        let data = InfoData::MacVlan(vec![InfoMacVlan::Mode(data)]);
+        (ChildKind::Macvlan { mode }, InfoKind::MacVlan, data)
+    };
+    let ipvlan =
+        |mode, data| (ChildKind::Ipvlan { mode }, InfoKind::IpVlan, InfoData::IpVlan(vec![InfoIpVlan::Mode(data)]));
+    let cases = [
+        macvlan(MacvlanMode::Private, MacVlanMode::Private),
+        macvlan(MacvlanMode::Vepa, MacVlanMode::Vepa),
+        macvlan(MacvlanMode::Bridge, MacVlanMode::Bridge),
+        ipvlan(IpvlanMode::L2, IpVlanMode::L2),
+        ipvlan(IpvlanMode::L3, IpVlanMode::L3),
+        ipvlan(IpvlanMode::L3s, IpVlanMode::L3S),
+        (ChildKind::Vlan { id: 7.try_into().unwrap() }, InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(7)])),
+    ];
+    for (child, kind, data) in cases {
+        let mut batch = Batch::new();
+        link::create(&mut batch, 1 << 30, 2, child).u32(link::attribute::NET_NS_FD, 5);
+        let created = read_one(batch, kind::NEWLINK, flags::ACK | flags::CREATE | flags::EXCL);
+        let Oracle::NewLink(created) = created else { panic!("{created:?}") };
+        let info = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]);
+        assert_eq!(created.header.index, 1 << 30);
+        assert_eq!(created.attributes, [LinkAttribute::Link(2), info, LinkAttribute::NetNsFd(5)]);
     }
 }
 
