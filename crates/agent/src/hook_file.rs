@@ -180,8 +180,8 @@ mod tests {
 
     #[test]
     fn the_hook_is_replaced_whole_and_only_when_it_differs() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("bin/netdevice-hook");
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("bin/netdevice-hook");
         assert!(install(&mut Cursor::new("one"), &target).unwrap());
         assert!(!install(&mut Cursor::new("one"), &target).unwrap());
         let running = fs::File::open(&target).unwrap();
@@ -206,8 +206,8 @@ mod tests {
         assert_eq!(noexec("/run/hook"), None, "another one is mounted on top");
         assert_eq!(noexec_mount("nonsense", Path::new("/x")), None);
 
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("netdevice-hook");
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("netdevice-hook");
         fs::copy("/proc/self/exe", &target).unwrap();
         assert_eq!(obstacle(&target), None);
         let mut header = fs::read(&target).unwrap();
@@ -220,8 +220,8 @@ mod tests {
 
     #[test]
     fn a_hook_that_cannot_be_executed_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("netdevice-hook");
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("netdevice-hook");
         fs::write(&target, b"one").unwrap();
         assert!(install(&mut Cursor::new("one"), &target).unwrap());
     }

@@ -210,8 +210,8 @@ mod tests {
 
     #[test]
     fn a_configuration_that_could_not_be_written_for_netdevctl_is_written_later() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = folder.path().join("state");
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
         fs::write(&state, "a file where the directory should be").unwrap();
         let mut effective = EffectiveFile { records: Some(Records::new(&state)), unwritten: None, failed: false };
         effective.set("pools: []\n");

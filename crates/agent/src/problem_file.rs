@@ -85,8 +85,8 @@ mod tests {
 
     #[tokio::test]
     async fn problems_are_written_for_netdevctl_as_they_appear_and_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
         let (metrics, shutdown) = (Arc::new(Metrics::default()), CancellationToken::new());
         let running = run(records.clone(), metrics.clone(), shutdown.clone());
         let check = async {

@@ -26,7 +26,7 @@ const LONG: Duration = Duration::from_secs(90);
 
 /// A network and a mount namespace for one test, in which sysfs shows the network; the thread that has it is in both.
 struct Host {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 fn on_host(test: impl FnOnce(&Host) + Send) {
@@ -41,18 +41,18 @@ impl Host {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).unwrap();
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         // what is mounted below it reaches mount namespaces that are made from this one
-        mount(Some("tmpfs"), folder.path(), Some("tmpfs"), MsFlags::empty(), none).unwrap();
-        mount(none, folder.path(), none, MsFlags::MS_SHARED, none).unwrap();
-        let host = Self { folder };
+        mount(Some("tmpfs"), directory.path(), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        mount(none, directory.path(), none, MsFlags::MS_SHARED, none).unwrap();
+        let host = Self { directory };
         fs::create_dir(host.path("state")).unwrap();
         host.ip("link set lo up");
         host
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     fn records(&self) -> Records {

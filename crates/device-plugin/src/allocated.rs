@@ -1,14 +1,14 @@
-//! Which devices a Pod may have although no record says so: allocated and not attached yet, or between two containers.
+//! Devices that a Pod may have although they have no record: allocated and not attached yet, or between two containers.
 //!
-//! Their CDI names must resolve even when the link is gone, so that the user reads the hook's error and not the runtime's.
-//! A device is added by Allocate, by the CDI file that an earlier instance wrote and by PodResources; only PodResources
-//! removes one, and never by one answer.
+//! Their CDI names must resolve even when the link no longer exists, so that users see the hook's error and not the
+//! runtime's. A device is added by Allocate, by the CDI file of an earlier instance and by PodResources; it is removed only
+//! after two answers of PodResources without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use netdevice::DeviceId;
 
-/// Answers in a row that must not name a device before it is removed.
+/// A device is removed after this many answers in a row without it.
 const ANSWERS_TO_REMOVE: u8 = 2;
 
 /// Devices that a Pod may have, each with the number of answers in a row that did not name it.
@@ -28,7 +28,7 @@ impl AllocatedDevices {
         self.0.keys()
     }
 
-    /// Takes a complete answer of the kubelet: devices that two in a row do not name are removed.
+    /// Takes a complete answer of the kubelet: devices that are missing in two in a row are removed.
     pub(crate) fn update(&mut self, named: BTreeSet<DeviceId>) {
         self.0.retain(|id, misses| {
             *misses = if named.contains(id) { 0 } else { *misses + 1 };

@@ -35,7 +35,7 @@ pub(crate) enum AllocationError {
 }
 
 impl AllocationError {
-    /// Whether it may pass soon: a Pod that has ended is being torn down, a file is about to be written.
+    /// Whether it may pass soon: the Pod that has the device is being torn down, or the file is about to be written.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Refused(_, refusal) => matches!(**refusal, Refusal::Held(_)),
@@ -85,8 +85,7 @@ impl Request {
         self.0.iter().flatten()
     }
 
-    /// Whether every device can be allocated now. An obstacle that will not pass is reported first, so that nobody waits
-    /// for nothing.
+    /// Whether every device can be allocated now. An obstacle that will not pass is reported first: then waiting is useless.
     pub(crate) fn check(&self, shared: &Shared, view: &View, published: &Published) -> Result<(), AllocationError> {
         let check = |id: &DeviceId| {
             let refused = |refusal| AllocationError::Refused(id.clone(), Box::new(refusal));

@@ -18,7 +18,7 @@ use crate::{config::Config, error::Error};
 /// Longest file that is read back, in bytes: room for 20,000 devices.
 const MAX_FILE: u64 = 16 << 20;
 
-/// Bytes that are read or written at once: the text of a large file is never in memory as a whole.
+/// Bytes that are read or written at once: a large file is never in memory as a whole.
 const BUFFER: usize = 32 << 10;
 
 /// The file and what is known to be in it.
@@ -30,7 +30,7 @@ pub(crate) struct CdiFile {
     directory: PathBuf,
     path: PathBuf,
     written: Written,
-    /// The text to write next. Kept between writes: allocating it anew costs as much as the text.
+    /// Kept between writes: allocating it again costs as much as making the text.
     buffer: Vec<u8>,
 }
 
@@ -101,7 +101,7 @@ impl CdiFile {
         let done = if devices.is_empty() {
             remove(&self.path).map(|()| None)
         } else if present.is_some() && !self.is_intact() && is_in(&document, &self.path) {
-            // another instance wrote the same: nobody who watches the directory needs to read it again
+            // another instance wrote the same: programs that watch the directory need not read it again
             Ok(present)
         } else {
             self.replace(&document, &mut buffer).map(Some)

@@ -15,7 +15,7 @@ pub struct Config {
     pub resource: ResourceName,
     /// Directories and files.
     pub paths: Paths,
-    /// How long things may take.
+    /// Intervals and deadlines.
     pub timing: Timing,
     /// Checks a device's record at the moment of its allocation.
     pub record_check: RecordCheck,
@@ -25,8 +25,8 @@ pub struct Config {
     pub report_waker: Arc<Notify>,
 }
 
-/// Whether a device's record on disk allows its allocation. The view shows a record some milliseconds later: in between a
-/// Pod may have got the device by an annotation.
+/// Whether a device's record on disk allows its allocation. The view has a record some milliseconds later: meanwhile a Pod
+/// may have got the device by annotation.
 #[derive(Clone)]
 pub struct RecordCheck {
     check: Arc<Check>,
@@ -41,7 +41,7 @@ impl RecordCheck {
         Self { check: Arc::new(check), reserve: Arc::new(|_| Ok(())) }
     }
 
-    /// Calls `reserve` for each device that is handed out, before the answer. It must not block for long.
+    /// Calls `reserve` for each device that is allocated, before the answer. It must not block for long.
     #[must_use]
     pub fn reserving(self, reserve: impl Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync + 'static) -> Self {
         Self { reserve: Arc::new(reserve), ..self }
@@ -80,26 +80,26 @@ pub struct Paths {
     pub cdi: PathBuf,
     /// CDI directories that the runtime reads, the last one has priority: `/etc/cdi` and `/var/run/cdi`.
     pub cdi_spec_dirs: Vec<PathBuf>,
-    /// The hook as the runtime finds it: an absolute path on the host.
+    /// The path of the hook for the runtime: absolute, on the host.
     pub hook: String,
     /// Directory of the records, for the hook; none for the hook's default.
     pub state_dir: Option<String>,
 }
 
-/// How long things may take.
+/// Intervals and deadlines.
 #[derive(Debug, Clone)]
 pub struct Timing {
     /// How long Allocate waits for the end of the record of a Pod that is being torn down.
     pub held_grace: Duration,
-    /// How often files are checked whatever inotify says, and the longest pause between two attempts of anything.
+    /// How often files are checked without an event of inotify, and the longest pause between two attempts.
     pub poll: Duration,
     /// Longest Register: the kubelet connects to the plugin within the call and allows 10 s for that.
     pub register: Duration,
     /// How long calls that are running at shutdown may take.
     pub shutdown: Duration,
-    /// How old a kubelet must be before what PodResources does not name counts as gone. After a restart its list is
-    /// empty for a second.
-    pub settle: Duration,
+    /// How old a kubelet must be before a device that PodResources does not list counts as free. After a restart the list
+    /// is empty for a second.
+    pub complete_list: Duration,
 }
 
 impl Default for Timing {
@@ -109,7 +109,7 @@ impl Default for Timing {
             poll: Duration::from_secs(5),
             register: Duration::from_secs(15),
             shutdown: Duration::from_secs(2),
-            settle: Duration::from_secs(30),
+            complete_list: Duration::from_secs(30),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! CDI files of others that name devices of the plugin's pool: then a runtime does not do what the plugin's file says.
+//! CDI files of other programs that name devices of the plugin's pool: then a runtime does not use the plugin's file.
 //!
-//! What the runtimes' library does (`cache.refresh` of container-device-interface): of two files of one directory with
-//! one device neither resolves, also where a directory of higher priority has the device. Otherwise the last directory
+//! What the runtimes' library does (`cache.refresh` of container-device-interface): a device in two files of one directory
+//! does not resolve, even if a directory of higher priority has it too. Otherwise the last directory
 //! has priority. Subdirectories are not searched, files are `*.json` and `*.yaml`, and files that cannot be read are
 //! ignored.
 //!
@@ -22,8 +22,8 @@ use netdevice::{
     cdi_spec::{Author, MAX_DOCUMENT, Spec},
 };
 
-/// How long a removed file that was written again is left as it is: its author is running and would write it once more.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a file that was removed and written again is not removed: the program that writes it is running.
+const REMOVE_AGAIN: Duration = Duration::from_secs(60);
 
 /// Devices named in one message.
 const NAMED: usize = 5;
@@ -121,8 +121,8 @@ impl Scanner {
         conflicts(&self.resource, &found, our_priority)
     }
 
-    /// Whether the files are those of the last scan, by their names, sizes and times: then a scan finds the same. No file is
-    /// read, so that this need not be done on a thread of its own.
+    /// Whether the files are those of the last scan, by their names, sizes and times: then a scan has the same result. No
+    /// file is read, so this needs no thread of its own.
     pub(crate) fn is_up_to_date(&self, own_names: &BTreeSet<String>) -> bool {
         let mut known = 0;
         for directory in self.by_priority() {
@@ -152,7 +152,7 @@ impl Scanner {
             all.push(Directory { path: path.clone(), identity, is_ours });
         }
         if !all.iter().any(|directory| directory.is_ours) {
-            // an administrator who makes the plugin write there makes the runtime read there
+            // the plugin writes there because the runtime reads there
             all.push(Directory { path: our_directory.to_owned(), identity: ours, is_ours: true });
         }
         all
@@ -189,7 +189,7 @@ impl Scanner {
             Author::Netdevice => "an earlier netdevice",
             Author::Other => return false,
         };
-        if self.removed.get(path).is_some_and(|removed| removed.elapsed() < PATIENCE) {
+        if self.removed.get(path).is_some_and(|removed| removed.elapsed() < REMOVE_AGAIN) {
             return false;
         }
         match fs::remove_file(path) {

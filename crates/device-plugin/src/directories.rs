@@ -1,8 +1,8 @@
-//! Reports when the kubelet's sockets, the CDI file or the CDI files of others may have changed, and every few seconds
-//! whatever happened.
+//! Reports when the kubelet's sockets, the CDI file or the CDI files of other programs may have changed, and every few
+//! seconds without an event.
 //!
-//! A report does not say what changed: its receiver compares what is there with what it wants, so a lost event costs a
-//! delay and nothing else. Changes of other files are not reported: runtimes open CDI files all the time, the kubelet
+//! A report does not say what changed: its receiver compares the wanted state with the present one, so that a lost event
+//! only costs time. Changes of other files are not reported: runtimes open CDI files all the time, the kubelet
 //! writes its checkpoint beside its sockets, and this plugin writes a file beside its own for each device that is added or
 //! removed.
 
@@ -18,14 +18,14 @@ use wake::{Changes, Directories};
 
 use crate::{conflicts::is_document, error::Error};
 
-/// Who is to check again.
+/// The receivers of reports.
 #[derive(Debug)]
 pub(crate) struct Reports {
-    /// Whoever follows the sockets in the kubelet's directory.
+    /// For the sockets in the kubelet's directory.
     pub(crate) sockets: watch::Sender<()>,
-    /// Whoever follows the CDI file. The plugin changes it itself, which is no reason to check sockets.
+    /// For the CDI file. The plugin changes it itself, which is no reason to check sockets.
     pub(crate) file: watch::Sender<()>,
-    /// Whoever follows the CDI files of others.
+    /// For the CDI files of other programs.
     pub(crate) others: watch::Sender<()>,
 }
 
@@ -49,8 +49,7 @@ struct Affected {
 }
 
 impl Followed {
-    /// Makes one of `reports` change whenever there may be a difference, and each of them with every `poll`, until it is
-    /// stopped.
+    /// Sends a report when there may be a difference, and all reports at each `poll`, until it is stopped.
     pub(crate) async fn run(self, reports: Reports, poll: Duration, stop: CancellationToken) -> Result<(), Error> {
         let mut directories = Directories::new(self.directories(), poll);
         let mut affected = Affected::ALL;

@@ -2,14 +2,14 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-/// An operation that failed, with its subject. Each text is complete: no source hides behind it.
+/// An operation that failed, with its subject. Each text contains its cause: there is no `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kubelet's socket or the plugin's own failed.
     #[error(transparent)]
     Kubelet(#[from] kubelet::Error),
-    /// The kubelet registered the plugin and never asked for the list.
-    #[error("the kubelet did not ask for the devices within {0:?} of the registration")]
+    /// The kubelet registered the plugin and did not request the list.
+    #[error("the kubelet did not request the list of devices within {0:?} after the registration")]
     NotWatched(Duration),
     /// The CDI file could not be written or removed.
     #[error("cannot write the CDI file {}: {cause}", .path.display())]
@@ -19,7 +19,7 @@ pub enum Error {
         /// Why.
         cause: io::Error,
     },
-    /// A part of the plugin panicked.
+    /// A task of the plugin panicked.
     #[error("a task of the device plugin failed: {0}")]
     TaskFailed(tokio::task::JoinError),
 }

@@ -6,8 +6,8 @@
 //!      allocated devices ◄── Allocate, recovery     directories (inotify, poll)
 //! ```
 //!
-//! What always holds: a device is in the list only when its CDI name resolves, or when a Pod has it already. Allocate
-//! hands out exactly the devices that the kubelet named. Each kubelet process gets a registration with a fresh socket.
+//! Invariants: a device is in the list only when its CDI name resolves, or when a Pod has it already. Allocate allocates
+//! exactly the devices that the kubelet named. Each kubelet process gets a registration with a new socket.
 
 mod allocated;
 mod allocation;

@@ -10,15 +10,14 @@ use netdevice::{Device, DeviceId, ResourceName, View};
 use prost::{Message, bytes::Bytes};
 use proto::deviceplugin as wire;
 
-/// The resources that need a plugin: those of the pools, and those of devices that Pods still have from a pool that was
-/// removed.
+/// The resources that need a plugin: those of the pools, and those of devices that Pods have from a removed pool.
 pub fn resources(view: &View) -> BTreeSet<ResourceName> {
     let pools = view.pools.iter().map(|pool| &pool.resource);
     let held = view.ledger.keys().filter_map(|id| view.devices().get(id)).map(|device| &device.resource);
     pools.chain(held).cloned().collect()
 }
 
-/// What differs between two views, for one pool.
+/// The difference between two views, for one pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {
     /// Nothing.
@@ -86,8 +85,8 @@ impl Offer {
     }
 
     /// The list for the kubelet while not every CDI name resolves: the devices that a container could be started with.
-    /// A held or allocated one is in it all the same: a kubelet that restarts would reject its Pod for good, while a
-    /// container that cannot be started yet is tried again.
+    /// Held and allocated devices are always in it: without them a kubelet that restarts would reject their Pods for good,
+    /// while a container that cannot be started yet is tried again.
     pub(crate) fn list_of(&self, written: &BTreeSet<DeviceId>, is_allocated: impl Fn(&DeviceId) -> bool) -> List {
         let listed = |(id, entry): &(&DeviceId, &Entry)| written.contains(*id) || entry.is_held || is_allocated(id);
         List(self.devices.iter().filter(listed).map(|(_, entry)| entry.encoded.clone()).collect())

@@ -1,6 +1,6 @@
-//! Which devices are best together: those on one NUMA node, else on as few nodes as possible.
+//! Chooses devices that are near each other: on one NUMA node, otherwise on as few nodes as possible.
 //!
-//! Devices of which nobody knows a node are a group of their own: nothing says that they are near anything.
+//! Devices without a known node are a group of their own.
 
 use std::{
     borrow::Cow,
@@ -14,30 +14,30 @@ pub struct Candidate {
     pub id: String,
     /// Its NUMA node.
     pub numa_node: Option<u32>,
-    /// Whether somebody has it, whatever the kubelet says.
+    /// Who has it; the kubelet may not know.
     pub in_use: Use,
 }
 
-/// Who has a device. A kubelet that lost its checkpoint takes all of them for free.
+/// Who has a device. A kubelet that has lost its checkpoint takes all devices for free.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Use {
     /// Nobody.
     #[default]
     None,
-    /// A container that was promised it, and is not started yet.
+    /// It is allocated to a container that has not started yet.
     Reserved,
-    /// A Pod, or it cannot be handed out for another reason.
+    /// A Pod has it, or it cannot be allocated for another reason.
     Held,
 }
 
-/// Why there is no choice.
+/// Why no choice is possible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PreferenceError {
     /// A size below zero.
     #[error("cannot choose {0} devices: the number must not be negative")]
     Negative(i32),
     /// More must be included than may be chosen.
-    #[error("cannot choose {size} devices of which {must} must be included: ask for at least {must}")]
+    #[error("cannot choose {size} devices of which {must} must be included: request at least {must}")]
     TooSmall {
         /// Devices to choose.
         size: usize,
@@ -45,27 +45,27 @@ pub enum PreferenceError {
         must: usize,
     },
     /// Too few are available.
-    #[error("cannot choose {size} devices of {available} that are available: ask for fewer")]
+    #[error("cannot choose {size} devices of {available} that are available: request fewer")]
     TooLarge {
         /// Devices to choose.
         size: usize,
         /// Devices to choose from.
         available: usize,
     },
-    /// What must be included may not be chosen.
+    /// A device that must be included is not available.
     #[error("device {0} must be included and is not available: choose another device")]
     NotAvailable(String),
 }
 
-/// Sorts nodes by number, and after them what has no node.
+/// A NUMA node; devices without a node sort after all nodes.
 type Group = (bool, u32);
 
 fn group(numa_node: Option<u32>) -> Group {
     (numa_node.is_none(), numa_node.unwrap_or(0))
 }
 
-/// Chooses `size` of the available devices, all that must be included among them; the same choice whatever the order.
-/// What somebody has is chosen only when there is nothing else.
+/// Chooses `size` of the available devices, including those that must be included. The choice does not depend on their
+/// order. Devices that are in use are chosen only when no others are left.
 ///
 /// # Errors
 ///
@@ -82,13 +82,13 @@ pub fn prefer(available: &[Candidate], must: &BTreeSet<String>, size: i32) -> Re
         if free.len() >= enough {
             return pack(&free, &must, size);
         }
-        // too few: all of them, and others
+        // too few: all of them, and some that are in use
         must = Cow::Owned(must.iter().cloned().chain(free.into_iter().map(|candidate| candidate.id)).collect());
     }
     pack(available, &must, size)
 }
 
-/// The choice, whoever has the devices.
+/// The choice, without regard to use.
 fn pack(available: &[Candidate], must: &BTreeSet<String>, size: i32) -> Result<Vec<String>, PreferenceError> {
     let size = usize::try_from(size).map_err(|_| PreferenceError::Negative(size))?;
     let nodes: BTreeMap<&str, Group> =
@@ -114,7 +114,7 @@ fn pack(available: &[Candidate], must: &BTreeSet<String>, size: i32) -> Result<V
         size - chosen.len()
     };
     let mut rest = take(Vec::new());
-    // nodes that what must be included is on cost nothing more
+    // first the nodes that are used in any case
     for group in entered {
         rest = take(groups.remove(&group).unwrap_or_default());
     }
@@ -212,8 +212,8 @@ mod tests {
     fn sizes_that_cannot_be_are_refused_with_the_reason() {
         let table = [
             ("a@0", "", -1, "cannot choose -1 devices: the number must not be negative"),
-            ("a@0 b@0", "a b", 1, "cannot choose 1 devices of which 2 must be included: ask for at least 2"),
-            ("a@0 b@0", "", 3, "cannot choose 3 devices of 2 that are available: ask for fewer"),
+            ("a@0 b@0", "a b", 1, "cannot choose 1 devices of which 2 must be included: request at least 2"),
+            ("a@0 b@0", "", 3, "cannot choose 3 devices of 2 that are available: request fewer"),
             ("a@0", "b", 1, "device b must be included and is not available: choose another device"),
         ];
         for (available, must, size, expected) in table {

@@ -1,7 +1,7 @@
-//! Keeps the CDI file and the list for the kubelet as the view says, always the file first.
+//! Updates the CDI file and the list for the kubelet from the view, the file always first.
 //!
-//! Level, not edge: each round compares what should be with what is. A view that arrives while a round is running is for
-//! the next one, with all that arrived meanwhile.
+//! Level, not edge: each round compares the wanted state with the present one. Views that arrive during a round are combined
+//! for the next one.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -28,10 +28,10 @@ use crate::{
 /// The pause after the second attempt in a row, and the shortest one after a failure.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
-/// A file of 10,000 devices takes several milliseconds: at most a fifth of the time goes into writing such files.
+/// Writing a file of 10,000 devices takes several milliseconds: at most a fifth of the time is spent on that.
 const LONG_WRITE: Duration = Duration::from_millis(5);
 
-/// What a publisher follows.
+/// Publishes what the view has for one pool.
 pub(crate) struct Publisher {
     pub(crate) config: Config,
     pub(crate) shared: Arc<Shared>,
@@ -166,10 +166,10 @@ impl Others {
     }
 }
 
-/// What a round did with the file.
+/// What one round did with the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Written {
-    /// Nothing: it is as it should be.
+    /// Nothing: it is up to date.
     Nothing,
     /// It was written, or could not be.
     Tried,
@@ -177,7 +177,7 @@ enum Written {
     Later,
 }
 
-/// Writes the file, and not too often.
+/// Writes the file, at a limited rate.
 struct Writer<'a> {
     config: Config,
     /// None only while the file is being written.
@@ -189,7 +189,7 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Counts all devices that the file of an earlier instance names as allocated: a Pod may have them.
+    /// Takes all devices in the file of an earlier instance as allocated: a Pod may have them.
     async fn open(config: &Config, shared: &'a Shared, failures: FailureLog<'a>) -> Result<Self, JoinError> {
         let for_file = config.clone();
         let (file, named) = spawn_blocking(move || {
@@ -235,7 +235,8 @@ impl<'a> Writer<'a> {
         Ok(Written::Tried)
     }
 
-    /// Another program that writes the same file, as an instance with other settings does, must not lead to a race.
+    /// Returns the pause until the next write: two programs that write the same file, such as an instance with other
+    /// settings, must not do so without a pause.
     fn written(&mut self, was_changed_by_others: bool, took: Duration) -> Duration {
         if self.failures.succeeded() {
             tracing::info!(resource = %self.config.resource, "the CDI file is written again");
@@ -253,7 +254,7 @@ impl<'a> Writer<'a> {
     fn failed(&mut self, error: &Error) -> Duration {
         self.shared.stats.count_cdi_write_error();
         self.failures.failed(&self.config.resource, error);
-        // at once it would fail again
+        // another attempt without a pause would fail too
         self.backoff.next_pause().max(SHORTEST_PAUSE)
     }
 }

@@ -1,5 +1,5 @@
-//! Asks the kubelet which Pods have which devices: at start, to learn what an earlier instance allocated, and later only
-//! when an allocated device is neither on the host nor in a Pod, to learn when it may be removed from the list.
+//! Asks the kubelet which Pods have which devices: at the start, for the devices that an earlier instance allocated, and
+//! later only when an allocated device is neither on the host nor in a Pod, to find out when it may be removed from the list.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -11,21 +11,21 @@ use wake::FileIdentity;
 
 use crate::{config::Config, error::Error, shared::Shared, stats::FailureLog};
 
-/// How long after the start the kubelet is asked for what an earlier instance allocated, if it names no Pod at all.
+/// How long after the start the kubelet is asked for the devices that an earlier instance allocated, if it lists no Pod.
 const RECOVERY: Duration = Duration::from_secs(60);
 
-/// What the kubelet answers.
+/// The kubelet's answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     /// There is no kubelet on this node.
     NoKubelet,
-    /// It names no Pod: right after its start it knows none.
+    /// It lists no Pod: right after its start it knows none.
     NoPods,
     /// Devices of the pool that Pods have.
     Devices(BTreeSet<DeviceId>),
 }
 
-/// Asks when there is a reason to.
+/// Asks the kubelet when there is a reason.
 pub(crate) struct Recovery {
     pub(crate) config: Config,
     pub(crate) shared: Arc<Shared>,
@@ -49,9 +49,9 @@ impl Recovery {
             if now != kubelet.0 {
                 kubelet = (now, Instant::now());
             }
-            let is_settled = kubelet.1.elapsed() >= timing.settle;
-            let is_wanted = !is_recovered && started.elapsed() < RECOVERY || is_settled && self.has_lost();
-            // ticks are not exact
+            let is_complete = kubelet.1.elapsed() >= timing.complete_list;
+            let is_wanted = !is_recovered && started.elapsed() < RECOVERY || is_complete && self.misses_a_device();
+            // the ticks are not exact
             let is_due = asked.is_none_or(|asked| asked.elapsed() >= timing.poll * 9 / 10);
             if is_wanted && is_due {
                 asked = Some(Instant::now());
@@ -64,7 +64,7 @@ impl Recovery {
                         failures.succeeded();
                         let answer = Answer::of(pods, &self.config.resource);
                         is_recovered |= answer != Answer::NoPods;
-                        self.apply(answer, is_settled);
+                        self.apply(answer, is_complete);
                     }
                     Err(error) => failures.failed(&self.config.resource, &error.into()),
                 }
@@ -77,14 +77,14 @@ impl Recovery {
     }
 
     /// Whether an allocated device is neither on the host nor in a sandbox.
-    fn has_lost(&self) -> bool {
+    fn misses_a_device(&self) -> bool {
         let view = self.view.borrow();
         let is_there =
             |id: &DeviceId| view.devices().get(id).is_some_and(|device| device.resource == self.shared.resource);
         self.shared.allocated.borrow().ids().any(|id| !is_there(id))
     }
 
-    fn apply(&self, answer: Answer, is_settled: bool) {
+    fn apply(&self, answer: Answer, is_complete: bool) {
         let named = match answer {
             Answer::NoPods => return,
             Answer::NoKubelet => BTreeSet::new(),
@@ -92,7 +92,7 @@ impl Recovery {
         };
         self.shared.allocated.send_if_modified(|allocated| {
             let before = allocated.clone();
-            if is_settled {
+            if is_complete {
                 allocated.update(named)
             } else {
                 // the answer of a kubelet that has just started may not be complete

@@ -2,7 +2,7 @@
 //!
 //! A registration is a socket, a server on it, a call of Register and the kubelet's stream. It ends when the kubelet's
 //! socket is a different one (a new kubelet removed the plugin's socket), when the plugin's socket is gone, or when the
-//! kubelet closed the stream; the next registration never uses any part of it again.
+//! kubelet closed the stream; the next registration uses no part of it.
 
 use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
@@ -28,14 +28,14 @@ use crate::{
     stats::FailureLog,
 };
 
-/// A registration that lasts this long ends a series of failures.
+/// After a registration of this length, earlier failures no longer count.
 const STABLE: Duration = Duration::from_secs(10);
 
 /// The pause after the second failure in a row.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long the old connection may take to end before the kubelet learns of the new socket. The kubelet looks clients up
-/// by resource name: an end that comes late ends the new one (`runClient` of kubelet 1.36).
+/// How long the old connection may take to end before the new socket is registered. The kubelet finds clients by resource
+/// name: if the old connection ends later, the kubelet ends the new one (`runClient` of kubelet 1.36).
 const OLD_STREAM: Duration = Duration::from_millis(50);
 
 /// Keeps the plugin registered.
@@ -152,23 +152,23 @@ impl Registrar {
                     End::Failed(kubelet::Error::ServeFailed { socket, cause }.into())
                 }
             },
-            end = self.register_and_stay(registry, &socket, &streams, failures) => end,
+            end = self.register_and_wait(registry, &socket, &streams, failures) => end,
             () = self.until_removed(&socket) => End::SocketRemoved,
             () = self.until_replaced(Some(kubelet)) => End::KubeletReplaced,
             () = self.keep_forwarding(&list) => End::Stopped,
         };
-        // streams end after the last list, and the server with them
+        // the streams end after the last list, and then the server
         self.forward(&list);
         drop(list);
         closing.cancel();
         let is_last = matches!(end, End::Stopped);
-        let patience = if is_last { self.config.timing.shutdown } else { OLD_STREAM };
-        drop(timeout(patience, server).await);
+        let limit = if is_last { self.config.timing.shutdown } else { OLD_STREAM };
+        drop(timeout(limit, server).await);
         end
     }
 
-    /// Ends when the registration does.
-    async fn register_and_stay(
+    /// Registers, and returns at the end of the registration.
+    async fn register_and_wait(
         &self,
         registry: DevicePluginRegistry,
         socket: &PluginSocket,
@@ -201,7 +201,7 @@ impl Registrar {
         self.config.paths.device_plugins.join("kubelet.sock")
     }
 
-    /// Waits until there is a kubelet's socket other than that one.
+    /// Waits until there is another socket of a kubelet than `known`.
     async fn until_replaced(&self, known: Option<FileIdentity>) {
         self.until(|| FileIdentity::of(&self.kubelet_socket()).is_some_and(|now| Some(now) != known)).await;
     }
@@ -217,14 +217,14 @@ impl Registrar {
             if is_so() {
                 return;
             }
-            // without a sender the plugin ends
+            // there is no sender: the plugin ends
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Sends the streams what was published, until the plugin is stopped.
+    /// Forwards what is published to the streams, until the plugin is stopped.
     async fn keep_forwarding(&self, list: &watch::Sender<List>) {
         let mut published = self.shared.published.subscribe();
         loop {

@@ -1,7 +1,7 @@
-//! Devices that a container was promised by Allocate, and that no record shows yet: the container is not started.
+//! Devices that were allocated to a container and have no record yet: the container has not started.
 //!
-//! A kubelet that has lost its checkpoint takes them for free. And where the container runs although no hook was run for
-//! it, the runtime does not do what the CDI file says: whoever looks for that begins here.
+//! A kubelet that has lost its checkpoint takes them for free. If the container runs although no hook was run for it, the
+//! runtime ignores the CDI file: the agent checks these devices for that.
 
 use std::{
     collections::BTreeMap,
@@ -11,17 +11,17 @@ use std::{
 
 use netdevice::{DeviceId, View};
 
-/// Promised devices, each with the time of its Allocate.
+/// Allocated devices, each with the time of its Allocate call.
 #[derive(Debug, Default)]
 pub struct Reservations(Mutex<BTreeMap<DeviceId, SystemTime>>);
 
 impl Reservations {
-    /// All that are promised and not attached yet.
+    /// All devices that are allocated and not attached yet.
     pub fn all(&self) -> BTreeMap<DeviceId, SystemTime> {
         self.lock().clone()
     }
 
-    /// A hook was run for the device.
+    /// Ends the reservation of a device: a hook was run for it.
     pub fn end(&self, device: &DeviceId) {
         self.lock().remove(device);
     }
@@ -31,7 +31,7 @@ impl Reservations {
         self.lock().retain(|device, _| !view.ledger.contains_key(device));
     }
 
-    /// The devices were handed out now.
+    /// Begins reservations: the devices were allocated now.
     pub(crate) fn begin(&self, devices: impl IntoIterator<Item = DeviceId>) {
         let now = SystemTime::now();
         self.lock().extend(devices.into_iter().map(|device| (device, now)));

@@ -20,7 +20,7 @@ use crate::{
     shared::Shared,
 };
 
-/// How often the disk is read while Allocate waits for a device: the view does not show a record that came and went.
+/// How often the disk is read while Allocate waits for a device: the view may miss a record that existed for a moment.
 const CHECK: Duration = Duration::from_millis(20);
 
 /// The streams of one registration.
@@ -31,12 +31,12 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// Whether the kubelet asked for the list at all.
+    /// Whether the kubelet has requested the list.
     pub(crate) fn were_opened(self) -> bool {
         self.opened > 0
     }
 
-    /// Whether it asked and then ended the stream.
+    /// Whether it has requested the list and ended the stream.
     pub(crate) fn are_closed(self) -> bool {
         self.opened > 0 && self.open == 0
     }
@@ -47,13 +47,13 @@ impl Streams {
 pub(crate) struct Service {
     pub(crate) shared: Arc<Shared>,
     pub(crate) view: watch::Receiver<Arc<View>>,
-    /// Its end is the end of all streams.
+    /// When it ends, all streams end.
     pub(crate) list: watch::Receiver<List>,
     pub(crate) streams: Arc<watch::Sender<Streams>>,
 }
 
 impl Service {
-    /// Waits until the devices can be allocated: not when the obstacle will stay, and not for longer than the grace period.
+    /// Waits until the devices can be allocated, at most for the grace period, and only if the obstacle may pass.
     async fn wait_for(&self, request: &allocation::Request) -> Result<(), AllocationError> {
         let mut view = self.view.clone();
         let mut published = self.shared.published.subscribe();
@@ -86,7 +86,7 @@ impl Service {
         }
         self.shared.allocated.send_if_modified(|allocated| {
             allocated.add(request.ids().cloned());
-            // their CDI names are written already: there is nothing to do
+            // their CDI names are in the file already, so nobody is woken
             false
         });
         self.shared.reservations.begin(request.ids().cloned());
@@ -111,7 +111,7 @@ impl Service {
         let must = request.must_include_device_i_ds.into_iter().collect();
         loop {
             let chosen = prefer(&available, &must, request.allocation_size)?;
-            // on disk only the chosen ones are checked; one that was taken a moment ago is no longer a candidate
+            // only the chosen ones are checked on disk; one that was taken a moment ago is no longer a candidate
             let is_taken = |candidate: &Candidate| {
                 candidate.in_use != Use::Held
                     && chosen.binary_search(&candidate.id).is_ok()

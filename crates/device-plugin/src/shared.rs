@@ -10,7 +10,7 @@ use crate::{
     stats::Stats,
 };
 
-/// What the kubelet is to get: the list, and the CDI names that resolve.
+/// The list for the kubelet, and the CDI names that resolve.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Published {
     pub(crate) list: List,

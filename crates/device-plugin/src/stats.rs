@@ -23,7 +23,7 @@ pub struct Stats {
 /// Problems with the devices of a plugin that other files in the CDI directories cause.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CdiReport {
-    /// Number of devices that no container can get meanwhile.
+    /// Number of devices that cannot be attached because of conflicts.
     pub devices: usize,
     /// The conflicts, one per line.
     pub conflicts: Vec<String>,
@@ -108,7 +108,7 @@ impl Stats {
     }
 }
 
-/// Logs the failures of one activity: once per change, and not once per attempt.
+/// Logs the failures of one activity, each only once in a row.
 #[derive(Debug)]
 pub(crate) struct FailureLog<'a> {
     stats: &'a Stats,

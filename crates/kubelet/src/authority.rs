@@ -20,7 +20,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// What a client sends before the first frame, in bytes.
+/// Length of the preface that a client sends before the first frame, in bytes.
 const PREFACE: usize = 24;
 /// The head of a frame, in bytes.
 const HEAD: usize = 9;
@@ -34,7 +34,7 @@ const PRIORITY: u8 = 0x20;
 /// Index of the name `:authority` in the table that HPACK begins with.
 const AUTHORITY: usize = 1;
 
-/// A connection of a kubelet, whose authorities become readable.
+/// A connection of a kubelet, with readable authorities.
 #[derive(Debug)]
 pub struct ReadableAuthority<S> {
     stream: S,
@@ -42,7 +42,7 @@ pub struct ReadableAuthority<S> {
 }
 
 impl<S> ReadableAuthority<S> {
-    /// Wraps a connection on which nothing was read yet.
+    /// Wraps a connection from which nothing was read yet.
     pub fn new(stream: S) -> Self {
         let state = State::Preface;
         Self { stream, input: Input { raw: Vec::new(), ready: Vec::new(), taken: 0, state } }
@@ -94,12 +94,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadableAuthority<S> {
     }
 }
 
-/// What came in, frame by frame.
+/// The input, frame by frame.
 #[derive(Debug)]
 struct Input {
     /// Less than a frame.
     raw: Vec<u8>,
-    /// What may be read, and how much of it was.
+    /// Bytes that may be read, and how many of them were.
     ready: Vec<u8>,
     taken: usize,
     state: State,
@@ -107,11 +107,11 @@ struct Input {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The client's first bytes are to come.
+    /// The client's preface has not arrived.
     Preface,
     /// Frames.
     Frames,
-    /// The stream has ended, or is not what it should be, which `h2` is to find: passed on as it is.
+    /// The stream has ended, or is invalid, which `h2` reports: passed on unchanged.
     Unchanged,
 }
 
@@ -135,7 +135,7 @@ impl State {
 }
 
 impl Input {
-    /// Copies what may be read; says whether that was anything.
+    /// Copies bytes that may be read. Returns whether there were any.
     fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let count = buffer.remaining().min(self.ready.len() - self.taken);
         buffer.put_slice(&self.ready[self.taken..self.taken + count]);
@@ -185,7 +185,7 @@ fn make_readable(frame: &mut [u8]) {
         start += 5;
     }
     if let Some(block) = payload.get_mut(start..end) {
-        // what cannot be read is for `h2` to refuse
+        // `h2` refuses what is invalid
         for value in authorities(block).unwrap_or_default() {
             value.replace(block);
         }

@@ -12,18 +12,18 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::error::Error;
 
-/// Connects within the deadline. The channel's authority is `localhost`, which gRPC servers in Go take.
+/// Connects within the deadline. The channel's authority is `localhost`, which gRPC servers in Go accept.
 ///
 /// # Errors
 ///
-/// When nobody listens there, or not in time.
+/// When no process listens there, or it does not accept in time.
 pub async fn connect(socket: &Path, deadline: Duration) -> Result<Channel, Error> {
     let connected = timeout(deadline, connect_without_deadline(socket)).await;
     connected.map_err(|_| Error::ConnectTimedOut { socket: socket.to_owned(), deadline }).flatten()
 }
 
 async fn connect_without_deadline(socket: &Path) -> Result<Channel, Error> {
-    // connected here: of an error in the connector tonic would only say "transport error"
+    // connected here: tonic would report an error of the connector only as "transport error"
     let first = UnixStream::connect(socket).await;
     let first = first.map_err(|cause| Error::ConnectFailed { socket: socket.to_owned(), cause })?;
     let first = Arc::new(Mutex::new(Some(first)));

@@ -8,14 +8,14 @@ use tonic::transport::Channel;
 
 use crate::{connection::connect, error::Error};
 
-/// What a device plugin says of itself. It serves already: the kubelet calls it before it answers the registration.
+/// A device plugin. It must serve already: the kubelet calls it before it answers the registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DevicePlugin {
     /// The name of the extended resource.
     pub resource: String,
     /// The file name of the plugin's socket in the kubelet's directory, without that directory.
     pub endpoint: String,
-    /// What the plugin can do. The kubelet asks the plugin itself, and ignores this.
+    /// What the plugin can do. The kubelet ignores this and asks the plugin.
     pub options: DevicePluginOptions,
 }
 

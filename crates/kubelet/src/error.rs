@@ -1,11 +1,11 @@
-//! What can fail at the kubelet's sockets.
+//! Errors at the kubelet's sockets.
 
 use std::{io, path::PathBuf, time::Duration};
 
-/// An operation that failed, with its subject. Each text is complete: no source hides behind it.
+/// An operation that failed, with its subject. Each text contains its cause: there is no `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens on the socket.
+    /// No process listens on the socket.
     #[error("cannot connect to the kubelet at {}: {cause}", .socket.display())]
     ConnectFailed {
         /// The kubelet's socket.
@@ -13,7 +13,7 @@ pub enum Error {
         /// Why.
         cause: io::Error,
     },
-    /// Who listens on the socket does not speak gRPC.
+    /// The process that listens on the socket does not speak gRPC.
     #[error("cannot connect to the kubelet at {}: {}", .socket.display(), innermost(.cause))]
     HandshakeFailed {
         /// The kubelet's socket.
@@ -26,7 +26,7 @@ pub enum Error {
     ConnectTimedOut {
         /// The kubelet's socket.
         socket: PathBuf,
-        /// How long was waited.
+        /// The limit.
         deadline: Duration,
     },
     /// The kubelet refused a device plugin.
@@ -49,7 +49,7 @@ pub enum Error {
         /// Why.
         cause: io::Error,
     },
-    /// The kernel takes 107 bytes for the path of a socket.
+    /// The path of a socket has more than the 107 bytes that the kernel allows.
     #[error("the socket path {} is too long: choose a shorter directory", .0.display())]
     SocketPathTooLong(PathBuf),
     /// The server of a plugin's socket ended.
@@ -62,7 +62,7 @@ pub enum Error {
     },
 }
 
-/// tonic says "transport error" and nothing else; what happened is the error behind it.
+/// The text of tonic's error is only "transport error"; the innermost source has the cause.
 fn innermost(error: &tonic::transport::Error) -> String {
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {

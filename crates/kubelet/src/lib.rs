@@ -1,13 +1,13 @@
-//! The kubelet's sockets, from a plugin's side.
+//! The kubelet's sockets, for plugins.
 //!
 //! | socket, below `/var/lib/kubelet` | who serves | here |
 //! |---|---|---|
 //! | `device-plugins/kubelet.sock` | the kubelet | [`DevicePluginRegistry`] |
 //! | `pod-resources/kubelet.sock` | the kubelet | [`PodResources`] |
-//! | `plugins_registry/*.sock` | the plugin; the kubelet finds it | [`PluginRegistration`] |
+//! | `plugins_registry/*.sock` | the plugin; the kubelet connects | [`PluginRegistration`] |
 //! | a plugin's own | the plugin | [`PluginSocket`] |
 //!
-//! Nothing waits for ever: each call has a deadline. Nothing is retried: that is for the caller to decide.
+//! Each call has a deadline. Nothing is retried: the caller decides on that.
 
 mod authority;
 mod connection;

@@ -1,8 +1,7 @@
-//! How the kubelet learns of a plugin that has a socket in `plugins_registry`: it dials the socket, asks what the plugin
-//! is, and reports whether it uses it (API `pluginregistration`, v1).
+//! Registration by a socket in `plugins_registry`: the kubelet connects to the socket, requests the plugin's information, and
+//! reports whether it uses the plugin (API `pluginregistration`, v1).
 //!
-//! A kubelet that starts finds the sockets again: a plugin has nothing to do then. The kubelet ignores names that begin
-//! with a dot.
+//! A kubelet that starts finds the sockets by itself. It ignores names that begin with a dot.
 
 use std::path::Path;
 
@@ -21,14 +20,14 @@ use crate::{
     plugin_socket::{PluginSocket, remove_stale},
 };
 
-/// What a plugin says of itself.
+/// The information about a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginInfo {
     /// What kind of plugin it is.
     pub kind: PluginKind,
     /// The driver's name, or that of the resource.
     pub name: String,
-    /// The socket that the kubelet shall call the plugin on, an absolute path.
+    /// The socket on which the kubelet calls the plugin, an absolute path.
     pub endpoint: String,
     /// Versions of the plugin's API, the preferred one first.
     pub versions: Vec<String>,
@@ -43,7 +42,7 @@ pub enum PluginKind {
     Device,
 }
 
-/// What the kubelet made of it.
+/// The kubelet's answer to a registration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum RegistrationState {
     /// The kubelet has not answered yet.
@@ -51,7 +50,7 @@ pub enum RegistrationState {
     Pending,
     /// The kubelet uses the plugin.
     Registered,
-    /// The kubelet does not use the plugin, and says why.
+    /// The kubelet does not use the plugin, for this reason.
     Refused(String),
 }
 
@@ -68,12 +67,12 @@ impl PluginRegistration {
         Self { info, state: watch::Sender::default() }
     }
 
-    /// Follows what the kubelet makes of it.
+    /// The kubelet's answer, and its changes.
     pub fn state(&self) -> watch::Receiver<RegistrationState> {
         self.state.subscribe()
     }
 
-    /// Serves on that socket until `shutdown`, at which the socket is removed and the kubelet forgets the plugin. The
+    /// Serves on that socket until `shutdown`, at which the socket is removed and the kubelet removes the plugin. The
     /// plugin must serve on its endpoint already. A socket of a killed instance is replaced.
     ///
     /// # Errors
@@ -191,9 +190,9 @@ mod tests {
         assert!(!socket.exists());
     }
 
-    /// Why [`ReadableAuthority`] is needed. When this fails, it is not any more.
+    /// Why [`ReadableAuthority`] is needed. When this test fails, it is no longer needed.
     #[tokio::test]
-    async fn without_help_such_a_request_is_reset() {
+    async fn without_a_readable_authority_such_a_request_is_reset() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("netdevice-reg.sock");
         let listener = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_kubelet_made_of_it_is_published() {
+    async fn the_kubelets_answer_is_published() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("netdevice-reg.sock");
         let (mut tasks, shutdown) = (JoinSet::new(), CancellationToken::new());

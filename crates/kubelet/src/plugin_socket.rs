@@ -1,4 +1,4 @@
-//! A plugin's own socket: removed when it is no longer served, and recognised when somebody else removed it.
+//! A plugin's own socket: removed when it is no longer served. A removal by another process is noticed.
 
 use std::{
     fs, io,
@@ -17,10 +17,10 @@ use crate::error::Error;
 /// Longest path of a socket in bytes: `sizeof(sun_path)` less the final NUL (`include/uapi/linux/un.h`).
 pub const MAX_PATH: usize = 107;
 
-/// How long a socket that may be stale is given to accept a connection.
+/// How long a socket that may be stale may take to accept a connection.
 const CONNECT: Duration = Duration::from_millis(100);
 
-/// A socket that is ours to remove, which its end does.
+/// A socket that is removed when this is dropped.
 #[derive(Debug)]
 pub struct PluginSocket {
     path: PathBuf,
@@ -28,7 +28,7 @@ pub struct PluginSocket {
 }
 
 impl PluginSocket {
-    /// Creates the socket; nothing may be at that path yet.
+    /// Creates the socket. The path must be free.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ impl PluginSocket {
         Ok((Self { path, identity }, listener))
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -52,7 +52,7 @@ impl PluginSocket {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Whether the kubelet would still find it.
+    /// Whether it is still at its path.
     pub fn is_there(&self) -> bool {
         self.identity.is_some() && FileIdentity::of(&self.path) == self.identity
     }
@@ -66,7 +66,7 @@ impl Drop for PluginSocket {
     }
 }
 
-/// Removes the sockets that killed instances left in a directory: ours by name, and nobody listens.
+/// Removes the sockets of killed instances from a directory: those whose name is ours and on which no process listens.
 pub async fn remove_stale(directory: &Path, is_ours: impl Fn(&str) -> bool) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -1,4 +1,4 @@
-//! Which Pods have which devices, as the kubelet says (API v1 on `pod-resources/kubelet.sock`).
+//! The kubelet's list of Pods and their devices (API v1 on `pod-resources/kubelet.sock`).
 
 use std::{
     path::{Path, PathBuf},
@@ -13,9 +13,9 @@ use wake::FileIdentity;
 
 use crate::{connection::connect, error::Error};
 
-/// How long one question may take.
+/// How long one call may take.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Longest answer that is read, in bytes (Multus takes as much).
+/// Longest answer that is read, in bytes (the same as in Multus).
 const MAX_ANSWER: usize = 16 << 20;
 
 /// The kubelet's PodResources socket. It need not exist.
@@ -29,9 +29,9 @@ pub struct PodResources {
 pub struct Pod {
     /// Its namespace.
     pub namespace: String,
-    /// Its name. The kubelet does not say the UID.
+    /// Its name. The kubelet does not report the UID.
     pub name: String,
-    /// What its containers have.
+    /// The devices of its containers.
     pub devices: Vec<Devices>,
 }
 
@@ -47,7 +47,7 @@ pub struct Devices {
 }
 
 impl PodResources {
-    /// Nothing is connected yet.
+    /// A client that is not connected yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self { socket: socket.into() }
     }

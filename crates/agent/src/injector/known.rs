@@ -1,42 +1,41 @@
-//! Which sandboxes there are, by what the runtime tells in whatever order: a list for each connection, dealt with a while
-//! after it came, and one by one.
+//! The sandboxes that exist, from the runtime: a list for each connection, which is evaluated later, and single events.
 
 use std::collections::BTreeSet;
 
-/// A connection, by how many have ended before it.
+/// A connection, by the number of connections before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Connection(u64);
 
-/// Sandboxes that the runtime has told of in this connection.
+/// Sandboxes that the runtime has named in this connection.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownSandboxes {
     connection: Connection,
     sandboxes: BTreeSet<String>,
 }
 
-impl Known {
-    /// A list of sandboxes. Others may have been made since: they stay known.
+impl KnownSandboxes {
+    /// Adds a list of sandboxes. Others that were created since stay known.
     pub(super) fn add_list(&mut self, sandboxes: impl IntoIterator<Item = String>) -> Connection {
         self.sandboxes.extend(sandboxes);
         self.connection
     }
 
-    /// A sandbox is being made.
+    /// A sandbox is being created.
     pub(super) fn add(&mut self, sandbox: &str) {
         self.sandboxes.insert(sandbox.to_owned());
     }
 
-    /// A sandbox is gone.
+    /// A sandbox was removed.
     pub(super) fn remove(&mut self, sandbox: &str) {
         self.sandboxes.remove(sandbox);
     }
 
-    /// What was told in this connection counts for nothing any more.
+    /// Ends the connection: what the runtime named in it no longer counts.
     pub(super) fn end_connection(&mut self) {
         *self = Self { connection: Connection(self.connection.0 + 1), sandboxes: BTreeSet::new() };
     }
 
-    /// Whether a sandbox has ended without our being told: it is not known, and the connection that told its list lasts.
+    /// Whether a sandbox has ended without an event: it is not known, and the connection of that list has not ended.
     pub(super) fn has_ended(&self, sandbox: &str, list: Connection) -> bool {
         self.connection == list && !self.sandboxes.contains(sandbox)
     }
@@ -46,13 +45,13 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn list(known: &mut Known, sandboxes: &[&str]) -> Connection {
+    fn list(known: &mut KnownSandboxes, sandboxes: &[&str]) -> Connection {
         known.add_list(sandboxes.iter().map(|sandbox| (*sandbox).to_owned()))
     }
 
     #[test]
     fn a_sandbox_that_is_neither_listed_nor_made_has_ended() {
-        let mut known = Known::default();
+        let mut known = KnownSandboxes::default();
         let connection = list(&mut known, &["listed"]);
         known.add("made");
         known.add("removed");
@@ -63,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_sandbox_that_was_made_before_the_list_was_dealt_with_stays_known() {
-        let mut known = Known::default();
+        let mut known = KnownSandboxes::default();
         known.add("made");
         let connection = list(&mut known, &[]);
         assert!(!known.has_ended("made", connection));
@@ -71,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_list_of_a_connection_that_has_ended_says_nothing_and_the_next_one_all() {
-        let mut known = Known::default();
+        let mut known = KnownSandboxes::default();
         known.add("of the first");
         let first = list(&mut known, &["listed"]);
         known.end_connection();

@@ -1,11 +1,11 @@
-//! Devices by annotation: gives a Pod's sandbox the interfaces that the Pod names in `netdevices.nri.containerd.io`.
+//! Devices by annotation: attaches the interfaces that a Pod requests in `netdevices.nri.containerd.io` to its sandbox.
 //!
-//! A plugin of the runtime (NRI). A Pod that asks for a device never runs without it: what could not be done when its
-//! sandbox was made is done when a container is, or that container is refused. Selection, exclusion, records and moves
-//! are those of the device plugin, so no device is given by both ways at a time.
+//! A plugin of the runtime (NRI). A Pod that requests a device never runs without it: what could not be attached when the
+//! sandbox was created is attached when a container is created, or that container is refused. Selection, exclusion, records
+//! and moves are those of the device plugin, so that no device is given to two Pods.
 //!
-//! A request is answered by its deadline, and the work that it began goes on: a sandbox whose devices take longer is
-//! let go, and its first container waits for them. So the number of devices does not depend on the runtime's patience.
+//! A request is answered by its deadline, and the work that it started continues: a sandbox whose devices take longer is
+//! accepted, and its first container waits for them. So the runtime's timeout does not limit the number of devices.
 
 mod known;
 mod sandbox;
@@ -37,56 +37,56 @@ use crate::{
     metrics::Metrics,
     view::{Part, Views},
 };
-use known::{Connection, Known};
-use sandbox::{Order, Provided, Released, Site};
+use known::{Connection, KnownSandboxes};
+use sandbox::{ProvideRequest, Provided, Provider, Released};
 use stage::{Peer, Stage};
 use work::{Sandboxes, Waited, Work};
 
-/// How long the devices of one sandbox may take in all, whoever waits for them.
-const UNHURRIED: Duration = Duration::from_secs(30);
-/// How long after a connection a sandbox that the runtime did not name may still turn out to be one that is being made.
-const SETTLE: Duration = Duration::from_secs(5);
-/// How long the kubelet has to say which devices it gave away.
-const KUBELET: Duration = Duration::from_millis(500);
-/// How often sandboxes without devices are forgotten, whatever happens.
+/// How long the work on the devices of one sandbox may take in all.
+const WORK_LIMIT: Duration = Duration::from_secs(30);
+/// How long after a connection a sandbox that is not in the runtime's list may still be one that is being created.
+const CREATION: Duration = Duration::from_secs(5);
+/// How long the kubelet may take to list the devices that it allocated.
+const KUBELET_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often sandboxes without devices are removed, without an event.
 const FORGET: Duration = Duration::from_secs(30);
-/// How many sandboxes of a runtime's list are worked on at a time. Requests do not wait for them.
-const LISTED_AT_A_TIME: usize = 4;
+/// Sandboxes of a runtime's list that are worked on at a time. Requests do not wait for them.
+const MAX_LISTED: usize = 4;
 
 /// What an injector works with.
 pub(crate) struct Config {
     pub(crate) records: Records,
     /// What is offered, and where it is.
     pub(crate) views: Views,
-    /// Whom to ask which devices the kubelet gave away.
+    /// The socket on which the kubelet lists the devices that it allocated.
     pub(crate) pod_resources: PathBuf,
     pub(crate) metrics: Arc<Metrics>,
-    /// Told of devices that came home.
+    /// Receives the names of devices that have returned to the host.
     pub(crate) restored: mpsc::UnboundedSender<InterfaceName>,
-    /// Told of what users should know.
+    /// Posts what users should know.
     pub(crate) events: Events,
-    /// Told of the text that the runtime has for us in its folder of configurations.
+    /// Receives the runtime's configuration of this plugin.
     pub(crate) texts: watch::Sender<Option<String>>,
 }
 
-/// The plugin. Its requests are answered in time; the work that they begin goes on until it is done.
+/// The plugin. Requests are answered by their deadline; the work that they start continues until it is done.
 pub(crate) struct Injector(Arc<Inner>);
 
 struct Inner {
     config: Config,
-    site: Site,
+    provider: Provider,
     peer: Mutex<Peer>,
-    known: Mutex<Known>,
+    known: Mutex<KnownSandboxes>,
     sandboxes: Sandboxes,
     listed: Semaphore,
-    /// Work that goes on whatever became of the request.
+    /// Work that continues after its request was answered.
     jobs: TaskTracker,
 }
 
-/// Why a sandbox is looked at.
+/// Why a sandbox is worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reason {
-    /// The runtime asks.
+    /// A request of the runtime.
     Request,
     /// It is in the runtime's list. It may have ended.
     List,
@@ -94,14 +94,14 @@ enum Reason {
 
 impl Injector {
     pub(crate) fn new(config: Config) -> Self {
-        let site = Site { records: config.records.clone(), views: config.views.clone() };
+        let provider = Provider { records: config.records.clone(), views: config.views.clone() };
         Self(Arc::new(Inner {
             config,
-            site,
+            provider,
             peer: Mutex::default(),
             known: Mutex::default(),
             sandboxes: Sandboxes::default(),
-            listed: Semaphore::new(LISTED_AT_A_TIME),
+            listed: Semaphore::new(MAX_LISTED),
             jobs: TaskTracker::new(),
         }))
     }
@@ -127,7 +127,7 @@ impl Injector {
 }
 
 impl Inner {
-    fn known<T>(&self, work: impl FnOnce(&mut Known) -> T) -> T {
+    fn known<T>(&self, work: impl FnOnce(&mut KnownSandboxes) -> T) -> T {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -135,8 +135,8 @@ impl Inner {
         *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes sure that a sandbox has the devices that its Pod asks for, and waits for that until the deadline. Costs nothing
-    /// for one that asks for none.
+    /// Makes sure that a sandbox has the devices that its Pod requests, and waits for that until the deadline. Costs nothing
+    /// for a Pod that requests none.
     async fn provide(self: &Arc<Self>, sandbox: PodSandbox, deadline: Instant, reason: Reason) -> Waited {
         let Some(annotation) = annotation(&sandbox) else { return Waited::Done(Ok(())) };
         let work = self.sandboxes.of(&sandbox.id);
@@ -153,40 +153,40 @@ impl Inner {
         let owner = Pod { namespace, name, uid };
         let sandbox = Sandbox::from_nri(&id, owner.clone(), network_namespace, pid);
         let (inner, runtime) = (self.clone(), Handle::current());
-        let order = Order {
+        let order = ProvideRequest {
             sandbox,
             annotation,
             reason,
             none_is_host_network: self.peer().none_is_host_network,
-            limit: Instant::now() + UNHURRIED,
+            limit: Instant::now() + WORK_LIMIT,
             work: work.clone(),
             allocated: Box::new(move || runtime.block_on(inner.allocated())),
         };
-        let site = self.site.clone();
-        let provided = spawn_blocking(move || site.provide(&order).map_err(Refusal::new)).await;
+        let provider = self.provider.clone();
+        let provided = spawn_blocking(move || provider.provide(&order).map_err(Refusal::new)).await;
         let provided = provided.map_err(Refusal::new).flatten();
         match &provided {
             Ok(Provided::All(count)) => self.config.metrics.count_injected(*count),
             Ok(Provided::Nothing) => {}
-            Err(refusal) => self.tell_refused(owner, refusal),
+            Err(refusal) => self.report_refused(owner, refusal),
         }
         let has_devices = matches!(provided, Ok(Provided::All(_)));
-        work.end(provided.map(drop).map_err(|refusal| told(&refusal)));
+        work.end(provided.map(drop).map_err(|refusal| prefixed(&refusal)));
         if !has_devices {
             self.sandboxes.forget(&id, work);
         }
     }
 
-    fn tell_refused(&self, pod: Pod, refusal: &Refusal) {
+    fn report_refused(&self, pod: Pod, refusal: &Refusal) {
         self.config.metrics.count_injection_failure();
-        warn!(pod = format!("{}/{}", pod.namespace, pod.name), "refused its devices: {refusal}");
-        self.config.events.report(Occurrence::InjectionRefused { pod, reason: told(refusal).to_string() });
+        warn!(pod = format!("{}/{}", pod.namespace, pod.name), "the pod does not get its devices: {refusal}");
+        self.config.events.report(Occurrence::InjectionRefused { pod, reason: prefixed(refusal).to_string() });
     }
 
-    /// The devices that the kubelet gave to Pods.
+    /// The devices that the kubelet allocated.
     async fn allocated(&self) -> Result<Allocated, Refusal> {
-        let unknown = "cannot ask the kubelet which devices it gave to pods";
-        match timeout(KUBELET, PodResources::new(&self.config.pod_resources).list()).await {
+        let unknown = "cannot get the allocated devices from the kubelet";
+        match timeout(KUBELET_TIMEOUT, PodResources::new(&self.config.pod_resources).list()).await {
             Ok(Ok(pods)) => {
                 // of whichever resource: the agent that offers a device may have other pools, or be another program
                 let of_pod = |pod: &kubelet::Pod| {
@@ -196,25 +196,25 @@ impl Inner {
                 Ok(pods.iter().flatten().flat_map(of_pod).collect())
             }
             Ok(Err(error)) => Err(Refusal::new(format_args!("{unknown}: {error}"))),
-            Err(_) => Err(Refusal::new(format_args!("{unknown}: no answer within {KUBELET:?}"))),
+            Err(_) => Err(Refusal::new(format_args!("{unknown}: no answer within {KUBELET_TIMEOUT:?}"))),
         }
     }
 
-    /// Returns to the node what a sandbox has, and waits for that until the deadline.
+    /// Returns the devices of a sandbox to the host, and waits for that until the deadline.
     async fn release(self: &Arc<Self>, sandbox: &str, deadline: Instant) -> Result<(), Refusal> {
         let work = self.sandboxes.stop(sandbox);
-        if work.is_none() && !self.site.has_records() {
+        if work.is_none() && !self.provider.has_records() {
             return Ok(());
         }
-        let (told, result) = oneshot::channel();
+        let (sender, result) = oneshot::channel();
         let (inner, id) = (self.clone(), sandbox.to_owned());
         self.jobs.spawn(async move {
             let released = inner.release_all(&id, work.as_ref()).await;
             if let Some(work) = work.filter(|_| released.is_ok()) {
                 inner.sandboxes.forget(&id, &work);
             }
-            // nobody may wait for it any more
-            let _ = told.send(released);
+            // the request may have been answered
+            let _ = sender.send(released);
         });
         match timeout_at(deadline.into(), result).await {
             Ok(released) => released.map_err(Refusal::new)?,
@@ -226,10 +226,10 @@ impl Inner {
     }
 
     async fn release_all(&self, sandbox: &str, work: Option<&Arc<Work>>) -> Result<(), Refusal> {
-        let (site, id, work) = (self.site.clone(), sandbox.to_owned(), work.cloned());
+        let (provider, id, work) = (self.provider.clone(), sandbox.to_owned(), work.cloned());
         let released = spawn_blocking(move || {
             let kept = work.and_then(|work| work.sandbox());
-            site.release(&id, kept.as_ref().map(|sandbox| sandbox.namespace()), Instant::now() + UNHURRIED)
+            provider.release(&id, kept.as_ref().map(|sandbox| sandbox.namespace()), Instant::now() + WORK_LIMIT)
         });
         let released = released.await;
         let released = released.map_err(Refusal::new)?.map_err(Refusal::new)?;
@@ -237,22 +237,22 @@ impl Inner {
         for (device, pod, released) in released {
             self.config.metrics.count_release(released.label());
             match released {
-                Released::Home(None) => {
-                    // nobody listens only while the agent ends
+                Released::Returned(None) => {
+                    // the receiver is gone only while the agent ends
                     let _ = self.config.restored.send(device.to_name());
                     info!(%device, sandbox, "returned to the node");
                 }
-                Released::Home(Some(name)) => {
+                Released::Returned(Some(name)) => {
                     warn!(%device, sandbox, "returned to the node as {name}: its name was taken");
                     self.config.events.report(Occurrence::Renamed { device, pod, name });
                 }
                 Released::Nothing => debug!(%device, sandbox, "already returned to the node"),
                 Released::Lost => {
-                    warn!(%device, sandbox, "lost: it was a virtual link, and it was deleted in the pod");
+                    warn!(%device, sandbox, "lost: the virtual link was deleted in the pod");
                     self.config.events.report(Occurrence::Lost { device, pod });
                 }
                 Released::Failed(reason) => {
-                    warn!(%device, sandbox, "not returned to the node yet, this is tried again: {reason}");
+                    warn!(%device, sandbox, "not returned to the node yet, trying again: {reason}");
                     failed.get_or_insert_with(|| Refusal::new(format_args!("netdevice: device {device}: {reason}")));
                 }
             }
@@ -260,18 +260,18 @@ impl Inner {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Looks after sandboxes that ended while we were not connected, as the list of a connection tells.
+    /// Returns the devices of sandboxes that ended while this plugin was not connected: those that are not in the list.
     async fn release_ended(self: &Arc<Self>, list: Connection) {
-        sleep(SETTLE).await;
-        let site = self.site.clone();
-        let owners = match spawn_blocking(move || site.owners()).await {
+        sleep(CREATION).await;
+        let provider = self.provider.clone();
+        let owners = match spawn_blocking(move || provider.owners()).await {
             Ok(Ok(owners)) => owners,
             Ok(Err(error)) => return warn!("cannot read the records: {error}"),
-            Err(error) => return warn!("the records were not read: {error}"),
+            Err(error) => return warn!("the task that reads the records failed: {error}"),
         };
         for sandbox in owners {
             if self.known(|known| known.has_ended(&sandbox, list)) {
-                // what goes wrong is told, and tried again by the repair
+                // a failure is logged, and the reconciler tries again
                 let _ = self.release(&sandbox, Instant::now()).await;
             }
         }
@@ -297,11 +297,11 @@ impl Plugin for Injector {
         let list = self.0.known(|known| known.add_list(pods.iter().map(|pod| pod.id.clone())));
         let jobs = TaskTracker::new();
         for pod in pods {
-            // a Pod that started without us, or whose devices another runtime's end has left half way
+            // a Pod that started without this plugin, or whose devices are attached in part
             let inner = self.0.clone();
             jobs.spawn(async move {
                 let _permit = inner.listed.acquire().await;
-                inner.provide(pod, Instant::now() + UNHURRIED, Reason::List).await;
+                inner.provide(pod, Instant::now() + WORK_LIMIT, Reason::List).await;
             });
         }
         jobs.close();
@@ -310,7 +310,7 @@ impl Plugin for Injector {
     }
 
     fn disconnected(&self) {
-        self.0.known(Known::end_connection);
+        self.0.known(KnownSandboxes::end_connection);
     }
 
     async fn run_pod_sandbox(&self, pod: PodSandbox, deadline: Instant) -> Result<(), Refusal> {
@@ -318,7 +318,7 @@ impl Plugin for Injector {
         let name = format!("{}/{}", pod.namespace, pod.name);
         match self.0.provide(pod, deadline, Reason::Request).await {
             Waited::Done(Err(refusal)) if self.0.peer().stage == Stage::Sandbox => Err(refusal),
-            // it is told again when a container is made
+            // the refusal is repeated when a container is created
             Waited::Done(_) => Ok(()),
             Waited::Late(obstacle) => {
                 let why = obstacle.unwrap_or_default();
@@ -332,10 +332,10 @@ impl Plugin for Injector {
         match self.0.provide(pod, deadline, Reason::Request).await {
             Waited::Done(result) => result,
             Waited::Late(None) => {
-                Err(told(&Refusal::new("the pod's devices are still being attached: the container is tried again")))
+                Err(prefixed(&Refusal::new("the pod's devices are still being attached: the container is tried again")))
             }
             Waited::Late(Some(why)) => {
-                Err(told(&Refusal::new(format_args!("the pod's devices are still being attached: {why}"))))
+                Err(prefixed(&Refusal::new(format_args!("the pod's devices are still being attached: {why}"))))
             }
         }
     }
@@ -350,14 +350,14 @@ impl Plugin for Injector {
     }
 }
 
-/// The annotation of a Pod, as the runtime told it.
+/// The annotation of a Pod, from the runtime.
 #[derive(Debug, Clone)]
 struct Annotation {
     key: &'static str,
     text: String,
 }
 
-/// The annotation that counts, if it can ask for anything. It is read on a thread of its own: its text is the Pod author's.
+/// The annotation that applies, unless it requests nothing. It is parsed on a thread of its own: its text comes from users.
 fn annotation(pod: &PodSandbox) -> Option<Annotation> {
     let selected = annotation::select(|key| pod.annotations.get(key).map(String::as_str))?;
     if !selected.others.is_empty() {
@@ -372,7 +372,7 @@ fn annotation(pod: &PodSandbox) -> Option<Annotation> {
     asks.then(|| Annotation { key: selected.key, text: selected.value.to_owned() })
 }
 
-/// A refusal as users read it.
-fn told(refusal: &Refusal) -> Refusal {
+/// The refusal as users see it.
+fn prefixed(refusal: &Refusal) -> Refusal {
     Refusal::new(format_args!("netdevice: {refusal}"))
 }

@@ -1,4 +1,4 @@
-//! What is done to one sandbox: its devices go in, all or none, and come home. Blocking, on a thread of its own.
+//! The work on one sandbox: its devices are attached, all or none, and returned. Blocking, on a thread of its own.
 
 use std::{
     collections::BTreeSet,
@@ -23,15 +23,15 @@ use nri::Refusal;
 use store::{Namespace, Records};
 use tracing::{debug, info, warn};
 
-use super::{Annotation, Reason, told, work::Work};
+use super::{Annotation, Reason, prefixed, work::Work};
 use crate::view::Views;
 
-/// How long news of the kernel may take to come to us.
-const NEWS: Duration = Duration::from_millis(500);
-/// How often somebody who waits looks again.
-const LOOK: Duration = Duration::from_millis(2);
+/// How long the kernel's notification of a new link may take to reach the view.
+const NOTIFICATION: Duration = Duration::from_millis(500);
+/// How often a condition that is waited for is checked.
+const POLL: Duration = Duration::from_millis(2);
 
-/// One annotation is read at a time: what one takes is bounded, and so is what all together take.
+/// One annotation is parsed at a time: the memory for one is limited, and so is the memory for all.
 static READING: Mutex<()> = Mutex::new(());
 
 /// Why a sandbox does not get its devices.
@@ -47,7 +47,7 @@ pub(super) enum ProvideError {
     Attach(#[from] AttachAllError),
     #[error(transparent)]
     Sandbox(#[from] OpenSandboxError),
-    #[error("the runtime names no id of the sandbox")]
+    #[error("the runtime did not pass the id of the sandbox")]
     NoId,
     #[error("another injector of this node did not finish in time: try again in a moment")]
     Busy,
@@ -56,49 +56,55 @@ pub(super) enum ProvideError {
     #[error(transparent)]
     Reserve(#[from] ReserveError),
     #[error("cannot read the records of this node: {0}")]
-    Records(#[from] io::Error),
+    Records(io::Error),
 }
 
-/// A sandbox and what its annotation asks for.
-pub(super) struct Order {
+impl From<io::Error> for ProvideError {
+    fn from(error: io::Error) -> Self {
+        Self::Records(error)
+    }
+}
+
+/// A sandbox and the annotation of its Pod.
+pub(super) struct ProvideRequest {
     pub(super) sandbox: Sandbox,
     pub(super) annotation: Annotation,
     pub(super) reason: Reason,
     /// Whether a sandbox without a network namespace is one on the node's own network, for this runtime.
     pub(super) none_is_host_network: bool,
-    /// When it is given up.
+    /// When the work is given up.
     pub(super) limit: Instant,
     pub(super) work: Arc<Work>,
-    /// Which devices the kubelet gave to Pods. Blocks.
+    /// The devices that the kubelet allocated. Blocks.
     pub(super) allocated: Box<dyn Fn() -> Result<Allocated, Refusal> + Send + Sync>,
 }
 
-impl Order {
-    /// Whether no further device shall be begun.
+impl ProvideRequest {
+    /// Whether no further device is to be attached.
     fn is_over(&self) -> bool {
         self.work.is_stopped() || Instant::now() >= self.limit
     }
 }
 
-/// What a sandbox has.
+/// The devices that a sandbox has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Provided {
-    /// It asks for nothing, or it has ended.
+    /// None: its Pod requests none, or it has ended.
     Nothing,
-    /// All that it asks for; how many devices are new to it.
+    /// All that its Pod requests, and how many of them are new.
     All(usize),
 }
 
-/// Where devices are found and kept.
+/// Attaches and returns devices.
 #[derive(Clone)]
-pub(super) struct Site {
+pub(super) struct Provider {
     pub(super) records: Records,
     pub(super) views: Views,
 }
 
-impl Site {
-    /// Gives a sandbox what it asks for; what it has already it keeps.
-    pub(super) fn provide(&self, order: &Order) -> Result<Provided, ProvideError> {
+impl Provider {
+    /// Attaches the devices that a Pod requests to its sandbox. Devices that it has already stay.
+    pub(super) fn provide(&self, order: &ProvideRequest) -> Result<Provided, ProvideError> {
         let opened = match open(order) {
             Err(error) if order.reason == Reason::List && error.is_gone() => {
                 debug!(sandbox = order.sandbox.id(), "skipped, it has ended: {error}");
@@ -112,7 +118,7 @@ impl Site {
         }
         let sandbox = opened?;
         let (owner, pod) = owner(&order.sandbox).ok_or(ProvideError::NoId)?;
-        order.work.waits_for(Some(ProvideError::Busy.to_string()));
+        order.work.set_obstacle(Some(ProvideError::Busy.to_string()));
         let _lock = self.records.lock_sandbox(owner.id(), order.limit)?.ok_or(ProvideError::Busy)?;
         let (choices, reserved) = self.reserve(order, &requests, &owner, pod)?;
         let parts: Vec<_> = choices.iter().zip(&requests).collect();
@@ -128,10 +134,10 @@ impl Site {
             })
             .collect();
         let failed = |device: &DeviceId, error: &link::Error| {
-            order.work.fail(told(&Refusal::new(format_args!("device {device}: {error}"))));
+            order.work.fail(prefixed(&Refusal::new(format_args!("device {device}: {error}"))));
         };
         let attached = attach_all(&self.records, &requests, reserved, &|| order.is_over(), &failed);
-        let attached = attached.inspect_err(tell_stranded)?;
+        let attached = attached.inspect_err(log_stranded)?;
         for (request, attached) in requests.iter().zip(&attached).filter(|(_, attached)| !attached.was_there) {
             let left_out: Vec<String> = attached.skipped.iter().map(ToString::to_string).collect();
             if left_out.is_empty() {
@@ -143,11 +149,11 @@ impl Site {
         Ok(Provided::All(attached.iter().filter(|attached| !attached.was_there).count()))
     }
 
-    /// Chooses by what is known, one injector at a time, and reserves what is chosen, so that devices can move while others
-    /// choose. A link that the kernel has and that is not known yet is on its way to us: it has just been made or came home.
+    /// Chooses devices of the view, one injector at a time, and reserves them, so that they can move while others choose. A
+    /// link that the kernel has and the view has not is waited for: it was just created or returned.
     fn reserve(
         &self,
-        order: &Order,
+        order: &ProvideRequest,
         requests: &[DeviceRequest],
         owner: &Owner,
         pod: &Pod,
@@ -160,9 +166,9 @@ impl Site {
                 return Err(ProvideError::Stopped);
             }
             if order.work.obstacle().is_none() {
-                order.work.waits_for(Some(ProvideError::Busy.to_string()));
+                order.work.set_obstacle(Some(ProvideError::Busy.to_string()));
             }
-            let gate = self.records.lock_choice(order.limit)?.ok_or(ProvideError::Busy)?;
+            let choice_lock = self.records.lock_choice(order.limit)?.ok_or(ProvideError::Busy)?;
             let view = self.views.borrow().clone();
             let (ledger, _) = self.records.list()?;
             let reserved = self.records.reserved_from(owner)?;
@@ -178,33 +184,33 @@ impl Site {
             let choices = match choose(&view, &demand) {
                 Ok(choices) => choices,
                 Err(error) if error.missing().is_some_and(is_on_node) => {
-                    drop(gate);
-                    wait_or(order, error.into(), order.limit.min(began + NEWS))?;
+                    drop(choice_lock);
+                    wait_or(order, error.into(), order.limit.min(began + NOTIFICATION))?;
                     continue;
                 }
                 Err(error @ ChoiceError::NoneFree(_)) if !busy.is_empty() => {
-                    drop(gate);
+                    drop(choice_lock);
                     busy.clear();
                     wait_or(order, error.into(), order.limit)?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            // what the sandbox has already is nobody else's
+            // devices that the sandbox has already need no check
             let has_all = choices.iter().all(|choice| ledger.contains_key(&choice.device));
             if !has_all && allocated.is_none() {
-                drop(gate);
+                drop(choice_lock);
                 allocated = Some((order.allocated)().map_err(ProvideError::Kubelet)?);
                 continue;
             }
             let devices = choices.iter().map(|choice| (&choice.device, Some(&choice.resource)));
             match Reserved::take(&self.records, owner, devices) {
                 Ok(reserved) => {
-                    order.work.waits_for(None);
+                    order.work.set_obstacle(None);
                     return Ok((choices, reserved));
                 }
                 Err(ReserveError::Busy(device)) => {
-                    drop(gate);
+                    drop(choice_lock);
                     wait_or(order, ReserveError::Busy(device.clone()).into(), order.limit)?;
                     busy.insert(device);
                 }
@@ -224,9 +230,14 @@ impl Site {
         }
     }
 
-    /// Returns to the node what a sandbox has. `kept` is its namespace, as it was opened when it got its devices.
-    pub(super) fn release(&self, sandbox: &str, kept: Option<&Namespace>, limit: Instant) -> io::Result<Vec<Return>> {
-        // whoever works on this sandbox is waited for; if he takes too long, each device still has its lock
+    /// Returns the devices of a sandbox to the host. `kept` is its namespace, opened when the devices were attached.
+    pub(super) fn release(
+        &self,
+        sandbox: &str,
+        kept: Option<&Namespace>,
+        limit: Instant,
+    ) -> io::Result<Vec<ReleasedDevice>> {
+        // waits for other work on this sandbox; if that takes too long, each device still has its lock
         let _lock = self.records.lock_sandbox(sandbox, limit)?;
         let (ledger, _) = self.records.list()?;
         let with_pod = |(device, result)| {
@@ -236,7 +247,7 @@ impl Site {
         Ok(detach_all(&self.records, &ledger, sandbox, kept).map(with_pod).collect())
     }
 
-    /// Sandboxes that have devices by an annotation.
+    /// Sandboxes that have devices by annotation.
     pub(super) fn owners(&self) -> io::Result<BTreeSet<String>> {
         let (ledger, _) = self.records.list()?;
         let of_sandboxes = ledger.into_values().filter(|record| record.owner.is_by_annotation());
@@ -244,13 +255,13 @@ impl Site {
     }
 }
 
-/// Waits a moment, for the reason of the error, or returns the error when it is too late for that.
-fn wait_or(order: &Order, error: ProvideError, latest: Instant) -> Result<(), ProvideError> {
+/// Waits a moment, with the error as the reason, or returns the error when it is too late for that.
+fn wait_or(order: &ProvideRequest, error: ProvideError, latest: Instant) -> Result<(), ProvideError> {
     if Instant::now() >= latest {
         return Err(error);
     }
-    order.work.waits_for(Some(error.to_string()));
-    sleep(LOOK);
+    order.work.set_obstacle(Some(error.to_string()));
+    sleep(POLL);
     Ok(())
 }
 
@@ -259,27 +270,27 @@ fn read(Annotation { key, text }: &Annotation) -> Result<Vec<DeviceRequest>, Pro
     annotation::parse(text).map_err(|error| ProvideError::Annotation { key, error })
 }
 
-/// A device, the Pod that had it, and how it came home.
-pub(super) type Return = (DeviceId, Option<Pod>, Released);
+/// A device, the Pod that had it, and how it was released.
+pub(super) type ReleasedDevice = (DeviceId, Option<Pod>, Released);
 
-/// How a device came home.
+/// How a device was released.
 #[derive(Debug)]
 pub(super) enum Released {
-    /// It did, under its name or under another one.
-    Home(Option<InterfaceName>),
-    /// Somebody else brought it home, or has it now.
+    /// Returned to the host, under its name or another one.
+    Returned(Option<InterfaceName>),
+    /// Returned before, deleted, or attached to another Pod now.
     Nothing,
-    /// It is gone.
+    /// It no longer exists.
     Lost,
-    /// Not yet; the next actor tries again.
+    /// Not returned yet; this is tried again.
     Failed(String),
 }
 
 impl Released {
-    /// As the metric calls it.
+    /// The label of the metric.
     pub(super) fn label(&self) -> &'static str {
         match self {
-            Self::Home(_) => "ok",
+            Self::Returned(_) => "ok",
             Self::Nothing => "nothing",
             Self::Lost => "lost",
             Self::Failed(_) => "failed",
@@ -290,7 +301,7 @@ impl Released {
 impl From<Result<Detached, link::Error>> for Released {
     fn from(result: Result<Detached, link::Error>) -> Self {
         match result {
-            Ok(Detached::Done(Ended::Returned { renamed, .. })) => Self::Home(renamed),
+            Ok(Detached::Done(Ended::Returned { renamed, .. })) => Self::Returned(renamed),
             Ok(Detached::NotAttached | Detached::TakenOver | Detached::Done(Ended::Deleted)) => Self::Nothing,
             Ok(Detached::Done(Ended::Lost)) => Self::Lost,
             Ok(Detached::Done(Ended::OutOfReach)) => Self::Failed("not on the node yet".into()),
@@ -299,10 +310,10 @@ impl From<Result<Detached, link::Error>> for Released {
     }
 }
 
-fn tell_stranded(error: &AttachAllError) {
+fn log_stranded(error: &AttachAllError) {
     for (device, why) in &error.stranded {
         let why = why.as_ref().map_or_else(|| "not on the node yet".to_owned(), ToString::to_string);
-        warn!(%device, "not returned to the node after another device of the pod failed, this is tried again: {why}");
+        warn!(%device, "not returned to the node after another device of the pod failed, trying again: {why}");
     }
 }
 
@@ -312,13 +323,13 @@ fn is_on_node(device: &DeviceId) -> bool {
     matches!(found, Some(Ok(Some(_))))
 }
 
-/// Whose devices become: the sandbox's own, from before its first container to after its last one.
+/// The owner of the devices: the sandbox, from before its first container until after its last one.
 fn owner(sandbox: &Sandbox) -> Option<(Owner, &Pod)> {
     Some((sandbox.owner(Request::Annotation)?, sandbox.pod()?))
 }
 
-/// The sandbox, opened once: what it is found by may be gone when its devices are returned.
-fn open(order: &Order) -> Result<Arc<OpenSandbox>, OpenSandboxError> {
+/// The sandbox, opened once: its path may no longer exist when the devices are returned.
+fn open(order: &ProvideRequest) -> Result<Arc<OpenSandbox>, OpenSandboxError> {
     if let Some(kept) = order.work.sandbox() {
         return Ok(kept);
     }
@@ -335,10 +346,10 @@ fn open(order: &Order) -> Result<Arc<OpenSandbox>, OpenSandboxError> {
 mod tests {
     use super::*;
 
-    fn order(path: Option<&str>, pid: Option<u32>, none_is_host_network: bool, reason: Reason) -> Order {
+    fn order(path: Option<&str>, pid: Option<u32>, none_is_host_network: bool, reason: Reason) -> ProvideRequest {
         let network_namespace = path.map(str::to_owned);
         let pod = Pod { namespace: "default".into(), name: "web".into(), uid: "u".into() };
-        Order {
+        ProvideRequest {
             sandbox: Sandbox::from_nri("s", pod, network_namespace, pid),
             annotation: Annotation { key: annotation::KEYS[0], text: "[{name: dev0}]".into() },
             reason,
@@ -351,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_new_sandbox_without_a_namespace_is_on_the_nodes_network_where_the_runtime_says_so_in_this_way() {
-        let is_host = |order: &Order| matches!(open(order), Err(OpenSandboxError::HostNetwork));
+        let is_host = |order: &ProvideRequest| matches!(open(order), Err(OpenSandboxError::HostNetwork));
         assert!(is_host(&order(None, None, true, Reason::Request)), "containerd names none");
         assert!(!is_host(&order(None, None, false, Reason::Request)), "CRI-O would");
         assert!(!is_host(&order(None, None, true, Reason::List)), "it has ended");
@@ -361,15 +372,15 @@ mod tests {
 
     #[test]
     fn a_listed_sandbox_that_has_ended_is_skipped_whatever_its_annotation_says() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let (_sender, views) = tokio::sync::watch::channel(Arc::default());
-        let site = Site { records: Records::new(folder.path()), views };
+        let provider = Provider { records: Records::new(directory.path()), views };
         let mut ended = order(Some("/run/netns/none"), None, false, Reason::List);
         ended.annotation.text = "nonsense".into();
-        assert_eq!(site.provide(&ended).unwrap(), Provided::Nothing);
+        assert_eq!(provider.provide(&ended).unwrap(), Provided::Nothing);
         ended.reason = Reason::Request;
-        assert!(matches!(site.provide(&ended), Err(ProvideError::Annotation { .. })));
+        assert!(matches!(provider.provide(&ended), Err(ProvideError::Annotation { .. })));
         ended.annotation.text = "[{name: dev0}]".into();
-        assert!(matches!(site.provide(&ended), Err(ProvideError::Sandbox(OpenSandboxError::Namespace { .. }))));
+        assert!(matches!(provider.provide(&ended), Err(ProvideError::Sandbox(OpenSandboxError::Namespace { .. }))));
     }
 }

@@ -1,29 +1,29 @@
-//! When a Pod is refused that does not get its devices: as soon as its sandbox runs, or with its first container.
+//! When a Pod that does not get its devices is refused: with its sandbox, or with its first container.
 
 use std::fmt;
 
-/// Where a refusal does least harm.
+/// What is refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// The sandbox: the Pod fails at once.
     #[default]
     Sandbox,
-    /// The container: this containerd forgets the pause process of a sandbox that a plugin refused, and with it the
-    /// network namespace (containerd#13355, mended in 2.2.6 and 2.3.3).
+    /// The container: these versions of containerd leak the pause process and network namespace of a sandbox that a plugin
+    /// refused (containerd#13355, fixed in 2.2.6 and 2.3.3).
     Container,
 }
 
-/// What is different from runtime to runtime.
+/// Differences between runtimes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) stage: Stage,
-    /// containerd names no network namespace for a Pod on the node's own network. CRI-O names one, and may forget that of
+    /// containerd passes no network namespace for a Pod on the node's own network. CRI-O passes one, and may omit that of
     /// another Pod.
     pub(super) none_is_host_network: bool,
 }
 
 impl Peer {
-    /// A runtime by what it says of itself.
+    /// By the runtime's name and version.
     pub(super) fn of(runtime: &str, version: &str) -> Self {
         Self { stage: Stage::of(runtime, version), none_is_host_network: runtime == "containerd" }
     }
@@ -39,7 +39,7 @@ impl fmt::Display for Stage {
 }
 
 impl Stage {
-    /// The stage for a runtime by what it says of itself, such as "containerd" and "v2.1.5".
+    /// The stage for a runtime, by its name and version, such as "containerd" and "v2.1.5".
     pub(crate) fn of(runtime: &str, version: &str) -> Self {
         if runtime != "containerd" {
             return Self::Sandbox;

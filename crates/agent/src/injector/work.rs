@@ -1,5 +1,4 @@
-//! Sandboxes that are being given devices or have some: what is being done for each, and the namespace that it was given
-//! them in. One sandbox's work holds up no other's.
+//! Sandboxes that have or get devices: the work on each, and its namespace. Work on one sandbox does not delay the others.
 
 use std::{
     collections::BTreeMap,
@@ -15,26 +14,26 @@ use netdevice::Ledger;
 use nri::Refusal;
 use tokio::{sync::watch, time::timeout_at};
 
-/// How the work on a sandbox is going.
+/// The state of the work on a sandbox.
 #[derive(Debug, Clone, Default)]
 pub(super) enum Progress {
-    /// Nothing was done yet.
+    /// Not started.
     #[default]
     Idle,
     /// Devices are being chosen and moved.
     Busy,
-    /// It failed, and devices that were moved are on their way back.
+    /// It failed, and devices that were attached are being returned.
     Failing(Refusal),
-    /// How it ended.
+    /// Its result.
     Done(Result<(), Refusal>),
 }
 
-/// How far somebody who waited until his deadline came.
+/// The state of the work at the deadline of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Waited {
     /// The work is done.
     Done(Result<(), Refusal>),
-    /// It goes on, or waits for somebody, and why.
+    /// It continues, or waits for the reason given.
     Late(Option<String>),
 }
 
@@ -42,13 +41,13 @@ pub(super) enum Waited {
 #[derive(Debug, Default)]
 pub(super) struct Work {
     progress: watch::Sender<Progress>,
-    /// Whether the sandbox is going away.
+    /// Whether the sandbox is being stopped.
     is_stopped: AtomicBool,
-    /// Whether somebody was told to come again, since the work took too long.
+    /// Whether a request was answered before the end of the work, so that the next request takes the result.
     is_awaited: AtomicBool,
     /// Whether the ledger had a device of the sandbox.
     was_seen: AtomicBool,
-    /// Why the work does not go on, if it waits for somebody.
+    /// What the work waits for, if it waits.
     obstacle: Mutex<Option<String>>,
     sandbox: Mutex<Option<Arc<OpenSandbox>>>,
 }
@@ -58,7 +57,7 @@ impl Work {
         self.is_stopped.load(Ordering::Acquire)
     }
 
-    /// The sandbox that the devices are in, as it was opened first: its path may be gone by now.
+    /// The sandbox of the devices, opened when the work began: its path may no longer exist.
     pub(super) fn sandbox(&self) -> Option<Arc<OpenSandbox>> {
         self.lock().clone()
     }
@@ -67,12 +66,12 @@ impl Work {
         self.lock().get_or_insert_with(|| Arc::new(sandbox)).clone()
     }
 
-    /// Notes why the work does not go on, or that it does.
-    pub(super) fn waits_for(&self, obstacle: Option<String>) {
+    /// Sets what the work waits for; none if it does not wait.
+    pub(super) fn set_obstacle(&self, obstacle: Option<String>) {
         *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
     }
 
-    /// Why the work does not go on, if it waits for somebody.
+    /// What the work waits for, if it waits.
     pub(super) fn obstacle(&self) -> Option<String> {
         self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -81,8 +80,8 @@ impl Work {
         self.sandbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins, unless somebody is at work: then he is waited for. What was done while somebody waited for it in vain is his
-    /// now, and not begun again: else a busy node would never come to an end.
+    /// Returns whether the caller is to start the work. Work that runs is not started twice. The result of work that took
+    /// longer than its request is taken by the next request: on a busy node the work would otherwise never complete.
     pub(super) fn begin(&self) -> bool {
         let mut begun = false;
         self.progress.send_if_modified(|progress| {
@@ -108,8 +107,8 @@ impl Work {
         self.progress.send_replace(Progress::Done(result));
     }
 
-    /// Waits for the end of the work until the deadline. An error that is known by then is told, although devices are
-    /// still on their way back.
+    /// Waits for the end of the work until the deadline. An error that is known by then is returned, although devices are
+    /// still being returned.
     pub(super) async fn wait_until(&self, deadline: Instant) -> Waited {
         let mut progress = self.progress.subscribe();
         let is_done = |progress: &Progress| matches!(progress, Progress::Done(_));
@@ -131,7 +130,7 @@ impl Work {
     }
 }
 
-/// All sandboxes that have or get devices by an annotation.
+/// All sandboxes that have or get devices by annotation.
 #[derive(Debug, Default)]
 pub(super) struct Sandboxes(Mutex<BTreeMap<String, Arc<Work>>>);
 
@@ -140,7 +139,7 @@ impl Sandboxes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The work on a sandbox. Of one that was stopped and comes again, nothing is left.
+    /// The work on a sandbox. For one that was stopped and is started again, it is new.
     pub(super) fn of(&self, sandbox: &str) -> Arc<Work> {
         let mut map = self.map();
         let work = map.entry(sandbox.to_owned()).or_default();
@@ -150,14 +149,14 @@ impl Sandboxes {
         work.clone()
     }
 
-    /// Tells whoever works on a sandbox to stop. What is known of it is kept until it is forgotten.
+    /// Stops the work on a sandbox. Its entry stays until it is removed.
     pub(super) fn stop(&self, sandbox: &str) -> Option<Arc<Work>> {
         let work = self.map().get(sandbox).cloned()?;
         work.is_stopped.store(true, Ordering::Release);
         Some(work)
     }
 
-    /// Forgets a sandbox, unless it has come again since.
+    /// Removes a sandbox, unless it was started again since.
     pub(super) fn forget(&self, sandbox: &str, work: &Arc<Work>) {
         let mut map = self.map();
         if map.get(sandbox).is_some_and(|now| Arc::ptr_eq(now, work)) {
@@ -165,7 +164,7 @@ impl Sandboxes {
         }
     }
 
-    /// Forgets sandboxes that had devices and have none any more, whoever returned them: nothing keeps their namespaces.
+    /// Removes sandboxes that had devices and have none now, so that their namespaces are no longer kept open.
     pub(super) fn forget_ended(&self, ledger: &Ledger) {
         self.map().retain(|sandbox, work| {
             let has_some = ledger.values().any(|record| record.owner.is_in_sandbox(sandbox));
@@ -215,9 +214,9 @@ mod tests {
     async fn who_waits_in_vain_hears_what_the_work_waits_for() {
         let work = Work::default();
         assert!(work.begin());
-        work.waits_for(Some("device a: busy".into()));
+        work.set_obstacle(Some("device a: busy".into()));
         assert_eq!(work.wait_until(soon()).await, Waited::Late(Some("device a: busy".into())));
-        work.waits_for(None);
+        work.set_obstacle(None);
         assert_eq!(work.wait_until(soon()).await, Waited::Late(None));
     }
 

@@ -96,7 +96,7 @@ async fn defect_3_a_cdi_file_that_cannot_be_written_blocks_nothing() {
     let kubelet = node.kubelet();
     let plugin = node.start();
     listed(&kubelet, &["dummy0"]).await;
-    // root ignores modes: a file where the folder was is an error for it too
+    // root ignores modes: a file where the directory was is an error for it too
     std::fs::remove_dir_all(node.path("run")).unwrap();
     std::fs::write(node.path("run"), "").unwrap();
     node.add("dummy1");
@@ -131,7 +131,7 @@ async fn the_preferred_devices_are_on_one_numa_node() {
     let chosen = kubelet.prefer(RESOURCE, available(), vec!["dummy1".into()], 2).await.unwrap();
     assert_eq!(chosen, ["dummy1", "dummy2"]);
     let status = kubelet.prefer(RESOURCE, available(), Vec::new(), 4).await.unwrap_err();
-    assert_eq!(status.message(), "cannot choose 4 devices of 3 that are available: ask for fewer");
+    assert_eq!(status.message(), "cannot choose 4 devices of 3 that are available: request fewer");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ async fn the_file_is_there_before_the_kubelet_hears_of_the_device() {
 }
 
 #[tokio::test]
-async fn defect_17_the_file_asks_for_the_least_version_and_a_missing_folder_is_made() {
+async fn defect_17_the_file_asks_for_the_least_version_and_a_missing_directory_is_made() {
     let node = Node::with_links(&["dummy0"]);
     let kubelet = node.kubelet();
     let _plugin = node.start();
@@ -77,7 +77,7 @@ async fn a_file_that_somebody_deletes_or_edits_is_written_again() {
     fs::write(node.cdi_file(), "{}").unwrap();
     eventually("it is right again", || fs::read(node.cdi_file()).is_ok_and(|text| text == right)).await;
     fs::remove_dir_all(node.path("run")).unwrap();
-    eventually("its folders are there again", || fs::read(node.cdi_file()).is_ok_and(|text| text == right)).await;
+    eventually("its directorys are there again", || fs::read(node.cdi_file()).is_ok_and(|text| text == right)).await;
 }
 
 #[tokio::test]
@@ -132,13 +132,13 @@ async fn what_a_killed_instance_left_half_written_is_removed() {
 
 /// Its own process in a mount namespace of its own, so that nothing is left mounted.
 #[test]
-fn a_full_and_a_read_only_folder_are_waited_out() {
-    let folder = tempfile::tempdir().unwrap();
+fn a_full_and_a_read_only_directory_are_waited_out() {
+    let directory = tempfile::tempdir().unwrap();
     let script = "mount -t tmpfs -o size=64k tmpfs \"$FOLDER\" && exec \"$0\" --ignored --exact cdi::in_a_small_mount";
     let ran = std::process::Command::new("unshare")
         .args(["--mount", "sh", "-ec", script])
         .arg(std::env::current_exe().unwrap())
-        .env("FOLDER", folder.path())
+        .env("FOLDER", directory.path())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
@@ -146,7 +146,7 @@ fn a_full_and_a_read_only_folder_are_waited_out() {
 }
 
 #[tokio::test]
-#[ignore = "run by a_full_and_a_read_only_folder_are_waited_out"]
+#[ignore = "run by a_full_and_a_read_only_directory_are_waited_out"]
 async fn in_a_small_mount() {
     let mount = std::path::PathBuf::from(std::env::var_os("FOLDER").unwrap());
     let remount = |options: &str| {
@@ -175,7 +175,7 @@ async fn in_a_small_mount() {
 
     remount("ro");
     node.add("dummy2");
-    eventually("the folder is read-only", || told("Read-only file system (os error 30)")).await;
+    eventually("the directory is read-only", || told("Read-only file system (os error 30)")).await;
     listed(&kubelet, &["dummy0", "dummy1"]).await;
     remount("rw");
     listed(&kubelet, &["dummy0", "dummy1", "dummy2"]).await;
@@ -235,7 +235,7 @@ async fn a_device_that_another_file_names_is_not_offered_until_that_file_is_gone
 }
 
 #[tokio::test]
-async fn a_folder_that_comes_before_ours_and_one_that_does_not_are_told_apart() {
+async fn a_directory_that_comes_before_ours_and_one_that_does_not_are_told_apart() {
     let mut node = Node::with_links(&["dummy0"]);
     node.timing.poll = Duration::from_secs(600);
     let kubelet = node.kubelet();

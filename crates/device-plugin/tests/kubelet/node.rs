@@ -1,4 +1,4 @@
-//! A node for a test: folders of its own, links that the test names, a kubelet stand-in and the plugin.
+//! A node for a test: directorys of its own, links that the test names, a kubelet stand-in and the plugin.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ pub(crate) const RESOURCE: &str = "networking.k8s.io/netdevice";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Node {
-    pub(crate) folder: TempDir,
+    pub(crate) directory: TempDir,
     pub(crate) timing: Timing,
     snapshot: Snapshot,
     ledger: Ledger,
@@ -44,11 +44,11 @@ impl Node {
             poll: Duration::from_millis(200),
             held_grace: Duration::from_millis(100),
             register: Duration::from_secs(5),
-            settle: Duration::ZERO,
+            complete_list: Duration::ZERO,
             ..Timing::default()
         };
         let mut node = Self {
-            folder: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
             timing,
             snapshot: Snapshot::default(),
             ledger: Ledger::new(),
@@ -144,7 +144,7 @@ impl Node {
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     pub(crate) fn kubelet(&self) -> Kubelet {
@@ -194,7 +194,7 @@ impl Node {
         devices.map(|device| device["name"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Our sockets in the kubelet's folder.
+    /// Our sockets in the kubelet's directory.
     pub(crate) fn sockets(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.path("plugins")).unwrap().map(|entry| entry.unwrap());
         let ours =

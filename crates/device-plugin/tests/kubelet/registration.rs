@@ -28,7 +28,7 @@ async fn the_plugin_serves_first_and_registers_then() {
 #[tokio::test]
 async fn a_kubelet_that_is_not_there_is_waited_for() {
     let node = Node::with_links(&["dummy0"]);
-    // neither the folder nor the one above it exists
+    // neither the directory nor the one above it exists
     let mut config = node.config();
     config.paths.device_plugins = node.path("kubelet/plugins");
     config.timing.poll = Duration::from_secs(600);
