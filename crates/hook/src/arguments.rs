@@ -6,7 +6,7 @@ use netdevice::{DeviceId, ResourceName, cdi};
 use store::{DEFAULT_STATE_DIR, journal::Action};
 
 const HELP: &str = "\
-netdevice-hook: attaches network devices to a container and brings them home
+netdevice-hook: moves network devices into a container and returns them to the host
 
 usage: netdevice-hook attach|detach [-state-dir DIR] DEVICE...
 

@@ -86,9 +86,9 @@ impl Reserved {
     }
 }
 
-/// Puts devices into a sandbox, all or none: when one fails, those before it go home. What was there before, complete,
-/// stays. `reserved` are the devices of `requests`. Once `is_stopped` says so, no further device is begun, and those that
-/// went in go home. `failed` hears of the error before anything goes home.
+/// Attaches devices to a sandbox, all or none: when one fails, those before it are detached. What was attached before,
+/// complete, stays. `reserved` are the devices of `requests`. Once `is_stopped` returns true, no further device is attached,
+/// and the others are detached. `failed` is called with the error before anything is detached.
 ///
 /// # Errors
 ///
