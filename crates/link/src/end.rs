@@ -1,6 +1,6 @@
 //! The inverse of an attachment: a device that was moved is returned to the host, one that was created is deleted.
 
-use netdevice::{Attachment, InterfaceName, Moved, Phase, acquisition::Created};
+use netdevice::{Attachment, InterfaceName, LinkState, Moved, Phase, acquisition::Created};
 use store::Records;
 
 use crate::{
@@ -87,32 +87,14 @@ pub(crate) fn give_back(
         Phase::Attaching | Phase::Detaching => find_at_home(&record, home)?,
     };
     let never_left = stayed.is_some() && record.phase == Phase::Attaching;
-    let mut origin = if stayed.is_none() {
-        fetch(records, &mut record, home, actor)?
-    } else if never_left {
-        None
-    } else {
-        // a program that was killed has returned it, perhaps before it looked for what is left in the sandbox
-        let found = find_namespace(records, &record, home, actor).ok().flatten();
-        let beside = if found.is_some() { devices_beside(records, &record)? } else { Vec::new() };
-        found.map(|(namespace, inside)| Fetched {
-            origin: Origin { namespace, inside, uppers: Uppers::Unknown, beside },
-            is_identified: true,
-        })
+    let mut fetched = match stayed {
+        None => fetch(records, &mut record, home, actor)?,
+        Some(_) if never_left => None,
+        Some(_) => left_behind(records, &record, home, actor)?,
     };
-    let found = match (stayed, &origin) {
-        (Some(link), _) => Some(link),
-        (None, Some(fetched)) if fetched.is_identified => find_arrived(&record, home)?,
-        (None, Some(_)) => match find_arrived(&record, home)? {
-            Some(link) if !is_same_link(&record, &link)? => {
-                // we have just brought it ourselves
-                let deleted = home.change_one(move |batch| rtnl::link::delete(batch, link.index));
-                deleted.subject("the kernel's network configuration")?.map_err(Error::Move)?;
-                None
-            }
-            other => other,
-        },
-        (None, None) => find_at_home(&record, home)?,
+    let found = match stayed {
+        Some(link) => Some(link),
+        None => find_fetched(&record, fetched.as_ref(), home)?,
     };
     let Some(mut link) = found else {
         if record.acquired.host.hardware.is_some() && !is_unplugged(&record) {
@@ -123,12 +105,12 @@ pub(crate) fn give_back(
     };
     let mut missing = Vec::new();
     if !never_left {
-        match clean(&record, &mut link, origin.as_mut().map(|fetched| &mut fetched.origin), home)? {
+        match clean(&record, &mut link, fetched.as_mut().map(|fetched| &mut fetched.origin), home)? {
             Cleaned::Clean(skipped) => missing = skipped,
             Cleaned::Unclean(reason) => return Err(records.set_aside(record, reason).into()),
         }
     }
-    drop(origin);
+    drop(fetched);
     let index = link.index;
     let Restored { renamed, skipped } = restore(&record, link, missing, home)?;
     match &renamed {
@@ -136,4 +118,34 @@ pub(crate) fn give_back(
         None => records.remove(&record.device)?,
     }
     Ok(Ended::Returned { renamed, skipped })
+}
+
+/// Where a device was that is on the host already: a program that was killed has returned it, perhaps before it looked for
+/// what is left in the sandbox.
+fn left_behind(
+    records: &Records,
+    record: &Attachment<Moved>,
+    home: &mut RouteSocket,
+    actor: Actor<'_>,
+) -> Result<Option<Fetched>, Error> {
+    let Ok(Some((namespace, inside))) = find_namespace(records, record, home, actor) else { return Ok(None) };
+    let beside = devices_beside(records, record)?;
+    Ok(Some(Fetched { origin: Origin { namespace, inside, uppers: Uppers::Unknown, beside }, is_identified: true }))
+}
+
+/// The device on the host after an attempt to fetch it. What was fetched and is another link is deleted.
+fn find_fetched(
+    record: &Attachment<Moved>,
+    fetched: Option<&Fetched>,
+    home: &mut RouteSocket,
+) -> Result<Option<LinkState>, Error> {
+    let Some(fetched) = fetched else { return find_at_home(record, home) };
+    match find_arrived(record, home)? {
+        Some(link) if !fetched.is_identified && !is_same_link(record, &link)? => {
+            let deleted = home.change_one(move |batch| rtnl::link::delete(batch, link.index));
+            deleted.subject("the kernel's network configuration")?.map_err(Error::Delete)?;
+            Ok(None)
+        }
+        found => Ok(found),
+    }
 }
