@@ -1,4 +1,4 @@
-//! One device plugin for each resource: started when a pool is added; it ends by itself when the pool was removed.
+//! One device plugin for each resource: it is started when a pool is added, and ends when the pool was removed.
 
 use std::{collections::BTreeMap, sync::Arc};
 

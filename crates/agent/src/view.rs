@@ -21,14 +21,14 @@ impl<T> Shared for Arc<T> {
     }
 }
 
-/// By its links: those who follow a snapshot by itself need nothing else of it.
+/// Compares the links: parts of the agent that follow only the snapshot need nothing else of it.
 impl Shared for Snapshot {
     fn is_same(&self, before: &Self) -> bool {
         self.links().ptr_eq(before.links())
     }
 }
 
-/// A part of the view. A change of another part wakes nobody who waits for this one.
+/// A part of the view. A change of another part does not wake a task that waits for this one.
 pub(crate) struct Part<T> {
     views: Views,
     project: fn(&View) -> &T,

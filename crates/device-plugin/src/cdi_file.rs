@@ -60,7 +60,7 @@ impl CdiFile {
         file
     }
 
-    /// The devices that the file at the path names, whoever wrote it; none if it is not a file of this pool.
+    /// The devices in the file at the path, by any author; none if it is not a file of this pool.
     pub(crate) fn read_devices(&self) -> BTreeSet<DeviceId> {
         let file = File::open(&self.path).map(|file| BufReader::with_capacity(BUFFER, file.take(MAX_FILE)));
         file.map(|file| cdi::read_devices(file, &self.resource)).unwrap_or_default()
@@ -74,7 +74,7 @@ impl CdiFile {
         }
     }
 
-    /// Whether these devices were written last, whatever happened to the file since.
+    /// Whether these devices were written last. The file may have changed since.
     pub(crate) fn wrote(&self, devices: &Arc<BTreeSet<DeviceId>>) -> bool {
         matches!(&self.written, Written::Ours(_, ours) if Arc::ptr_eq(ours, devices) || ours == devices)
     }

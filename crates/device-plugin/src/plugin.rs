@@ -48,7 +48,7 @@ impl DevicePlugin {
         self.shared.stats.clone()
     }
 
-    /// Serves and registers until `shutdown`, whatever happens to the kubelet, the directories and the disk.
+    /// Serves and registers until `shutdown`. Failures of the kubelet, the directories and the disk do not end it.
     ///
     /// At shutdown the CDI file stays, and the kubelet gets no shorter list: running Pods continue and their containers
     /// can restart. When the pool is no longer in the view and no Pod has a device of it, the kubelet gets the empty

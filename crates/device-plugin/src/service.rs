@@ -86,7 +86,7 @@ impl Service {
         }
         self.shared.allocated.send_if_modified(|allocated| {
             allocated.add(request.ids().cloned());
-            // their CDI names are in the file already, so nobody is woken
+            // their CDI names are in the file already, so no task is woken
             false
         });
         self.shared.reservations.begin(request.ids().cloned());

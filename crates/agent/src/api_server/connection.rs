@@ -55,7 +55,7 @@ pub(super) enum Security {
 pub(super) struct Connection {
     sender: SendRequest<Body>,
     work: Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
-    /// Whether the server closed it, or it failed: `work` must not be polled any more.
+    /// Whether the server closed it, or it failed: `work` must no longer be polled.
     has_ended: bool,
 }
 

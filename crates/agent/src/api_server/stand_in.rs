@@ -1,4 +1,4 @@
-//! A small API server that speaks HTTP and answers as it is told, for tests.
+//! A small API server for tests. It speaks HTTP and gives the answers that a test sets.
 
 use std::{
     collections::VecDeque,

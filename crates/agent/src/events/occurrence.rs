@@ -9,7 +9,7 @@ const MAX_NOTE: usize = 1000;
 /// What the agent found or did that is worth an Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Occurrence {
-    /// A device does not exist any more.
+    /// A device no longer exists.
     Lost { device: DeviceId, pod: Option<Pod> },
     /// The agent returned a device to the host because no hook did.
     Returned { device: DeviceId, pod: Option<Pod>, left_out: String },

@@ -434,8 +434,8 @@ impl Reconciler {
         let tracked = self.tracked.get_mut(device);
         let failed = match result {
             Ok((Repair::Done(Ended::OutOfReach), _)) => "it is not on the node yet".to_owned(),
-            Ok((Repair::Done(homecoming), cause)) => {
-                self.notifier.report(device, pod, cause, homecoming);
+            Ok((Repair::Done(ended), cause)) => {
+                self.notifier.report(device, pod, cause, ended);
                 // its record was removed, which the view shows in a moment
                 tracked.into_iter().for_each(|tracked| tracked.wait(GRACE, now));
                 return;

@@ -81,7 +81,7 @@ impl LedgerReader {
         known.for_each(|(device, record)| _ = ledger.entry(device.clone()).or_insert_with(|| record.clone()));
         self.returning.add_to(&mut ledger, view);
         let unknown: BTreeSet<DeviceId> = unreadable.iter().filter_map(|file| file.device.clone()).collect();
-        // what is as it was stays the same value, so that nobody who follows it is woken
+        // an unchanged part stays the same value, so that tasks that follow it are not woken
         let (has_other_records, has_other_unknown) = (ledger != *view.ledger, unknown != *view.unknown);
         if has_other_records {
             projector.set_ledger(Arc::new(ledger));

@@ -65,7 +65,7 @@ impl Updater {
         Self { snapshots, pools, directory, projector, ledger, node_addresses, views }
     }
 
-    /// The view, for one who follows it.
+    /// A receiver of the view.
     pub(crate) fn subscribe(&self) -> Views {
         self.views.subscribe()
     }
@@ -102,7 +102,7 @@ impl Updater {
         }
     }
 
-    /// When something is tried again, whatever happens.
+    /// When something is tried again at the latest.
     fn next_attempt(&self) -> Option<Instant> {
         let failed = self.node_addresses.failed() || self.ledger.failed();
         let retry = failed.then(|| Instant::now() + RETRY);
