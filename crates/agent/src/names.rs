@@ -6,8 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Context, bail};
 use link::Restored;
 use netdevice::{InterfaceName, Snapshot};
+use rtnetlink::{LinkUnspec, packet_core::DefaultNla, packet_route::link::LinkAttribute};
 use store::{Records, Waiting};
 use tokio::{
     sync::mpsc,
@@ -18,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::view::{Part, Views};
+
+/// `IFLA_IFNAME` (`include/uapi/linux/if_link.h`).
+const IFLA_IFNAME: u16 = 3;
 
 /// How long after its return a device keeps its name whatever other programs do.
 const GUARD: Duration = Duration::from_secs(10);
@@ -112,24 +117,38 @@ async fn guard(mut restored: mpsc::UnboundedReceiver<InterfaceName>, mut links: 
         }
         let snapshot = links.now();
         for (name, guard) in &mut guarded {
-            look(name, guard, &snapshot);
+            check(name, guard, &snapshot).await;
         }
     }
 }
 
-fn look(name: &InterfaceName, guard: &mut Guarded, snapshot: &Snapshot) {
+/// Renames the device if another program has renamed it.
+async fn check(name: &InterfaceName, guard: &mut Guarded, snapshot: &Snapshot) {
     if let Some(link) = snapshot.link_named(name) {
         guard.index = Some(link.index);
         return;
     }
     let Some(link) = guard.index.and_then(|index| snapshot.link(index)) else { return };
-    match link::rename_link(link.index, name) {
+    match rename_link(link.index, name).await {
         Ok(()) => {
             info!(device = %name, "renamed back from {}: another program had renamed it when it returned", link.name)
         }
         Err(error) => {
-            warn!(device = %name, "cannot rename it back from {}, to which another program renamed it when it returned: {error}", link.name);
+            warn!(device = %name, "cannot rename it back from {}, to which another program renamed it when it returned: {error:#}", link.name);
             guard.until = Instant::now();
         }
+    }
+}
+
+/// Renames a link of the host. The kernel answers after the moves of links that are under way; the agent has one thread, so
+/// it does not wait for the answer with a blocking call.
+async fn rename_link(index: u32, name: &InterfaceName) -> anyhow::Result<()> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+    // the crate's own attribute is a string, and a name need not be UTF-8
+    let name = DefaultNla::new(IFLA_IFNAME, [name.as_bytes(), &[0]].concat());
+    let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::Other(name)).build();
+    tokio::select! {
+        renamed = handle.link().set(message).execute() => Ok(renamed?),
+        () = connection => bail!("the netlink socket was closed"),
     }
 }

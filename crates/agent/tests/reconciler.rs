@@ -382,3 +382,21 @@ fn a_link_that_took_the_place_of_one_that_waits_is_not_renamed() {
         assert!(host.records().waiting().unwrap().is_empty());
     });
 }
+
+#[test]
+fn a_device_that_another_program_renames_on_its_return_gets_its_name_back() {
+    on_host(|host| {
+        let pod = host.sandbox();
+        host.add_device("dev0");
+        host.attach("dev0", &pod.path(), &container("a"), Some(pod.pid()));
+        let agent = host.agent();
+        agent.wait_until_followed("dev0");
+        drop(pod);
+        agent.wait_for("the device returns", || host.has_link("dev0"));
+        agent.wait_for_line("dev0", "offered");
+        host.ip("link set dev0 name other0");
+        agent.wait_for("it has its name again", || host.has_link("dev0"));
+        assert!(!host.has_link("other0"));
+        agent.wait_for_line("dev0", "renamed back from other0");
+    });
+}

@@ -51,7 +51,6 @@ pub use inside::{run_inside, socket_inside};
 pub use mounts::{sees_mounts, sees_no_mounts};
 pub use read::read_link;
 pub use repair::{Diagnosis, Repair, diagnose, keep_sandbox, repair};
-pub use restore::rename_link;
 pub use sandbox::{OpenSandbox, OpenSandboxError};
 pub use skipped::Skipped;
 pub use socket::{KernelError, RouteSocket};

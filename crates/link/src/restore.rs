@@ -109,18 +109,3 @@ fn rename(
     }
     Ok((present.name != *old).then(|| present.name.clone()))
 }
-
-/// Gives a link of the host a name.
-///
-/// # Errors
-///
-/// When the name is taken, or the caller may not.
-pub fn rename_link(index: u32, name: &InterfaceName) -> Result<(), Error> {
-    let mut home = RouteSocket::open().subject("the node's network namespace")?;
-    let bytes = name.as_bytes().to_vec();
-    let renamed = home.change_one(move |batch| {
-        rtnl::link::set(batch, index, 0, 0).string(ifla::IFNAME, &bytes);
-    });
-    let what = || format!("the name {name}");
-    renamed.subject("the kernel's network configuration")?.map_err(|error| Error::Configure { what: what(), error })
-}
