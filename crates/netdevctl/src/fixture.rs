@@ -93,7 +93,8 @@ pub(crate) fn node(pools: Option<&str>) -> Node {
         Unreadable {
             path: "/run/netdevice/eth9.json".into(),
             device: "eth9".parse().ok(),
-            reason: "the record has version 7: this program reads up to 1, a newer netdevice wrote it".into(),
+            reason: "the record has version 7, written by a newer netdevice: this program reads versions up to 3"
+                .into(),
             place: Place::Records,
         },
         Unreadable {
@@ -105,7 +106,7 @@ pub(crate) fn node(pools: Option<&str>) -> Node {
         Unreadable {
             path: "/run/netdevice/quarantine/eth8.1.json".into(),
             device: "eth8".parse().ok(),
-            reason: "the record cannot be read: EOF while parsing a value at line 1 column 0".into(),
+            reason: "invalid record: EOF while parsing a value at line 1 column 0".into(),
             place: Place::Quarantine,
         },
     ];

@@ -1,7 +1,7 @@
-//! The annotation of a Pod that asks for devices: which one counts, and what it says.
+//! The annotation of a Pod that requests devices: which one is used, and what it contains.
 //!
-//! Its text is the Pod author's. No error repeats it: a field is named by its place in the list, and of the text itself no
-//! more is shown than the name of a field that does not exist.
+//! The Pod's author wrote its text. No error repeats it: an error has the position in the list, and at most the beginning of
+//! an unknown field's name.
 
 mod entry;
 
@@ -14,8 +14,8 @@ use crate::{
     yaml::{self, Limits, YamlError, YamlProblem},
 };
 
-/// The annotations that are looked for, first one first: what the network-device-injector of containerd/nri reads, in its
-/// order, and then the plural form that only its README has.
+/// The keys, in the order of priority: those that the network-device-injector of containerd/nri reads, in its order, and then
+/// the plural form that only its README has.
 pub const KEYS: [&str; 6] = [
     "netdevice.noderesource.dev/pod",
     "netdevices.nri.containerd.io/pod",
@@ -28,62 +28,62 @@ pub const KEYS: [&str; 6] = [
 /// Longest annotation in bytes.
 pub const MAX_ANNOTATION: usize = 64 << 10;
 
-/// What an annotation may unfold to: more than 64 devices with all their fields, and 60 routes each.
+/// The limits of the expanded text: enough for 64 devices with all fields, and 60 routes each.
 const UNFOLDED: Limits = Limits { nodes: 16 << 10, scalar_bytes: 4 * MAX_ANNOTATION };
 
-/// Most devices of one Pod.
+/// Maximum number of devices of one Pod.
 pub const MAX_DEVICES: usize = 64;
 
-/// The annotation that counts.
+/// The annotation that is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selected<'a> {
     /// Its key, one of [`KEYS`].
     pub key: &'static str,
     /// Its text.
     pub value: &'a str,
-    /// Keys of others that are there too and do not count.
+    /// Keys of other annotations of the Pod, which are not used.
     pub others: Vec<&'static str>,
 }
 
-/// Finds the annotation that counts; `annotation` gives the text that a Pod has under a key.
+/// Finds the annotation that is used. `annotation` returns the text of the Pod for a key.
 pub fn select<'a>(annotation: impl Fn(&str) -> Option<&'a str>) -> Option<Selected<'a>> {
     let mut there = KEYS.into_iter().filter_map(|key| Some((key, annotation(key)?)));
     let (key, value) = there.next()?;
     Some(Selected { key, value, others: there.map(|(key, _)| key).collect() })
 }
 
-/// A device that a Pod asks for.
+/// A device that a Pod requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceRequest {
-    /// Which one.
+    /// The device, by name or by pool.
     pub device: Wanted,
-    /// How it shall be in the sandbox.
+    /// Its configuration in the sandbox.
     pub configuration: SandboxConfiguration,
 }
 
-/// How a Pod names a device.
+/// How a Pod selects a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
     /// By its name on the host.
     Name(InterfaceName),
-    /// As any one of a pool.
+    /// Any device of a pool.
     Pool(PoolName),
 }
 
-/// A pool as a Pod names it: the whole resource name, or what is behind its slash.
+/// The name of a pool in an annotation: the full resource name, or the part after its slash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolName(Box<str>);
 
-/// Why a name leads to no pool.
+/// Why no pool is found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PoolNameError {
-    /// Not of the form of a resource name or of the part behind its slash.
+    /// Neither a resource name nor the part after its slash.
     #[error("invalid pool name")]
     Form,
-    /// The configuration has no such pool.
+    /// No pool matches.
     #[error("this node has no pool {0}")]
     Unknown(PoolName),
-    /// The configuration has several.
+    /// Several pools match.
     #[error("several pools of this node match {0}: write the full resource name")]
     Ambiguous(PoolName),
 }
@@ -126,10 +126,10 @@ impl fmt::Display for PoolName {
     }
 }
 
-/// Why an annotation is refused. One line, and none of the annotation's text but the beginning of an unknown field's name.
+/// Why an annotation is invalid. One line, without the text of the annotation except the beginning of an unknown field's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnnotationError {
-    /// More text than any Pod needs.
+    /// A text longer than the limit.
     #[error("too long: {0} bytes, the limit is {MAX_ANNOTATION}")]
     TooLong(usize),
     /// Neither YAML nor JSON.
@@ -140,7 +140,7 @@ pub enum AnnotationError {
         /// Counted from 1.
         column: u64,
     },
-    /// It is nested too deeply, or its aliases make too much of it.
+    /// It is nested too deeply, or its aliases expand to too much.
     #[error("too many values or too deeply nested at line {line}, column {column}")]
     TooLarge {
         /// Counted from 1.
@@ -148,29 +148,29 @@ pub enum AnnotationError {
         /// Counted from 1.
         column: u64,
     },
-    /// YAML of another form.
+    /// Not a list.
     #[error("not a list: write a list of devices, each with a name")]
     NoList,
-    /// More devices than a Pod may have.
+    /// More devices than the limit.
     #[error("too many devices: {0}, the limit is {MAX_DEVICES} for a pod")]
     TooMany(usize),
-    /// A device of the list.
+    /// A problem of one device of the list.
     #[error("device {number} of the list: {problem}")]
     Device {
         /// Counted from 1.
         number: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: Problem,
     },
 }
 
-/// What is wrong with one device of the list.
+/// The problem of one device of the list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// Not fields and values.
+    /// Not a mapping.
     #[error("not a mapping: write fields and values, as in name: eth1")]
     NoMapping,
-    /// A field that we do not know.
+    /// An unknown field.
     #[error("unknown field {0:?}")]
     Unknown(Shown),
     /// Neither `name` nor `pool`.
@@ -179,10 +179,10 @@ pub enum Problem {
     /// `name` and `pool`.
     #[error("name and pool are both set: set only one of them")]
     NameAndPool,
-    /// A field whose value cannot be.
+    /// An invalid value.
     #[error("{field}: {rule}")]
     Field {
-        /// Which one.
+        /// The device, by name or by pool.
         field: &'static str,
         /// The rule that the value breaks.
         rule: String,
@@ -192,7 +192,7 @@ pub enum Problem {
     Route {
         /// Counted from 1.
         number: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: Box<Problem>,
     },
     /// Two entries of one device.
@@ -203,11 +203,11 @@ pub enum Problem {
     SameName(usize),
 }
 
-/// The name of an unknown field, as far as it is plain and short.
+/// The beginning of the name of an unknown field, if it is printable.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Shown(String);
 
-/// Most characters of an unknown field that are shown.
+/// Maximum number of characters that are shown.
 const MAX_SHOWN: usize = 24;
 
 impl Shown {
@@ -223,11 +223,11 @@ impl fmt::Debug for Shown {
     }
 }
 
-/// Reads the text of an annotation: YAML or JSON, a list of devices. No text, `null` and an empty list ask for none.
+/// Reads the text of an annotation: YAML or JSON, a list of devices. An empty text, `null` and an empty list request no device.
 ///
 /// # Errors
 ///
-/// The first rule that the text breaks, and where.
+/// The first problem, with its position.
 pub fn parse(text: &str) -> Result<Vec<DeviceRequest>, AnnotationError> {
     if text.len() > MAX_ANNOTATION {
         return Err(AnnotationError::TooLong(text.len()));
@@ -257,7 +257,7 @@ pub fn parse(text: &str) -> Result<Vec<DeviceRequest>, AnnotationError> {
     Ok(devices)
 }
 
-/// No device comes twice, and no two have one name inside.
+/// No device is requested twice, and no two have the same name in the Pod.
 fn check_names(devices: &[DeviceRequest]) -> Result<(), AnnotationError> {
     let (mut on_host, mut inside) = (BTreeMap::new(), BTreeMap::new());
     for (number, request) in (1..).zip(devices) {

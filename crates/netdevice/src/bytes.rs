@@ -1,4 +1,4 @@
-//! Bytes that people read: hardware addresses, and kernel strings that need not be UTF-8.
+//! Hardware addresses, and strings of the kernel, which need not be UTF-8.
 
 use std::{fmt, str::FromStr};
 
@@ -14,7 +14,7 @@ impl HardwareAddress {
         (1..=32).contains(&bytes.len()).then(|| Self(bytes.into()))
     }
 
-    /// The bytes, first one first.
+    /// The bytes, in their order.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -35,9 +35,9 @@ impl fmt::Debug for HardwareAddress {
     }
 }
 
-/// A text that is no hardware address.
+/// A text that is not a hardware address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no hardware address: pairs of hex digits with colons between are expected")]
+#[error("invalid hardware address {0:?}: write pairs of hex digits separated by colons")]
 pub struct HardwareAddressError(String);
 
 impl FromStr for HardwareAddress {
@@ -65,9 +65,9 @@ impl<'de> Deserialize<'de> for HardwareAddress {
     }
 }
 
-/// A string of the kernel (alias, altname, label): most are text, any bytes are possible.
+/// A string of the kernel (alias, altname, label): mostly text, but any bytes are possible.
 ///
-/// JSON shows text as a string and anything else as a list of numbers, so that reading gives back the same bytes.
+/// In JSON, text is a string and anything else is a list of numbers, so that the same bytes are read back.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelString(Box<[u8]>);
 
@@ -124,7 +124,7 @@ pub(crate) mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub(crate) fn serialize<S: Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {
-        // a record is mostly this, so digit by digit and not by way of a formatter
+        // most of a record is hex digits, so without a formatter
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]).map(|digit| DIGITS[usize::from(digit)]);
         let digits: Vec<u8> = digits.collect();
@@ -136,7 +136,7 @@ pub(crate) mod hex {
         let digit = |byte: u8| char::from(byte).to_digit(16);
         let byte = |pair: &[u8]| u8::try_from(digit(pair[0])? * 16 + digit(*pair.get(1)?)?).ok();
         let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
-        bytes.ok_or_else(|| D::Error::custom(format!("{text:?} is not hex")))
+        bytes.ok_or_else(|| D::Error::custom(format!("{text:?} is not hexadecimal")))
     }
 }
 

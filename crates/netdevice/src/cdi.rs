@@ -1,7 +1,7 @@
-//! CDI documents: what makes a container runtime call our hook for a device.
+//! CDI documents: they make a container runtime call our hook for a device.
 //!
-//! A document names hooks only, so what a link looks like does not touch it. It asks for the least CDI version that
-//! its contents need: a runtime drops a whole file whose version it does not know.
+//! A document contains only hooks, so it does not depend on the properties of links. It has the lowest CDI version that its
+//! contents need: a runtime ignores a file with a version that it does not know.
 
 use std::{borrow::Cow, collections::BTreeSet, convert::Infallible, io::Read};
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{id::DeviceId, resource::ResourceName};
 
-/// Seconds after which a runtime ends the hook. A move waits for one grace period of the kernel, and for those of all
-/// moves before it: 30 s are a thousand times that.
+/// Seconds after which a runtime kills the hook. A move waits for one grace period of the kernel, and for those of all moves
+/// before it: 30 s are a thousand grace periods.
 const HOOK_TIMEOUT: u32 = 30;
 
 /// The CDI document of one pool.
@@ -20,7 +20,7 @@ pub struct Document<'a> {
     pub resource: &'a ResourceName,
     /// The hook's path on the host, absolute.
     pub hook: &'a str,
-    /// Folder of the records on the host, for the hook; the hook's own default if none.
+    /// Directory of the records on the host, for the hook. None: the default of the hook.
     pub state_dir: Option<&'a str>,
     /// All devices that must resolve.
     pub devices: &'a BTreeSet<DeviceId>,
@@ -44,21 +44,21 @@ struct Hook<'a> {
     hook_name: &'static str,
     path: &'a str,
     args: Vec<Cow<'a, str>>,
-    /// Never empty: without it the hook would get the shim's whole environment.
+    /// Never empty: otherwise the hook gets the whole environment of the shim.
     env: [&'static str; 1],
     timeout: u32,
 }
 
-/// The name under which CDI knows a device: `vendor/class=device`.
+/// The CDI name of a device: `vendor/class=device`.
 pub fn qualified_name(resource: &ResourceName, device: &DeviceId) -> String {
     format!("{resource}={device}")
 }
 
-/// Takes a qualified name apart; a name without a resource is a device id alone.
+/// Parses a CDI name. A name without a resource is only a device id.
 ///
 /// # Errors
 ///
-/// When a part breaks the rules of its kind.
+/// When a part is invalid.
 pub fn parse_name(name: &str) -> Result<(Option<ResourceName>, DeviceId), NameError> {
     match name.split_once('=') {
         Some((resource, device)) => Ok((Some(resource.parse()?), device.parse()?)),
@@ -66,7 +66,7 @@ pub fn parse_name(name: &str) -> Result<(Option<ResourceName>, DeviceId), NameEr
     }
 }
 
-/// Why a text names no device.
+/// Why a CDI name is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum NameError {
     /// The part before `=`.
@@ -77,13 +77,13 @@ pub enum NameError {
     Device(#[from] crate::id::DeviceIdError),
 }
 
-/// Name of a pool's file in the CDI folder, `vendor-class.json`.
+/// Name of a pool's file in the CDI directory, `vendor-class.json`.
 pub fn file_name(resource: &ResourceName) -> String {
     format!("{}-{}.json", resource.vendor(), resource.class())
 }
 
-/// The devices that a document names, whoever wrote it; none if it is not a document of this kind. It is read as it
-/// comes: the text of a large one is never in memory as a whole.
+/// The devices of a document of any program; none if it has another kind. It is read as a stream: the text of a large one
+/// is never in memory as a whole.
 pub fn read_devices(document: impl Read, kind: &ResourceName) -> BTreeSet<DeviceId> {
     #[derive(Deserialize)]
     struct Spec {
@@ -100,7 +100,7 @@ pub fn read_devices(document: impl Read, kind: &ResourceName) -> BTreeSet<Device
 }
 
 impl Document<'_> {
-    /// The document's text; none for no devices: CDI wants at least one in a file.
+    /// The text of the document; none without devices: CDI needs at least one in a file.
     pub fn to_json(&self) -> Option<String> {
         let mut text = String::new();
         let Ok(()) = self.for_each_piece(|piece| {
@@ -110,8 +110,8 @@ impl Document<'_> {
         (!text.is_empty()).then_some(text)
     }
 
-    /// The same text piece by piece, one a device and each of them a line: a document of 10,000 devices has some 4 MB.
-    /// Serialising each device anew takes ten times as long, and a pool is written whenever a link comes or goes.
+    /// The same text in pieces, one line for each device: a document of 10,000 devices has about 4 MB. Serialising each device
+    /// would take ten times as long, and a pool is written whenever a link is added or removed.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl Document<'_> {
         write("\n  ]\n}\n")
     }
 
-    /// The text of a device around its id; none if one of our paths looks like the id. Ids need no escapes.
+    /// The text of a device around its id; none if one of our paths contains the placeholder. Ids need no escapes.
     fn template(&self) -> Option<Vec<String>> {
         const PLACE: &str = "placeholder.dev";
         let device: Vec<String> = self.device(&PLACE.parse().ok()?).split(PLACE).map(str::to_owned).collect();
@@ -167,8 +167,8 @@ impl Document<'_> {
         serde_json::to_string(&device).expect("a device has only text keys")
     }
 
-    /// CDI `MinimumRequiredVersion`: hooks and environment are of 0.3.0, a device name that begins with a digit needs
-    /// 0.5.0, a dot in the class 0.6.0.
+    /// CDI `MinimumRequiredVersion`: hooks and environment need 0.3.0, a device name that begins with a digit 0.5.0, a dot in
+    /// the class 0.6.0.
     fn minimum_version(&self) -> &'static str {
         let begins_with_digit = |device: &DeviceId| device.as_str().starts_with(|first: char| first.is_ascii_digit());
         if self.resource.class().contains('.') {

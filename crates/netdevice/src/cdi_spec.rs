@@ -1,5 +1,5 @@
-//! CDI documents that others wrote, read as the runtimes' library reads them (`pkg/cdi` of
-//! container-device-interface): JSON or YAML whatever the file is called, strict about fields, all or nothing.
+//! CDI documents of other programs, read as the runtimes' library reads them (`pkg/cdi` of container-device-interface):
+//! JSON or YAML whatever the extension, no unknown fields, all or nothing.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -7,48 +7,48 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use crate::resource::ResourceName;
 
-/// Longest document that is read, in bytes. A runtime takes longer ones; those that tools write have some kilobytes.
+/// Longest document that is read, in bytes. Runtimes read longer ones; tools write some kilobytes.
 pub const MAX_DOCUMENT: usize = 4 << 20;
 
-/// What a document says, as far as it concerns others.
+/// The parts of a document that matter to others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     /// `vendor/class`.
     pub kind: String,
     /// Names of its devices.
     pub devices: BTreeSet<String>,
-    /// Who wrote it.
+    /// The program that wrote it.
     pub author: Author,
 }
 
-/// Who wrote a document, by what it does to a container.
+/// The program that wrote a document, recognised by the edits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Author {
-    /// network-device-plugin: it starts `ifnetns` and `ifup` and does nothing else.
+    /// network-device-plugin: it only starts `ifnetns` and `ifup`.
     OriginalPlugin,
-    /// A netdevice agent: it starts `netdevice-hook` and does nothing else.
+    /// A netdevice agent: it only starts `netdevice-hook`.
     Netdevice,
-    /// Somebody else.
+    /// Another program.
     Other,
 }
 
 /// Why a runtime ignores a document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// Not of the form of a CDI document.
+    /// Not a CDI document.
     #[error("{0}")]
     Form(String),
-    /// No version is `1.2.3` without digits.
+    /// The version does not have the form `1.2.3`.
     #[error("invalid cdiVersion {0:?}")]
     Version(String),
-    /// A device twice.
-    #[error("device {0:?} is there twice")]
+    /// A device is listed twice.
+    #[error("device {0:?} is listed twice")]
     SameDevice(String),
     /// A device that changes nothing.
     #[error("device {0:?} has no edits")]
     NoEdits(String),
-    /// More text than is read.
-    #[error("it has more than {MAX_DOCUMENT} bytes")]
+    /// A text longer than the limit.
+    #[error("it is too long: the limit is {MAX_DOCUMENT} bytes")]
     TooLarge,
 }
 
@@ -58,7 +58,7 @@ struct Document {
     cdi_version: String,
     kind: String,
     #[serde(default)]
-    #[allow(dead_code, reason = "a field that may be there")]
+    #[allow(dead_code, reason = "an optional field")]
     annotations: IgnoredAny,
     #[serde(default, deserialize_with = "nullable")]
     devices: Vec<Device>,
@@ -71,7 +71,7 @@ struct Document {
 struct Device {
     name: String,
     #[serde(default)]
-    #[allow(dead_code, reason = "a field that may be there")]
+    #[allow(dead_code, reason = "an optional field")]
     annotations: IgnoredAny,
     #[serde(default, deserialize_with = "nullable")]
     container_edits: Edits,
@@ -98,20 +98,20 @@ struct Edits {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Hook {
-    #[allow(dead_code, reason = "a field that must be there")]
+    #[allow(dead_code, reason = "a required field")]
     hook_name: String,
     path: String,
     #[serde(default, deserialize_with = "nullable")]
     args: Vec<String>,
     #[serde(default)]
-    #[allow(dead_code, reason = "a field that may be there")]
+    #[allow(dead_code, reason = "an optional field")]
     env: IgnoredAny,
     #[serde(default)]
-    #[allow(dead_code, reason = "a field that may be there")]
+    #[allow(dead_code, reason = "an optional field")]
     timeout: IgnoredAny,
 }
 
-/// Go takes null for what is not there.
+/// For Go, null is a missing value.
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
@@ -128,7 +128,7 @@ impl Spec {
         }
         let document = match serde_json::from_str::<Document>(text) {
             Ok(document) => document,
-            // what begins as JSON and is none is YAML for the library, too
+            // a text that begins as JSON and is invalid JSON is YAML for the library, too
             Err(_) => from_yaml(text)?,
         };
         let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -149,7 +149,7 @@ impl Spec {
         Ok(Self { kind: document.kind, devices, author })
     }
 
-    /// Whether the text, which is no document, seems to be meant as one of this kind.
+    /// Whether an invalid text seems to be a document of this kind.
     pub fn seems_to_be_of(text: &str, kind: &ResourceName) -> bool {
         let escaped = kind.as_str().replace('/', "\\/");
         text.contains(kind.as_str()) || text.contains(&escaped)
@@ -158,7 +158,7 @@ impl Spec {
 
 fn from_yaml(text: &str) -> Result<Document, SpecError> {
     serde_saphyr::from_str(text).map_err(|error| {
-        // the first line has reason and place; the lines after it draw the text around the place
+        // the first line has the reason and the position; the lines after it show the text around it
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();
         SpecError::Form(first.strip_prefix("error: ").unwrap_or(first).to_owned())
@@ -278,8 +278,8 @@ mod tests {
             (ORIGINAL.replace("containerEdits: {}", "nonsense: 1"), "unknown field `nonsense`", true),
             (ORIGINAL.replace("kind: ", "kindness: "), "unknown field `kindness`", true),
             (json(empty), "device \"a\" has no edits", true),
-            (json(&[twice, twice].join(",")), "device \"a\" is there twice", true),
-            (" ".repeat(MAX_DOCUMENT + 1), "more than", false),
+            (json(&[twice, twice].join(",")), "device \"a\" is listed twice", true),
+            (" ".repeat(MAX_DOCUMENT + 1), "too long", false),
         ];
         for (text, part, seems_ours) in table {
             let error = Spec::read(&text).unwrap_err().to_string();

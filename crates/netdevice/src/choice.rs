@@ -1,4 +1,4 @@
-//! Chooses the devices that a Pod asks for in an annotation: from which pools it may have them, and why not the rest.
+//! Chooses the devices that a Pod requests in an annotation: which pools it may use, and why other devices are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,56 +13,56 @@ use crate::{
     resource::ResourceName,
 };
 
-/// Devices that the kubelet has given to a Pod as a resource, with that Pod.
+/// Devices that the kubelet has allocated to a Pod as a resource, with that Pod.
 pub type Allocated = BTreeMap<DeviceId, String>;
 
-/// What a sandbox asks for.
+/// The requests of a sandbox.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand<'a> {
-    /// Whose the devices become.
+    /// The future owner of the devices.
     pub owner: &'a Owner,
     /// The Pod of that sandbox.
     pub pod: &'a Pod,
     /// The devices of its annotation.
     pub requests: &'a [DeviceRequest],
-    /// What it cannot have, whatever the pools say.
+    /// Devices that the kubelet has allocated.
     pub allocated: &'a Allocated,
-    /// What others have a right to that has not moved yet.
+    /// Devices that others have reserved.
     pub reserved: &'a BTreeMap<DeviceId, Owner>,
-    /// Devices that are just being attached or detached: they are not taken where any of a pool will do.
+    /// Devices that are being attached or detached: they are not chosen for a request for any device of a pool.
     pub busy: &'a BTreeSet<DeviceId>,
-    /// The records as they are now: a view is a moment behind them.
+    /// The records at this moment: a view may be slightly older.
     pub ledger: &'a Ledger,
 }
 
-/// A device for a request.
+/// The device for a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// Which one.
+    /// The device.
     pub device: DeviceId,
-    /// The pool that it comes from.
+    /// Its pool.
     pub resource: ResourceName,
 }
 
-/// Why a Pod does not get what its annotation asks for.
+/// Why a Pod does not get the devices of its annotation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChoiceError {
-    /// The device cannot be handed out to anybody.
+    /// The device cannot be allocated.
     #[error("device {0}: {1}")]
     Refused(DeviceId, Box<Refusal>),
     /// No pool selects it.
     #[error("device {0}: no pool of this node selects it: choose another device")]
     NotSelected(DeviceId),
-    /// The pool is not for annotations at all.
+    /// The pool is not available to annotations.
     #[error("device {0}: pool {1} is not available to annotations: request the resource or choose another device")]
     NotForAnnotations(DeviceId, ResourceName),
-    /// The pool is for annotations of other namespaces.
+    /// The pool is available to annotations of other namespaces.
     #[error("device {0}: pool {1} is not available to annotations in namespace {2}: choose another device")]
     OtherNamespace(DeviceId, ResourceName, String),
-    /// The kubelet gave it to a Pod that asked for the resource.
-    #[error("device {0}: the kubelet gave it to pod {1}: delete that pod or choose another device")]
+    /// The kubelet allocated it to a Pod that requested the resource.
+    #[error("device {0}: the kubelet allocated it to pod {1}: delete that pod or choose another device")]
     Allocated(DeviceId, String),
-    /// Somebody has a right to it, and it has not moved yet.
+    /// It is reserved, and not attached yet.
     #[error("device {0}: it is reserved for {1}: delete that pod or choose another device")]
     Reserved(DeviceId, Box<Owner>),
     /// No pool of that name.
@@ -74,13 +74,13 @@ pub enum ChoiceError {
     /// As [`OtherNamespace`](Self::OtherNamespace), for any device of the pool.
     #[error("pool {0} is not available to annotations in namespace {1}: choose another pool")]
     PoolOtherNamespace(ResourceName, String),
-    /// All devices of the pool are with other Pods, or none is healthy.
+    /// All devices of the pool are in use, or none is healthy.
     #[error("no device of pool {0} is free: delete a pod that has one or choose another pool")]
     NoneFree(ResourceName),
 }
 
 impl ChoiceError {
-    /// The device that is not on the node at all, as far as the view knows.
+    /// The device, if it is not on the node according to the view.
     pub fn missing(&self) -> Option<&DeviceId> {
         match self {
             Self::Refused(device, refusal) if **refusal == Refusal::NotThere => Some(device),
@@ -89,11 +89,11 @@ impl ChoiceError {
     }
 }
 
-/// Chooses a device for each request, in the requests' order. What the Pod has already it keeps.
+/// Chooses a device for each request, in the order of the requests. A Pod keeps the devices that it has.
 ///
 /// # Errors
 ///
-/// The first request that cannot be met. Devices that are named come before those that may be any of a pool.
+/// The first request that cannot be met. Requests for named devices are met before those for any device of a pool.
 pub fn choose(view: &View, demand: &Demand<'_>) -> Result<Vec<Choice>, ChoiceError> {
     let mut chosen = BTreeMap::new();
     let mut taken = BTreeSet::new();
@@ -112,7 +112,7 @@ pub fn choose(view: &View, demand: &Demand<'_>) -> Result<Vec<Choice>, ChoiceErr
 }
 
 impl Demand<'_> {
-    /// Whether the Pod has the device by an annotation: in this sandbox, or in one that ended and has not given it back.
+    /// Whether the Pod has the device by an annotation: in this sandbox, or in one that ended and has not returned it yet.
     fn has(&self, record: &Attachment) -> bool {
         record.owner.is_by_annotation() && record.owner.is_same_pod(self.owner)
     }
@@ -175,31 +175,31 @@ impl Demand<'_> {
     }
 }
 
-/// How well a device that nobody has suits, the lowest best; none where it does not.
+/// The rank of a free device, the lowest is best; none if it is not suitable.
 fn rank(view: &View, device: &Device) -> Option<Rank> {
     match &device.state {
         DeviceState::Offered { healthy: true, .. } => Some(Rank::Healthy),
-        // one that nobody has set up yet is set up in the sandbox
+        // a link that is down is set up in the sandbox
         DeviceState::Offered { link, .. } => view.snapshot.link(*link).filter(|link| !link.is_up()).map(|_| Rank::Down),
-        // its record has just ended
+        // its record has just been removed
         DeviceState::Held(..) => Some(Rank::JustBack),
     }
 }
 
-/// What is preferred for a request that takes any device of a pool.
+/// The preference among devices for a request for any device of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// The Pod has it for this very request.
+    /// The Pod has it for this request.
     Had,
     Healthy,
     Down,
-    /// Somebody had it until a moment ago.
+    /// It has just been returned.
     JustBack,
-    /// The Pod has it for another request, of a sandbox that ended.
+    /// The Pod has it for another request, in a sandbox that ended.
     HadOtherwise,
 }
 
-/// Why a device is not offered to anybody.
+/// Why a device is not offered.
 fn not_offered(view: &View, name: &InterfaceName, id: DeviceId) -> ChoiceError {
     if view.unknown.contains(&id) {
         return ChoiceError::Refused(id, Refusal::Unknown.into());
@@ -312,7 +312,7 @@ mod tests {
             (
                 "a",
                 "[{name: fast-given}]",
-                Err("device fast-given: the kubelet gave it to pod b/other: delete that pod or \
+                Err("device fast-given: the kubelet allocated it to pod b/other: delete that pod or \
                      choose another device"),
             ),
             (

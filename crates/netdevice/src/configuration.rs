@@ -1,6 +1,6 @@
-//! What a Pod asks of a device in its sandbox: another name, addresses, routes, MTU, hardware address.
+//! What a Pod requests for a device in its sandbox: another name, addresses, routes, MTU, hardware address.
 //!
-//! The record of an attachment keeps it, so that a repeated attachment and a repair make the same of the device.
+//! It is part of the record of an attachment, so that a repeated attach or a repair gives the same result.
 
 use std::{
     fmt,
@@ -20,13 +20,13 @@ use crate::{
     },
 };
 
-/// Smallest MTU of IPv6 (RFC 8200, section 5); the kernel takes IPv6 from a link below it.
+/// Smallest MTU of IPv6 (RFC 8200, section 5). The kernel switches IPv6 off on a link with a smaller one.
 pub const MIN_IPV6_MTU: u32 = 1280;
 
-/// How a device shall be in a sandbox. By default it keeps its name, MTU and hardware address, is up, and has no address.
+/// The configuration of a device in a sandbox. By default it keeps its name, MTU and hardware address, is up, and has no address.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxConfiguration {
-    /// Its name inside; none keeps the one that it has on the host.
+    /// Its name in the sandbox. None: its name on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<SandboxInterfaceName>,
     /// Addresses, each with its prefix length.
@@ -35,53 +35,53 @@ pub struct SandboxConfiguration {
     /// Routes through the device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<SandboxRoute>,
-    /// MTU in bytes; none keeps the host's.
+    /// MTU in bytes. None: as on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// Hardware address; none keeps the host's.
+    /// Hardware address. None: as on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<HardwareAddress>,
-    /// Whether what the device has on the host goes along: addresses, routes, neighbours, alias, alternative names, queue
-    /// length and settings. What is asked for here is added, or takes the place of the same thing.
+    /// Whether the device also keeps what it has on the host: addresses, routes, neighbours, alias, alternative names, queue
+    /// length and settings. What is requested here is added, or replaces the same thing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inherit: bool,
 }
 
-/// An IP address and how many of its bits are the network's.
+/// An IP address and its prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IpPrefix {
     address: IpAddr,
     len: u8,
 }
 
-/// A text or a pair that is no [`IpPrefix`].
+/// Why a text or a pair is not an [`IpPrefix`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IpPrefixError {
     /// The part before the slash.
-    #[error("it is no IP address")]
+    #[error("invalid IP address")]
     Address(#[from] AddrParseError),
-    /// The part behind the slash.
-    #[error("the prefix length is none of 0 to {0}")]
+    /// The part after the slash.
+    #[error("the prefix length must be between 0 and {0}")]
     Length(u8),
 }
 
-/// Bits of an address of that family.
+/// The number of bits of an address.
 fn bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
 impl IpPrefix {
-    /// Puts both together.
+    /// An address with a prefix length.
     ///
     /// # Errors
     ///
-    /// When the address has fewer bits.
+    /// When the prefix length is larger than the address.
     pub fn new(address: IpAddr, len: u8) -> Result<Self, IpPrefixError> {
         let most = bits(address);
         if len <= most { Ok(Self { address, len }) } else { Err(IpPrefixError::Length(most)) }
     }
 
-    /// The address alone, with all its bits.
+    /// One address: the prefix length is the length of the address.
     pub fn host(address: IpAddr) -> Self {
         Self { address, len: bits(address) }
     }
@@ -96,12 +96,12 @@ impl IpPrefix {
         self.len
     }
 
-    /// Whether the prefix holds every address.
+    /// Whether the prefix contains every address.
     pub fn is_everything(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether no bit is set behind the prefix, as a route's destination must be.
+    /// Whether no bit is set after the prefix, as a route's destination must be.
     pub fn is_network(&self) -> bool {
         let rest = u32::from(bits(self.address) - self.len);
         match self.address {
@@ -120,7 +120,7 @@ impl fmt::Display for IpPrefix {
 impl FromStr for IpPrefix {
     type Err = IpPrefixError;
 
-    /// Reads `10.0.0.2/24`; without a prefix length all bits count.
+    /// Reads `10.0.0.2/24`; without a prefix length it is one address.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let Some((address, len)) = text.split_once('/') else { return Ok(Self::host(text.parse()?)) };
         let address: IpAddr = address.parse()?;
@@ -145,17 +145,17 @@ impl<'de> Deserialize<'de> for IpPrefix {
 /// A route through the device, in the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SandboxRoute {
-    /// Where it leads; never everywhere.
+    /// The destination; never a default route.
     pub to: IpPrefix,
-    /// The gateway, of the same family; none where the destination is on the link.
+    /// The gateway, of the same family; none if the destination is on the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<IpAddr>,
-    /// Metric; none is the kernel's own.
+    /// Metric. None: the kernel's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<u32>,
 }
 
-/// `RTPROT_STATIC`: a person wrote it.
+/// `RTPROT_STATIC`: made by an administrator.
 const BY_ADMINISTRATOR: u8 = 4;
 /// `IP6_RT_PRIO_USER`: the metric that the kernel gives an IPv6 route without one (`include/net/ip6_route.h`).
 const DEFAULT_IPV6_METRIC: u32 = 1024;
@@ -196,12 +196,13 @@ impl SandboxRoute {
 }
 
 impl SandboxConfiguration {
-    /// What the device is called inside.
+    /// The name of the device in the sandbox.
     pub fn name_inside<'a>(&'a self, host: &'a InterfaceName) -> &'a InterfaceName {
         self.name.as_ref().map_or(host, SandboxInterfaceName::as_interface_name)
     }
 
-    /// The addresses as the kernel keeps them: permanent, and known to be unique, for the Pod's author says so.
+    /// The addresses as the kernel has them: permanent, and without duplicate address detection, for the Pod's author chose
+    /// them.
     pub(crate) fn kernel_addresses(&self) -> impl Iterator<Item = Address> + '_ {
         self.addresses.iter().map(|prefix| Address {
             local: prefix.address,

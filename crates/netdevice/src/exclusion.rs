@@ -1,7 +1,7 @@
-//! Which links are never offered, whatever a selector says, and why.
+//! Which links are never offered, whatever is selected, and why.
 //!
-//! The rule exists once: the agent asks it of each snapshot, the hook asks it again of the links around one device at
-//! the moment of the move.
+//! The agent applies the rules to each snapshot. The hook applies the same rules to the links around one device at the
+//! moment of the move.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,12 +17,12 @@ use crate::{
     snapshot::{DefaultRoute, Family, Snapshot},
 };
 
-/// Kinds whose links the kernel does not move to another namespace (`dev->netns_immutable`), for kernels before Linux
-/// 6.15, which do not say it link by link.
+/// Kinds whose links the kernel does not move to another namespace (`dev->netns_immutable`). For kernels before Linux 6.15,
+/// which do not report it for each link.
 const IMMOVABLE_KINDS: [&str; 9] = ["bridge", "bond", "vrf", "team", "batadv", "hsr", "openvswitch", "amt", "lowpan"];
 
-/// Links that the modules of tunnels make in each namespace for what no other tunnel takes; the kernel does not move
-/// them, other links of their kind it does. Name and kind, for kernels before Linux 6.15.
+/// The fallback links that tunnel modules make in each namespace. The kernel does not move them, but it moves other links of
+/// their kind. Name and kind, for kernels before Linux 6.15.
 const FALLBACK_TUNNELS: [(&[u8], &str); 9] = [
     (b"tunl0", "ipip"),
     (b"sit0", "sit"),
@@ -35,10 +35,10 @@ const FALLBACK_TUNNELS: [(&[u8], &str); 9] = [
     (b"ip6_vti0", "vti6"),
 ];
 
-/// Kinds of links that come in pairs: each names the other one as the link below it, and neither is built on the other.
+/// Kinds of links that come in pairs: each has the other one as `IFLA_LINK`, and neither is built on the other.
 const PAIR_KINDS: [&str; 3] = ["veth", "netkit", "vxcan"];
 
-/// The one kind of master that sends nothing through its ports: it chooses among their routes.
+/// The only kind of master that does not send through its ports: it selects a routing table.
 const VRF: &str = "vrf";
 
 /// Why a link is not offered.
@@ -52,18 +52,18 @@ pub enum Exclusion {
     Uplink(DefaultRoute),
     /// It has an address that the node is known by: the kubelet's, or that of a connection to the API server.
     NodeAddress(IpAddr),
-    /// An uplink, by a route or an address, is stacked on it or has it as a port: it is below the uplink.
+    /// It is below an uplink: the uplink is stacked on it or has it as a port.
     BelowUplink(InterfaceName),
-    /// It is stacked on an uplink, or is its master.
+    /// It is above an uplink: stacked on it, or its master.
     AboveUplink(InterfaceName),
-    /// It is a port of a bridge, a bond or the like, of this kind and name, whose traffic goes through it.
+    /// It is a port of a master of this kind and name: a bridge, a bond or the like.
     Port(Box<str>, InterfaceName),
     /// It is the node's end of a Pod's own network.
     PodNetwork,
-    /// A link of the node, of this kind and name, is built on it: a VLAN, a macvlan, a tunnel. With a device that moves the
-    /// kernel deletes a vxlan or a macsec, takes a VLAN down (`vlan_device_event`), and lets others send into the Pod.
+    /// A link of the node, of this kind and name, is built on it: a VLAN, a macvlan, a tunnel. When a device moves, the kernel
+    /// deletes a vxlan or a macsec on it and takes a VLAN down (`vlan_device_event`); other links keep sending into the Pod.
     Below(Box<str>, InterfaceName),
-    /// The same of a link of this kind that is in another network namespace: a Pod's, made by a CNI plugin.
+    /// A link of this kind in another network namespace is built on it: in a Pod, made by a CNI plugin.
     BelowElsewhere(Box<str>),
     /// A traffic control filter of the node sends packets out through it (mirred). The kernel takes the link out of the
     /// filter when it moves (`mirred_device_event`).
@@ -95,13 +95,13 @@ impl fmt::Display for Exclusion {
     }
 }
 
-/// The links that a snapshot says must not be offered.
+/// The uplinks of a snapshot and the links below and above them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exclusions(BTreeMap<u32, Exclusion>);
 
 impl Exclusions {
-    /// Finds the uplinks and all that is below or above them. What is neither is decided by [`Exclusions::of`] link by
-    /// link: it costs nothing while routes and stacking stay as they are.
+    /// Finds the uplinks and all links below or above them. All other links are checked one by one by [`Exclusions::of`], so
+    /// that a change of a link costs nothing here.
     pub fn find(snapshot: &Snapshot) -> Self {
         let mut found = BTreeMap::new();
         for route in snapshot.default_routes() {
@@ -125,13 +125,13 @@ impl Exclusions {
         Self(found)
     }
 
-    /// Links of which both say different things.
+    /// Links that are not the same in both.
     pub fn differences<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
         let keys = self.0.keys().chain(other.0.keys());
         keys.filter(|index| self.0.get(index) != other.0.get(index)).copied()
     }
 
-    /// Why this link of the snapshot must not be offered, if so.
+    /// Why this link of the snapshot is never offered, if so.
     pub fn of(&self, link: &Link, snapshot: &Snapshot) -> Option<Exclusion> {
         if link.is_loopback() {
             return Some(Exclusion::Loopback);
@@ -173,7 +173,7 @@ pub fn below_attached(record: &Attachment) -> Option<(u32, Exclusion)> {
     Some((parent, Exclusion::BelowElsewhere(kind.into())))
 }
 
-/// What a message calls a link.
+/// The kind of a link, for messages.
 fn kind_of(link: &Link) -> Box<str> {
     link.kind.clone().unwrap_or_else(|| "interface".into())
 }
@@ -187,8 +187,8 @@ fn is_immovable(link: &Link) -> bool {
     })
 }
 
-/// Whether a CNI plugin made this link for a Pod: the one end of a veth pair whose other end is in another namespace,
-/// named as the common plugins name theirs: `veth` (bridge, ptp, kindnet, Docker), `cali` (Calico), `lxc` (Cilium) or
+/// Whether a CNI plugin made this link for a Pod: one end of a veth pair whose other end is in another namespace, with a
+/// name that the common plugins generate: `veth` (bridge, ptp, kindnet, Docker), `cali` (Calico), `lxc` (Cilium) or
 /// `eni` (Amazon VPC) and hex digits.
 fn is_pod_network(link: &Link) -> bool {
     let digits = |prefix: &&str| link.name.as_bytes().strip_prefix(prefix.as_bytes());
@@ -198,7 +198,7 @@ fn is_pod_network(link: &Link) -> bool {
         && ["veth", "cali", "lxc", "eni"].iter().filter_map(digits).any(is_generated)
 }
 
-/// All links that lead away from `start`, however far; `start` is not among them.
+/// All links that can be reached from `start`, without `start`.
 fn reach(start: u32, next: impl Fn(u32) -> Vec<u32>) -> Vec<u32> {
     let mut seen = vec![start];
     let mut queue = VecDeque::from([start]);

@@ -1,5 +1,4 @@
-//! A link and a record as tests need them, in one place for the tests of all crates: a test then says only what matters
-//! to it. No program calls this.
+//! A link and a record for the tests of all crates: a test then sets only what matters to it. No program calls this.
 
 use crate::{
     Attachment, DeviceId, InterfaceName, Link, LinkState, Owner, Phase,

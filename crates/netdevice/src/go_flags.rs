@@ -1,21 +1,21 @@
 //! Flags as Go programs write them: one dash before a long name, `-interfaces dummy` or `-interfaces=dummy`.
 //!
-//! The programs that ours replace are written in Go; their command lines work unchanged. Arguments are rewritten once,
-//! before the parser sees them, to the form that it knows: `--interfaces=dummy`.
+//! The programs that ours replace are written in Go, and their command lines work unchanged. Arguments are rewritten once,
+//! before they are parsed, to the form that the parser knows: `--interfaces=dummy`.
 
 use std::ffi::{OsStr, OsString};
 
 /// A flag with a name of two letters or more, without its dashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flag<'a> {
-    /// It has a value: the next argument, whatever that begins with, or what follows `=`.
+    /// It has a value: the next argument, whatever it begins with, or the text after `=`.
     Valued(&'a str),
-    /// It is given or not.
+    /// It has no value.
     Switch(&'a str),
 }
 
-/// Rewrites the flags among the arguments that begin with one dash or with two. All others, and what follows `--`,
-/// stay as they are.
+/// Rewrites the flags among the arguments that begin with one dash or two. Other arguments, and all after `--`, do not
+/// change.
 pub fn rewrite(arguments: impl IntoIterator<Item = OsString>, flags: &[Flag<'_>]) -> Vec<OsString> {
     let mut arguments = arguments.into_iter();
     let mut rewritten = Vec::new();
@@ -41,7 +41,7 @@ pub fn rewrite(arguments: impl IntoIterator<Item = OsString>, flags: &[Flag<'_>]
     rewritten
 }
 
-/// The flag that an argument gives, and its value if that follows `=`.
+/// The flag of an argument, and its value if it has one after `=`.
 fn find<'a>(argument: &OsStr, flags: &[Flag<'a>]) -> Option<(Flag<'a>, Option<OsString>)> {
     let bytes = argument.as_encoded_bytes().strip_prefix(b"-")?;
     let bytes = bytes.strip_prefix(b"-").unwrap_or(bytes);
@@ -55,7 +55,7 @@ fn find<'a>(argument: &OsStr, flags: &[Flag<'a>]) -> Option<(Flag<'a>, Option<Os
     })
 }
 
-/// What follows the first `=`.
+/// The text after the first `=`.
 fn after_the_sign(argument: &OsStr) -> OsString {
     use std::os::unix::ffi::OsStrExt;
     let bytes = argument.as_bytes();

@@ -1,4 +1,4 @@
-//! A link of the host as the inventory sees it: what selection, health and exclusion need, and no more.
+//! A link of the host in the inventory: only what selection, health and exclusion need.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub mod flags {
     pub const UP: u32 = 1;
     /// The driver reports more.
     pub const DEBUG: u32 = 1 << 2;
-    /// A loopback interface. Bit 3: not bit 0, as one reads at times.
+    /// A loopback interface: bit 3.
     pub const LOOPBACK: u32 = 1 << 3;
     /// No trailers.
     pub const NOTRAILERS: u32 = 1 << 5;
@@ -60,10 +60,10 @@ pub struct Link {
     pub parent: Option<u32>,
     /// `IFLA_LINK_NETNSID`: the link below (or a veth's peer) is in another namespace, with this id here.
     pub link_netnsid: Option<i32>,
-    /// `IFLA_NETNS_IMMUTABLE`: whether the kernel refuses to move the link to another namespace. None where neither the
-    /// kernel (before Linux 6.15) nor the link's type says it; then [`crate::exclusion`] goes by kind and name.
+    /// `IFLA_NETNS_IMMUTABLE`: whether the kernel refuses to move the link to another namespace. None if neither the
+    /// kernel (before Linux 6.15) nor the link's type reports it; then [`crate::exclusion`] uses kind and name.
     pub netns_immutable: Option<bool>,
-    /// What sysfs says of the device behind the link; none for a virtual link.
+    /// The hardware of the link, from sysfs; none for a virtual link.
     pub hardware: Option<Arc<Hardware>>,
 }
 
@@ -84,7 +84,7 @@ impl Link {
     }
 }
 
-/// The device behind a link, from `/sys/class/net/<name>/device`.
+/// The hardware of a link, from `/sys/class/net/<name>/device`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hardware {
     /// Name of the driver, from the link `device/driver`.
@@ -93,16 +93,16 @@ pub struct Hardware {
     pub pci_address: Option<Box<str>>,
     /// PCI vendor and device id.
     pub pci_id: Option<(u16, u16)>,
-    /// NUMA node; none where the platform names none (-1 in sysfs).
+    /// NUMA node; none if the platform has none (-1 in sysfs).
     pub numa_node: Option<u32>,
     /// Name of the physical function's interface and the index of this virtual function below it. The name is
     /// missing while that interface is in another namespace.
     pub virtual_function: Option<VirtualFunction>,
-    /// Speed in Mb/s as the driver says it; none while there is no carrier or for a driver that does not tell.
+    /// Speed in Mb/s as reported by the driver; none without a carrier, or if the driver does not report it.
     pub speed: Option<u32>,
 }
 
-/// Where an SR-IOV virtual function belongs.
+/// An SR-IOV virtual function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualFunction {
     /// PCI address of the physical function.

@@ -1,40 +1,40 @@
-//! Interface names as the kernel takes them: bytes, not text.
+//! Interface names as the kernel has them: bytes, not text.
 
 use std::{fmt, str::FromStr};
 
 /// Longest interface name in bytes: `IFNAMSIZ` less its final NUL (`include/uapi/linux/if.h`).
 pub const MAX_NAME_LEN: usize = 15;
 
-/// The name of a host interface: 1 to 15 bytes, as `dev_valid_name` in `net/core/dev.c` takes them.
+/// The name of a host interface: 1 to 15 bytes that `dev_valid_name` in `net/core/dev.c` accepts.
 ///
 /// No `/`, `:`, NUL or white space (the kernel's `isspace`, so byte 0xA0 too), and neither `.` nor `..`. Every other
-/// byte is legal, so a name need not be UTF-8: [`Display`](fmt::Display) writes what is not as `\xNN`.
+/// byte is legal, so a name need not be UTF-8: [`Display`](fmt::Display) writes other bytes as `\xNN`.
 ///
-/// It is kept in place: snapshots share and copy maps with thousands of names.
+/// It has no allocation: snapshots copy maps with thousands of names.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceName {
-    /// Zeros fill it. No name has one, so that names are in the order of their bytes.
+    /// Filled with zeros. No name contains a zero, so names are in the order of their bytes.
     bytes: [u8; MAX_NAME_LEN],
     length: u8,
 }
 
-/// The rule that a text broke which is no interface name.
+/// The rule that an invalid interface name breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InterfaceNameError {
-    /// Nothing at all.
-    #[error("an interface name is empty")]
+    /// No bytes.
+    #[error("empty interface name")]
     Empty,
     /// More than [`MAX_NAME_LEN`] bytes.
-    #[error("interface name {0:?} has {1} bytes: at most 15 are possible")]
+    #[error("interface name {0:?} has {1} bytes: the limit is 15")]
     TooLong(String, usize),
-    /// `.` or `..`, which the kernel would take for folders.
-    #[error("{0:?} is no interface name")]
+    /// `.` or `..`, which are directories for the kernel.
+    #[error("invalid interface name {0:?}")]
     Dots(String),
-    /// A byte that the kernel refuses.
-    #[error("interface name {0:?} has the byte 0x{1:02x}, which the kernel refuses")]
+    /// A byte that the kernel does not allow.
+    #[error("interface name {0:?} contains the byte 0x{1:02x}, which the kernel does not allow")]
     Byte(String, u8),
-    /// A name that exists in every namespace as something else, or is a template.
-    #[error("interface name {0:?} cannot be given in a sandbox: {1}")]
+    /// A name that means something else in every namespace, or that is a template.
+    #[error("interface name {0:?} is not allowed in a sandbox: {1}")]
     Reserved(String, &'static str),
 }
 
@@ -55,7 +55,7 @@ impl InterfaceName {
         if bytes == b"." || bytes == b".." {
             return Err(InterfaceNameError::Dots(text()));
         }
-        if let Some(byte) = bytes.iter().find(|byte| refused_by_the_kernel(**byte)) {
+        if let Some(byte) = bytes.iter().find(|byte| is_forbidden(**byte)) {
             return Err(InterfaceNameError::Byte(text(), *byte));
         }
         let too_long = |_| InterfaceNameError::TooLong(text(), bytes.len());
@@ -76,7 +76,7 @@ impl InterfaceName {
 }
 
 /// `isspace` of `lib/ctype.c` (Latin-1: the no-break space counts), the path and alias separators, and the end mark.
-fn refused_by_the_kernel(byte: u8) -> bool {
+fn is_forbidden(byte: u8) -> bool {
     matches!(byte, b'/' | b':' | 0 | b'\t'..=b'\r' | b' ' | 0xa0)
 }
 
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_that_the_kernel_takes_is_taken() {
+    fn every_byte_that_the_kernel_allows_is_accepted() {
         for name in [&b"eth0.100"[..], b"-a", b"a_", b"0", b"\xc3\xa9", b"\xff\xfe", b"a,b", b"123456789012345", b"..."]
         {
             assert!(InterfaceName::new(name).is_ok(), "{}", name.escape_ascii());
@@ -134,12 +134,12 @@ mod tests {
     #[test]
     fn what_the_kernel_refuses_is_refused_with_the_rule() {
         let refused = [
-            (&b""[..], "an interface name is empty"),
-            (b"1234567890123456", "interface name \"1234567890123456\" has 16 bytes: at most 15 are possible"),
-            (b"..", "\"..\" is no interface name"),
-            (b"a/b", "interface name \"a/b\" has the byte 0x2f, which the kernel refuses"),
-            (b"a:b", "interface name \"a:b\" has the byte 0x3a, which the kernel refuses"),
-            (b"\xc3\xa0", "interface name \"\\\\xc3\\\\xa0\" has the byte 0xa0, which the kernel refuses"),
+            (&b""[..], "empty interface name"),
+            (b"1234567890123456", "interface name \"1234567890123456\" has 16 bytes: the limit is 15"),
+            (b"..", "invalid interface name \"..\""),
+            (b"a/b", "interface name \"a/b\" contains the byte 0x2f, which the kernel does not allow"),
+            (b"a:b", "interface name \"a:b\" contains the byte 0x3a, which the kernel does not allow"),
+            (b"\xc3\xa0", "interface name \"\\\\xc3\\\\xa0\" contains the byte 0xa0, which the kernel does not allow"),
         ];
         for (name, message) in refused {
             assert_eq!(InterfaceName::new(name).unwrap_err().to_string(), message);

@@ -1,5 +1,5 @@
-//! The addresses that the node is known by: the kubelet's, and its own end of connections to the API server. The link
-//! that has one carries the node's connectivity, with a default route or without.
+//! The addresses that the node is known by: the kubelet's, and the local address of connections to the API server. The link
+//! with such an address carries the node's traffic, with or without a default route.
 
 use std::{
     collections::BTreeSet,
@@ -7,22 +7,22 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-/// The file beside the records by which the agent tells hooks and `netdevctl` these addresses, one a line.
+/// The file in the state directory with these addresses, one on each line. The agent writes it for hooks and `netdevctl`.
 pub const NODE_ADDRESSES: &str = "node-addresses";
 
-/// Longest such file in bytes: one read takes it.
+/// Longest such file in bytes: one read is enough.
 pub const MAX_NODE_ADDRESSES: usize = 4 << 10;
 
-/// Where every kubelet serves its API unless told otherwise (`KubeletPort`, kubernetes/pkg/cluster/ports).
+/// Default port of the kubelet's API (`KubeletPort`, kubernetes/pkg/cluster/ports).
 const KUBELET: u16 = 10250;
 
-/// Where an API server serves unless told otherwise (`--secure-port` of kube-apiserver).
+/// Default port of an API server (`--secure-port` of kube-apiserver).
 const API_SERVER: u16 = 6443;
 
 /// `TCP_ESTABLISHED` in `/proc/net/tcp` (include/net/tcp_states.h).
 const ESTABLISHED: &str = "01";
 
-/// Whether a node can be known by it: an address of every machine, or of one cable, tells no node from another.
+/// Whether the address can identify a node: not an address that every machine or link has.
 pub fn is_telling(address: IpAddr) -> bool {
     let of_one_cable = match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
@@ -31,9 +31,8 @@ pub fn is_telling(address: IpAddr) -> bool {
     !(of_one_cable || address.is_loopback() || address.is_unspecified() || address.is_multicast())
 }
 
-/// The node's own address of a connection that makes it a node, from a line of `/proc/net/tcp` or `tcp6`: one to the
-/// kubelet's port here, to an API server's port, or to `api_server` (`KUBERNETES_SERVICE_HOST` and `_PORT`, as
-/// connections of the node itself name it).
+/// The node's own address of a Kubernetes connection, from a line of `/proc/net/tcp` or `tcp6`: one to the kubelet's port on
+/// this node, to an API server's port, or to `api_server` (`KUBERNETES_SERVICE_HOST` and `_PORT`).
 pub fn of_connection(line: &str, api_server: Option<SocketAddr>) -> Option<IpAddr> {
     let (local, remote) = connection(line)?;
     let makes_a_node = local.port() == KUBELET || remote.port() == API_SERVER || Some(remote) == api_server;
@@ -67,7 +66,7 @@ fn end(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address.to_canonical(), u16::from_str_radix(port, 16).ok()?))
 }
 
-/// The text of the file; what does not fit in it is left out, the greatest addresses first.
+/// The text of the file. If it would be too long, the greatest addresses are omitted.
 pub fn to_text<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> String {
     let mut text = String::new();
     for address in addresses {
@@ -81,7 +80,7 @@ pub fn to_text<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> String {
     text
 }
 
-/// Reads the text of the file; a line that is no address is passed over.
+/// Reads the text of the file. A line that is not an address is ignored.
 pub fn from_text(text: &[u8]) -> BTreeSet<IpAddr> {
     let lines = text.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
     lines.filter_map(|line| line.trim().parse().ok()).collect()

@@ -1,7 +1,7 @@
 //! The OCI state that a runtime writes to a hook's standard input (runtime-spec, `runtime.md`, "State").
 //!
-//! Read tolerantly: crun prints it over several lines, escapes slashes and says version "1.0"; runc leaves the pid out
-//! once the container is gone, crun says 0.
+//! Runtimes differ: crun writes several lines, escapes slashes and has version "1.0". After the end of the container runc
+//! omits the pid, and crun writes 0.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use crate::owner::Pod;
 /// Longest state in bytes. A state has the Pod's annotations, which Kubernetes limits to 256 KiB.
 pub const MAX_STATE: usize = 4 << 20;
 
-/// What a hook needs to know of its container.
+/// The fields that a hook needs.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct State {
     /// Container id, unique on the node.
     pub id: String,
-    /// Pid of the container's first process in the runtime's namespace; none or 0 once it ended.
+    /// Pid of the container's first process in the runtime's namespace; none or 0 after its end.
     #[serde(default)]
     pid: Option<i64>,
     /// Directory with `config.json`.
@@ -27,25 +27,31 @@ pub struct State {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// Why a hook cannot use what it read.
+/// Why a state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// Nothing came.
+    /// No input.
     #[error("no OCI state on standard input: a runtime starts this program as a hook")]
     Empty,
-    /// Longer than any state.
-    #[error("the OCI state on standard input has more than {MAX_STATE} bytes")]
+    /// Longer than the limit.
+    #[error("the OCI state on standard input is too long: the limit is {MAX_STATE} bytes")]
     TooLarge,
     /// Not JSON, or not a state.
-    #[error("the OCI state on standard input cannot be read: {0}")]
-    Form(#[from] serde_json::Error),
-    /// The container's id is needed to know whose device it is.
+    #[error("invalid OCI state on standard input: {0}")]
+    Form(serde_json::Error),
+    /// No id of the container, which identifies the owner.
     #[error("the OCI state has an empty id")]
     NoId,
 }
 
+impl From<serde_json::Error> for StateError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Form(error)
+    }
+}
+
 impl State {
-    /// Reads what came on standard input.
+    /// Reads the text from standard input.
     ///
     /// # Errors
     ///
@@ -66,7 +72,7 @@ impl State {
         self.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0)
     }
 
-    /// The first of these annotations that is there and not empty.
+    /// The first of these annotations that is not empty.
     fn annotation(&self, keys: &[&str]) -> Option<String> {
         let annotations = self.annotations.as_ref()?;
         keys.iter().find_map(|key| annotations.get(*key).filter(|value| !value.is_empty())).cloned()
@@ -87,7 +93,7 @@ impl State {
     }
 }
 
-/// The part of a container's `config.json` that names its network namespace.
+/// The part of a container's `config.json` that has its network namespace.
 #[derive(Debug, Deserialize)]
 pub struct Config {
     #[serde(default)]
@@ -108,11 +114,11 @@ struct ConfigNamespace {
 }
 
 impl Config {
-    /// Where the container's network namespace is found, if the container joins one that was there before.
+    /// The path of the network namespace, if the container joins an existing one.
     ///
     /// # Errors
     ///
-    /// When the text is not the JSON of a configuration.
+    /// When the text is not a configuration.
     pub fn network_namespace(text: &[u8]) -> Result<Option<String>, serde_json::Error> {
         Ok(serde_json::from_slice::<Self>(text)?.into_network_namespace())
     }
@@ -153,11 +159,11 @@ mod tests {
         let table = [
             (&b""[..], "no OCI state"),
             (b" \n", "no OCI state"),
-            (b"{\"id\":\"c1\"", "cannot be read: EOF"),
+            (b"{\"id\":\"c1\"", "invalid OCI state on standard input: EOF"),
             (b"{}", "missing field `id`"),
             (b"{\"id\":\"\"}", "empty id"),
-            (b"[]", "cannot be read"),
-            (&huge, "more than"),
+            (b"[]", "invalid OCI state"),
+            (&huge, "is too long"),
         ];
         for (text, part) in table {
             assert!(State::from_json(text).unwrap_err().to_string().contains(part), "{part}");

@@ -1,17 +1,17 @@
-//! Who has the right to a device, whichever way in it came by.
+//! Who has the right to a device, however it was requested.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The Pod that a sandbox belongs to, as the runtime names it.
+/// The Pod of a sandbox, as reported by the runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Kubernetes namespace.
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// UID: the same name may come again as another Pod.
+    /// UID: another Pod may later have the same name.
     pub uid: String,
 }
 
@@ -23,7 +23,7 @@ impl fmt::Display for Pod {
 
 /// Who has the right to a device.
 ///
-/// In JSON an object with one member, named after the variant: `{"container": {"id": ...}}`; [`Owner::Kubelet`] is the text
+/// In JSON an object with one member, named like the variant: `{"container": {"id": ...}}`. [`Owner::Kubelet`] is the string
 /// `"kubelet"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,7 +46,7 @@ pub enum Owner {
         /// The Pod; none without Kubernetes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pod: Option<Pod>,
-        /// What asked for the device.
+        /// How the device was requested.
         by: Request,
     },
     /// A ResourceClaim, from Prepare to Unprepare.
@@ -66,11 +66,11 @@ pub enum Owner {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pod: Option<Pod>,
     },
-    /// A container that the kubelet has not started yet. Allocate does not say whose it is.
+    /// A container that the kubelet has not started yet. Allocate does not name it.
     Kubelet,
 }
 
-/// What asked for a device on behalf of a sandbox.
+/// How a device was requested for a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
@@ -88,7 +88,7 @@ pub enum Request {
 }
 
 impl Owner {
-    /// The id that tells this owner from any other of its kind: of the container, of the sandbox, the UID of the claim.
+    /// The id of the container or of the sandbox, or the UID of the claim.
     pub fn id(&self) -> &str {
         match self {
             Self::Container { id, .. } | Self::Sandbox { id, .. } => id,
@@ -97,7 +97,7 @@ impl Owner {
         }
     }
 
-    /// Id of the sandbox that the device is in, or belongs in, if that is known.
+    /// Id of the sandbox that the device is in or goes to, if it is known.
     pub fn sandbox(&self) -> Option<&str> {
         match self {
             Self::Container { sandbox, .. } | Self::Claim { sandbox, .. } => sandbox.as_deref(),
@@ -127,7 +127,7 @@ impl Owner {
         }
     }
 
-    /// Whether a Pod's annotation for the injector asked for the device.
+    /// Whether a Pod requested the device in an annotation for the injector.
     pub fn is_by_annotation(&self) -> bool {
         matches!(self, Self::Sandbox { by: Request::Annotation, .. })
     }
@@ -140,7 +140,7 @@ impl Owner {
         }
     }
 
-    /// Whether the device is in the sandbox with that id, for itself or for one of its containers.
+    /// Whether the owner is the sandbox with that id or one of its containers.
     pub fn is_in_sandbox(&self, sandbox: &str) -> bool {
         self.sandbox() == Some(sandbox) || self.is_container(sandbox)
     }
@@ -173,7 +173,7 @@ impl fmt::Display for Owner {
     }
 }
 
-/// An owner as records of version 1 have it. Two equal ids said that the sandbox itself is the owner.
+/// The owner in records of version 1. If both ids are equal, the sandbox itself is the owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HolderV1 {
     container: String,
@@ -184,10 +184,10 @@ pub(crate) struct HolderV1 {
 }
 
 impl HolderV1 {
-    /// What a program of version 1 can follow, if the owner is such.
+    /// The holder, if a program of version 1 can use it.
     pub(crate) fn of(owner: &Owner) -> Option<Self> {
         match owner {
-            // a program of version 1 would take it for the sandbox
+            // for a program of version 1 this is the sandbox
             Owner::Container { id, sandbox, .. } if sandbox.as_ref() == Some(id) => None,
             Owner::Container { id, sandbox, pod } => {
                 Some(Self { container: id.clone(), sandbox: sandbox.clone(), pod: pod.clone() })
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn users_read_whose_a_device_is() {
+    fn the_text_names_the_owner() {
         let texts = owners().map(|owner| owner.to_string());
         assert_eq!(
             texts,

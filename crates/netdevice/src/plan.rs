@@ -1,8 +1,8 @@
-//! Plans: what must be done to a link so that it is as it should be.
+//! Plans: the steps that change a link to a wanted state.
 //!
-//! A plan is the difference between a wanted state and the one that is there, so the same function configures a device
-//! that has just come, repairs one that is half done, and finds nothing to do for one that is right. The inverse of an
-//! attachment is the plan of its record on the host: a move takes away what it does not undo.
+//! A plan is the difference between the wanted and the present state. So one function configures a device that has just
+//! arrived, completes one that is partly configured, and has no steps for one that is complete. The inverse of an attachment
+//! is the plan for the host state in its record: a move removes the configuration.
 
 use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 
@@ -19,16 +19,16 @@ use crate::{
     sysctl::{self, IPV4_MC_FORWARDING, IPV6_DISABLE, Sysctl},
 };
 
-/// The namespace that a link is configured in.
+/// Where a link is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// The host: everything as the record says.
+    /// On the host: everything as in the record.
     Host,
-    /// A sandbox: what belongs to the device, and nothing that conflicts with the sandbox's own.
+    /// In a sandbox: what belongs to the device, without conflicts with the configuration of the sandbox.
     Sandbox,
 }
 
-/// Flags that somebody sets; the others follow from these or from the hardware.
+/// Flags that can be set; the others depend on these or on the hardware.
 const SETTABLE_FLAGS: u32 = flags::NOARP
     | flags::PROMISC
     | flags::ALLMULTI
@@ -39,10 +39,10 @@ const SETTABLE_FLAGS: u32 = flags::NOARP
     | flags::AUTOMEDIA
     | flags::DYNAMIC;
 
-/// `IFLA_AF_SPEC`, in which the token of IPv6 addresses is sent back.
+/// `IFLA_AF_SPEC`, which contains the token of IPv6 addresses.
 pub const LINK_TOKEN: u16 = 26;
 
-/// What one `RTM_SETLINK` changes: only what differs.
+/// The changes of one `RTM_SETLINK`: only what differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkChange {
     /// `IFLA_ADDRESS`.
@@ -53,11 +53,11 @@ pub struct LinkChange {
     pub txqlen: Option<u32>,
     /// `IFLA_GROUP`.
     pub group: Option<u32>,
-    /// `IFLA_GSO_*` and `IFLA_GRO_*`, by attribute: all of them when one differs, for some set others along.
+    /// `IFLA_GSO_*` and `IFLA_GRO_*`, by attribute: all of them if one differs, because setting one can change others.
     pub offload_sizes: Vec<(u16, u32)>,
     /// `IFLA_MACVLAN_MODE`, for a link of that kind.
     pub macvlan_mode: Option<(String, u32)>,
-    /// `IFLA_IFALIAS`; an empty one takes the alias away.
+    /// `IFLA_IFALIAS`; an empty one removes the alias.
     pub alias: Option<KernelString>,
     /// `IFLA_MASTER`; 0 releases the link.
     pub master: Option<u32>,
@@ -68,11 +68,11 @@ pub struct LinkChange {
 /// One change of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Attributes of the link itself.
+    /// Attributes of the link.
     Link(LinkChange),
     /// An attribute of the link, as the kernel wrote it.
     Attribute(Attribute),
-    /// Settings of the link's kind, as the kernel wrote them in `IFLA_INFO_DATA`.
+    /// Settings of the link's kind, as in `IFLA_INFO_DATA`.
     Kind(String, Vec<Attribute>),
     /// An alternative name that is missing.
     AddAltname(KernelString),
@@ -82,12 +82,12 @@ pub enum Step {
     Sysctl(Sysctl),
     /// Flags of the link: value and mask.
     Flags(u32, u32),
-    /// An address. It is added without duplicate address detection and then given its own flags: it was unique on this
-    /// very link a moment ago, and the container's first instruction finds it usable.
+    /// An address. It is added without duplicate address detection, and its flags are set afterwards: it was unique on this
+    /// link just before, and it must be usable when the container starts.
     Address(Address),
-    /// Routes, in an order in which each gateway can be reached when its route comes.
+    /// Routes, in an order in which each gateway is reachable when its route is added.
     Routes(Vec<Route>),
-    /// Routes through other links that have an address of this one as their source.
+    /// Routes through other links with an address of this link as source.
     RoutesFrom(Vec<Route>),
     /// A permanent neighbour, a proxy entry or an entry of the forwarding database.
     Neighbour(Neighbour),
@@ -95,7 +95,7 @@ pub enum Step {
     RemoveNeighbour(Neighbour),
 }
 
-/// The steps that make `present` be as `wanted`, in order.
+/// The steps that change `present` to `wanted`, in order.
 pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> {
     let mut steps = Vec::new();
     let change = link_change(wanted, present, place);
@@ -115,16 +115,16 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
     steps.extend(gone.cloned().map(Step::RemoveAltname));
     let new = wanted.altnames.iter().filter(|name| missing(present, name));
     steps.extend(new.cloned().map(Step::AddAltname));
-    // the secret of stable private addresses comes before the mode that needs it
+    // the secret of stable private addresses before the mode that needs it
     steps.extend(sysctls(wanted, present).map(Step::Sysctl));
     steps.extend(ipv6_conf(wanted, present).map(Step::Sysctl));
     if place == Place::Host {
-        // the kernel takes a token only where router advertisements are accepted
+        // the kernel accepts a token only if router advertisements are accepted
         steps.extend(tokens.into_iter().map(Step::Attribute));
     }
 
     let (early, late): (Vec<_>, Vec<_>) = addresses(wanted, present).partition(|address| {
-        // the kernel would make the same one when the link comes up, and try it out for a second
+        // otherwise the kernel makes the same one when the link is set up, with a second of duplicate address detection
         is_link_local_of_the_kernel(address)
     });
     steps.extend(early.into_iter().map(Step::Address));
@@ -156,7 +156,7 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
     steps
 }
 
-/// Attributes that are another one in `present`, or none.
+/// Attributes that have another value in `present`, or are missing there.
 fn differing<'a>(wanted: &'a [Attribute], present: &'a [Attribute]) -> impl Iterator<Item = &'a Attribute> {
     wanted.iter().filter(|attribute| !present.contains(attribute))
 }
@@ -204,15 +204,15 @@ fn sysctls(wanted: &LinkState, present: &LinkState) -> impl Iterator<Item = Sysc
     differing.filter_map(|(key, value)| Sysctl::from_key(key, value))
 }
 
-/// Addresses to add, in an order after which the kernel has them in the order that they had: it puts an IPv4 address
-/// behind those of its scope and an IPv6 address before them (`inet_insert_ifa`, `ipv6_link_dev_addr`).
+/// Addresses to add, in an order that gives the kernel's order before the move: it appends an IPv4 address to those of its
+/// scope, and puts an IPv6 address before them (`inet_insert_ifa`, `ipv6_link_dev_addr`).
 fn addresses(wanted: &LinkState, present: &LinkState) -> impl Iterator<Item = Address> {
     let missing = |address: &&Address| {
         if address.is_temporary() || present.addresses.iter().any(|there| there.is_same(address)) {
             return false;
         }
-        // Link-local addresses are the kernel's business. The one that it made is put there beforehand, if it was known
-        // to be unique, also where it would make another one now: of a newer hardware address, or of chance.
+        // The kernel makes link-local addresses. The one that it made is added beforehand, if it was known to be unique, also
+        // if the kernel would make another one now: from a newer hardware address, or at random.
         !is_link_local_of_the_kernel(address) || address.is_settled()
     };
     let (v4, v6): (Vec<_>, Vec<_>) =
@@ -220,12 +220,12 @@ fn addresses(wanted: &LinkState, present: &LinkState) -> impl Iterator<Item = Ad
     v4.into_iter().chain(v6.into_iter().rev()).cloned()
 }
 
-/// Whether the kernel made the address itself, and would again.
+/// Whether the kernel made the address itself and would make it again.
 fn is_link_local_of_the_kernel(address: &Address) -> bool {
     address.is_ipv6_link_local() && address.protocol == Some(PROTOCOL_KERNEL_LINK_LOCAL)
 }
 
-/// What the kernel tells routes apart by: [`Route::has_same_target`], and the metric.
+/// What identifies a route for the kernel: see [`Route::has_same_target`], and the metric.
 type Target = (u8, u32, u8, u8, Option<IpAddr>, u32);
 
 fn target(route: &Route) -> Target {
@@ -243,28 +243,28 @@ fn routes(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Route> {
         match place {
             _ if there || route.flags & ROUTE_CLONED != 0 => false,
             Place::Host => !route.comes_with_address(),
-            // what the kernel makes of addresses and advertisements, it makes there too
+            // the kernel makes the routes of addresses and advertisements itself
             Place::Sandbox => ![ROUTE_BY_KERNEL, ROUTE_BY_ADVERTISEMENT].contains(&route.protocol),
         }
     };
     let mut routes: Vec<Route> = wanted.routes.iter().filter(belongs).cloned().collect();
-    // what is on the link comes before what is behind a gateway, and the longer prefix before the shorter one
+    // routes on the link before routes through a gateway, and longer prefixes before shorter ones
     routes.sort_by_key(|route| (route.has_gateway(), u8::MAX - route.dst_len));
     routes
 }
 
-/// What a device shall be in a sandbox, given what it was on the host and what it is there now: all that belongs to the
-/// device, of the settings those that somebody made.
+/// The wanted state of a device in a sandbox, from its state on the host and its present state: everything that belongs to
+/// the device, and the settings that were changed.
 ///
-/// `is_explicit` says of an IPv4 or IPv6 setting (family and file) and its value on the host whether it is another one
-/// than new links get there.
+/// `is_explicit` returns whether the value of an IPv4 or IPv6 setting (family and file) on the host differs from the value
+/// of new links there.
 pub fn wanted_in_sandbox(
     host: &LinkState,
     present: &LinkState,
     is_explicit: impl Fn(&str, &str, i32) -> bool,
 ) -> LinkState {
     let mut wanted = host.clone();
-    // a link-local address that somebody wrote is the host's
+    // a link-local address that was configured is the host's
     wanted.addresses.retain(|address| !address.is_ipv6_link_local() || is_link_local_of_the_kernel(address));
     wanted.flags |= flags::UP;
     wanted.flags &= !(flags::PROMISC | flags::ALLMULTI);
@@ -282,7 +282,7 @@ pub fn wanted_in_sandbox(
         let Some(there) = wanted.ipv6_conf.get_mut(index).filter(|there| *there != value) else { continue };
         let explicit = sysctl::ipv6_setting(index, *value)
             .is_some_and(|setting| setting.value.parse().is_ok_and(|value| is_explicit("ipv6", &setting.file, value)));
-        // a device that has IPv6 addresses needs IPv6, also where new links of the sandbox have none
+        // a device with IPv6 addresses needs IPv6, also if IPv6 is off for new links of the sandbox
         let needed = index == IPV6_DISABLE && host.addresses.iter().any(|address| address.local.is_ipv6());
         if explicit || needed {
             *there = *value;
@@ -291,7 +291,7 @@ pub fn wanted_in_sandbox(
     wanted
 }
 
-/// What a device shall be in a sandbox for which a Pod asked how it shall be; otherwise as [`wanted_in_sandbox`].
+/// The wanted state of a device with a configuration; otherwise as [`wanted_in_sandbox`].
 pub fn wanted_as_configured(
     configuration: &SandboxConfiguration,
     host: &LinkState,
@@ -306,14 +306,14 @@ pub fn wanted_as_configured(
         let old = wanted.eui64_link_local();
         wanted.mac = Some(mac.clone());
         let new = wanted.eui64_link_local();
-        // it follows the hardware address
+        // it depends on the hardware address
         for address in wanted.addresses.iter_mut().filter(|address| is_link_local_of_the_kernel(address)) {
             if Some(address.local) == old {
                 address.local = new.unwrap_or(address.local);
             }
         }
     }
-    // the kernel takes IPv6 from a link that is too small for it, and its own address with it
+    // the kernel switches IPv6 off on a link with a smaller MTU, and removes its own address
     wanted.addresses.retain(|address| wanted.mtu >= MIN_IPV6_MTU || !is_link_local_of_the_kernel(address));
     let new_name = configuration.name.as_ref().map(|name| name.as_interface_name().as_bytes());
     wanted.altnames.retain(|altname| Some(altname.as_bytes()) != new_name);
@@ -325,7 +325,7 @@ pub fn wanted_as_configured(
         wanted.routes.retain(|there| !(there.has_same_target(&route) && there.metric() == route.metric()));
         wanted.routes.push(route);
     }
-    // a device that has IPv6 addresses needs IPv6, also where new links of the sandbox have none
+    // a device with IPv6 addresses needs IPv6, also if IPv6 is off for new links of the sandbox
     if configuration.addresses.iter().any(|prefix| prefix.address().is_ipv6())
         && let Some(disable) = wanted.ipv6_conf.get_mut(IPV6_DISABLE)
     {
@@ -334,8 +334,8 @@ pub fn wanted_as_configured(
     wanted
 }
 
-/// The device itself: of what it has on the host no more than its hardware address, its MTU, and the link-local address
-/// that the kernel makes of the one.
+/// The device without its host configuration: its hardware address, its MTU, and the link-local address that the kernel
+/// derives from the hardware address.
 fn bare(host: &LinkState, present: &LinkState) -> LinkState {
     let is_off = present.ipv6_conf.get(IPV6_DISABLE) == Some(&1);
     let made = host.addresses.iter().filter(|address| {
@@ -353,7 +353,7 @@ fn bare(host: &LinkState, present: &LinkState) -> LinkState {
     }
 }
 
-/// What a configuration asks for and the link does not have, in words; none if it has all of it.
+/// The first setting of a configuration that the link does not have, as text; none if it has all of them.
 pub fn missing(configuration: &SandboxConfiguration, present: &LinkState) -> Option<String> {
     let has = |address: &Address| {
         let is_same = |there: &&Address| there.local == address.local && there.prefix_len == address.prefix_len;
@@ -375,8 +375,8 @@ pub fn missing(configuration: &SandboxConfiguration, present: &LinkState) -> Opt
     flag.or(mtu).or(mac).or_else(address).or_else(route)
 }
 
-/// The state with what time took from lifetimes since it was read; what ran out is gone. `now` tells seconds of
-/// `CLOCK_BOOTTIME`, and is asked where something has a lifetime.
+/// The state with lifetimes reduced by the time since it was read, without what has expired. `now` returns seconds of
+/// `CLOCK_BOOTTIME`; it is called only if something has a lifetime.
 pub fn aged(state: &LinkState, now: impl FnOnce() -> u64) -> Cow<'_, LinkState> {
     let is_timed = state.addresses.iter().any(|address| address.lifetimes.is_some())
         || state.routes.iter().any(|route| route.attribute(CACHEINFO).is_some());
@@ -394,8 +394,8 @@ pub fn aged(state: &LinkState, now: impl FnOnce() -> u64) -> Cow<'_, LinkState> 
     Cow::Owned(state)
 }
 
-/// Gives IPv4 addresses the label that they would have if the link had been renamed: getifaddrs(3) tells the interface of
-/// an address by its label. One that would be too long for the kernel becomes the name alone.
+/// Changes the labels of IPv4 addresses to the new name of the link: getifaddrs(3) returns the label as the interface of an
+/// address. A label that would be too long is the name alone.
 pub fn relabel(addresses: &mut [Address], old: &InterfaceName, new: &InterfaceName) {
     for label in addresses.iter_mut().filter_map(|address| address.label.as_mut()) {
         let Some(rest) = label.as_bytes().strip_prefix(old.as_bytes()) else { continue };
@@ -409,7 +409,7 @@ pub fn relabel(addresses: &mut [Address], old: &InterfaceName, new: &InterfaceNa
 /// `IFNAMSIZ` less the final NUL (`include/uapi/linux/if.h`).
 const MAX_LABEL: usize = 15;
 
-/// Flags with which an address is added first, and those that it gets then.
+/// The flags with which an address is added, and those that are set afterwards.
 pub fn address_request(address: &Address) -> (u32, u32) {
     let own = address.flags & address_flags::REQUESTABLE;
     if address.local.is_ipv6() && address.is_settled() { (own | address_flags::NODAD, own) } else { (own, own) }

@@ -1,4 +1,4 @@
-//! Pools: a resource name, a selector, and when a device of the pool is healthy. And the configuration that names them.
+//! Pools: a resource name, a selector, and the health rule of its devices. And the configuration that defines them.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,21 +11,21 @@ use crate::{
     yaml::{self, Limits, YamlError, YamlProblem},
 };
 
-/// When the kubelet hears that a device on the host is healthy. An attached device always is.
+/// When a device on the host is healthy for the kubelet. An attached device is always healthy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthRule {
     /// The link is administratively up.
     #[default]
     Up,
-    /// The link is there.
+    /// The link exists.
     Present,
     /// The link is up and has a carrier.
     Carrier,
 }
 
 impl HealthRule {
-    /// Whether the rule calls the link healthy.
+    /// Whether the link is healthy by this rule.
     pub fn is_healthy(self, link: &Link) -> bool {
         match self {
             Self::Present => true,
@@ -35,7 +35,7 @@ impl HealthRule {
     }
 }
 
-/// Which Pods may take devices of a pool by an annotation.
+/// Which Pods may request devices of a pool in an annotation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "AnnotationsForm")]
 pub enum Annotations {
@@ -44,11 +44,11 @@ pub enum Annotations {
     Refused,
     /// Every Pod.
     Allowed,
-    /// Those of these Kubernetes namespaces.
+    /// The Pods of these Kubernetes namespaces.
     Namespaces(BTreeSet<String>),
 }
 
-/// As it is written: `true`, `false`, or `{namespaces: [a, b]}`.
+/// In the configuration: `true`, `false`, or `{namespaces: [a, b]}`.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "`annotations` is true, false or {namespaces: [...]}")]
 enum AnnotationsForm {
@@ -86,7 +86,7 @@ impl fmt::Display for Annotations {
 }
 
 impl Annotations {
-    /// Whether a Pod of that Kubernetes namespace may take a device.
+    /// Whether a Pod of that Kubernetes namespace may request a device.
     pub fn allow(&self, namespace: &str) -> bool {
         match self {
             Self::Refused => false,
@@ -100,29 +100,29 @@ impl Annotations {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
-    /// What a Pod writes in its limits.
+    /// The name that a Pod has in its limits.
     pub resource: ResourceName,
-    /// Which links belong to the pool.
+    /// The links of the pool.
     pub select: Selector,
-    /// Which of them do not.
+    /// Links that do not belong to the pool although `select` matches.
     #[serde(default)]
     pub except: Selector,
     /// When a device is healthy.
     #[serde(default)]
     pub health: HealthRule,
-    /// Which Pods may take its devices by an annotation, beside those that ask for the resource.
+    /// Which Pods may request its devices in an annotation, in addition to those that request the resource.
     #[serde(default)]
     pub annotations: Annotations,
 }
 
 impl Pool {
-    /// Whether the pool takes the link.
+    /// Whether the pool selects the link.
     pub fn takes(&self, link: &Link) -> bool {
         self.select.matches(link) && !self.except.matches(link)
     }
 }
 
-/// All pools; a device belongs to the first that takes it.
+/// All pools. A device belongs to the first pool that selects it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pools(Vec<Pool>);
 
@@ -132,25 +132,25 @@ struct Configuration {
     pools: Vec<Pool>,
 }
 
-/// Why a configuration is refused.
+/// Why a configuration is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
-    /// Not the YAML that is expected; the text names line and column.
+    /// Invalid YAML, or another form. The text has line and column.
     #[error("{0}")]
     Yaml(String),
-    /// Two pools of one name.
-    #[error("resource {0} is named by two pools")]
+    /// Two pools with one resource.
+    #[error("two pools have the resource {0}")]
     SameResource(ResourceName),
-    /// Two resource names of which the kubelet's environment variables would be one.
-    #[error("resources {0} and {1} would share the environment variable {2}")]
+    /// Two resources with one environment variable.
+    #[error("resources {0} and {1} have the same environment variable {2}: rename one")]
     SameVariable(ResourceName, ResourceName, String),
-    /// A pool that would never have a device.
+    /// A pool that selects nothing.
     #[error("the pool of resource {0} has no condition under `select`; write `names: [\"\"]` to select every link")]
     NothingSelected(ResourceName),
-    /// More text than any configuration needs.
-    #[error("the configuration has {0} bytes: more than {MAX_CONFIGURATION} are not read")]
+    /// A text longer than the limit.
+    #[error("the configuration is too long: {0} bytes, the limit is {MAX_CONFIGURATION}")]
     TooLarge(usize),
-    /// It is nested too deeply, or its aliases make too much of it.
+    /// It is nested too deeply, or its aliases expand to too much.
     #[error("the configuration has too many values, or is nested too deeply, at line {line} column {column}")]
     Unfolds {
         /// Counted from 1.
@@ -160,18 +160,18 @@ pub enum ConfigurationError {
     },
 }
 
-/// The file beside the records that has the configuration by which the agent works, in the form of `-config`: the agent
-/// writes it when it takes a configuration, `netdevctl` reads it.
+/// The file in the state directory with the configuration that the agent uses, in the format of `-config`. The agent writes
+/// it when it applies a configuration; `netdevctl` reads it.
 pub const EFFECTIVE_CONFIGURATION: &str = "config.yaml";
 
 /// Longest configuration in bytes.
 pub const MAX_CONFIGURATION: usize = 1 << 20;
 
-/// What a configuration may unfold to.
+/// What the aliases of a configuration may expand to.
 const UNFOLDED: Limits = Limits { nodes: 1 << 16, scalar_bytes: MAX_CONFIGURATION };
 
-/// A character as a YAML string in double quotes has it: a JSON string is not always one, since YAML takes no DEL and no
-/// C1 control character as it is (YAML 1.2.2, 5.1).
+/// A character in a YAML string in double quotes. A JSON string is not always one: YAML does not allow DEL and C1 control
+/// characters (YAML 1.2.2, 5.1).
 fn in_double_quotes(character: char) -> String {
     match character {
         '"' | '\\' => format!("\\{character}"),
@@ -192,14 +192,14 @@ impl Pools {
         }])
     }
 
-    /// The same pools, with devices that every Pod may take by an annotation.
+    /// The same pools, available to the annotations of every Pod.
     #[must_use]
     pub fn with_annotations(mut self) -> Self {
         self.0.iter_mut().for_each(|pool| pool.annotations = Annotations::Allowed);
         self
     }
 
-    /// The configuration that says the same as `-interfaces PATTERN`: what [`Pools::by_name`] gives, as YAML.
+    /// The configuration that equals `-interfaces PATTERN`: [`Pools::by_name`] as YAML.
     pub fn yaml_by_name(pattern: &Pattern) -> String {
         let resource = ResourceName::default();
         let pattern: String = pattern.as_str().chars().map(in_double_quotes).collect();
@@ -210,7 +210,7 @@ impl Pools {
     ///
     /// # Errors
     ///
-    /// What is wrong and, where the text itself is, in which line.
+    /// The first problem, with its line if the text is invalid.
     pub fn from_yaml(text: &str) -> Result<Self, ConfigurationError> {
         if text.len() > MAX_CONFIGURATION {
             return Err(ConfigurationError::TooLarge(text.len()));
@@ -238,17 +238,17 @@ impl Pools {
         Ok(Self(pools))
     }
 
-    /// The pool that the link belongs to.
+    /// The pool of a link.
     pub fn of(&self, link: &Link) -> Option<&Pool> {
         self.0.iter().find(|pool| pool.takes(link))
     }
 
-    /// The pool of that name.
+    /// The pool with that resource.
     pub fn named(&self, resource: &ResourceName) -> Option<&Pool> {
         self.0.iter().find(|pool| pool.resource == *resource)
     }
 
-    /// All pools, first one first.
+    /// All pools, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &Pool> {
         self.0.iter()
     }
@@ -302,7 +302,7 @@ mod tests {
             ),
             (
                 "pools:\n- {resource: a.b/cc, select: {names: [a]}}\n- {resource: a.b/CC, select: {names: [a]}}",
-                "share the environment",
+                "the same environment variable",
             ),
             ("pools:\n- {resource: a.b/cc, select: {}}", "no condition"),
         ];

@@ -1,6 +1,6 @@
-//! The projection *snapshot + ledger + pools → devices*: what each front end may hand out, and why not the rest.
+//! The projection *snapshot + ledger + pools → devices*: which devices can be allocated, and why others cannot.
 //!
-//! [`Projector`] keeps what it found and looks again only at what changed; what it publishes, [`View`], is a value.
+//! [`Projector`] keeps its results and updates only what changed. The result, [`View`], is a value.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +27,7 @@ use crate::{
 pub struct Device {
     /// Its id.
     pub id: DeviceId,
-    /// The pool that it is counted in.
+    /// Its pool.
     pub resource: ResourceName,
     /// Where it is.
     pub state: DeviceState,
@@ -38,20 +38,20 @@ pub struct Device {
 /// Where a device is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceState {
-    /// On the host, to be had; healthy by the pool's rule.
+    /// On the host, and free.
     Offered {
         /// Index of its link on the host.
         link: u32,
-        /// What the pool's rule says of it.
+        /// Whether it is healthy by the rule of its pool.
         healthy: bool,
     },
-    /// In a sandbox, or on its way there or home.
+    /// In a sandbox, or being attached or detached.
     Held(Owner, Phase),
 }
 
 impl Device {
-    /// Whether the kubelet may count on it. A device that it gave to a container is healthy: a kubelet that restarts would
-    /// reject its Pod. One that a Pod took by an annotation is not: the kubelet has nobody to take it from.
+    /// Whether it is healthy for the kubelet. A device that the kubelet allocated is healthy: otherwise a kubelet that
+    /// restarts rejects its Pod. A device that a Pod requested in an annotation is not: the kubelet must not allocate it.
     pub fn is_healthy(&self) -> bool {
         match &self.state {
             DeviceState::Offered { healthy, .. } => *healthy,
@@ -59,7 +59,7 @@ impl Device {
         }
     }
 
-    /// Who has it, if somebody has.
+    /// Its owner, if it has one.
     pub fn owner(&self) -> Option<&Owner> {
         match &self.state {
             DeviceState::Offered { .. } => None,
@@ -68,7 +68,7 @@ impl Device {
     }
 }
 
-/// Why a device cannot be handed out.
+/// Why a device cannot be allocated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// No interface of that name is on the host.
@@ -77,13 +77,13 @@ pub enum Refusal {
     Excluded(Exclusion),
     /// The pool does not select it.
     NotSelected(ResourceName),
-    /// It belongs to a pool that comes first.
+    /// It belongs to an earlier pool.
     OtherPool(ResourceName),
-    /// A sandbox has it.
+    /// It has an owner.
     Held(Box<Owner>),
-    /// Its record cannot be followed: nobody knows where it is to be, and with what.
+    /// Its record cannot be used, so its right state is unknown.
     Unknown,
-    /// It is of no resource that is configured.
+    /// No pool has that resource.
     NoPool(ResourceName),
 }
 
@@ -95,25 +95,25 @@ impl fmt::Display for Refusal {
                 write!(out, "it is never handed out because {exclusion}: choose another device")
             }
             Self::NotSelected(resource) => write!(out, "the pool {resource} does not select it: choose another device"),
-            Self::OtherPool(resource) => write!(out, "it belongs to the pool {resource}: ask for that resource"),
+            Self::OtherPool(resource) => write!(out, "it belongs to the pool {resource}: request that resource"),
             Self::Held(owner) => write!(out, "it is held by {owner}: delete that pod or choose another device"),
             Self::Unknown => write!(
                 out,
-                "its record on the node cannot be followed: `netdevctl explain` says which file it is, or choose another device"
+                "its record on the node cannot be used: see `netdevctl explain` on the node, or choose another device"
             ),
             Self::NoPool(resource) => write!(out, "no pool {resource} is configured on the node"),
         }
     }
 }
 
-/// All devices at one moment, and what they were found from.
+/// All devices at one moment, and the data that they were derived from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// The inventory.
     pub snapshot: Snapshot,
     /// The attachments.
     pub ledger: Arc<Ledger>,
-    /// Devices whose record cannot be followed. They are not offered: one that is on the host may be half restored.
+    /// Devices whose record cannot be used. They are not offered: one on the host may be only partly restored.
     pub unknown: Arc<BTreeSet<DeviceId>>,
     /// The pools.
     pub pools: Arc<Pools>,
@@ -127,7 +127,7 @@ impl View {
         &self.devices
     }
 
-    /// Devices that are new or otherwise than in a view before. The cost grows with what differs.
+    /// Devices that are new or changed since an earlier view. The cost grows with the number of changes.
     pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Arc<Device>> {
         before.devices.diff(&self.devices).filter_map(|item| match item {
             DiffItem::Add(_, device) | DiffItem::Update { new: (_, device), .. } => Some(device),
@@ -140,11 +140,11 @@ impl View {
         self.devices.values().filter(move |device| device.resource == *resource)
     }
 
-    /// Whether `resource` can give this device now.
+    /// The device, if it can be allocated as `resource` now.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// Why it cannot.
     pub fn allocate(&self, resource: &ResourceName, id: &DeviceId) -> Result<&Arc<Device>, Refusal> {
         if let Some(device) = self.devices.get(id) {
             return match &device.state {
@@ -198,15 +198,15 @@ impl View {
 pub struct Explanation {
     /// Why it must not be offered, if so.
     pub exclusion: Option<Exclusion>,
-    /// What each pool says.
+    /// Each pool, with its conditions.
     pub pools: Vec<PoolExplanation>,
-    /// Who has a device of this id; while somebody has, this link is not offered.
+    /// The owner of a device with this id. While there is one, this link is not offered.
     pub owner: Option<Owner>,
-    /// Whether a record of this id cannot be followed.
+    /// Whether the record of this id cannot be used.
     pub is_unknown: bool,
-    /// The first pool that takes it.
+    /// The first pool that selects it.
     pub pool: Option<ResourceName>,
-    /// What that pool's health rule says.
+    /// Whether it is healthy by the rule of that pool.
     pub healthy: Option<bool>,
 }
 
@@ -217,7 +217,7 @@ impl Explanation {
     }
 }
 
-/// What one pool says of a link.
+/// The conditions of one pool for a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolExplanation {
     /// The pool.
@@ -226,31 +226,31 @@ pub struct PoolExplanation {
     pub select: Vec<Condition>,
     /// Conditions of `except`.
     pub except: Vec<Condition>,
-    /// Whether it takes the link.
+    /// Whether the pool selects the link.
     pub takes: bool,
 }
 
-/// Finds the devices, and finds them again when something changed.
+/// Derives the devices, and updates them when something changes.
 #[derive(Debug, Default)]
 pub struct Projector {
     view: View,
-    /// Links that are offered if nobody holds a device of that id.
+    /// Links that are offered if no device with that id has an owner.
     candidates: BTreeMap<u32, Device>,
     by_id: BTreeMap<DeviceId, BTreeSet<u32>>,
 }
 
 impl Projector {
-    /// Starts with no pool and no link.
+    /// No pools and no links.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What was found last.
+    /// The latest view.
     pub fn view(&self) -> &View {
         &self.view
     }
 
-    /// Takes a new snapshot. The cost grows with what differs from the one before.
+    /// Sets the snapshot. The cost grows with the number of changes.
     pub fn set_snapshot(&mut self, snapshot: Snapshot) {
         let before = std::mem::replace(&mut self.view.snapshot, snapshot);
         let now = self.view.snapshot.clone();
@@ -260,7 +260,7 @@ impl Projector {
             let (DiffItem::Add(index, _) | DiffItem::Remove(index, _) | DiffItem::Update { new: (index, _), .. }) =
                 item;
             changed.insert(*index);
-            // a link's route may be known before the link is; and links around an uplink are told its name
+            // a link's route may be known before the link; and exclusions contain the name of the uplink
             let name = |snapshot: &Snapshot| snapshot.link(*index).map(|link| link.name.clone());
             uplink_changed |= now.may_be_uplink(*index) && name(&before) != name(&now);
             // whether a port may be offered depends on its master's kind, and a parent on what is stacked on it
@@ -275,7 +275,7 @@ impl Projector {
         self.project(changed);
     }
 
-    /// Takes other pools: everything is looked at again.
+    /// Sets the pools, and derives all devices again.
     pub fn set_pools(&mut self, pools: Arc<Pools>) {
         self.view.pools = pools;
         let all = self.view.snapshot.links().keys().copied().collect();
@@ -284,21 +284,21 @@ impl Projector {
         ledger.keys().for_each(|id| self.publish(id));
     }
 
-    /// Takes the records as they are now.
+    /// Sets the records.
     pub fn set_ledger(&mut self, ledger: Arc<Ledger>) {
         let before = std::mem::replace(&mut self.view.ledger, ledger);
         let now = self.view.ledger.clone();
         let differs = |id: &&DeviceId| before.get(*id) != now.get(*id);
         let ids: BTreeSet<DeviceId> = before.keys().chain(now.keys()).filter(differs).cloned().collect();
         ids.iter().for_each(|id| self.publish(id));
-        // what they are built on
+        // the links that they are built on
         let records = ids.iter().flat_map(|id| [before.get(id), now.get(id)]).flatten();
         let parents: BTreeSet<u32> =
             records.filter_map(|record| below_attached(record)).map(|(parent, _)| parent).collect();
         self.project(parents);
     }
 
-    /// Takes the devices whose record cannot be followed as they are now.
+    /// Sets the devices whose record cannot be used.
     pub fn set_unknown(&mut self, unknown: BTreeSet<DeviceId>) {
         let before = std::mem::replace(&mut self.view.unknown, Arc::new(unknown));
         let now = self.view.unknown.clone();
@@ -334,7 +334,7 @@ impl Projector {
         })
     }
 
-    /// Decides what one id stands for now: a record comes before a link on the host, also one that cannot be followed.
+    /// Updates the device of one id. A record, also one that cannot be used, has priority over a link on the host.
     fn publish(&mut self, id: &DeviceId) {
         let links = self.by_id.get(id);
         if links.is_some_and(BTreeSet::is_empty) {
@@ -353,7 +353,7 @@ impl Projector {
         }
     }
 
-    /// A device with a record; none if somebody's annotation took it from a pool that is not ours.
+    /// A device with a record; none if it was requested in an annotation and is not in a pool of this agent.
     fn held(&self, record: &Attachment) -> Option<Device> {
         let known = || self.view.devices.get(&record.device).map(|device| device.resource.clone());
         let resource = record.resource.clone().or_else(known).unwrap_or_default();

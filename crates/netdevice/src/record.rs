@@ -1,8 +1,8 @@
-//! The record of an attachment, and all records together: the ledger. A reservation is the right to a device that has not
-//! moved yet.
+//! The record of an attachment, and all records together: the ledger. A reservation is the right to a device that is not
+//! attached yet.
 //!
-//! A record is on disk before the first change to a device and is removed when the device is back on the host, complete.
-//! What it says of the host is what is restored; nothing that a container does inside changes it.
+//! A record is on disk before the first change to a device. It is removed after the device is on the host again, complete.
+//! Its host state is what is restored; nothing that a container does changes it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     state::LinkState,
 };
 
-/// A process that no other can be taken for: pids are used again.
+/// A process, identified uniquely: pids are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its pid, as the hook saw it.
@@ -28,7 +28,7 @@ pub struct Process {
     pub start_time: u64,
 }
 
-/// From where an actor sees the processes and mounts that keep a namespace alive: inodes of its own namespaces.
+/// The pid and mount namespace of a program, by inode: they decide which processes and mounts it sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Viewpoint {
     /// Inode of `/proc/self/ns/pid`.
@@ -37,18 +37,19 @@ pub struct Viewpoint {
     pub mount_namespace: u64,
 }
 
-/// The namespace that the device went to, and what it is there.
+/// The namespace that the device is attached to, and the device in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxPlace {
-    /// `SO_NETNS_COOKIE`: never used again, so this alone decides whether a namespace is the one.
+    /// `SO_NETNS_COOKIE`: never reused, so it alone identifies the namespace.
     pub cookie: u64,
-    /// Inode of the namespace, to look for it; reused after its end.
+    /// Inode of the namespace, used to find it. Inodes are reused.
     pub inode: u64,
-    /// Id of the namespace in the host's (`RTM_NEWNSID`). No namespace with that id means that this one ended; another
-    /// one may get the id after that.
+    /// Id of the namespace in the host's (`RTM_NEWNSID`). If no namespace has that id, this one has ended; then another one
+    /// may get the id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nsid: Option<i32>,
-    /// From where the namespace was seen. Who looks from elsewhere and does not find it cannot say that it ended.
+    /// The namespaces of the program that attached the device. A program in others that does not find the namespace cannot
+    /// conclude that it ended.
     pub seen_from: Viewpoint,
     /// Where the namespace was seen: `/proc/<pid>/ns/net`, `/run/netns/<name>`.
     pub paths: Vec<String>,
@@ -59,30 +60,30 @@ pub struct SandboxPlace {
     pub ifindex: u32,
 }
 
-/// How far an attachment is.
+/// The phase of an attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Begun: the device may be on the host or in the sandbox, in part.
+    /// Started: the device may be on the host or in the sandbox, partly configured.
     Attaching,
     /// In the sandbox, complete.
     Attached,
-    /// On its way home.
+    /// Being returned to the host.
     Detaching,
 }
 
-/// The right to a device that is not in a sandbox yet.
+/// The right to a device that is not attached yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
     /// The device.
     pub device: DeviceId,
-    /// The resource that the device was handed out as.
+    /// The resource that the device was allocated as.
     pub resource: Option<ResourceName>,
     /// Who has the right to it.
     pub owner: Owner,
-    /// How it is to be in the sandbox; none where it goes as it is on the host.
+    /// Its configuration in the sandbox. None: as on the host.
     pub configuration: Option<SandboxConfiguration>,
-    /// When it began: seconds since 1970.
+    /// When it was made: seconds since 1970.
     pub since: u64,
 }
 
@@ -91,11 +92,11 @@ pub struct Reservation {
 /// `A` says how the device came there. A function that takes an `Attachment<Moved>` is never given a device that was created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment<A = Acquired> {
-    /// The device; its id stays, whatever is renamed.
+    /// The device. Its id does not change when the interface is renamed.
     pub device: DeviceId,
-    /// The resource that the device was handed out as.
+    /// The resource that the device was allocated as.
     pub resource: Option<ResourceName>,
-    /// How far it is.
+    /// Its phase.
     pub phase: Phase,
     /// Who has it.
     pub owner: Owner,
@@ -104,14 +105,14 @@ pub struct Attachment<A = Acquired> {
     pub process: Option<Process>,
     /// Where it is.
     pub sandbox: SandboxPlace,
-    /// How it was asked to be there; none where it goes as it is on the host.
+    /// The configuration that was requested. None: as on the host.
     pub configuration: Option<SandboxConfiguration>,
     /// How it came there, and so how the attachment ends.
     pub acquired: A,
-    /// Why the device was quarantined though its record can be followed: what is on it that cannot be removed. Ignored in a
-    /// record that somebody put back.
+    /// Why the device is in quarantine although its record is valid: what is on it that cannot be removed. Ignored in a
+    /// record that an administrator put back.
     pub quarantined: Option<String>,
-    /// When the attachment began: seconds since 1970.
+    /// When the attachment started: seconds since 1970.
     pub since: u64,
 }
 
@@ -174,22 +175,22 @@ impl<A: Recorded> Attachment<A> {
     }
 }
 
-/// Where a record is put that cannot be followed: `quarantine/<id>.<n>.json`, counted from 1.
+/// The directory of records that cannot be used: `quarantine/<id>.<n>.json`, counted from 1.
 pub const QUARANTINE: &str = "quarantine";
 
-/// Name of the `number`-th file in quarantine that was the record of a device.
+/// Name of the `number`-th record of a device in quarantine.
 pub fn quarantined_name(device: &DeviceId, number: u32) -> String {
     format!("{device}.{number}.json")
 }
 
-/// The device whose record a file in quarantine was. A device id may have dots, and ends no number.
+/// The device of a record in quarantine. A device id may contain dots.
 pub fn quarantined_device(file_name: &str) -> Option<DeviceId> {
     let (device, number) = file_name.strip_suffix(".json")?.rsplit_once('.')?;
     number.parse::<u32>().ok()?;
     device.parse().ok()
 }
 
-/// All records, by device. They are shared: a ledger that differs in one record from another is cheap to make and to compare.
+/// All records, by device. Ledgers share records, so that a copy with one change is cheap to make and to compare.
 pub type Ledger = BTreeMap<DeviceId, Arc<Attachment>>;
 
 /// All reservations, by device.

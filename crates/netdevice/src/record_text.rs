@@ -13,19 +13,17 @@ use crate::{
     state::LinkState,
 };
 
-/// Newest version of the form of records and reservations. A newer one is not read: it may mean something that we would get
-/// wrong.
+/// Newest version of records and reservations. A newer one is not read: its fields may have another meaning.
 pub const RECORD_VERSION: u32 = CREATED_VERSION;
-/// The version of records of devices that were created. A program that does not know them would look for the device on the
-/// host.
+/// The version of records of created devices. A program that does not know it would look for the device on the host.
 const CREATED_VERSION: u32 = 3;
-/// The version of records that name an owner of any kind, of a device that was moved. Reservations have it, too.
+/// The version of records of moved devices with an owner of any kind, and of reservations.
 const OWNER_VERSION: u32 = 2;
-/// The version of records that name a holder in place of an owner. What such a program can follow is written so that it can:
-/// after an update that was taken back, it brings the devices to the host.
+/// The version of records with a holder instead of an owner. Records that a program of that version can use are written in
+/// it: after a rollback, that program returns the devices to the host.
 const HOLDER_VERSION: u32 = 1;
 
-/// Longest record in bytes: 10,000 routes have room.
+/// Longest record in bytes: enough for 10,000 routes.
 pub const MAX_RECORD: usize = 8 << 20;
 
 /// A record's text. Of version 1 `holder` is there, of version 2 `owner`; of version 3 there may be `created` in place of `host`.
@@ -88,31 +86,39 @@ struct ReservationText {
     since: u64,
 }
 
-/// Why a text is no record that we can follow.
+/// Why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// Not JSON, or not of a record's form.
-    #[error("the record cannot be read: {0}")]
-    Form(#[from] serde_json::Error),
+    /// Not JSON, or not a record.
+    #[error("invalid record: {0}")]
+    Form(serde_json::Error),
     /// Written by a later version of this program.
-    #[error("the record has version {0}: this program reads up to {RECORD_VERSION}, a newer netdevice wrote it")]
+    #[error(
+        "the record has version {0}, written by a newer netdevice: this program reads versions up to {RECORD_VERSION}"
+    )]
     Newer(u32),
-    /// Neither in the form of version 1 nor of version 2.
-    #[error("the record says neither owner nor holder")]
+    /// Neither version 1 nor a later version.
+    #[error("the record has neither owner nor holder")]
     NoOwner,
-    /// It says neither what the device was on the host nor what was created.
-    #[error("the record says neither how to return the device nor what was created")]
+    /// Neither the host state of a moved device nor a created device.
+    #[error("the record has neither the host state of the device nor what was created")]
     NoInverse,
-    /// Its file is named after another device.
-    #[error("the record is of device {0}")]
+    /// Its file has the name of another device.
+    #[error("the record belongs to device {0}")]
     OtherDevice(DeviceId),
-    /// Larger than any record that we write.
-    #[error("the record has {0} bytes: more than {MAX_RECORD} are not read")]
+    /// Longer than any record that we write.
+    #[error("the record is too long: {0} bytes, the limit is {MAX_RECORD}")]
     TooLarge(usize),
 }
 
+impl From<serde_json::Error> for RecordError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Form(error)
+    }
+}
+
 impl RecordError {
-    /// Whether nobody will ever follow the record, so that it may be put aside. A newer program follows its own.
+    /// Whether no program can use the record, so that it goes to quarantine. A newer program can use its own.
     pub fn is_final(&self) -> bool {
         !matches!(self, Self::Newer(_))
     }
@@ -123,7 +129,7 @@ impl Attachment {
     ///
     /// # Errors
     ///
-    /// Whatever keeps it from being followed; the version is looked at before the rest.
+    /// The first reason why it cannot be used; the version is checked before the rest.
     pub fn from_json(device: &DeviceId, text: &[u8]) -> Result<Self, RecordError> {
         let form: Form = read_versioned(text, |form: &Form| form.version)?;
         if form.device != *device {
@@ -151,7 +157,7 @@ impl Attachment {
 }
 
 impl<A: Recorded> Attachment<A> {
-    /// The text of a record's file, in the form of the lowest version whose programs can end the attachment.
+    /// The text of a record's file, in the lowest version whose programs can end the attachment.
     pub fn to_json(&self) -> Vec<u8> {
         let holder = HolderV1::of(&self.owner);
         let version = match (&holder, self.created()) {
@@ -183,7 +189,7 @@ impl Reservation {
     ///
     /// # Errors
     ///
-    /// Whatever keeps it from being followed; the version is looked at before the rest.
+    /// The first reason why it cannot be used; the version is checked before the rest.
     pub fn from_json(device: &DeviceId, text: &[u8]) -> Result<Self, RecordError> {
         let ReservationText { device: of, resource, owner, configuration, since, .. } =
             read_versioned(text, |read: &ReservationText| read.version)?;
@@ -211,23 +217,23 @@ fn read_versioned<T: for<'de> Deserialize<'de>>(text: &[u8], version_of: fn(&T) 
     let read: Result<T, _> = serde_json::from_slice(text);
     let version = match &read {
         Ok(read) => version_of(read),
-        // a newer one may have another form
+        // a newer one may have other fields
         Err(_) => serde_json::from_slice(text).map_or(0, |Version { version }| version),
     };
     if version > RECORD_VERSION { Err(RecordError::Newer(version)) } else { Ok(read?) }
 }
 
 fn to_text(form: &impl Serialize) -> Vec<u8> {
-    // most have room
+    // enough for most
     json::to_text(form, 8 << 10).expect("a record has only text keys")
 }
 
-/// What turns the text of a record that is [`Phase::Attaching`] into one that is [`Phase::Attached`]: where it goes, and
-/// some bytes that take the place of as many others.
+/// The change that makes the text of a record in [`Phase::Attaching`] one in [`Phase::Attached`]: the offset, and the bytes
+/// that replace as many others.
 pub fn attached_in_place(text: &[u8]) -> Option<(u64, &'static [u8])> {
     const MEMBER: &[u8] = br#""phase":"attaching""#;
     const SAME: &[u8] = br#""phase":"attach"#;
-    // before it there are ids, which have no quotes
+    // only ids are before it, and they have no quotes
     let at = text.windows(MEMBER.len()).position(|window| window == MEMBER)?;
     Some((u64::try_from(at + SAME.len()).ok()?, br#"ed" "#))
 }

@@ -11,13 +11,13 @@ pub struct ResourceName(Arc<str>);
 
 /// The rule that a resource name breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is no resource name: {rule}")]
+#[error("invalid resource name {name:?}: {rule}")]
 pub struct ResourceNameError {
     name: String,
     rule: &'static str,
 }
 
-/// The resource of `-interfaces`, when no configuration names another.
+/// The resource of `-interfaces`.
 pub const DEFAULT_RESOURCE: &str = "networking.k8s.io/netdevice";
 
 impl ResourceName {
@@ -36,8 +36,8 @@ impl ResourceName {
         self.0.split_once('/').map_or("", |(_, class)| class)
     }
 
-    /// The environment variable that lists a container's devices of this resource: upper case, everything that is not
-    /// a letter or digit as `_`, so `NETWORKING_K8S_IO_NETDEVICE`.
+    /// The environment variable that lists a container's devices of this resource: in upper case, with `_` for every
+    /// character that is not a letter or digit, as in `NETWORKING_K8S_IO_NETDEVICE`.
     pub fn environment_variable(&self) -> String {
         let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' };
         self.0.chars().map(letter).collect()
@@ -54,7 +54,7 @@ impl Default for ResourceName {
 /// `ValidateClassName`), which are narrower: both ends of the vendor and the class begin with a letter.
 fn broken_rule(name: &str) -> Option<&'static str> {
     let Some((vendor, class)) = name.split_once('/') else {
-        return Some("it needs a domain and a name, as in example.com/nic");
+        return Some("write a domain and a name, as in example.com/nic");
     };
     let label = |label: &str| {
         let bytes = label.as_bytes();
@@ -71,11 +71,11 @@ fn broken_rule(name: &str) -> Option<&'static str> {
     }
     if vendor.len() < 2 || class.len() < 2 {
         // CDI libraries up to 1.0 slice a name of one character out of bounds: containerd 2.1.9 ends with a panic as
-        // soon as such a file is in its folder
+        // soon as such a file is in its directory
         return Some("each part needs at least two characters (CDI)");
     }
     if vendor.ends_with("kubernetes.io") || vendor.starts_with("requests.") {
-        return Some("Kubernetes keeps kubernetes.io and requests. for itself");
+        return Some("kubernetes.io and requests. are reserved for Kubernetes");
     }
     let ends = |end: Option<&u8>, what: fn(&u8) -> bool| end.is_some_and(what);
     let bytes = class.as_bytes();

@@ -1,4 +1,4 @@
-//! Lifetimes of IPv6 routes: told in `struct rta_cacheinfo`, asked for in `RTA_EXPIRES`.
+//! Lifetimes of IPv6 routes: read from `struct rta_cacheinfo`, set with `RTA_EXPIRES`.
 
 use crate::state::{Attribute, Route, route_attribute};
 
@@ -7,7 +7,7 @@ const TICKS: u32 = 100;
 /// Offset of `rta_expires` in `struct rta_cacheinfo`.
 const EXPIRES_AT: usize = 8;
 
-/// Replaces what the kernel counts by the lifetime that is left. Says whether any is left.
+/// Replaces the kernel's counters by the remaining lifetime. Returns false if it has expired.
 pub(crate) fn age(route: &mut Route, elapsed: u32) -> bool {
     let Some(at) = route.attributes.iter().position(|attribute| attribute.kind == route_attribute::CACHEINFO) else {
         return true;

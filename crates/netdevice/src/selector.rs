@@ -1,7 +1,7 @@
 //! Selectors: which links belong to a pool.
 //!
-//! Each condition is a list of which one must match; all conditions that are given must hold. A selector that gives
-//! none selects nothing: a pool of everything is written `names: [""]`.
+//! Each condition is a list, and one entry of it must match. All conditions that are set must match. A selector without
+//! conditions selects nothing: `names: [""]` selects every link.
 
 use std::{
     fmt,
@@ -18,8 +18,8 @@ use crate::{
 
 /// A regular expression over the bytes of a name, unanchored: `dummy` matches `dummy0` and `my-dummy`.
 ///
-/// It matches as Go's `regexp` does: a byte that is not of valid UTF-8 is one character, U+FFFD (so `.` and `[^a]` match
-/// it), and `\w`, `\d`, `\s` and `\b` are of ASCII. Beside that, `(?-u)\xff` matches the byte itself.
+/// It matches as Go's `regexp` does: a byte that is not part of valid UTF-8 is one character, U+FFFD (so `.` and `[^a]`
+/// match it), and `\w`, `\d`, `\s` and `\b` mean ASCII. In addition, `(?-u)\xff` matches the byte itself.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: Box<str>,
@@ -29,7 +29,7 @@ pub struct Pattern {
 /// Most memory of a compiled pattern in bytes. Names have at most 15 bytes, and a configuration may have many patterns.
 const MAX_COMPILED: usize = 1 << 20;
 
-/// A text that is no regular expression.
+/// A text that is not a regular expression.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("invalid regular expression {pattern:?}: {reason}")]
 pub struct PatternError {
@@ -50,7 +50,7 @@ impl Pattern {
     }
 }
 
-/// The bytes as Go reads characters of them: each byte that is not of valid UTF-8 is a U+FFFD.
+/// The bytes as Go decodes them: each byte that is not part of valid UTF-8 is a U+FFFD.
 fn as_go_reads(bytes: &[u8]) -> String {
     let replaced = |chunk: Utf8Chunk<'_>| {
         let invalid = std::iter::repeat_n(char::REPLACEMENT_CHARACTER, chunk.invalid().len());
@@ -59,7 +59,7 @@ fn as_go_reads(bytes: &[u8]) -> String {
     bytes.utf8_chunks().map(replaced).collect()
 }
 
-/// The pattern with the classes of Go: without Unicode, but over characters and not over bytes.
+/// The pattern with the classes of Go: ASCII only, but over characters and not over bytes.
 fn with_classes_of_go(pattern: &str) -> String {
     let mut text = String::with_capacity(pattern.len());
     let mut characters = pattern.chars();
@@ -76,7 +76,7 @@ fn with_classes_of_go(pattern: &str) -> String {
             Some('W') => "[^0-9A-Za-z_]",
             Some('s') => r"[\t\n\f\r ]",
             Some('S') => r"[^\t\n\f\r ]",
-            // `\b{start}` is none of Go's
+            // Go has no `\b{start}`
             Some('b') if !characters.as_str().starts_with('{') => r"(?-u:\b)",
             Some('B') => r"(?-u:\B)",
             _ => {
@@ -90,7 +90,7 @@ fn with_classes_of_go(pattern: &str) -> String {
     text
 }
 
-/// The text, in quotes where it has a space or nothing.
+/// The text; in quotes if it is empty or contains a space.
 impl fmt::Display for Pattern {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.as_str() {
@@ -112,7 +112,7 @@ impl FromStr for Pattern {
     type Err = PatternError;
 
     fn from_str(pattern: &str) -> Result<Self, Self::Err> {
-        // The crate draws the place of an error over several lines; its last line is the reason.
+        // the crate shows the position of an error over several lines; the last line is the reason
         let reason = |error: regex::Error| {
             let text = error.to_string();
             text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
@@ -141,9 +141,9 @@ impl fmt::Display for PciId {
     }
 }
 
-/// A text that is no pair of PCI ids.
+/// A text that is not a PCI id.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0:?} is no PCI id: vendor:device in hex is expected, as in 8086:1521 or 8086:*")]
+#[error("invalid PCI id {0:?}: write vendor:device in hex, as in 8086:1521 or 8086:*")]
 pub struct PciIdError(String);
 
 impl FromStr for PciId {
@@ -163,17 +163,17 @@ impl FromStr for PciId {
     }
 }
 
-/// Virtual functions of one physical function: its interface name or PCI address, then `#` and indexes, as in
-/// `enp59s0f0#0-3,7`. Without indexes: all of them.
+/// Virtual functions of one physical function: its interface name or PCI address, then `#` and the indexes, as in
+/// `enp59s0f0#0-3,7`. Without indexes: all virtual functions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualFunctions {
     physical_function: Box<str>,
     ranges: Vec<(u32, u32)>,
 }
 
-/// A text that names no virtual functions.
+/// A text that is not a list of virtual functions.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0:?} names no virtual functions: PF or PF#FIRST-LAST,... is expected, as in enp59s0f0#0-3,7")]
+#[error("invalid virtual functions {0:?}: write PF or PF#FIRST-LAST,..., as in enp59s0f0#0-3,7")]
 pub struct VirtualFunctionsError(String);
 
 impl FromStr for VirtualFunctions {
@@ -221,13 +221,13 @@ impl VirtualFunctions {
     }
 }
 
-/// Least and greatest link speed in Mb/s, both included.
+/// Minimum and maximum link speed in Mb/s, inclusive.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Speed {
-    /// Least speed in Mb/s.
+    /// Minimum speed in Mb/s.
     pub min: Option<u32>,
-    /// Greatest speed in Mb/s.
+    /// Maximum speed in Mb/s.
     pub max: Option<u32>,
 }
 
@@ -241,7 +241,7 @@ pub struct Selector {
     pub altnames: Vec<Pattern>,
     /// Regular expressions over the alias.
     pub aliases: Vec<Pattern>,
-    /// Kinds of virtual link (`dummy`, `vlan`, …); `physical` for a device that has none.
+    /// Kinds of virtual link (`dummy`, `vlan`, …); `physical` for a physical device.
     pub kinds: Vec<String>,
     /// Names of drivers.
     pub drivers: Vec<String>,
@@ -257,7 +257,7 @@ pub struct Selector {
     pub speed: Option<Speed>,
 }
 
-/// What `kinds` calls a link without a kind.
+/// The word for a link without a kind, in `kinds`.
 pub const PHYSICAL: &str = "physical";
 
 impl Selector {
@@ -266,17 +266,17 @@ impl Selector {
         Self { names: vec![pattern], ..Self::default() }
     }
 
-    /// Whether no condition is given.
+    /// Whether no condition is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether the link fulfils all conditions; with none given, it does not.
+    /// Whether all conditions match the link. False if no condition is set.
     pub fn matches(&self, link: &Link) -> bool {
         !self.is_empty() && self.conditions(link).all(|condition| condition.holds)
     }
 
-    /// Each given condition, with what the link has to show for it.
+    /// Each condition that is set, with the value of the link.
     pub fn conditions<'a>(&'a self, link: &'a Link) -> impl Iterator<Item = Condition> + 'a {
         let none = Hardware::default();
         let hardware = link.hardware.as_deref().cloned().unwrap_or(none);
@@ -348,7 +348,7 @@ impl Selector {
     }
 }
 
-/// The conditions that are given, on one line: `names: dummy ^eth; numaNodes: 0`; `nothing` if none is.
+/// The conditions that are set, on one line: `names: dummy ^eth; numaNodes: 0`; `nothing` if none is set.
 impl fmt::Display for Selector {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fn list<T: fmt::Display>(values: &[T]) -> Option<String> {
@@ -380,14 +380,14 @@ impl fmt::Display for Selector {
     }
 }
 
-/// One condition of a selector, asked of one link.
+/// One condition of a selector, applied to one link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// What is asked for: `name`, `driver`, …
+    /// The property that it is about: `name`, `driver`, …
     pub property: &'static str,
-    /// What the link has there.
+    /// The value of the link.
     pub value: String,
-    /// Whether that is what the selector wants.
+    /// Whether the condition matches the value.
     pub holds: bool,
 }
 
@@ -397,7 +397,7 @@ impl Condition {
     }
 }
 
-/// Reads a value through its [`FromStr`], so that a wrong one is reported at its place in the file.
+/// Reads a value through its [`FromStr`], so that the position of an invalid value in the file is reported.
 macro_rules! deserialize_from_str {
     ($($type:ty),*) => {$(
         impl<'de> Deserialize<'de> for $type {
@@ -484,8 +484,8 @@ mod tests {
     fn wrong_values_are_refused_with_their_line() {
         let table = [
             ("drivers: [a]\nnames: ['(']", "invalid regular expression \"(\": unclosed group"),
-            ("pciIds: ['8086']", "\"8086\" is no PCI id"),
-            ("virtualFunctions: ['pf#3-1']", "names no virtual functions"),
+            ("pciIds: ['8086']", "invalid PCI id \"8086\""),
+            ("virtualFunctions: ['pf#3-1']", "invalid virtual functions"),
             ("name: [a]", "unknown field `name`"),
         ];
         for (yaml, message) in table {

@@ -1,7 +1,7 @@
 //! The inventory at one moment.
 //!
-//! Maps are persistent: a new snapshot shares all that did not change with the one before, so that one link event
-//! among 10,000 links costs what one link costs, and two snapshots can be compared by what they do not share.
+//! Maps are persistent: a new snapshot shares everything that did not change with the one before. So one event among 10,000
+//! links costs as much as one link, and only the parts that two snapshots do not share are compared.
 
 #[cfg(not(feature = "selection"))]
 // a hook has one snapshot, of a few links
@@ -35,22 +35,22 @@ pub struct DefaultRoute {
     pub link: u32,
 }
 
-/// Host links and what decides about them.
+/// Host links, and what exclusion needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     links: OrdMap<u32, Arc<Link>>,
     by_name: OrdMap<InterfaceName, u32>,
-    /// `(lower, upper, teller)`: a port and its master, a parent and what is stacked on it. A pair goes with the link that
-    /// told of it, and the other one may tell of it too.
+    /// `(lower, upper, reporter)`: a port and its master, a parent and a link that is stacked on it. A pair is removed with the
+    /// link that reported it; the other one may report it too.
     uppers: OrdSet<(u32, u32, u32)>,
-    /// The same the other way round.
+    /// The same in the other direction.
     lowers: OrdSet<(u32, u32, u32)>,
     default_routes: OrdSet<DefaultRoute>,
-    /// Tables that a routing rule leads to.
+    /// Tables that a routing rule refers to.
     reached_tables: OrdSet<(Family, u32)>,
     /// Addresses that the node is known by.
     node_addresses: OrdSet<IpAddr>,
-    /// Links that have one of them. No other addresses are kept: of 10,000 links they would be most of what is kept.
+    /// Links with one of these addresses. Other addresses are not stored: with 10,000 links they would be most of the memory.
     node_links: OrdSet<(u32, IpAddr)>,
     /// Links that a filter of the node sends packets out through.
     redirect_targets: OrdSet<u32>,
@@ -65,13 +65,13 @@ impl Snapshot {
             (&known.name, known.master, known.parent) == (&link.name, link.master, link.parent)
                 && self.by_name.get(&link.name) == Some(&link.index)
         };
-        // most changes are of flags: each map that stays as it is spares copies of what snapshots share
+        // most changes are of flags: a map that does not change is not copied
         if self.link(link.index).is_some_and(|known| is_where_it_was(known)) {
             self.links.insert(link.index, link);
             return;
         }
         self.remove_link(link.index);
-        // a rename that overtook us: the name belongs to the newer link
+        // the name of a link that was renamed meanwhile belongs to the newer link
         self.by_name.insert(link.name.clone(), link.index);
         for (lower, upper) in lowers_and_uppers(&link) {
             self.uppers.insert((lower, upper, link.index));
@@ -80,7 +80,7 @@ impl Snapshot {
         self.links.insert(link.index, link);
     }
 
-    /// Removes a link and its stacking; routes go by events of their own.
+    /// Removes a link and its stacking; routes have events of their own.
     pub fn remove_link(&mut self, index: u32) -> Option<Arc<Link>> {
         let link = self.links.remove(&index)?;
         if self.by_name.get(&link.name) == Some(&index) {
@@ -93,14 +93,14 @@ impl Snapshot {
         Some(link)
     }
 
-    /// Adds a default route; says whether it is new.
+    /// Adds a default route; returns whether it is new.
     pub fn insert_default_route(&mut self, route: DefaultRoute) -> bool {
         let is_new = !self.default_routes.contains(&route);
         self.default_routes.insert(route);
         is_new
     }
 
-    /// Removes a default route; says whether it was there.
+    /// Removes a default route; returns whether it existed.
     pub fn remove_default_route(&mut self, route: &DefaultRoute) -> bool {
         let was_there = self.default_routes.contains(route);
         self.default_routes.remove(route);
@@ -112,7 +112,7 @@ impl Snapshot {
         self.default_routes = routes.into_iter().collect();
     }
 
-    /// Replaces the tables that rules lead to.
+    /// Replaces the tables that rules refer to.
     pub fn set_reached_tables(&mut self, tables: impl IntoIterator<Item = (Family, u32)>) {
         self.reached_tables = tables.into_iter().collect();
     }
@@ -147,7 +147,7 @@ impl Snapshot {
         self.links.get(&index)
     }
 
-    /// The link with that name; altnames are not asked.
+    /// The link with that name; not with that alternative name.
     pub fn link_named(&self, name: &InterfaceName) -> Option<&Arc<Link>> {
         self.link(*self.by_name.get(name)?)
     }
@@ -177,8 +177,7 @@ impl Snapshot {
         &self.built_on_elsewhere
     }
 
-    /// Links of which one snapshot says that something depends on them, by a filter or from another namespace, and the
-    /// other does not.
+    /// Links on which something depends (a filter, or a link in another namespace) in only one of the two snapshots.
     #[cfg(feature = "selection")]
     pub fn differently_used<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
         let targets = self.redirect_targets.diff(&other.redirect_targets).map(|item| match item {
@@ -197,7 +196,7 @@ impl Snapshot {
         self.default_routes.iter().any(|route| route.link == link) || self.node_links.iter().any(|(of, _)| *of == link)
     }
 
-    /// Whether a routing rule leads to that table. Before any rule was read, every table counts: fail closed.
+    /// Whether a routing rule refers to that table. True for every table until rules were read: fail closed.
     pub fn is_reached(&self, family: Family, table: u32) -> bool {
         self.reached_tables.is_empty() || self.reached_tables.contains(&(family, table))
     }
@@ -212,7 +211,7 @@ impl Snapshot {
         self.lowers.range((index, 0, 0)..=(index, u32::MAX, u32::MAX)).map(|(_, lower, _)| *lower)
     }
 
-    /// Whether only links differ, so that exclusions need no new look at routes and addresses.
+    /// Whether only links differ, so that routes and addresses need not be checked again.
     #[cfg(feature = "selection")]
     pub fn has_same_uplinks(&self, other: &Self) -> bool {
         self.default_routes.ptr_eq(&other.default_routes)
@@ -220,7 +219,7 @@ impl Snapshot {
             && self.node_links.ptr_eq(&other.node_links)
     }
 
-    /// Whether no link was stacked on or enslaved to another one since.
+    /// Whether stacking and masters are the same.
     #[cfg(feature = "selection")]
     pub fn has_same_stacking(&self, other: &Self) -> bool {
         self.uppers.ptr_eq(&other.uppers)

@@ -1,7 +1,7 @@
-//! The complete state of a link: what a move takes away, and so what has to be written down before.
+//! The complete state of a link: everything that a move removes, so it is recorded before.
 //!
-//! Addresses are taken apart, since every part is decided upon. Routes and neighbours keep the attributes that nobody
-//! here reads as the kernel wrote them, so that metrics, encapsulations and whatever comes later survive unread.
+//! Addresses are parsed completely. Routes and neighbours keep the attributes that we do not need as the kernel wrote them, so
+//! that metrics, encapsulations and future attributes are restored too.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -28,9 +28,9 @@ pub struct LinkState {
     pub flags: u32,
     /// `IFLA_ADDRESS`.
     pub mac: Option<HardwareAddress>,
-    /// `IFLA_PERM_ADDRESS`: what the hardware has, which nobody can set.
+    /// `IFLA_PERM_ADDRESS`: the address of the hardware, which cannot be changed.
     pub permanent_mac: Option<HardwareAddress>,
-    /// `IFLA_PARENT_DEV_NAME`: what the driver made it for, the last part of its place in sysfs; in every namespace.
+    /// `IFLA_PARENT_DEV_NAME`: name of the parent device, the last part of its path in sysfs; visible in every namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_device: Option<String>,
     /// `IFLA_IFALIAS`.
@@ -43,8 +43,8 @@ pub struct LinkState {
     pub txqlen: u32,
     /// `IFLA_GROUP`.
     pub group: u32,
-    /// `IFLA_GSO_*` and `IFLA_GRO_*`: by attribute, how large a packet may be that the card, or the stack, takes apart or
-    /// puts together.
+    /// `IFLA_GSO_*` and `IFLA_GRO_*`: by attribute, the maximum size of packets that the card or the stack segments or
+    /// coalesces.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub offload_sizes: BTreeMap<u16, u32>,
     /// `IFLA_MACVLAN_MODE`, of a macvlan or macvtap.
@@ -59,10 +59,10 @@ pub struct LinkState {
     pub info_data: Vec<Attribute>,
     /// `IFLA_MASTER`.
     pub master: Option<u32>,
-    /// Name of the master, written like a device id: its index may be another link's by the time that the device is back.
+    /// Name of the master, [encoded](encoded_name): another link may have its index when the device returns.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "encoded_name::optional_json")]
     pub master_name: Option<InterfaceName>,
-    /// `IFLA_LINK`: the link below, in whichever namespace.
+    /// `IFLA_LINK`: the link below, in any namespace.
     pub parent: Option<u32>,
     /// `IFLA_LINK_NETNSID`: the namespace of the link below, if it is another one.
     pub link_netnsid: Option<i32>,
@@ -77,10 +77,10 @@ pub struct LinkState {
     /// address (`fib_sync_down_addr`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes_from: Vec<Route>,
-    /// Whether the node had more routes than were looked through for `routes_from`.
+    /// Whether the node had more routes than were searched for `routes_from`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub routes_unseen: bool,
-    /// Neighbours that somebody made permanent, proxy entries, and static entries of the forwarding database (family 7).
+    /// Permanent neighbours, proxy entries, and static entries of the forwarding database (family 7).
     pub neighbours: Vec<Neighbour>,
     /// `IFLA_INET_CONF`: `/proc/sys/net/ipv4/conf/<link>`, value by index of `IPV4_DEVCONF_*` less one.
     pub ipv4_conf: Vec<i32>,
@@ -88,40 +88,39 @@ pub struct LinkState {
     pub ipv6_conf: Vec<i32>,
     /// `IFLA_INET6_ADDR_GEN_MODE`.
     pub addr_gen_mode: Option<u8>,
-    /// Settings that the kernel tells in files only, where somebody made them: by `ipv4/neigh/<file>` and the like, the
-    /// text of `/proc/sys/net/ipv4/neigh/<link>/<file>`.
+    /// Settings that only files have and that were changed: by `ipv4/neigh/<file>` and the like, the text of
+    /// `/proc/sys/net/ipv4/neigh/<link>/<file>`.
     pub sysctls: BTreeMap<String, String>,
-    /// Settings of the driver: by ethtool's command, the bytes of its answer that can be set.
+    /// Settings of the driver: by command of ethtool, the bytes of the answer that can be set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ethtool: Vec<Attribute>,
-    /// Settings that only `/sys/class/net/<link>` has and that are not zero: by file, its text. None where they were not
-    /// to be seen.
+    /// Settings that only `/sys/class/net/<link>` has and that are not zero: by file, its text. None if they could not
+    /// be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<BTreeMap<String, String>>,
     /// `IFLA_QDISC`: kind of the queueing discipline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qdisc: Option<String>,
-    /// Queueing disciplines that somebody gave the link, as messages of the kernel by their kind; a filter (44) without
-    /// its message only says that there was one.
+    /// Queueing disciplines that were configured, as messages of the kernel by their kind. A filter (44) has no message: it is
+    /// only recorded that there was one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<Attribute>,
     /// `/sys/devices/…` of the hardware, without `/net/<name>`; none for a virtual link.
     pub hardware: Option<HardwarePlace>,
-    /// Whether an XDP program sits on the link.
+    /// Whether an XDP program is attached to the link.
     #[serde(default)]
     pub xdp: bool,
     /// Ids of the XDP programs on the link, by `IFLA_XDP_*_PROG_ID`, which names the mode.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub xdp_programs: BTreeMap<u16, u32>,
-    /// The tcx or netkit programs on the link; none where the kernel was not asked.
+    /// The tcx or netkit programs on the link; none if they were not read.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "programs_as_numbers")]
     pub programs: Option<Vec<BpfProgram>>,
-    /// Inode of the link's directory in sysfs. It stays through every move and rename, the kernel chooses it and does not
-    /// use it again: no other link can be taken for this one. None of a physical device, or where sysfs showed another
-    /// namespace.
+    /// Inode of the link's directory in sysfs. It does not change on a move or rename, and the kernel does not reuse it, so it
+    /// identifies the link. None for a physical device, or if sysfs showed another namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sysfs_inode: Option<u64>,
-    /// `IFLA_PROMISCUITY`: how many want to hear every frame on the link. Not of a record.
+    /// `IFLA_PROMISCUITY`: number of users that receive every frame. Not in a record.
     #[serde(skip)]
     pub promiscuity: u32,
     /// When this was read: seconds of `CLOCK_BOOTTIME`. Lifetimes count from here.
@@ -131,23 +130,23 @@ pub struct LinkState {
 /// A BPF program on a link, attached with bpf(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BpfProgram {
-    /// `enum bpf_attach_type`: which way packets go.
+    /// `enum bpf_attach_type`: the direction of packets.
     pub attach_type: u32,
     /// Id of the program.
     pub program: u32,
-    /// Id of the BPF link that holds it there; 0 for none.
+    /// Id of the BPF link that attaches it; 0 for none.
     pub link: u32,
 }
 
 impl BpfProgram {
-    /// Whether both are one attachment. The owner of a BPF link may replace its program.
+    /// Whether both are the same attachment. The owner of a BPF link can replace its program.
     pub fn is_same(&self, other: &Self) -> bool {
         let key = |it: &Self| (it.attach_type, it.link, if it.link == 0 { it.program } else { 0 });
         key(self) == key(other)
     }
 }
 
-/// Where a physical device sits, whatever its interface is called.
+/// The position of a physical device in sysfs, independent of the name of its interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HardwarePlace {
     /// Resolved path of `/sys/class/net/<name>/device`.
@@ -157,7 +156,7 @@ pub struct HardwarePlace {
 }
 
 impl LinkState {
-    /// A link of that name and index, down and with nothing on it.
+    /// A link with that name and index that is down and not configured.
     pub fn new(name: InterfaceName, index: u32) -> Self {
         Self {
             name,
@@ -209,7 +208,7 @@ impl LinkState {
         self.flags & flags::UP != 0
     }
 
-    /// The link-local address that the kernel makes of an Ethernet address (modified EUI-64, RFC 4291 appendix A).
+    /// The link-local address that the kernel derives from an Ethernet address (modified EUI-64, RFC 4291 appendix A).
     pub fn eui64_link_local(&self) -> Option<IpAddr> {
         let &[a, b, c, d, e, f] = self.mac.as_ref()?.as_bytes() else { return None };
         let mut bytes = [0; 16];
@@ -237,7 +236,7 @@ pub mod address_flags {
     pub const MANAGETEMPADDR: u32 = 0x100;
     /// The kernel makes no route of the prefix.
     pub const NOPREFIXROUTE: u32 = 0x200;
-    /// What a program may ask for; the kernel computes the others.
+    /// The flags that a program can set; the kernel computes the others.
     pub const REQUESTABLE: u32 = NODAD | 0x10 | MANAGETEMPADDR | NOPREFIXROUTE | 0x400 | 0x04;
 }
 
@@ -267,26 +266,26 @@ pub struct Address {
     /// `IFA_RT_PRIORITY`: metric of the prefix route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<u32>,
-    /// `IFA_PROTO`: who made it (Linux 5.18).
+    /// `IFA_PROTO`: its origin (Linux 5.18).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<u8>,
-    /// Preferred and valid lifetime in seconds, of an address that is not permanent; `u32::MAX` is for ever.
+    /// Preferred and valid lifetime in seconds, of an address that is not permanent; `u32::MAX` is unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetimes: Option<(u32, u32)>,
 }
 
 impl Address {
-    /// Whether this is an IPv6 address that holds on its link only.
+    /// Whether this is an IPv6 link-local address.
     pub fn is_ipv6_link_local(&self) -> bool {
         matches!(self.local, IpAddr::V6(address) if address.is_unicast_link_local())
     }
 
-    /// Whether the kernel made it from another one for privacy: it makes a new one itself.
+    /// Whether it is a temporary address (privacy extensions), which the kernel makes itself.
     pub fn is_temporary(&self) -> bool {
         self.local.is_ipv6() && self.flags & address_flags::SECONDARY != 0
     }
 
-    /// Whether the kernel calls it usable: it is unique, as far as anybody knows.
+    /// Whether the address is usable: duplicate address detection is finished or not needed.
     pub fn is_settled(&self) -> bool {
         self.flags & (address_flags::TENTATIVE | address_flags::DADFAILED) == 0
     }
@@ -319,12 +318,12 @@ pub struct Attribute {
 }
 
 impl Attribute {
-    /// The value as a number, if it is one.
+    /// The value as a number, if it has four bytes.
     pub fn as_u32(&self) -> Option<u32> {
         self.value.as_slice().try_into().ok().map(u32::from_ne_bytes)
     }
 
-    /// The value as an address, if it is one.
+    /// The value as an address, by its length.
     pub fn as_address(&self) -> Option<IpAddr> {
         if let Ok(bytes) = <[u8; 4]>::try_from(self.value.as_slice()) {
             return Some(bytes.into());
@@ -347,13 +346,13 @@ pub mod route_attribute {
     pub const PREFSRC: u16 = 7;
     /// Several next hops, `struct rtnexthop`.
     pub const MULTIPATH: u16 = 9;
-    /// `struct rta_cacheinfo`: what the kernel counts.
+    /// `struct rta_cacheinfo`: counters of the kernel.
     pub const CACHEINFO: u16 = 12;
-    /// Table, where the header's byte is too small.
+    /// Table, if the header's byte is too small.
     pub const TABLE: u16 = 15;
     /// Gateway of another family.
     pub const VIA: u16 = 18;
-    /// How much an IPv6 router is to be preferred.
+    /// Preference of an IPv6 router.
     pub const PREF: u16 = 20;
     /// IPv6 lifetime in seconds.
     pub const EXPIRES: u16 = 23;
@@ -385,11 +384,11 @@ pub struct Route {
     /// `rtm_flags`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub flags: u32,
-    /// All attributes but the table.
+    /// All attributes except the table.
     pub attributes: Vec<Attribute>,
 }
 
-/// Whether a number of a route is what most have: records leave it out.
+/// Whether a number of a route is zero, as for most routes: records omit it.
 fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()
 }
@@ -404,7 +403,7 @@ pub const ROUTE_BY_KERNEL: u8 = 2;
 pub const ROUTE_BY_ADVERTISEMENT: u8 = 9;
 /// `RTNH_F_ONLINK`: the gateway is on the link, whatever its address.
 pub const ROUTE_ONLINK: u32 = 4;
-/// `RTM_F_CLONED`: an entry of a cache, no route.
+/// `RTM_F_CLONED`: a cache entry, not a route.
 pub const ROUTE_CLONED: u32 = 0x200;
 /// `RT_TABLE_MAIN`.
 pub const TABLE_MAIN: u32 = 254;
@@ -412,7 +411,7 @@ pub const TABLE_MAIN: u32 = 254;
 pub const TABLE_LOCAL: u32 = 255;
 /// `RT_SCOPE_UNIVERSE`: everywhere.
 pub const SCOPE_UNIVERSE: u8 = 0;
-/// `RT_SCOPE_LINK`: what the link leads to without a gateway.
+/// `RT_SCOPE_LINK`: destinations on the link, without a gateway.
 pub const SCOPE_LINK: u8 = 253;
 
 impl Route {
@@ -421,12 +420,12 @@ impl Route {
         self.attributes.iter().find(|attribute| attribute.kind & 0x3fff == kind)
     }
 
-    /// Metric; 0 where none is named.
+    /// Metric; 0 if it has none.
     pub fn metric(&self) -> u32 {
         self.attribute(route_attribute::PRIORITY).and_then(Attribute::as_u32).unwrap_or(0)
     }
 
-    /// The link that it leads through, if it names one for itself.
+    /// The outgoing link, if the route itself has one.
     pub fn link(&self) -> Option<u32> {
         self.attribute(route_attribute::OIF)?.as_u32()
     }
@@ -436,35 +435,35 @@ impl Route {
         self.attribute(route_attribute::DST)?.as_address()
     }
 
-    /// Whether it goes through a gateway, which another route must lead to.
+    /// Whether it has a gateway, which must be reachable by another route.
     pub fn has_gateway(&self) -> bool {
         [route_attribute::GATEWAY, route_attribute::VIA, route_attribute::MULTIPATH]
             .iter()
             .any(|kind| self.attribute(*kind).is_some())
     }
 
-    /// Source address for packets of this node, if it names one.
+    /// Source address for packets of this node, if it has one.
     pub fn source(&self) -> Option<IpAddr> {
         self.attribute(route_attribute::PREFSRC)?.as_address()
     }
 
-    /// Whether it is of IPv4 or IPv6: there are routes of other families, and of multicast routers.
+    /// Whether it is an IPv4 or IPv6 route: not a route of another family or of a multicast router.
     pub fn is_ip(&self) -> bool {
         matches!(self.family, 2 | 10)
     }
 
-    /// Whether the kernel made it with an address, and takes it and makes it again with that: a local route or the like,
-    /// which a VRF has in its own table.
+    /// Whether the kernel adds and removes it with an address: a local route or the like, in the table of a VRF if there is
+    /// one.
     pub fn comes_with_address(&self) -> bool {
         self.protocol == ROUTE_BY_KERNEL && (self.table == TABLE_LOCAL || self.kind != ROUTE_UNICAST)
     }
 
-    /// Whether it leads everywhere.
+    /// Whether it is a default route.
     pub fn is_default(&self) -> bool {
         self.dst_len == 0 && self.kind == ROUTE_UNICAST
     }
 
-    /// Whether both lead to the same place in the same table, whatever the way.
+    /// Whether both have the same destination in the same table.
     pub fn has_same_target(&self, other: &Self) -> bool {
         let target = |route: &Self| (route.family, route.table, route.dst_len, route.tos, route.destination());
         target(self) == target(other)
@@ -502,7 +501,7 @@ pub struct Neighbour {
 
 /// `NUD_PERMANENT`.
 pub const NEIGHBOUR_PERMANENT: u16 = 0x80;
-/// `NUD_NOARP`: of the forwarding database, an entry that does not age.
+/// `NUD_NOARP`: in the forwarding database, an entry that does not age.
 pub const NEIGHBOUR_NOARP: u16 = 0x40;
 /// `NTF_PROXY`: the node answers for the address.
 pub const NEIGHBOUR_PROXY: u8 = 0x08;
@@ -512,7 +511,7 @@ pub const NEIGHBOUR_SELF: u8 = 0x02;
 pub const FORWARDING: u8 = 7;
 
 impl Neighbour {
-    /// Whether the entry is the node's business, not the device's: proxy entries, and the forwarding database.
+    /// Whether the entry belongs to the node and not to the device: proxy entries, and the forwarding database.
     pub fn is_of_node(&self) -> bool {
         self.family == FORWARDING || self.flags & NEIGHBOUR_PROXY != 0
     }

@@ -1,4 +1,4 @@
-//! Names of the per-link settings that the kernel tells as a list of numbers.
+//! Names of the per-link settings that the kernel reports as a list of numbers.
 
 use std::ffi::CStr;
 
@@ -53,17 +53,17 @@ pub const IPV4_CONF: [&str; 33] = [
     "arp_evict_nocarrier",
 ];
 
-/// Index of the IPv4 setting that a multicast router keeps and nobody can write.
+/// Index of the IPv4 setting that only a multicast router changes.
 pub const IPV4_MC_FORWARDING: usize = 1;
 
-/// How the number in `IFLA_INET6_CONF` becomes the text of its file.
+/// The unit of a number in `IFLA_INET6_CONF`, compared with its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// As it is.
+    /// The same number.
     Plain,
-    /// Told in milliseconds, written in seconds.
+    /// Reported in milliseconds, written in seconds.
     Seconds,
-    /// Not to be written: read-only, a secret, or a size that follows the MTU.
+    /// Not written: read-only, a secret, or a size that depends on the MTU.
     Kept,
 }
 
@@ -132,12 +132,12 @@ pub const IPV6_CONF: [(&str, Unit); 60] = [
     ("force_forwarding", Unit::Plain),
 ];
 
-/// Files below `/proc/sys/net/ipv6/conf/<link>` that `IFLA_INET6_CONF` does not tell.
+/// Files below `/proc/sys/net/ipv6/conf/<link>` that `IFLA_INET6_CONF` does not contain.
 pub const IPV6_CONF_UNTOLD: [&CStr; 3] = [c"regen_min_advance", c"ra_honor_pio_life", c"ra_honor_pio_pflag"];
 
 impl Sysctl {
-    /// Reads the key of a record, `ipv4/neigh/gc_stale_time`: a file of one of three folders. A key that leads
-    /// anywhere else is none, for records are read from a disk.
+    /// Reads the key of a record, `ipv4/neigh/gc_stale_time`: a file in one of three directories. A key with any other path is
+    /// refused: records are read from a disk.
     pub fn from_key(key: &str, value: &str) -> Option<Self> {
         const FOLDERS: [(&str, &str); 3] = [("ipv4", "neigh"), ("ipv6", "neigh"), ("ipv6", "conf")];
         let mut parts = key.splitn(3, '/');
@@ -152,13 +152,13 @@ impl Sysctl {
 /// Index of `disable_ipv6`.
 pub const IPV6_DISABLE: usize = 26;
 
-/// The text of an IPv6 setting's file; none for one that is not to be written.
+/// The text of an IPv6 setting's file; none for one that is not written.
 pub fn ipv6_setting(index: usize, value: i32) -> Option<Sysctl> {
     let (file, unit) = IPV6_CONF.get(index)?;
     let value = match unit {
         Unit::Kept => return None,
         Unit::Plain => value,
-        // a negative number means "for ever", not a time
+        // a negative number means "no limit", not a time
         Unit::Seconds => {
             if value > 0 {
                 value / 1000

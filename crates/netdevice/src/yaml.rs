@@ -1,9 +1,9 @@
-//! YAML within limits. Aliases make a short text unfold to a large value, so what is counted is the unfolded text, while
-//! it is read: memory and time are bounded before they are used.
+//! YAML with limits. Aliases expand a short text to a large value, so the expanded text is counted while it is read: memory
+//! and time are bounded before they are used.
 
 use serde::de::DeserializeOwned;
 
-/// What a text may unfold to.
+/// The limits of the expanded text.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Sequences, mappings and scalars.
@@ -12,26 +12,26 @@ pub(crate) struct Limits {
     pub(crate) scalar_bytes: usize,
 }
 
-/// Most sequences and mappings inside one another. A recursive reader needs stack for each.
+/// Maximum depth of sequences and mappings. A recursive reader needs stack for each.
 const MAX_DEPTH: usize = 16;
 
-/// Why a text was not read.
+/// Why a text cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct YamlError {
     /// Counted from 1.
     pub(crate) line: u64,
     /// Counted from 1.
     pub(crate) column: u64,
-    /// What is wrong.
+    /// The problem.
     pub(crate) problem: YamlProblem,
 }
 
-/// What is wrong with a text.
+/// The problem of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum YamlProblem {
-    /// It unfolds to more than the limits allow.
+    /// The expanded text exceeds the limits.
     TooLarge,
-    /// It is invalid YAML, or of another form than the value; in one line, with the place.
+    /// Invalid YAML, or another form than the value; one line, with the position.
     Invalid(String),
 }
 

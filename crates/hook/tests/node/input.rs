@@ -64,8 +64,8 @@ fn oci_states_that_cannot_be_used_are_refused() {
         let huge = format!("{{\"id\":\"{}\"}}", "x".repeat(5 << 20));
         let states = [
             ("", "no OCI state on standard input"),
-            ("{\"id\":\"c1\",\"pi", "the OCI state on standard input cannot be read: EOF"),
-            (&huge, "has more than"),
+            ("{\"id\":\"c1\",\"pi", "invalid OCI state on standard input: EOF"),
+            (&huge, "is too long"),
             ("{\"id\":\"c1\",\"pid\":0}", "the container has no process"),
             ("{\"id\":\"c1\"}", "the container has no process"),
             ("{\"id\":\"c1\",\"pid\":4194303}", "cannot open the pod's network namespace /proc/4194303/ns/net"),
@@ -114,9 +114,9 @@ fn records_that_nobody_can_follow_are_put_aside_and_their_device_is_refused_unti
             (own[..own.len() / 2].to_owned(), "EOF while parsing"),
             (String::new(), "EOF while parsing"),
             ("\u{7}garbage".into(), "expected value"),
-            (text.clone(), "the record is of device dev1"),
+            (text.clone(), "the record belongs to device dev1"),
             (own.replace("\"index\":", "\"index\":-"), "invalid value"),
-            ("x".repeat(9 << 20), "more than"),
+            ("x".repeat(9 << 20), "too long"),
             (own.replace("\"name\":\"dev0\"", "\"name\":\"a/b\""), "does not encode an interface name"),
         ];
         let aside = host.state_dir().join("quarantine/dev0.1.json");
@@ -187,7 +187,7 @@ fn a_record_that_cannot_be_put_aside_is_left_and_told() {
         fs::create_dir_all(host.state_dir()).unwrap();
         host.write(host.state_dir().join("quarantine"), "");
         host.write(host.record_path("dev0"), "rubbish");
-        host.attach(&sandbox, "c1", "dev0").fails_with("cannot be followed (the record cannot be read");
+        host.attach(&sandbox, "c1", "dev0").fails_with("cannot be followed (invalid record");
         assert!(host.record_path("dev0").exists());
     });
 }

@@ -1,4 +1,4 @@
-//! One device of the list: its fields, each by its rule.
+//! One device of the list, field by field.
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ const DEVICE_FIELDS: [&str; 10] =
     ["name", "pool", "new_name", "address", "prefix", "addresses", "routes", "mtu", "mac", "inherit"];
 const ROUTE_FIELDS: [&str; 3] = ["to", "via", "metric"];
 
-/// A mapping of which every field is known.
+/// A mapping without unknown fields.
 struct Fields(Map<String, Value>);
 
 impl Fields {
@@ -33,12 +33,12 @@ impl Fields {
         }
     }
 
-    /// The value of a field; one that is `null` is not there.
+    /// The value of a field; none if it is `null`.
     fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field).filter(|value| !value.is_null())
     }
 
-    /// What `read` makes of the text of a field, or the rule that it breaks.
+    /// The text of a field, read by `read`.
     fn text<T>(&self, field: &'static str, read: fn(&str) -> Result<T, String>) -> Result<Option<T>, Problem> {
         let Some(value) = self.get(field) else { return Ok(None) };
         let rule = || refused(field, "must be a string: quote a value that looks like a number");
@@ -100,7 +100,7 @@ pub(super) fn device(value: Value) -> Result<DeviceRequest, Problem> {
     Ok(DeviceRequest { device, configuration })
 }
 
-/// The kernel's rules for names, in words that do not repeat the name.
+/// Checks a name by the kernel's rules. The error does not repeat the name.
 fn sandbox_name(text: &str) -> Result<SandboxInterfaceName, String> {
     let name = InterfaceName::try_from(text).and_then(SandboxInterfaceName::try_from);
     name.map_err(|error| match error {
