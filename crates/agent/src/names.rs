@@ -1,5 +1,5 @@
-//! The names of devices that have returned to the host: udev may rename an interface that appears, as it did when the node
-//! started, whatever its name was since; and a device whose name was taken gets it as soon as it is free.
+//! The names of devices that have returned to the host. udev may rename an interface that appears: then it is renamed back.
+//! A device whose name was in use is renamed as soon as that name is free.
 
 use std::{
     collections::BTreeMap,
@@ -24,20 +24,20 @@ use crate::view::{Part, Views};
 /// `IFLA_IFNAME` (`include/uapi/linux/if_link.h`).
 const IFLA_IFNAME: u16 = 3;
 
-/// How long after its return a device keeps its name whatever other programs do.
+/// How long after its return a device is renamed back when another program renames it.
 const GUARD: Duration = Duration::from_secs(10);
 
-/// A device that is guarded, by its name.
+/// A device whose name is guarded.
 struct Guarded {
     /// Its index on the host, once it was seen there under its name.
     index: Option<u32>,
     until: Instant,
 }
 
-/// How long after an attempt that failed a device is given its name again.
+/// The pause after a failed attempt to rename a device.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Guards the names of devices that have just returned, and gives those their name that wait for it.
+/// Guards the names of devices that have just returned, and renames devices that wait for their name.
 pub(crate) async fn run(
     records: Records,
     restored: mpsc::UnboundedReceiver<InterfaceName>,
@@ -47,13 +47,13 @@ pub(crate) async fn run(
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         result = guard(restored, Part::links(views.clone())) => result,
-        result = give_back(&records, views) => result,
+        result = rename_waiting(&records, views) => result,
     }
 }
 
-/// Gives devices their name as soon as it is free. A record ends when a device begins to wait, so that then the directory is
-/// read again.
-async fn give_back(records: &Records, views: Views) -> anyhow::Result<()> {
+/// Renames devices as soon as their name is free. A record ends when a device begins to wait: then the directory is read
+/// again.
+async fn rename_waiting(records: &Records, views: Views) -> anyhow::Result<()> {
     let (mut links, mut ledger) = (Part::links(views.clone()), Part::ledger(views.clone()));
     let mut retries: BTreeMap<InterfaceName, tokio::time::Instant> = BTreeMap::new();
     loop {
@@ -101,7 +101,7 @@ async fn restore(records: &Records, waiting: Waiting) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Gives devices that returned their names back, for a while.
+/// For a while, renames returned devices back when another program renames them.
 async fn guard(mut restored: mpsc::UnboundedReceiver<InterfaceName>, mut links: Part<Snapshot>) -> anyhow::Result<()> {
     let mut guarded: BTreeMap<InterfaceName, Guarded> = BTreeMap::new();
     loop {
