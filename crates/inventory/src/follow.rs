@@ -128,7 +128,7 @@ impl Inventory {
             stats: Arc::default(),
         };
         inventory.learn_node_addresses();
-        inventory.settle()?;
+        inventory.update()?;
         Ok(inventory)
     }
 
@@ -187,7 +187,7 @@ impl Inventory {
                 self.state.refresh();
                 self.learn_node_addresses();
             }
-            self.settle()?;
+            self.update()?;
             if is_refresh {
                 let refresh = self.config.refresh;
                 let pause = (began.elapsed() * REFRESH_SHARE).clamp(refresh, refresh * RAREST_REFRESH);
@@ -254,10 +254,10 @@ impl Inventory {
     }
 
     /// Lists what notifications did not say, and publishes what is known then.
-    fn settle(&mut self) -> Result<(), Error> {
+    fn update(&mut self) -> Result<(), Error> {
         list_stale(&mut self.requests, &mut self.state)?;
         let mut reader = Reader::new(&self.config.sysfs);
-        if let Some(snapshot) = self.state.settle(|link| reader.read(link)) {
+        if let Some(snapshot) = self.state.next_snapshot(|link| reader.read(link)) {
             self.stats.publishes.fetch_add(1, Relaxed);
             self.snapshots.send_replace(snapshot);
         }

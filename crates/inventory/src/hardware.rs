@@ -1,6 +1,6 @@
 //! What sysfs says about the device of a link. What cannot be read is unknown; nothing here fails.
 //!
-//! sysfs shows the network namespace of whoever mounted it, not that of the reader: a link counts only if its
+//! sysfs shows the network namespace of the process that mounted it, not that of the reader: a link counts only if its
 //! index is the one from rtnetlink.
 
 use std::{

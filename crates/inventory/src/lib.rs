@@ -37,7 +37,7 @@ pub fn read_once(sysfs: &Path, node_addresses: BTreeSet<IpAddr>) -> Result<Snaps
     state.set_node_addresses(node_addresses);
     follow::list_stale(&mut requests, &mut state)?;
     let mut reader = hardware::Reader::new(sysfs);
-    Ok(state.settle(|link| reader.read(link)).unwrap_or_default())
+    Ok(state.next_snapshot(|link| reader.read(link)).unwrap_or_default())
 }
 
 impl Default for Config {

@@ -3,7 +3,7 @@
 //! The kernel reports in two ways, in the words of kube-runtime's watcher: a part that is listed goes through *init*,
 //! *init apply* for each object and *init done*; between lists each notification is *applied*. Some things cannot be
 //! known from notifications (the kernel removes IPv4 routes without a notification when their link or address is removed):
-//! then the part is *stale* until it was listed again. [`State::settle`] makes a snapshot of what is known, if it differs
+//! then the part is *stale* until it was listed again. [`State::next_snapshot`] makes a snapshot of what is known, if it differs
 //! from the one before.
 
 use std::{
@@ -78,7 +78,7 @@ impl fmt::Display for Part {
 
 /// What notifications said about a link since the last snapshot.
 #[derive(Debug)]
-struct Heard {
+struct PendingLink {
     /// As it is now; none if it was removed.
     link: Option<Link>,
     /// Whether it was removed in between: another device may have its index.
@@ -89,7 +89,7 @@ struct Heard {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     snapshot: Snapshot,
-    heard: HashMap<u32, Heard>,
+    pending: HashMap<u32, PendingLink>,
     routes: BTreeSet<DefaultRoute>,
     /// Default routes that name a next-hop object; the kernel may or may not name its links too.
     routes_by_object: BTreeSet<DefaultRouteByObject>,
@@ -109,7 +109,7 @@ pub(crate) struct State {
     stale: BTreeSet<Part>,
     listed: Listed,
     /// Whether hardware is read again although nothing indicates a change.
-    looks_again: bool,
+    reads_again: bool,
 }
 
 /// What the list so far has.
@@ -150,14 +150,14 @@ impl State {
     /// Notifications were lost: everything is to be listed again.
     pub(crate) fn lose_all(&mut self) {
         self.stale.extend(Part::ALL);
-        self.looks_again = true;
+        self.reads_again = true;
     }
 
     /// Links and their hardware are to be read again: the kernel does not announce an alias or alternative name that changes
     /// on a link that is down (`netdev_state_change`), nor changes in sysfs.
     pub(crate) fn refresh(&mut self) {
         self.stale.extend([Part::Links, Part::Redirects]);
-        self.looks_again = true;
+        self.reads_again = true;
     }
 
     /// A list begins, or begins again.
@@ -172,7 +172,7 @@ impl State {
                 let Ok(message) = link::parse(message.payload) else { return };
                 if let Some(link) = message.to_link() {
                     self.listed.links.insert(link.index);
-                    self.hear(link.index, Some(link));
+                    self.set_pending(link.index, Some(link));
                 }
             }
             (Part::Addresses, kind::NEWADDR) => {
@@ -204,9 +204,9 @@ impl State {
     pub(crate) fn init_done(&mut self, part: Part) {
         match part {
             Part::Links => {
-                let known = self.snapshot.links().keys().chain(self.heard.keys());
+                let known = self.snapshot.links().keys().chain(self.pending.keys());
                 let gone: Vec<u32> = known.filter(|index| !self.listed.links.contains(index)).copied().collect();
-                gone.into_iter().for_each(|index| self.hear(index, None));
+                gone.into_iter().for_each(|index| self.set_pending(index, None));
             }
             Part::Addresses => self.node_links.clear(),
             Part::Routes(family) => {
@@ -295,9 +295,9 @@ impl State {
         }
         if is_gone {
             self.lose_redirects();
-            self.hear(message.index, None);
+            self.set_pending(message.index, None);
         } else if let Some(link) = message.to_link() {
-            self.hear(message.index, Some(link));
+            self.set_pending(message.index, Some(link));
         }
     }
 
@@ -339,14 +339,14 @@ impl State {
         self.node_addresses.contains(&address.local).then_some((index, address.local))
     }
 
-    fn hear(&mut self, index: u32, link: Option<Link>) {
+    fn set_pending(&mut self, index: u32, link: Option<Link>) {
         let is_gone = link.is_none();
         if is_gone {
             self.node_links.retain(|(of, _)| *of != index);
         }
-        let heard = self.heard.entry(index).or_insert(Heard { link: None, was_gone: false });
-        heard.was_gone |= is_gone;
-        heard.link = link;
+        let pending = self.pending.entry(index).or_insert(PendingLink { link: None, was_gone: false });
+        pending.was_gone |= is_gone;
+        pending.link = link;
     }
 
     /// Default routes of that message's family have to be listed again, if it is about one.
@@ -374,28 +374,28 @@ impl State {
         self.stale.extend(families);
     }
 
-    /// Makes a snapshot of what is known, if it differs from the one before. `look` reads the hardware of a link; it is
+    /// Makes a snapshot of what is known, if it differs from the one before. `read` reads the hardware of a link; it is
     /// called for physical links that are new, renamed, or changed their carrier, and for virtual functions when
     /// their physical function may have another name.
-    pub(crate) fn settle(&mut self, mut look: impl FnMut(&Link) -> Option<Hardware>) -> Option<Snapshot> {
-        let looks_again = mem::take(&mut self.looks_again);
-        let mut physical_functions_changed = looks_again;
+    pub(crate) fn next_snapshot(&mut self, mut read: impl FnMut(&Link) -> Option<Hardware>) -> Option<Snapshot> {
+        let reads_again = mem::take(&mut self.reads_again);
+        let mut physical_functions_changed = reads_again;
         let mut changed = false;
-        for (index, heard) in mem::take(&mut self.heard) {
+        for (index, pending) in mem::take(&mut self.pending) {
             let before = self.snapshot.link(index).cloned();
-            let Some(mut link) = heard.link else {
+            let Some(mut link) = pending.link else {
                 changed |= before.is_some();
                 physical_functions_changed |= before.as_deref().is_some_and(is_physical_function);
                 self.snapshot.remove_link(index);
                 continue;
             };
             let known = before.as_deref().filter(|before| {
-                !heard.was_gone && !looks_again && before.name == link.name && before.kind == link.kind
+                !pending.was_gone && !reads_again && before.name == link.name && before.kind == link.kind
             });
             let renamed = known.is_none();
             match known.filter(|known| known.has_carrier() == link.has_carrier() && known.is_up() == link.is_up()) {
                 Some(known) => link.hardware.clone_from(&known.hardware),
-                None => link.hardware = self.look(&link, &mut look),
+                None => link.hardware = self.read_hardware(&link, &mut read),
             }
             let is_named = self.snapshot.link_named(&link.name).is_some_and(|named| named.index == index);
             if before.as_deref() == Some(&link) && is_named {
@@ -406,10 +406,10 @@ impl State {
             self.snapshot.insert_link(Arc::new(link));
         }
         if physical_functions_changed {
-            changed |= self.look_at_virtual_functions(&mut look);
+            changed |= self.read_virtual_functions(&mut read);
         }
-        changed |= self.settle_routes();
-        changed |= self.settle_node_addresses();
+        changed |= self.update_routes();
+        changed |= self.update_node_addresses();
         if !self.snapshot.redirect_targets().iter().eq(&self.redirects) {
             self.snapshot.set_redirect_targets(self.redirects.iter().copied());
             changed = true;
@@ -418,22 +418,22 @@ impl State {
     }
 
     /// Reads a link's hardware; what has not changed stays shared with the snapshot before.
-    fn look(&self, link: &Link, look: &mut impl FnMut(&Link) -> Option<Hardware>) -> Option<Arc<Hardware>> {
+    fn read_hardware(&self, link: &Link, read: &mut impl FnMut(&Link) -> Option<Hardware>) -> Option<Arc<Hardware>> {
         if link.kind.is_some() || link.is_loopback() {
             return None;
         }
-        let found = look(link)?;
+        let found = read(link)?;
         let before = self.snapshot.link(link.index).and_then(|before| before.hardware.clone());
         Some(before.filter(|before| **before == found).unwrap_or_else(|| Arc::new(found)))
     }
 
-    fn look_at_virtual_functions(&mut self, look: &mut impl FnMut(&Link) -> Option<Hardware>) -> bool {
+    fn read_virtual_functions(&mut self, read: &mut impl FnMut(&Link) -> Option<Hardware>) -> bool {
         let is_function =
             |link: &&Arc<Link>| link.hardware.as_ref().is_some_and(|hardware| hardware.virtual_function.is_some());
         let functions: Vec<Arc<Link>> = self.snapshot.links().values().filter(is_function).cloned().collect();
         let mut changed = false;
         for link in functions {
-            let hardware = self.look(&link, look);
+            let hardware = self.read_hardware(&link, read);
             if hardware != link.hardware {
                 self.snapshot.insert_link(Arc::new(Link { hardware, ..Link::clone(&link) }));
                 changed = true;
@@ -442,7 +442,7 @@ impl State {
         changed
     }
 
-    fn settle_routes(&mut self) -> bool {
+    fn update_routes(&mut self) -> bool {
         let mut changed = false;
         let routes: BTreeSet<DefaultRoute> = self.all_routes().collect();
         let reached = self.reached(&routes);
@@ -458,7 +458,7 @@ impl State {
         changed
     }
 
-    fn settle_node_addresses(&mut self) -> bool {
+    fn update_node_addresses(&mut self) -> bool {
         let mut changed = false;
         if !self.snapshot.node_addresses().iter().eq(&self.node_addresses) {
             self.snapshot.set_node_addresses(self.node_addresses.iter().copied());

@@ -124,7 +124,7 @@ pub fn runtime() -> Runtime {
     }
 }
 
-/// A runtime whose NRI tells of Pods by StateChange: 0.11 and before.
+/// A runtime whose NRI reports Pods with StateChange: 0.11 and before.
 pub fn old_runtime() -> Runtime {
     Runtime { version: "v2.1.5".into(), nri_version: String::new(), ..runtime() }
 }
@@ -191,7 +191,7 @@ impl Peer {
     }
 
     async fn answer(&self, stream: u32, answer: Result<Vec<u8>, proto::ttrpc::Status>) {
-        // whoever is gone needs no answer
+        // a plugin that disconnected needs no answer
         let _ = self.outbox.send(Connection::Runtime, || encode_response(stream, answer)).await;
     }
 
@@ -233,7 +233,7 @@ impl Peer {
         Ok(parts.len())
     }
 
-    /// The usual beginning: takes the plugin, introduces the runtime and tells of all that exists.
+    /// The usual beginning: accepts the plugin, configures it and sends all Pods and containers.
     ///
     /// # Errors
     ///
@@ -413,7 +413,7 @@ fn describe(message: &Message) -> String {
         Ok(request) => request,
         Err(error) => return format!("{:?} {} {error}", message.kind, message.stream),
     };
-    // what is not a map: those are told in any order
+    // what is not a map: those are sent in any order
     let parsed = request::parse(&request.method, &request.payload).map(|_| request.payload.len());
     format!("{:?} {} {} {parsed:?}", message.kind, message.stream, request.method)
 }

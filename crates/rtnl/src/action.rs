@@ -24,7 +24,7 @@ const LINK: usize = 24;
 /// The kind of action that sends or copies packets to another link.
 const MIRRED: &[u8] = b"mirred";
 
-/// Asks for all actions that send packets to another link, of whichever filter.
+/// Requests all actions that send packets to another link, of whichever filter.
 pub fn dump_mirred(batch: &mut Batch) {
     batch.push(kind::GETACTION, flags::DUMP, &[0; HEADER]).nest(TABLE, |table| {
         table.nest(FIRST, |action| {

@@ -66,7 +66,7 @@ pub fn parse(payload: &[u8]) -> Result<(u32, Address), Malformed> {
     Ok((index, address))
 }
 
-/// Asks for the addresses of one link; of all links with index 0. A strict socket filters in the kernel.
+/// Requests the addresses of one link; of all links with index 0. A strict socket filters in the kernel.
 pub fn dump(batch: &mut Batch, index: u32) {
     let mut header = [0; HEADER];
     header[4..].copy_from_slice(&index.to_ne_bytes());

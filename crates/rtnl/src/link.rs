@@ -65,7 +65,7 @@ pub mod attribute {
     /// Inside `INFO_DATA` of an ipvlan, of a VLAN.
     pub const IPVLAN_MODE: u16 = 1;
     pub const VLAN_ID: u16 = 1;
-    /// Inside `INFO_DATA` of a vxlan, of an amt: the link below, which `LINK` does not tell of these two.
+    /// Inside `INFO_DATA` of a vxlan, of an amt: the link below, which `LINK` does not contain for these two.
     pub const VXLAN_LINK: u16 = 3;
     pub const AMT_LINK: u16 = 4;
     /// Inside `AF_SPEC`: the address family.
@@ -302,7 +302,7 @@ impl<'a> LinkMessage<'a> {
         Some(state)
     }
 
-    /// Whether the message tells of a wireless event only: a name, and none of what the link is otherwise
+    /// Whether the message only reports a wireless event: a name, and none of the link's other attributes
     /// (`wireless_nlevent_process`).
     pub fn is_partial(&self) -> bool {
         self.attributes().any(|attribute| attribute.kind == attribute::WIRELESS)
@@ -326,7 +326,7 @@ impl<'a> LinkMessage<'a> {
     }
 }
 
-/// The mode of an XDP program, by the attribute that tells its id: `XDP_FLAGS_*_MODE`.
+/// The mode of an XDP program, by the attribute with its id: `XDP_FLAGS_*_MODE`.
 fn xdp_mode(attribute: u16) -> u32 {
     match attribute {
         attribute::XDP_SKB_PROG_ID => 1 << 1,
@@ -335,7 +335,7 @@ fn xdp_mode(attribute: u16) -> u32 {
     }
 }
 
-/// Takes the XDP program of one mode from a link; the mode is named by the attribute that tells the program's id.
+/// Takes the XDP program of one mode from a link; the mode is given by the attribute with the program's id.
 pub fn remove_xdp(batch: &mut Batch, index: u32, mode: u16) {
     set(batch, index, 0, 0).nest(attribute::XDP, |xdp| {
         xdp.attribute(attribute::XDP_FD, &(-1i32).to_ne_bytes()).u32(attribute::XDP_FLAGS, xdp_mode(mode));
@@ -356,7 +356,7 @@ fn info_data<'a>(info: &Attribute<'a>) -> impl Iterator<Item = Attribute<'a>> + 
     data.into_iter().flat_map(|data| data.nested())
 }
 
-/// The link below, of the kinds that tell it among their own data.
+/// The link below, for the kinds that have it in their own data.
 fn parent_in_data(info: &Attribute<'_>) -> Option<u32> {
     let kind = match info_kind(info)? {
         "vxlan" => attribute::VXLAN_LINK,
@@ -433,29 +433,29 @@ fn header(index: u32, flags: u32, change: u32) -> [u8; HEADER] {
     header
 }
 
-/// Asks for all links.
+/// Requests all links.
 pub fn dump(batch: &mut Batch) {
     batch.push(kind::GETLINK, flags::DUMP, &header(0, 0, 0)).u32(attribute::EXT_MASK, SKIP_STATS);
 }
 
-/// Asks for all links of the namespace that has that id in the socket's.
+/// Requests all links of the namespace that has that id in the socket's.
 pub fn dump_in_namespace(batch: &mut Batch, nsid: i32) {
     let mut request = batch.push(kind::GETLINK, flags::DUMP, &header(0, 0, 0));
     request.attribute(attribute::TARGET_NETNSID, &nsid.to_ne_bytes()).u32(attribute::EXT_MASK, SKIP_STATS);
 }
 
-/// Asks for the link of that name (or alternative name).
+/// Requests the link of that name (or alternative name).
 pub fn get_by_name(batch: &mut Batch, name: &[u8]) {
     // the kernel looks for names of up to 15 bytes in IFNAME, where it finds alternative names too
     batch.push(kind::GETLINK, 0, &header(0, 0, 0)).string(attribute::IFNAME, name).u32(attribute::EXT_MASK, SKIP_STATS);
 }
 
-/// Asks for the link with that index.
+/// Requests the link with that index.
 pub fn get_by_index(batch: &mut Batch, index: u32) {
     batch.push(kind::GETLINK, 0, &header(index, 0, 0)).u32(attribute::EXT_MASK, SKIP_STATS);
 }
 
-/// Asks for the link with that index in the namespace with that id.
+/// Requests the link with that index in the namespace with that id.
 pub fn get_in_namespace(batch: &mut Batch, nsid: i32, index: u32) {
     let mut request = batch.push(kind::GETLINK, 0, &header(index, 0, 0));
     request.attribute(attribute::TARGET_NETNSID, &nsid.to_ne_bytes()).u32(attribute::EXT_MASK, SKIP_STATS);
@@ -493,7 +493,7 @@ pub fn set_macvlan_mode(batch: &mut Batch, index: u32, link_kind: &str, mode: u3
     });
 }
 
-/// Changes settings of a link's own kind, told as the kernel tells them.
+/// Changes settings of a link's own kind, as the kernel reports them.
 pub fn set_info_data(batch: &mut Batch, index: u32, link_kind: &str, settings: &[netdevice::state::Attribute]) {
     let is_macvlan = MACVLAN_KINDS.contains(&link_kind);
     batch.push(kind::NEWLINK, flags::ACK, &header(index, 0, 0)).nest(attribute::LINKINFO, |info| {

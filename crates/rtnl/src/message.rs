@@ -11,7 +11,7 @@ pub mod kind {
     pub const NEWLINK: u16 = 16;
     /// A link is gone.
     pub const DELLINK: u16 = 17;
-    /// Asks for links.
+    /// Requests links.
     pub const GETLINK: u16 = 18;
     /// Changes a link.
     pub const SETLINK: u16 = 19;
@@ -19,59 +19,59 @@ pub mod kind {
     pub const NEWADDR: u16 = 20;
     /// An address is gone.
     pub const DELADDR: u16 = 21;
-    /// Asks for addresses.
+    /// Requests addresses.
     pub const GETADDR: u16 = 22;
     /// A route is there.
     pub const NEWROUTE: u16 = 24;
     /// A route is gone.
     pub const DELROUTE: u16 = 25;
-    /// Asks for routes.
+    /// Requests routes.
     pub const GETROUTE: u16 = 26;
     /// A neighbour is there.
     pub const NEWNEIGH: u16 = 28;
     /// A neighbour is gone.
     pub const DELNEIGH: u16 = 29;
-    /// Asks for neighbours.
+    /// Requests neighbours.
     pub const GETNEIGH: u16 = 30;
     /// A routing rule is there.
     pub const NEWRULE: u16 = 32;
     /// A routing rule is gone.
     pub const DELRULE: u16 = 33;
-    /// Asks for routing rules.
+    /// Requests routing rules.
     pub const GETRULE: u16 = 34;
     /// A queueing discipline is there.
     pub const NEWQDISC: u16 = 36;
     /// A queueing discipline is gone, and its filters with it.
     pub const DELQDISC: u16 = 37;
-    /// Asks for queueing disciplines.
+    /// Requests queueing disciplines.
     pub const GETQDISC: u16 = 38;
     /// A traffic control filter is there.
     pub const NEWTFILTER: u16 = 44;
     /// A traffic control filter is gone.
     pub const DELTFILTER: u16 = 45;
-    /// Asks for filters.
+    /// Requests filters.
     pub const GETTFILTER: u16 = 46;
     /// Actions of filters are there.
     pub const NEWACTION: u16 = 48;
     /// Actions of filters are gone.
     pub const DELACTION: u16 = 49;
-    /// Asks for actions of filters, and tells them.
+    /// Requests actions of filters, and is the answer.
     pub const GETACTION: u16 = 50;
     /// Settings of a neighbour table, or of a link in it.
     pub const NEWNEIGHTBL: u16 = 64;
-    /// Asks for settings of neighbour tables.
+    /// Requests settings of neighbour tables.
     pub const GETNEIGHTBL: u16 = 66;
     /// A namespace has an id here.
     pub const NEWNSID: u16 = 88;
     /// A namespace with an id here is gone.
     pub const DELNSID: u16 = 89;
-    /// Asks for the id of a namespace.
+    /// Requests the id of a namespace.
     pub const GETNSID: u16 = 90;
     /// A next-hop object is there.
     pub const NEWNEXTHOP: u16 = 104;
     /// A next-hop object is gone.
     pub const DELNEXTHOP: u16 = 105;
-    /// Asks for next-hop objects.
+    /// Requests next-hop objects.
     pub const GETNEXTHOP: u16 = 106;
     /// Gives a link alternative names.
     pub const NEWLINKPROP: u16 = 108;

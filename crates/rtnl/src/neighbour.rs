@@ -14,7 +14,7 @@ use crate::{
 /// Size of `struct ndmsg`.
 const HEADER: usize = 12;
 const AF_INET: u8 = 2;
-/// `NTF_USE`: as if somebody were about to send to it.
+/// `NTF_USE`: as if a packet were sent to it.
 const USE: u8 = 1;
 /// `NDA_DST`.
 const DESTINATION: u16 = 1;
@@ -50,7 +50,7 @@ pub enum List {
     Forwarding,
 }
 
-/// Asks for one list of a link. A strict socket filters in the kernel.
+/// Requests one list of a link. A strict socket filters in the kernel.
 pub fn dump(batch: &mut Batch, index: u32, list: List) {
     let mut header = [0; HEADER];
     match list {
@@ -72,7 +72,7 @@ pub fn probe(batch: &mut Batch, index: u32, address: Ipv4Addr) {
     batch.push(kind::NEWNEIGH, flags::ACK | flags::CREATE, &header).attribute(DESTINATION, &address.octets());
 }
 
-/// Adds a neighbour, in place of one that is there: what the kernel learned gives way to what somebody wrote.
+/// Adds a neighbour, or replaces one: a configured entry replaces one that the kernel learned.
 pub fn add(batch: &mut Batch, index: u32, neighbour: &Neighbour) {
     // an entry of the forwarding database may stand beside others of its hardware address
     let how = if neighbour.family == FORWARDING { flags::APPEND } else { flags::REPLACE };

@@ -45,7 +45,7 @@ pub fn parse(payload: &[u8]) -> Option<Parameters> {
     Some(Parameters { family: head[0], link, settings })
 }
 
-/// Asks for the settings of all tables and links.
+/// Requests the settings of all tables and links.
 pub fn dump(batch: &mut Batch) {
     batch.push(kind::GETNEIGHTBL, flags::DUMP, &[0; HEADER]);
 }

@@ -51,7 +51,7 @@ pub fn parse(payload: &[u8]) -> Result<NextHopObject, Malformed> {
     Ok(NextHopObject { id: id.ok_or(Malformed("a next hop's message has no id"))?, link, members })
 }
 
-/// Asks for all next hops.
+/// Requests all next hops.
 pub fn dump(batch: &mut Batch) {
     batch.push(kind::GETNEXTHOP, flags::DUMP, &[0; HEADER]);
 }

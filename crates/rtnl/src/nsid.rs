@@ -15,24 +15,24 @@ const HEADER: [u8; 4] = [0; 4];
 /// `NETNSA_NSID_NOT_ASSIGNED`.
 const NOT_ASSIGNED: i32 = -1;
 
-/// The id that an `RTM_NEWNSID` tells; none if the namespace has none here.
+/// The id in an `RTM_NEWNSID`; none if the namespace has no id here.
 pub fn parse(payload: &[u8]) -> Option<i32> {
     let tail = payload.get(HEADER.len()..)?;
     let id = attributes(tail).find(|attribute| attribute.kind == NSID)?.i32()?;
     (id != NOT_ASSIGNED).then_some(id)
 }
 
-/// Asks for the id of the namespace behind a file descriptor.
+/// Requests the id of the namespace behind a file descriptor.
 pub fn get_by_fd(batch: &mut Batch, fd: u32) {
     batch.push(kind::GETNSID, 0, &HEADER).u32(FD, fd);
 }
 
-/// Asks for the id of the namespace of a process or thread.
+/// Requests the id of the namespace of a process or thread.
 pub fn get_by_pid(batch: &mut Batch, pid: u32) {
     batch.push(kind::GETNSID, 0, &HEADER).u32(PID, pid);
 }
 
-/// Asks for all namespaces that have an id here.
+/// Requests all namespaces that have an id here.
 pub fn dump(batch: &mut Batch) {
     batch.push(kind::GETNSID, flags::DUMP, &HEADER);
 }

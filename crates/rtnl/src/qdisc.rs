@@ -20,7 +20,7 @@ pub const CLSACT: u32 = 0xffff_fff1;
 /// Where its filters are: of packets that come, and that go (`TC_H_MIN_INGRESS`, `TC_H_MIN_EGRESS`).
 pub const FILTERS: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
 
-/// A discipline as the kernel tells of it.
+/// A queueing discipline as the kernel reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Qdisc<'a> {
     /// `TCA_KIND`.
@@ -37,14 +37,14 @@ fn header(index: u32, handle: u32, parent: u32) -> [u8; HEADER] {
     header
 }
 
-/// Asks for the discipline at one place of a link. Of one that the kernel made itself it may tell nothing, so that an
-/// acknowledgement is asked for, too (`tc_qdisc_dump_ignore`). The kernel tells of it as of a change: only an echo reaches
+/// Requests the discipline at one place of a link. The kernel may not report one that it made itself, so an
+/// acknowledgement is requested, too (`tc_qdisc_dump_ignore`). The kernel reports it as a change: only an echo reaches
 /// who asked (`qdisc_notify`).
 pub fn get(batch: &mut Batch, index: u32, parent: u32) {
     batch.push(kind::GETQDISC, flags::ACK | flags::ECHO, &header(index, 0, parent));
 }
 
-/// Asks for the filters at one place of a link.
+/// Requests the filters at one place of a link.
 pub fn dump_filters(batch: &mut Batch, index: u32, parent: u32) {
     batch.push(kind::GETTFILTER, flags::DUMP, &header(index, 0, parent));
 }

@@ -4,8 +4,8 @@ use crate::{field::align, message::flags};
 
 pub(crate) const NESTED: u16 = 0x8000;
 
-/// Requests that go to the kernel in one `sendmsg`. It works them off in order and answers each one, and a failure of
-/// one does not keep it from the next.
+/// Requests that go to the kernel in one `sendmsg`. It processes them in order and answers each one; a failure of one
+/// does not stop the next.
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
@@ -41,8 +41,8 @@ impl Batch {
         self.bytes
     }
 
-    /// Asks for an acknowledgement of the last request only: the kernel works them off in order, and of each that fails
-    /// it tells anyhow (`netlink_rcv_skb` in `net/netlink/af_netlink.c`).
+    /// Requests an acknowledgement of the last request only: the kernel processes them in order, and reports each
+    /// failure anyway (`netlink_rcv_skb` in `net/netlink/af_netlink.c`).
     pub fn acknowledge_last(&mut self) {
         let Some((_, others)) = self.starts.split_last() else { return };
         for start in others {
@@ -104,7 +104,7 @@ impl Request<'_> {
         self
     }
 
-    /// Pads to 4 bytes and keeps the message's length true.
+    /// Pads to 4 bytes and updates the length of the message.
     fn pad(&mut self) {
         self.bytes.resize(align(self.bytes.len()), 0);
         let length = u32::try_from(self.bytes.len() - self.start).expect("no request of ours has 4 GB");

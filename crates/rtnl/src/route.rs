@@ -27,7 +27,7 @@ pub const IPV4: u8 = 2;
 /// `AF_INET6`.
 pub const IPV6: u8 = 10;
 
-/// Reads an `RTM_NEWROUTE` payload, without what the kernel tells of every route and nobody asked for.
+/// Reads an `RTM_NEWROUTE` payload, without the attributes that the kernel adds to every route.
 ///
 /// # Errors
 ///
@@ -58,7 +58,7 @@ pub fn parse(payload: &[u8]) -> Result<Route, Malformed> {
     Ok(route)
 }
 
-/// Whether a `struct rta_cacheinfo` tells of an end (`rta_expires`), and not only how often the route was used.
+/// Whether a `struct rta_cacheinfo` has an expiry (`rta_expires`), and not only counters.
 fn expires(counters: &[u8]) -> bool {
     number(counters, 8).is_some_and(|ticks: [u8; 4]| ticks != [0; 4])
 }
@@ -186,10 +186,10 @@ pub fn with_links(value: &[u8], link: impl Fn(u32) -> Option<u32>) -> Vec<u8> {
     bytes
 }
 
-/// Flags of a next hop that somebody asked for (pervasive, on-link); the others say how it is just now.
+/// Flags of a next hop that can be set (pervasive, on-link); the others are its present state.
 const STABLE_HOP_FLAGS: u8 = 0x02 | 0x04;
 
-/// Asks for the routes of one family, or of [`ALL_FAMILIES`], through one link, in every table; of all links with index 0. A strict socket
+/// Requests the routes of one family, or of [`ALL_FAMILIES`], through one link, in every table; of all links with index 0. A strict socket
 /// filters in the kernel.
 pub fn dump(batch: &mut Batch, family: u8, index: u32) {
     let mut header = [0; HEADER];

@@ -28,7 +28,7 @@ pub fn reached_table(payload: &[u8]) -> Option<(Family, u32)> {
     (head[7] == TO_TABLE).then(|| (family, named.unwrap_or_else(|| u32::from(head[4]))))
 }
 
-/// Asks for the rules of one family.
+/// Requests the rules of one family.
 pub fn dump(batch: &mut Batch, family: u8) {
     let mut header = [0; HEADER];
     header[0] = family;

@@ -1,4 +1,4 @@
-//! Which file a path leads to: tells a file from one that took its place.
+//! The identity of the file at a path: whether the file was replaced.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 

@@ -1,4 +1,4 @@
-//! An agent beside a stand-in of the kubelet, in folders of its own.
+//! An agent beside a stand-in of the kubelet, in directories of its own.
 
 use std::{
     collections::BTreeMap,
@@ -15,11 +15,11 @@ use tokio::time::timeout;
 
 use crate::{bench::Bench, process::cpu_of};
 
-/// What the agent offers unless it is told otherwise.
+/// The default resource of the agent.
 pub(crate) const RESOURCE: &str = "networking.k8s.io/netdevice";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder with a stand-in of the kubelet.
+/// A directory with a stand-in of the kubelet.
 pub(crate) struct Node {
     pub(crate) kubelet: Kubelet,
     folder: TempDir,
@@ -79,7 +79,7 @@ impl Node {
         self.kubelet.with_state(lists)
     }
 
-    /// Waits until so many devices are listed after those lists: what an agent that ended told stays known.
+    /// Waits until so many devices are listed after those lists: the lists of an earlier agent do not count.
     pub(crate) async fn until_listed_since(&self, known: usize, count: usize) -> Result<Instant> {
         let what = format!("{count} devices are listed anew");
         self.until(&what, |state| lists(state) > known && listed(state) == Some(count)).await
@@ -128,7 +128,7 @@ impl Agent {
         Ok([size("Rss:")?, size("Pss:")?, size("Anonymous:")?])
     }
 
-    /// How often each of its threads went to sleep by itself: each time somebody woke it up.
+    /// How often each of its threads went to sleep: each time it had been woken up.
     pub(crate) fn sleeps(&self) -> Result<BTreeMap<String, u64>> {
         let mut sleeps = BTreeMap::new();
         for task in fs::read_dir(format!("/proc/{}/task", self.pid()))?.flatten() {

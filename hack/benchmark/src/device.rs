@@ -48,13 +48,13 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // it is ours, and nobody needs it any more
+        // our own process
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A device with its sandbox and what a runtime would say of it.
+/// A device with its sandbox and its OCI state.
 pub(crate) struct Device {
     pub(crate) name: String,
     number: usize,
@@ -65,9 +65,9 @@ pub(crate) struct Device {
 
 impl Device {
     /// `name` is a link that is there and down.
-    pub(crate) fn new(name: &str, number: usize, folder: &TempDir) -> Result<Self> {
+    pub(crate) fn new(name: &str, number: usize, directory: &TempDir) -> Result<Self> {
         let sandbox = Sandbox::new()?;
-        let bundle = folder.path().join(format!("bundle-{name}"));
+        let bundle = directory.path().join(format!("bundle-{name}"));
         fs::create_dir_all(&bundle)?;
         fs::write(bundle.join("config.json"), config(&sandbox.path()).to_string())?;
         let state = json!({
@@ -81,7 +81,7 @@ impl Device {
                 "io.kubernetes.cri.sandbox-uid": format!("uid-{number}"),
             },
         });
-        let path = folder.path().join(format!("state-{name}.json"));
+        let path = directory.path().join(format!("state-{name}.json"));
         fs::write(&path, state.to_string())?;
         let mut commands = format!("link set dev {name} up\n");
         for address in addresses(number) {
@@ -108,14 +108,14 @@ impl Device {
         json!([wanted]).to_string()
     }
 
-    /// The file with what a runtime tells the hook.
+    /// The file with the OCI state for the hook.
     pub(crate) fn state(&self) -> &Path {
         &self.state
     }
 
-    pub(crate) fn hook(&self, bench: &Bench, folder: &TempDir, verb: &str) -> Result<Command> {
+    pub(crate) fn hook(&self, bench: &Bench, directory: &TempDir, verb: &str) -> Result<Command> {
         let mut command = Command::new(&bench.programs.hook);
-        command.arg(verb).arg("-state-dir").arg(folder.path().join("records"));
+        command.arg(verb).arg("-state-dir").arg(directory.path().join("records"));
         command.arg(format!("networking.k8s.io/netdevice={}", self.name));
         command.env_clear().stdin(File::open(&self.state)?).stdout(Stdio::null());
         Ok(command)

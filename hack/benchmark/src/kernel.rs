@@ -1,4 +1,4 @@
-//! Links of this process's own namespace, made and changed as fast as the kernel takes it.
+//! Links of this process's own namespace, made and changed as fast as the kernel allows.
 
 use std::{
     io::Write,
@@ -132,14 +132,14 @@ impl Kernel {
 
     /// Moves the IPv4 default route to that link.
     pub(crate) fn set_default_route(&self, link: u32) -> Result<()> {
-        // struct rtmsg: an ordinary route to everywhere, on the link, in the main table, by whoever boots
+        // struct rtmsg: a default route on the link, in the main table, with protocol boot
         let header = [2, 0, 0, 0, 254, 3, 253, 1, 0, 0, 0, 0];
         let mut batch = Batch::new();
         batch.push(kind::NEWROUTE, flags::ACK | flags::CREATE | flags::REPLACE, &header).u32(4, link);
         self.ask(batch)
     }
 
-    /// Receives the list of all links and does nothing with it: what nobody who wants to know them can do without.
+    /// Receives the list of all links and does nothing with it: the minimum for a program that lists them.
     pub(crate) fn list_links(&self) -> Result<()> {
         let mut batch = Batch::new();
         rtnl::link::dump(&mut batch);

@@ -1,4 +1,4 @@
-//! A bare reader of rtnetlink: it tells when something happened, or what only hearing of it costs.
+//! A minimal reader of rtnetlink: it records when a notification arrived, or measures the cost of only receiving.
 
 use std::{
     os::fd::OwnedFd,
@@ -20,57 +20,57 @@ use rustix::{
 use crate::{kernel::route_socket, process::cpu_of_this_thread};
 
 /// Groups of links (1) and of IPv4 routes (7).
-const TELLING: u32 = 1 | 1 << 6;
-/// All that the agent's inventory hears below group 32.
+const WATCHED: u32 = 1 | 1 << 6;
+/// All groups of the agent's inventory below group 32.
 const ALL: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 18 | 1 << 27;
 const BUFFER: usize = 64 << 10;
-/// How long a reader that is in no hurry lets notifications gather.
+/// How long notifications are collected between two reads.
 const NAP: Duration = Duration::from_millis(1);
 
 /// A notification.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heard {
+pub(crate) struct Notification {
     pub(crate) at: Instant,
     pub(crate) kind: u16,
 }
 
-/// Notes when each notification came. Its thread ends with the process.
+/// Records when each notification arrived. Its thread ends with the process.
 #[derive(Debug, Clone)]
-pub(crate) struct Listener(Arc<Mutex<Vec<Heard>>>);
+pub(crate) struct Listener(Arc<Mutex<Vec<Notification>>>);
 
 impl Listener {
     pub(crate) fn start() -> Result<Self> {
         let heard = Arc::default();
-        let (socket, notes) = (route_socket(TELLING)?, Arc::clone(&heard));
+        let (socket, notes) = (route_socket(WATCHED)?, Arc::clone(&heard));
         std::thread::Builder::new().name("listener".into()).spawn(move || listen(&socket, &notes))?;
         Ok(Self(heard))
     }
 
-    /// Forgets all.
+    /// Removes all notifications.
     pub(crate) fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The first notification since the last [`Listener::clear`] of which this holds.
-    pub(crate) fn first(&self, is_it: impl Fn(&Heard) -> bool) -> Result<Instant> {
+    pub(crate) fn first(&self, is_it: impl Fn(&Notification) -> bool) -> Result<Instant> {
         let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = heard.iter().find(|heard| is_it(heard)).map(|heard| heard.at);
-        found.ok_or_else(|| anyhow!("the kernel told of something else: {heard:?}"))
+        found.ok_or_else(|| anyhow!("the kernel reported something else: {heard:?}"))
     }
 }
 
-fn listen(socket: &OwnedFd, notes: &Mutex<Vec<Heard>>) {
+fn listen(socket: &OwnedFd, notes: &Mutex<Vec<Notification>>) {
     let mut buffer = vec![0; BUFFER];
     while let Ok((length, _)) = recv(socket, &mut buffer[..], RecvFlags::empty()) {
         let at = Instant::now();
         let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
         for message in messages(&buffer[..length]).flatten() {
-            notes.push(Heard { at, kind: message.kind });
+            notes.push(Notification { at, kind: message.kind });
         }
     }
 }
 
-/// Receives all that the agent receives, at the agent's leisure, and does nothing with it.
+/// Receives everything that the agent receives, as often as the agent, and ignores it.
 pub(crate) struct BareReader {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<(u64, Duration)>>,
@@ -87,7 +87,7 @@ impl BareReader {
     /// How many notifications it received, and its processor time.
     pub(crate) fn stop(self) -> Result<(u64, Duration)> {
         self.stop.store(true, Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the bare reader broke"))?
+        self.thread.join().map_err(|_| anyhow!("the bare reader panicked"))?
     }
 }
 

@@ -1,10 +1,10 @@
 //! netdevice-bench: measures the program against the kernel's floor in the same run; `hack/bench` builds and starts it.
 //!
-//! Each section is a process of its own in a network and mount namespace of its own, so that nothing of the machine is
-//! touched and no section meets what another one left. A section prints its rows as JSON lines; this process collects
+//! Each section is a process of its own in a network and mount namespace of its own, so that the machine is not
+//! changed and no section affects another. A section prints its rows as JSON lines; this process collects
 //! them, prints the table and writes the file.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // a table is what it is for
+#![allow(clippy::print_stdout, clippy::print_stderr)] // it prints a table
 
 mod agent;
 mod bench;
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
 fn run_section(bench: &Bench, name: &str) -> Result<()> {
     let section = SECTIONS.iter().find(|section| section.name == name).with_context(|| format!("no section {name}"))?;
     if section.namespaces == Namespaces::Own {
-        // sysfs shows the network namespace of whoever mounted it
+        // sysfs shows the network namespace of the process that mounted it
         let flags = rustix::mount::MountFlags::empty();
         rustix::mount::mount("bench", "/sys", "sysfs", flags, None::<&std::ffi::CStr>).context("mount sysfs")?;
         kernel::ip("link set dev lo up\n")?;
@@ -98,11 +98,11 @@ fn run_section(bench: &Bench, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Says whether every section ran.
+/// Returns whether every section succeeded.
 fn run_all(arguments: &Arguments) -> Result<bool> {
     if let Some(name) = arguments.only.iter().find(|name| SECTIONS.iter().all(|section| section.name != **name)) {
         bail!(
-            "no section {name}: there are {}",
+            "unknown section {name}: the sections are {}",
             SECTIONS.iter().map(|section| section.name).collect::<Vec<_>>().join(", ")
         );
     }
@@ -155,7 +155,7 @@ fn start_section(section: &Section) -> Result<Vec<Row>> {
     command.args(std::env::args_os().skip(1)).args(["section", section.name]).stdout(Stdio::piped());
     let done = command.spawn().context("start a section")?.wait_with_output()?;
     if !done.status.success() {
-        bail!("it ended with {}", done.status);
+        bail!("the section ended with {}", done.status);
     }
     let text = String::from_utf8(done.stdout)?;
     text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()

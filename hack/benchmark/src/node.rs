@@ -11,7 +11,7 @@ use crate::{
     agent::{Agent, Node, RESOURCE, health},
     bench::Bench,
     kernel::{Kernel, index_of, ip},
-    listener::{Heard, Listener},
+    listener::{Listener, Notification},
     process::{block_on, ms},
     row::{Budget, Row},
     samples::Samples,
@@ -157,11 +157,11 @@ impl Event {
     }
 
     /// Whether this notification is the kernel's word of it.
-    fn is_told_by(self, heard: &Heard) -> bool {
+    fn is_reported_by(self, notification: &Notification) -> bool {
         match self {
-            Self::Added | Self::Up | Self::Down => heard.kind == kind::NEWLINK,
-            Self::Removed => heard.kind == kind::DELLINK,
-            Self::DefaultRoute => heard.kind == kind::NEWROUTE,
+            Self::Added | Self::Up | Self::Down => notification.kind == kind::NEWLINK,
+            Self::Removed => notification.kind == kind::DELLINK,
+            Self::DefaultRoute => notification.kind == kind::NEWROUTE,
         }
     }
 }
@@ -182,7 +182,7 @@ async fn events(bench: &Bench, node: &Node, agent: &Agent, links: usize, devices
             let at = node.until(&format!("{event:?}"), |state| event.is_listed(state, uplink)).await?;
             making.await??;
             sleep(SETTLED).await;
-            let took = at.saturating_duration_since(listener.first(|heard| event.is_told_by(heard))?);
+            let took = at.saturating_duration_since(listener.first(|heard| event.is_reported_by(heard))?);
             times.push(ms(took));
             all.push(ms(took));
             cpu.push(ms(agent.cpu()?.saturating_sub(before)));

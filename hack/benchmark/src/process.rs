@@ -11,13 +11,13 @@ use anyhow::{Context, Result, bail};
 /// One run of a program.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Run {
-    /// From its start to its end.
+    /// From start to end.
     pub(crate) wall: Duration,
     /// User and system time of all its threads.
     pub(crate) cpu: Duration,
 }
 
-/// A program under way.
+/// A program that is running.
 #[derive(Debug)]
 pub(crate) struct Started {
     pid: libc::pid_t,
@@ -30,7 +30,7 @@ pub(crate) fn start(command: &mut Command) -> Result<Started> {
     let began = Instant::now();
     let child = command.spawn().with_context(|| format!("{command:?}"))?;
     let pid = i32::try_from(child.id()).context("a pid fits")?;
-    // not waited for by the standard library: it does not tell the time
+    // not waited for by the standard library: it does not return the times
     drop(child);
     Ok(Started { pid, began, shown: String::new() })
 }

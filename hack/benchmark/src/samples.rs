@@ -1,4 +1,4 @@
-//! Numbers that were measured, and what is told of them.
+//! Measured values and their statistics.
 
 /// Measured values, in the unit of their row.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +37,7 @@ impl Samples {
     }
 
     /// The mean of the middle eight tenths. Moves take whole timer ticks, so a median jumps by a tick where the mean
-    /// shifts by a little; and on a machine that does other work too the slowest runs tell of that work.
+    /// shifts by a little; and on a machine that does other work too the slowest runs measure that work.
     pub(crate) fn trimmed_mean(&self) -> f64 {
         let cut = self.0.len() / 10;
         let kept = &self.0[cut..self.0.len() - cut];

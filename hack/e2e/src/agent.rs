@@ -88,7 +88,7 @@ impl Agent<'_> {
         self.node.http(self.admin_port, path)
     }
 
-    /// Waits until the runtime tells it of sandboxes.
+    /// Waits until the runtime reports sandboxes to it.
     ///
     /// # Panics
     /// When it does not within 30 seconds, with the agent's log.

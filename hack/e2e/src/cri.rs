@@ -116,7 +116,7 @@ pub struct ContainerSpec {
 }
 
 impl ContainerSpec {
-    /// A busybox that sleeps until it is told to end.
+    /// A busybox that sleeps until it gets a signal.
     #[must_use]
     pub fn new(name: &str) -> ContainerSpec {
         let script = "trap exit TERM; sleep 1000000 & wait";

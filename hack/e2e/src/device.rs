@@ -1,4 +1,4 @@
-//! Host interfaces of a test's own, and everything that the kernel tells about one.
+//! Host interfaces of a test, and everything that the kernel reports about one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::command::Output;
 use crate::node::Node;
 use crate::wait::eventually;
 
-/// All that must be the same after a device has come home, one fact a line.
+/// Everything that must be the same after a device has returned, one fact on each line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceState(BTreeSet<String>);
 

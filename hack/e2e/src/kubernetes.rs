@@ -109,7 +109,7 @@ impl Node {
         std::fs::remove_file(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
-    /// A Pod as the kubelet itself tells it, with or without API server. A static Pod's name is `NAME-NODE`.
+    /// A Pod as the kubelet reports it, with or without API server. A static Pod's name is `NAME-NODE`.
     #[must_use]
     pub fn kubelet_pod(&self, name: &str) -> Option<Value> {
         let said = self.run(["busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:10255/pods"]);

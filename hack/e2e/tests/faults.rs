@@ -351,7 +351,7 @@ fn a_record_that_nobody_can_follow_is_put_aside_and_its_device_waits_for_an_admi
     agent.wait_for_output("the device is quarantined");
     wait_for_metric(&agent, "netdevice_records_quarantined", 1);
     wait_for_metric(&agent, "netdevice_unreadable_records", 1);
-    assert!(agent.output().contains("a newer netdevice wrote it"), "{}", agent.output());
+    assert!(agent.output().contains("written by a newer netdevice"), "{}", agent.output());
     wait_for_capacity(&node, &agent, "networking.k8s.io/netdevice", "0");
     // the folder of the records is watched: what goes from there is seen at once
     node.sh("rm /run/netdevice/quarantine/record0.1.json /run/netdevice/newer0.json");

@@ -70,7 +70,7 @@ fn oci_states_that_cannot_be_used_are_refused() {
             ("{\"id\":\"c1\"}", "the container has no process"),
             ("{\"id\":\"c1\",\"pid\":4194303}", "cannot open the pod's network namespace /proc/4194303/ns/net"),
             ("{\"id\":\"c1\",\"pid\":\"1\"}", "invalid type: string"),
-            ("\u{0}\u{1}", "cannot be read"),
+            ("\u{0}\u{1}", "invalid OCI state"),
         ];
         for (state, words) in states {
             let ending = host.hook("attach", &["dev0"], state);
@@ -151,8 +151,8 @@ fn a_record_of_a_newer_version_is_left_where_it_is() {
         fs::create_dir_all(host.state_dir()).unwrap();
         let text = "{\"version\":4,\"all\":\"else\"}";
         host.write(host.record_path("dev0"), text);
-        host.attach(&sandbox, "c1", "dev0").fails_with("a newer netdevice wrote it");
-        host.detach("c1", "dev0").fails_with("a newer netdevice wrote it");
+        host.attach(&sandbox, "c1", "dev0").fails_with("written by a newer netdevice");
+        host.detach("c1", "dev0").fails_with("written by a newer netdevice");
         assert_eq!(fs::read_to_string(host.record_path("dev0")).unwrap(), text);
         fs::remove_file(host.record_path("dev0")).unwrap();
         host.assert_same(&before);

@@ -82,7 +82,7 @@ fn listed(links: &[(u32, &str)], routes: &[(u8, u32)]) -> State {
         state.init_done(part);
     }
     assert!(state.stale().is_empty());
-    state.settle(no_hardware);
+    state.next_snapshot(no_hardware);
     state
 }
 
@@ -96,7 +96,7 @@ fn apply(state: &mut State, told: impl IntoIterator<Item = Told>) {
 
 /// `index name` of each link.
 fn names(state: &mut State) -> Vec<String> {
-    state.settle(no_hardware);
+    state.next_snapshot(no_hardware);
     let links = state.snapshot.links().values();
     links.map(|link| format!("{} {}", link.index, link.name)).collect()
 }
@@ -122,7 +122,7 @@ fn two_links_swap_their_names_in_one_step_or_in_many() {
     let mut one_by_one = listed(&[(2, "a"), (3, "b")], &[]);
     for told in swap() {
         apply(&mut one_by_one, [told]);
-        one_by_one.settle(no_hardware);
+        one_by_one.next_snapshot(no_hardware);
     }
     for mut state in [at_once, one_by_one] {
         assert_eq!(names(&mut state), ["2 b", "3 a"]);
@@ -136,7 +136,7 @@ fn what_was_queued_before_a_list_leads_to_the_same_end() {
     let mut state = listed(&[(2, "b"), (3, "a")], &[]);
     for told in [up(2, "a"), up(2, "tmp"), up(3, "a"), up(2, "b")] {
         apply(&mut state, [told]);
-        state.settle(no_hardware);
+        state.next_snapshot(no_hardware);
     }
     assert_eq!((named(&state, "a"), named(&state, "b")), (Some(3), Some(2)));
 }
@@ -150,7 +150,7 @@ fn a_port_that_leaves_its_bridge_stays_a_link() {
         })
     };
     apply(&mut state, [port(kind::NEWLINK), port(kind::DELLINK)]);
-    assert!(state.settle(no_hardware).is_none());
+    assert!(state.next_snapshot(no_hardware).is_none());
     assert_eq!(names(&mut state), ["2 eth0"]);
 }
 
@@ -161,14 +161,14 @@ fn a_wireless_event_changes_nothing() {
         request.string(attribute::IFNAME, b"wlan0").attribute(attribute::WIRELESS, &[0; 8]);
     });
     apply(&mut state, [event]);
-    assert!(state.settle(no_hardware).is_none());
+    assert!(state.next_snapshot(no_hardware).is_none());
 }
 
 #[test]
 fn nothing_is_published_when_nothing_changed_in_the_end() {
     let mut state = listed(&[(2, "eth0")], &[]);
     apply(&mut state, [up(2, "eth0"), down(2, "eth0"), up(2, "eth0"), up(3, "new"), gone(3), new_route_to_a_host()]);
-    assert!(state.settle(no_hardware).is_none());
+    assert!(state.next_snapshot(no_hardware).is_none());
 }
 
 fn new_route_to_a_host() -> Told {
@@ -215,7 +215,7 @@ fn default_routes_by_next_hop_objects_lead_through_their_links() {
     let header = [2, 0, 0, 0, MAIN as u8, 3, 0, 1, 0, 0, 0, 0];
     let route = Told::new(kind::NEWROUTE, 0, &header, |request| _ = request.u32(30, 20));
     let links = |state: &mut State| {
-        state.settle(no_hardware);
+        state.next_snapshot(no_hardware);
         state.snapshot.default_routes().iter().map(|route| route.link).collect::<Vec<_>>()
     };
     apply(&mut state, [hop(kind::NEWNEXTHOP, 11, 2), hop(kind::NEWNEXTHOP, 12, 3), group, route]);
@@ -237,7 +237,7 @@ fn a_list_of_routes_replaces_those_of_its_family_only() {
     // a kernel without the family that was asked for answers with another one's
     new_route(10, 3).tell(|message| state.init_apply(Part::Routes(Family::V4), message));
     state.init_done(Part::Routes(Family::V4));
-    let snapshot = state.settle(no_hardware).unwrap();
+    let snapshot = state.next_snapshot(no_hardware).unwrap();
     let left = DefaultRoute { family: Family::V6, table: MAIN, metric: 0, link: 2 };
     assert_eq!(snapshot.default_routes().iter().collect::<Vec<_>>(), [&left]);
 }
@@ -254,7 +254,7 @@ fn an_interrupted_list_takes_nothing_away_and_is_made_again() {
         }
         state.init_interrupted();
     }
-    let snapshot = state.settle(no_hardware).unwrap();
+    let snapshot = state.next_snapshot(no_hardware).unwrap();
     assert_eq!((snapshot.links().len(), snapshot.default_routes().len()), (3, 1));
     assert_eq!(state.stale(), Part::ALL);
 }
@@ -289,13 +289,13 @@ fn without_rules_and_with_vrfs_every_table_with_a_default_route_is_reached() {
     for rules in [&[][..], &[MAIN, 0]] {
         let mut state = listed(&[(2, "eth0")], &[]);
         apply(&mut state, [through_table(1000)]);
-        assert!(!state.settle(no_hardware).unwrap().is_reached(Family::V6, 1000));
+        assert!(!state.next_snapshot(no_hardware).unwrap().is_reached(Family::V6, 1000));
         state.init();
         for table in rules {
             Told::rule(kind::NEWRULE, 10, *table).tell(|message| state.init_apply(Part::Rules(Family::V6), message));
         }
         state.init_done(Part::Rules(Family::V6));
-        let snapshot = state.settle(no_hardware).unwrap();
+        let snapshot = state.next_snapshot(no_hardware).unwrap();
         assert!(snapshot.is_reached(Family::V6, 1000) && !snapshot.is_reached(Family::V4, 1000), "{rules:?}");
     }
 }
@@ -334,7 +334,7 @@ fn hardware_is_read_when_a_link_is_new_renamed_or_changes_its_carrier_and_not_el
     for (what, told, reads) in table {
         let mut count = 0;
         apply(&mut state, told);
-        state.settle(|_| {
+        state.next_snapshot(|_| {
             count += 1;
             Some(Hardware { driver: Some("igb".into()), ..Hardware::default() })
         });
@@ -362,11 +362,11 @@ fn virtual_functions_hear_of_their_physical_functions_new_name() {
         hardware.virtual_function.clone().unwrap().physical_function_name.map(|name| name.to_string())
     };
     apply(&mut state, [up(2, "pf0"), up(3, "vf0")]);
-    assert_eq!(pf_name(&state.settle(look(Some("pf0"))).unwrap()).as_deref(), Some("pf0"));
+    assert_eq!(pf_name(&state.next_snapshot(look(Some("pf0"))).unwrap()).as_deref(), Some("pf0"));
     apply(&mut state, [up(2, "renamed")]);
-    assert_eq!(pf_name(&state.settle(look(Some("renamed"))).unwrap()).as_deref(), Some("renamed"));
+    assert_eq!(pf_name(&state.next_snapshot(look(Some("renamed"))).unwrap()).as_deref(), Some("renamed"));
     apply(&mut state, [gone(2)]);
-    assert_eq!(pf_name(&state.settle(look(None)).unwrap()), None);
+    assert_eq!(pf_name(&state.next_snapshot(look(None)).unwrap()), None);
 }
 
 proptest! {
@@ -376,7 +376,7 @@ proptest! {
         let message = Message { kind, flags: 0, sequence: 0, payload: &payload };
         state.apply(&message);
         Part::ALL.into_iter().for_each(|part| state.init_apply(part, &message));
-        state.settle(no_hardware);
+        state.next_snapshot(no_hardware);
     }
 
     #[test]
@@ -395,10 +395,10 @@ proptest! {
                 apply(&mut state, [up(index, &name)]);
             }
             if settles {
-                state.settle(no_hardware);
+                state.next_snapshot(no_hardware);
             }
         }
-        state.settle(no_hardware);
+        state.next_snapshot(no_hardware);
         for (index, name) in &model {
             prop_assert_eq!(named(&state, name), Some(*index));
         }
@@ -409,7 +409,7 @@ proptest! {
 const NODE: [u8; 4] = [10, 0, 0, 5];
 
 fn node_links(state: &mut State) -> Vec<u32> {
-    state.settle(|_| None);
+    state.next_snapshot(|_| None);
     state.snapshot.node_links().iter().map(|(link, _)| *link).collect()
 }
 
@@ -444,7 +444,7 @@ fn an_address_of_the_node_that_moves_is_known_at_once_and_others_are_no_change()
     list_addresses(&mut state, &[(2, 24)]);
     assert_eq!(node_links(&mut state), [2]);
     address(kind::NEWADDR, 3, [10, 0, 0, 77], 24).tell(|message| state.apply(message));
-    assert!(state.settle(|_| None).is_none(), "another address is no new snapshot");
+    assert!(state.next_snapshot(|_| None).is_none(), "another address is no new snapshot");
     address(kind::NEWADDR, 3, NODE, 24).tell(|message| state.apply(message));
     assert_eq!(node_links(&mut state), [2, 3]);
     address(kind::DELADDR, 2, NODE, 24).tell(|message| state.apply(message));
