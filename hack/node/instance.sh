@@ -107,8 +107,8 @@ hand_down_controllers() { # DIRECTORY...
   for dir; do
     read -ra controllers < "$dir/cgroup.controllers" || continue # there are none
     for controller in "${controllers[@]}"; do
-      # one that cannot be had must not keep the others away
-      echo "+$controller" 2>/dev/null > "$dir/cgroup.subtree_control" || say "cgroup controller $controller is not to be had"
+      # one that is not available must not prevent the others
+      echo "+$controller" 2>/dev/null > "$dir/cgroup.subtree_control" || say "cgroup controller $controller is not available"
     done
   done
 }

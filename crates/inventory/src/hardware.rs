@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
             pci_id: pci.and_then(id),
             numa_node: numa.and_then(|node| node.try_into().ok()),
             virtual_function: pci.and_then(|pci| self.virtual_function(pci)),
-            // -1 and EINVAL: there is no carrier, or the driver does not say
+            // -1 and EINVAL: no carrier, or unknown to the driver
             speed: read_number(&class.join("speed")).filter(|speed| *speed > 0).and_then(|speed| speed.try_into().ok()),
         })
     }

@@ -23,7 +23,7 @@ use crate::{
 /// How long [`Kubelet::until`] waits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A kubelet in a folder of its own.
+/// A kubelet in a directory of its own.
 #[derive(Debug)]
 pub struct Kubelet {
     folder: PathBuf,
@@ -35,11 +35,11 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// Starts in that folder, which is made when it is missing: all sockets in it go, `kubelet.sock` comes.
+    /// Starts in that directory, which is created if it is missing: all sockets in it are removed, `kubelet.sock` is created.
     ///
     /// # Errors
     ///
-    /// When the folder or the socket cannot be made.
+    /// When the directory or the socket cannot be created.
     pub fn start(folder: &Path) -> io::Result<Self> {
         let behaviour = watch::Sender::new(Behaviour::Right);
         let (state, tasks) = (Arc::default(), TaskTracker::new());
@@ -56,11 +56,11 @@ impl Kubelet {
         self.listening.cancel();
     }
 
-    /// Starts after [`stop`](Self::stop): all sockets in the folder go, `kubelet.sock` comes.
+    /// Starts after [`stop`](Self::stop): all sockets in the directory are removed, `kubelet.sock` is created.
     ///
     /// # Errors
     ///
-    /// When the folder or the socket cannot be made.
+    /// When the directory or the socket cannot be created.
     pub fn start_again(&mut self) -> io::Result<()> {
         self.stop();
         fs::create_dir_all(&self.folder)?;

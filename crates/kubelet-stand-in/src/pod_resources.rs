@@ -1,4 +1,4 @@
-//! The PodResources API: what Pods have, as it was told.
+//! The PodResources API: what Pods have, as the tests say.
 
 use std::{fs, io, path::Path, sync::Arc};
 

@@ -92,7 +92,7 @@ impl Run {
         Ok(())
     }
 
-    /// `runClient` of the kubelet: when this stream ends, whoever is the client of that name is disconnected.
+    /// `runClient` of the kubelet: when this stream ends, the present client of that name is disconnected.
     async fn watch(self, resource: String, mut client: Client) {
         if let Ok(lists) = client.plugin.list_and_watch(Empty {}).await {
             self.change(&resource, |resource| resource.is_connected = true);

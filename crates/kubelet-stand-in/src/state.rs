@@ -39,7 +39,7 @@ impl Resource {
         self.devices().iter().map(|device| device.id.as_str()).collect()
     }
 
-    /// Ids of the healthy devices that nobody has.
+    /// Ids of the healthy devices that no Pod has.
     pub fn available(&self) -> Vec<String> {
         let is_free = |device: &&Device| device.health == HEALTHY && !self.in_use.contains(&device.id);
         self.devices().iter().filter(is_free).map(|device| device.id.clone()).collect()

@@ -3,7 +3,7 @@
 //!
 //! Twice. The first time is part of an attachment or detachment and costs next to nothing: for IPv4 the kernel is asked to
 //! resolve the device's own address ([`rtnl::neighbour::probe`]), which sends an ARP announcement (RFC 5227, section 3)
-//! now and, as nobody answers, again after one and two seconds. For IPv6 it is an unsolicited neighbour advertisement
+//! now and, as no neighbour answers, again after one and two seconds. For IPv6 it is an unsolicited neighbour advertisement
 //! (RFC 4861, section 7.2.6). The second time is the agent's, once the link has a carrier: frames for every address, also
 //! for secondary IPv4 addresses, which the kernel does not announce.
 
@@ -125,7 +125,7 @@ fn announce(socket: &mut RouteSocket, link: &LinkState) -> Result<Announcement, 
         if found.len() < MAX_ADDRESSES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     socket.look_through(|batch| rtnl::address::dump(batch, link.index), MAX_DATAGRAMS, look).subject("addresses")?;
-    // one that is not settled may be somebody else's
+    // a tentative one may be another node's
     let settled = found.iter().filter(|address| address.is_settled());
     let frames: Vec<Vec<u8>> =
         settled.filter_map(|address| to_announce(address.local)).flat_map(|address| frames(mac, address)).collect();

@@ -114,7 +114,7 @@ fn by_number(command: libc::c_long, attributes: &mut ByNumber) -> io::Result<i32
 #[allow(unsafe_code)] // no crate makes an owner of a number
 fn open(command: libc::c_long, id: u32) -> io::Result<OwnedFd> {
     let descriptor = by_number(command, &mut ByNumber { number: id, ..ByNumber::default() })?;
-    // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows of it.
+    // SAFETY: the kernel has just made this descriptor for the caller, and only the caller knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn clean(
     if let Some(reason) = nested::clean(origin, link, home)? {
         return Ok(Cleaned::Unclean(reason));
     }
-    let skipped = |what: String| Skipped { what, reason: "it was taken off while the device was away".into() };
+    let skipped = |what: String| Skipped { what, reason: "it was removed while the device was attached".into() };
     let xdp = record.acquired.host.xdp && !link.xdp;
     let xdp = xdp.then(|| skipped("the XDP program".into()));
     let programs = missing.into_iter().map(|program| skipped(format!("BPF program {}", program.program)));
@@ -63,8 +63,8 @@ fn remove_xdp(
     }
     reread_xdp(link, home)?;
     let reason = |(_, program): &(u16, u32)| match &obstacle {
-        Some(error) => format!("the XDP program {program} that its pod put on it cannot be taken off: {error}"),
-        None => format!("the XDP program {program} that its pod put on it cannot be taken off"),
+        Some(error) => format!("the XDP program {program} of its pod cannot be removed: {error}"),
+        None => format!("the XDP program {program} of its pod cannot be removed"),
     };
     Ok(foreign_xdp(record, link).and_then(|left| left.first().map(reason)))
 }
@@ -104,7 +104,7 @@ fn remove_programs(record: &Attachment<Moved>, link: &LinkState) -> Result<Vec<B
     }
     if let Some(BpfProgram { program, .. }) = present.iter().find(|program| !is_own(program)) {
         let error = obstacle.map(|error| format!(": {error}")).unwrap_or_default();
-        return Err(format!("the BPF program {program} that its pod put on it cannot be taken off{error}"));
+        return Err(format!("the BPF program {program} of its pod cannot be removed{error}"));
     }
     Ok(own.iter().filter(|own| !present.iter().any(|program| program.is_same(own))).copied().collect())
 }

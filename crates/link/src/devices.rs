@@ -58,7 +58,7 @@ pub enum ReserveError {
 }
 
 impl Reserved {
-    /// Reserves devices with the resources that they are handed out as, without waiting for anybody: all or none.
+    /// Reserves devices with the resources that they are handed out as, without waiting: all or none.
     ///
     /// # Errors
     ///

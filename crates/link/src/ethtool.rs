@@ -180,7 +180,7 @@ const MAX_RSS: (usize, usize) = (1024, 256);
 fn receive_hash(driver: &mut Driver<'_>) -> io::Result<(Vec<u8>, Buffer<ROOM>)> {
     let mut buffer = Buffer::<ROOM>::new();
     buffer.set_u32(0, u32::from(RECEIVE_HASH.0));
-    // without room it tells the sizes
+    // without room it returns the sizes
     driver.ask(&mut buffer)?;
     let (entries, key) = (buffer.u32(8) as usize, buffer.u32(12) as usize);
     if entries > MAX_RSS.0 || key > MAX_RSS.1 || entries + key == 0 {
@@ -222,7 +222,7 @@ const MASKS: usize = 48;
 fn line(driver: &mut Driver<'_>) -> io::Result<(Vec<u8>, Buffer<ROOM>)> {
     let mut buffer = Buffer::<ROOM>::new();
     buffer.set_u32(0, u32::from(LINE.0));
-    // without room for masks it tells how many words each has, as a negative number
+    // without room for masks it returns how many words each has, as a negative number
     driver.ask(&mut buffer)?;
     let words = buffer.bytes()[15].cast_signed().checked_neg().filter(|words| *words > 0);
     let words = words.ok_or(io::ErrorKind::Unsupported)?;

@@ -85,7 +85,7 @@ pub(crate) fn namespace_id(home: &mut RouteSocket, namespace: &Namespace) -> Opt
     }
 }
 
-/// Whether the namespace of a record has ended, as the kernel says it to anybody. "No" may mean that another namespace
+/// Whether the namespace of a record has ended, as the kernel says without a privilege. "No" may mean that another namespace
 /// has its id by now.
 pub(crate) fn has_ended(place: &SandboxPlace, home: &mut RouteSocket) -> bool {
     let Some(id) = place.nsid else { return false };

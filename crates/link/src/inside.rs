@@ -94,6 +94,6 @@ fn descriptor_of(socket: &impl AsRawFd) -> io::Result<OwnedFd> {
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows of it.
+    // SAFETY: the kernel has just made this descriptor for the caller, and only the caller knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

@@ -1,7 +1,7 @@
 //! Attaches devices to sandboxes, and detaches them: an interface of the host moves there and back, any other device is created
 //! there and deleted.
 //!
-//! One routine for each direction, [`attach`] and [`detach`], for every way in. Both can be repeated, by anybody, after
+//! One routine for each direction, [`attach`] and [`detach`], for every way in. Both can be repeated, by any program, after
 //! they were killed between any two steps: the record on disk says what the device was and where it went, and
 //! [`netdevice::plan`] finds what is left to do.
 //!

@@ -63,7 +63,7 @@ pub(crate) fn clean(
     if let Some(origin) = origin {
         let left = delete_all(origin, link.index, is_heard, home)?;
         if left > 0 {
-            return Ok(Some(format!("{left} links that its pod made on it in network namespaces cannot be deleted")));
+            return Ok(Some(format!("{left} links of its pod on it, in other network namespaces, cannot be deleted")));
         }
     }
     if is_heard && is_still_heard(link.index, home)? {

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// `IN6_ADDR_GEN_MODE_STABLE_PRIVACY` and `IN6_ADDR_GEN_MODE_RANDOM` (`include/uapi/linux/if_link.h`): modes that make
-/// addresses of a secret, which somebody gave or the kernel drew.
+/// addresses of a secret, which was set or which the kernel drew.
 const MODES_WITH_SECRET: [u8; 2] = [2, 3];
 
 /// How a link is looked for.

@@ -124,7 +124,7 @@ fn has_neighbour_settings_of_new_links(socket: &mut RouteSocket, index: u32) -> 
     !differs && matches!(seen, Ok(Seen::Enough | Seen::Whole))
 }
 
-/// Files of a neighbour table's settings whose value another file tells in a finer unit: the same field of the kernel
+/// Files of a neighbour table's settings whose value another file has in a finer unit: the same field of the kernel
 /// (`neigh_sysctl_table` in `net/core/neighbour.c`).
 const TOLD_FINER: [&CStr; 3] = [c"base_reachable_time", c"retrans_time", c"unres_qlen"];
 

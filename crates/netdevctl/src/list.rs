@@ -24,7 +24,7 @@ pub(crate) fn list(list: &ListArguments, out: &mut impl Write) -> anyhow::Result
 /// Explains beside a table why it lists every interface of the node.
 pub(crate) fn warn_without_pools(node: &Node, format: Format) {
     if node.selection.pools.is_none() && matches!(format, Format::Table | Format::Wide) {
-        // nobody reads a stream that is closed
+        // a closed stream is not an error
         let _ = writeln!(
             io::stderr(),
             "no pools are known ({} does not exist): all interfaces are listed; use -interfaces or -config",

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let mut out = io::stdout().lock();
     match run(arguments, &mut out).and_then(|()| out.flush().map_err(Into::into)) {
         Ok(()) => ExitCode::SUCCESS,
-        // whoever read it has read enough
+        // the reader has read enough
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "netdevctl: {error:#}");

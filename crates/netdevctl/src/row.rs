@@ -130,7 +130,7 @@ pub(crate) fn rows(
     rows
 }
 
-/// Marks the devices on the host that somebody has reserved, whether a pool selects them or not.
+/// Marks the devices on the host that are reserved, whether a pool selects them or not.
 pub(crate) fn add_reserved(rows: &mut BTreeMap<String, Row>, view: &View, reservations: &Reservations) {
     for (device, reservation) in reservations.iter().filter(|(device, _)| !view.ledger.contains_key(*device)) {
         let Some(link) = view.snapshot.link_named(&device.to_name()) else { continue };

@@ -17,7 +17,7 @@ use crate::{
 /// How often the records are read again.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Lists the devices and follows them until nobody reads any more.
+/// Lists the devices and follows them until the output is closed.
 pub(crate) fn watch(list: &ListArguments, out: &mut impl Write) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().context("cannot start")?;
     runtime.block_on(async {

@@ -90,7 +90,7 @@ impl Caller {
         answer.await.map_err(|_| CallError::Ended)?.map_err(CallError::Refused)
     }
 
-    /// Takes a message that arrived on the connection. An answer that nobody waits for is dropped.
+    /// Takes a message that arrived on the connection. An answer that no task waits for is dropped.
     pub(crate) fn take(&self, message: Message) {
         let waiting = self.calls().waiting.remove(&message.stream);
         match waiting.filter(|_| message.kind == Kind::Response) {

@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(decode([&frame(1, &longest)[..]]).unwrap()[0].len(), longest.len());
         let header = [1u32.to_be_bytes(), (LONGEST_READ + 1).to_be_bytes()].concat();
         assert!(matches!(decode([&header[..]]), Err(Error::FrameTooLong(4_194_315))));
-        // also on a connection that nobody uses: it would be skipped for hours
+        // also on a connection that is not used: it would be skipped for hours
         let header = [9u32.to_be_bytes(), u32::MAX.to_be_bytes()].concat();
         assert!(matches!(decode([&header[..]]), Err(Error::FrameTooLong(u32::MAX))));
     }

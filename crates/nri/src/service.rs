@@ -30,7 +30,7 @@ use crate::{
 const EVENTS: i32 = 1 | 1 << 1 | 1 << 2 | 1 << 3;
 
 /// A request that is lost or late must fail: a Pod that asked for a device never runs without it. And one late answer
-/// is no reason to lose the plugin.
+/// is not a reason to lose the plugin.
 const FAILURE_POLICY: nri::FailurePolicy = nri::FailurePolicy { fail_request: true, keep_connected: true };
 
 /// How many KiB of requests may be worked on at once.

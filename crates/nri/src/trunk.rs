@@ -60,7 +60,7 @@ pub(crate) async fn write(mut socket: OwnedWriteHalf, mut queue: mpsc::Receiver<
             Err(source) if source.kind() == ErrorKind::BrokenPipe => return Error::Closed,
             Err(source) => return Error::WriteFailed(source),
         }
-        // perhaps nobody waits for it
+        // perhaps no task waits for it
         let _ = outgoing.written.send(());
     }
     Error::Closed

@@ -12,7 +12,7 @@ use crate::{
 const HEADER: usize = 4;
 /// `TCA_ACT_TAB`.
 const TABLE: u16 = 1;
-/// In a request the first of the table's entries names the kind that is asked for.
+/// In a request the first of the table's entries names the requested kind.
 const FIRST: u16 = 1;
 /// `TCA_ACT_KIND`, `TCA_ACT_OPTIONS`.
 const KIND: u16 = 1;

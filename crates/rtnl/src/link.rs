@@ -86,7 +86,7 @@ pub mod attribute {
     pub const XDP_HW_PROG_ID: u16 = 7;
 }
 
-/// `RTEXT_FILTER_SKIP_STATS`: counters make most of a link's message, and nobody here reads them.
+/// `RTEXT_FILTER_SKIP_STATS`: counters are most of a link's message, and are not used here.
 const SKIP_STATS: u32 = 1 << 3;
 /// Kinds whose `INFO_DATA` begins as a macvlan's.
 const MACVLAN_KINDS: [&str; 2] = ["macvlan", "macvtap"];
@@ -109,7 +109,7 @@ const CHANGEABLE_KINDS: [&str; 16] = [
     "vti",
     "vti6",
 ];
-/// Of a macvlan's `INFO_DATA`, what is told otherwise or cannot be set: the mode, how many addresses there are, and a
+/// Of a macvlan's `INFO_DATA`, what is set in another way or cannot be set: the mode, how many addresses there are, and a
 /// length that others of its parent decide.
 const NOT_SENT_BACK: [u16; 3] =
     [attribute::MACVLAN_MODE, attribute::MACVLAN_MACADDR_COUNT, attribute::MACVLAN_BC_QUEUE_LEN_USED];
@@ -179,7 +179,7 @@ impl<'a> LinkMessage<'a> {
         attributes(self.attributes)
     }
 
-    /// The link as the inventory keeps it, without what sysfs knows; none if its name is none.
+    /// The link as the inventory keeps it, without what sysfs knows; none if its name is not an interface name.
     pub fn to_link(&self) -> Option<Link> {
         let mut name = None;
         let mut altnames = Vec::new();
@@ -187,7 +187,7 @@ impl<'a> LinkMessage<'a> {
         let (mut is_switch_port, mut port_name) = (false, &[][..]);
         let mut link = Link {
             index: self.index,
-            // replaced below: a link without a name is none
+            // replaced below: a link without a name is dropped
             name: InterfaceName::new(b"?").ok()?,
             altnames: Box::default(),
             alias: None,
@@ -246,7 +246,7 @@ impl<'a> LinkMessage<'a> {
         below
     }
 
-    /// The link's own part of its complete state; none if its name is none.
+    /// The link's own part of its complete state; none if its name is not an interface name.
     pub fn to_state(&self) -> Option<LinkState> {
         let link = self.to_link()?;
         let is_changeable = link.kind.as_deref().is_some_and(|kind| CHANGEABLE_KINDS.contains(&kind));
@@ -376,7 +376,7 @@ fn macvlan_mode(info: &Attribute<'_>) -> Option<u32> {
     info_data(info).find(|attribute| attribute.kind == attribute::MACVLAN_MODE)?.u32()
 }
 
-/// The kernel leaves the reasons of protodown out where there are none; sent back, none must be said. They come first: while
+/// The kernel leaves the reasons of protodown out where there are none; sent back, an empty list must be sent. They come first: while
 /// there are reasons, protodown cannot be switched off.
 fn add_absent_reasons(state: &mut LinkState) {
     let at = |kind: u16| state.attributes.iter().position(|attribute| attribute.kind & KIND_MASK == kind);

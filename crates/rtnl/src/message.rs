@@ -90,7 +90,7 @@ pub mod flags {
     pub const REQUEST: u16 = 0x01;
     /// The kernel shall acknowledge.
     pub const ACK: u16 = 0x04;
-    /// The notification of a change is sent to who made it, too.
+    /// The notification of a change is sent to the program that made it, too.
     pub const ECHO: u16 = 0x08;
     /// Something changed during a dump: it may have holes.
     pub const DUMP_INTR: u16 = 0x10;

@@ -63,7 +63,7 @@ pub fn dump(batch: &mut Batch, index: u32, list: List) {
 
 /// Makes the kernel ask all neighbours on a link for the hardware address of `address`, up to three times, one second
 /// after the other (`mcast_solicit`, `retrans_time_ms`). Of an IPv4 address of the link's own that is an announcement:
-/// sender and target are the same, and nobody answers.
+/// sender and target are the same, and no neighbour answers.
 pub fn probe(batch: &mut Batch, index: u32, address: Ipv4Addr) {
     let mut header = [0; HEADER];
     header[0] = AF_INET;

@@ -1,4 +1,4 @@
-//! Ids of namespaces: `struct rtgenmsg` and `NETNSA_*`. An id holds in the namespace that asks, and ends with the
+//! Ids of namespaces: `struct rtgenmsg` and `NETNSA_*`. An id is valid in the namespace of the request, and ends with the
 //! namespace that it stands for.
 
 use crate::{

@@ -16,7 +16,7 @@ use crate::{
 
 /// Size of `struct rtmsg`.
 const HEADER: usize = 12;
-/// `ICMPV6_ROUTER_PREF_MEDIUM`: what a route has for which nothing else was asked.
+/// `ICMPV6_ROUTER_PREF_MEDIUM`: what a route has by default.
 const PREF_MEDIUM: u8 = 0;
 /// Size of `struct rtnexthop`.
 const NEXT_HOP: usize = 8;
@@ -171,7 +171,7 @@ pub fn leads_through(route: &Route, link: u32) -> bool {
     route.link() == Some(link) || paths.is_some_and(|paths| next_hops(&paths.value).any(|hop| hop.link == link))
 }
 
-/// An `RTA_MULTIPATH` value with the same next hops on other links; without those for which there is none.
+/// An `RTA_MULTIPATH` value with the same next hops on other links; without those that have no such link.
 pub fn with_links(value: &[u8], link: impl Fn(u32) -> Option<u32>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(value.len());
     for hop in next_hops(value) {

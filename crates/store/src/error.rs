@@ -20,7 +20,7 @@ pub enum Error {
     RecordTooLarge(usize),
     /// A record that this program cannot follow.
     #[error(
-        "its record {} cannot be followed ({reason}): with the program that wrote it, or see there what the device was, put it right by hand and remove the file",
+        "its record {} cannot be used ({reason}): use the program that wrote it, or restore the device by hand as the record says and remove the file",
         path.display()
     )]
     Unreadable {
@@ -29,9 +29,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A record that cannot be followed was put aside, now or before.
+    /// A record that cannot be used was put aside, now or before.
     #[error(
-        "its record was put aside as {}, since it cannot be followed ({reason}): see that the interface is on the node and as it should be, then remove that file",
+        "its record was moved to {} because it cannot be used ({reason}): check that the interface is on the node and as it should be, then remove that file",
         path.display()
     )]
     Quarantined {

@@ -110,7 +110,7 @@ pub fn append(records: &Records, entry: &Entry) -> io::Result<()> {
     };
     let mut size = 0;
     for _ in 0..LOOKS {
-        // not for ever: everybody may read the file, and so lock it
+        // not for ever: every process may read the file, and so lock it
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             sleep(LOOK);
             continue;
@@ -166,7 +166,7 @@ impl Follower {
         Self { path, current, aside }
     }
 
-    /// The lines that came since the last call; what is no line of a journal is passed over.
+    /// The lines that came since the last call; other lines are skipped.
     pub fn next_entries(&mut self) -> Vec<Entry> {
         let mut entries = Vec::new();
         // first: what is not in place any more by now gets no further line

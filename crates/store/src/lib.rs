@@ -6,7 +6,7 @@
 //! | `reservations/<id>.json` | a right to a device that has not moved yet |
 //! | `lock/<id>`, `lock/sandbox <id>`, `injector.lock` | locks: one actor at a time works on a device or a sandbox, or chooses |
 //! | `netns/<id>` | pin of the network namespace that a virtual device is in |
-//! | `quarantine/<id>.<n>.json` | a record that cannot be followed |
+//! | `quarantine/<id>.<n>.json` | a record that cannot be used |
 //! | `waiting/<id>.<index>.json` | a device that is on the host under another name |
 //! | `hook.log`, `hook.log.1` | the journal |
 //! | `node-addresses`, `problems`, `config.yaml`, `agent.lock` | what the agent writes for hooks and for people |

@@ -106,7 +106,7 @@ impl Records {
         self.lock_device(device, Wait::Until(deadline))
     }
 
-    /// Whether somebody has the lock of a device. It makes no file.
+    /// Whether a program has the lock of a device. It creates no file.
     pub(crate) fn is_locked(&self, device: &DeviceId) -> bool {
         let file = OpenOptions::new().read(true).open(self.locks().join(device.as_str()));
         file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())

@@ -7,7 +7,7 @@
 //! ends the record removes the pin first. A pin without a record is removed with the next record of the device, or by the agent.
 //!
 //! A copy of the mount in another mount namespace holds nothing up: the kernel detaches all mounts on a file that is
-//! unlinked where it is no mount point (`detach_mounts` in `fs/namespace.c`, Linux 3.18).
+//! unlinked where it is not a mount point (`detach_mounts` in `fs/namespace.c`, Linux 3.18).
 
 use std::{
     fs, io,

@@ -50,7 +50,7 @@ impl Records {
         replace_by_text(&self.directory().join(PROBLEMS), &beside, text.as_bytes(), 0o644).map(drop)
     }
 
-    /// The problems that the agent left; none where there is no agent.
+    /// The problems that the agent wrote; none without an agent.
     ///
     /// # Errors
     ///

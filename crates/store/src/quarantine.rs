@@ -1,4 +1,4 @@
-//! Quarantine: records that cannot be followed are put aside, by the program that holds the device's lock; the device is neither
+//! Quarantine: records that cannot be used are put aside, by the program that holds the device's lock; the device is neither
 //! moved nor offered.
 //!
 //! What such a file would have said is lost: where the device went, and what it was. A link of its name on the host may be
@@ -28,11 +28,11 @@ use crate::{
 const MAX_FILES: u32 = 100;
 
 impl Records {
-    /// The record of a device, whose lock is held; none if it is on the host. A record that cannot be followed is put aside.
+    /// The record of a device, whose lock is held; none if it is on the host. A record that cannot be used is put aside.
     ///
     /// # Errors
     ///
-    /// When there is or was a record that cannot be followed, or the directory cannot be read.
+    /// When there is or was a record that cannot be used, or the directory cannot be read.
     pub fn take(&self, device: &DeviceId) -> Result<Option<Attachment>, Error> {
         match self.read_record(device) {
             Ok(Some(record)) => Ok(Some(record)),
@@ -55,7 +55,7 @@ impl Records {
         }
     }
 
-    /// Puts the record of a device aside if it cannot be followed, and returns where it is then. A device that a program works on
+    /// Puts the record of a device aside if it cannot be used, and returns where it is then. A device that a program works on
     /// is left to them.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ struct Known {
     record: Arc<Attachment>,
 }
 
-/// Tells two states of one path from each other, once the newer one has settled.
+/// Distinguishes two states of one path, once the newer one is older than the clock's resolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Version {
     file: (u64, u64),
@@ -76,7 +76,7 @@ impl Reader {
         self.files_read
     }
 
-    /// All records, and the files that cannot be followed, in quarantine or not.
+    /// All records, and the files that cannot be used, in quarantine or not.
     ///
     /// # Errors
     ///

@@ -41,12 +41,12 @@ pub struct Records {
     pub(crate) held: Option<Held>,
 }
 
-/// A record's file that cannot be followed.
+/// A record's file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
     /// The file.
     pub path: PathBuf,
-    /// The device that it is named after; none if the name is no device's.
+    /// The device that it is named after; none if the name is not a device's.
     pub device: Option<DeviceId>,
     /// What is wrong with it.
     pub reason: String,
@@ -54,7 +54,7 @@ pub struct Unreadable {
     pub place: Place,
 }
 
-/// Where a file is that cannot be followed.
+/// Where a file is that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// Among the records: a newer program wrote it, or it was not put aside yet.
@@ -130,7 +130,7 @@ impl Records {
     }
 
     /// The record of a device; none if there is none. Without the device's lock another program may be about to put aside what
-    /// cannot be followed.
+    /// cannot be used.
     pub(crate) fn read_record(&self, device: &DeviceId) -> Result<Option<Attachment>, ReadError> {
         let path = self.path(device);
         let read = || match read_record_file(&path) {
@@ -218,7 +218,7 @@ impl Records {
         self.replace(NODE_ADDRESSES, node_address::to_text(addresses).as_ref())
     }
 
-    /// Writes a file of the directory that is no record, all or nothing.
+    /// Writes a file of the directory other than a record, all or nothing.
     ///
     /// # Errors
     ///
@@ -250,7 +250,7 @@ impl Records {
         !fs::symlink_metadata(self.path(device)).is_err_and(is_gone) || !matches!(self.quarantined_of(device), Ok(None))
     }
 
-    /// All records, and the files that cannot be followed, in quarantine or not.
+    /// All records, and the files that cannot be used, in quarantine or not.
     ///
     /// # Errors
     ///

@@ -60,7 +60,7 @@ impl Records {
         self.directory().join(DIRECTORY).join([device.as_str(), SUFFIX].concat())
     }
 
-    /// The reservation of a device; none if there is none. One that cannot be followed counts as none: the record of an
+    /// The reservation of a device; none if there is none. One that cannot be used counts as none: the record of an
     /// attachment is what a device's return depends on.
     pub fn reservation(&self, device: &DeviceId) -> Option<Reservation> {
         Reservation::from_json(device, &read_record_file(&self.reservation_path(device)).ok()?).ok()
@@ -87,7 +87,7 @@ impl Records {
     }
 
     /// The reservations that count at this moment, for people to read: the kubelet's while it keeps others from the device, a
-    /// sandbox's while somebody works on the device, a claim's until it ends.
+    /// sandbox's while a program works on the device, a claim's until it ends.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! Changes in directories, by inotify, also in those that do not exist yet.
 //!
-//! An event says that something may have changed, not what to do: who hears it compares what is there with what it wants,
+//! An event says that something may have changed, not what to do: the task that waits compares what is there with what it wants,
 //! so a lost event costs a delay and nothing else. Who only reads causes no event. A directory that is missing is waited
 //! for in the nearest one above it that exists.
 
@@ -181,7 +181,7 @@ async fn events(inotify: Option<&AsyncFd<OwnedFd>>) -> Vec<Event> {
         match reader.next() {
             Ok(event) => {
                 let name = event.file_name().map(|name| name.to_bytes().to_vec());
-                // that a watch has ended is no change of its own
+                // the end of a watch is not a change
                 let is_end = event.events() == ReadFlags::IGNORED;
                 if !is_end && events.len() <= MAX_NAMES {
                     events.push(Event { descriptor: event.wd(), name });
@@ -249,7 +249,7 @@ mod tests {
                 for turn in 0..3 {
                     fs::create_dir_all(path("a/one")).unwrap();
                     fs::create_dir_all(path("a/two")).unwrap();
-                    // as after an event or a tick: that a directory above was moved is no event
+                    // as after an event or a tick: the move of a directory above is not an event
                     directories.renew_watches();
                     if turn < 2 {
                         // the one before stays somewhere, so that the new one has another inode for certain

@@ -34,7 +34,7 @@ impl Ticks {
     pub async fn next(&self) {
         let Some(timer) = &self.timer else { return sleep(self.period).await };
         let Ok(mut ready) = timer.readable().await else { return sleep(self.period).await };
-        // the number of ticks, which nobody needs
+        // the number of ticks, which is not needed
         let _ = ready.try_io(|timer| Ok(rustix::io::read(timer, &mut [0; 8])?));
         ready.clear_ready();
     }

@@ -20,7 +20,7 @@ pub(crate) enum ConnectError {
     /// The environment does not say where the API server is.
     #[error("{HOST} and {PORT} are not set to the address of the API server")]
     Address,
-    /// The address is no name that a certificate could be for.
+    /// The address is not a name that a certificate could be for.
     #[error("{HOST} is neither an IP address nor a DNS name")]
     Host(#[source] InvalidDnsNameError),
     /// The certificates cannot be read.

@@ -29,7 +29,7 @@ async fn post(occurrences: &[Occurrence], answers: &[u16]) -> (Vec<(String, Stri
     (lines, bodies, counted(&metrics))
 }
 
-/// A server on a port of this machine, with a token that nobody checks.
+/// A server on a port of this machine, with a token that is not checked.
 fn on_port(port: u16) -> (ApiServer, tempfile::NamedTempFile) {
     let token = tempfile::NamedTempFile::new().unwrap();
     (ApiServer::of_test(port, token.path()), token)

@@ -187,7 +187,7 @@ fn a_record_that_cannot_be_put_aside_is_left_and_told() {
         fs::create_dir_all(host.state_dir()).unwrap();
         host.write(host.state_dir().join("quarantine"), "");
         host.write(host.record_path("dev0"), "rubbish");
-        host.attach(&sandbox, "c1", "dev0").fails_with("cannot be followed (invalid record");
+        host.attach(&sandbox, "c1", "dev0").fails_with("cannot be used (invalid record");
         assert!(host.record_path("dev0").exists());
     });
 }

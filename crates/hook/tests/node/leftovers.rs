@@ -156,7 +156,7 @@ fn a_program_of_the_nodes_that_a_container_replaced_is_reported() {
         sandbox.ip(&format!("link set dev dev0 xdpgeneric pinned {}", path.join("pods").display()));
         host.detach("c1", "dev0").succeeds();
         assert!(!host.show("-d link show dev0").contains("xdp"));
-        assert_has(&host.journal(), &["the XDP program is left out: it was taken off while the device was away"]);
+        assert_has(&host.journal(), &["the XDP program is left out: it was removed while the device was attached"]);
     });
 }
 

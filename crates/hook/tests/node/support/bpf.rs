@@ -42,7 +42,7 @@ fn fd(descriptor: &OwnedFd) -> u32 {
 }
 
 fn own(descriptor: io::Result<i32>) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    // SAFETY: the kernel has just made this descriptor, and only the caller knows it.
     unsafe { OwnedFd::from_raw_fd(descriptor.unwrap()) }
 }
 
