@@ -2,7 +2,7 @@
 
 use netdevice::{
     Attachment, DeviceId, LinkState,
-    plan::{Place, aged, plan, wanted_in_sandbox},
+    plan::{Location, aged, plan, wanted_in_sandbox},
     record_text::RecordError,
 };
 
@@ -25,12 +25,12 @@ pub fn run(bytes: &[u8]) {
     for now in [0, host.read_at, u64::MAX] {
         let wanted = aged(host, || now);
         let bare = LinkState::new(host.name.clone(), host.index);
-        for place in [Place::Host, Place::Sandbox] {
+        for place in [Location::Host, Location::Sandbox] {
             let _ = plan(&wanted, &bare, place);
             let _ = plan(&bare, &wanted, place);
             assert_eq!(plan(&wanted, &wanted, place).len(), plan(host_again, host_again, place).len());
         }
         let inside = wanted_in_sandbox(&wanted, &bare, |_, _, value| value % 2 == 0);
-        let _ = plan(&inside, &bare, Place::Sandbox);
+        let _ = plan(&inside, &bare, Location::Sandbox);
     }
 }

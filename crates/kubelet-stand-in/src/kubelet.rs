@@ -17,7 +17,7 @@ use tonic::{Status, transport::Server};
 
 use crate::{
     registration::{Behaviour, Run},
-    state::State,
+    state::KubeletState,
 };
 
 /// How long [`Kubelet::until`] waits.
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Kubelet {
     folder: PathBuf,
-    state: Arc<watch::Sender<State>>,
+    state: Arc<watch::Sender<KubeletState>>,
     behaviour: watch::Sender<Behaviour>,
     run: Run,
     listening: CancellationToken,
@@ -69,7 +69,7 @@ impl Kubelet {
                 fs::remove_file(entry.path())?;
             }
         }
-        self.state.send_replace(State::default());
+        self.state.send_replace(KubeletState::default());
         self.run = Run::new(&self.folder, self.state.clone(), self.behaviour.subscribe(), self.tasks.clone());
         self.listen()
     }
@@ -100,17 +100,17 @@ impl Kubelet {
     }
 
     /// What it knows now.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> KubeletState {
         self.state.borrow().clone()
     }
 
     /// Follows what it knows.
-    pub fn subscribe(&self) -> watch::Receiver<State> {
+    pub fn subscribe(&self) -> watch::Receiver<KubeletState> {
         self.state.subscribe()
     }
 
     /// Looks at what it knows now.
-    pub fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+    pub fn with_state<T>(&self, look: impl FnOnce(&KubeletState) -> T) -> T {
         look(&self.state.borrow())
     }
 
@@ -119,7 +119,7 @@ impl Kubelet {
     /// # Panics
     ///
     /// When that takes longer than 20 s.
-    pub async fn until(&self, what: &str, is_so: impl Fn(&State) -> bool) -> State {
+    pub async fn until(&self, what: &str, is_so: impl Fn(&KubeletState) -> bool) -> KubeletState {
         let mut state = self.state.subscribe();
         if let Ok(Ok(state)) = timeout(PATIENCE, state.wait_for(is_so)).await {
             return state.clone();

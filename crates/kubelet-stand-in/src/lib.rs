@@ -12,4 +12,4 @@ mod state;
 pub use kubelet::Kubelet;
 pub use pod_resources::PodResources;
 pub use registration::Behaviour;
-pub use state::{Resource, State};
+pub use state::{KubeletState, Resource};

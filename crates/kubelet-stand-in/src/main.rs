@@ -45,7 +45,7 @@ async fn obey(kubelet: &Kubelet, line: &str) -> Result<Value> {
     match words.as_slice() {
         ["wait", resource, count] => {
             let count: usize = count.parse()?;
-            let is_so = |state: &kubelet_stand_in::State| {
+            let is_so = |state: &kubelet_stand_in::KubeletState| {
                 state.resources.get(*resource).is_some_and(|known| known.available().len() >= count)
             };
             timeout(Duration::from_secs(30), kubelet.until("devices", is_so)).await.context("no such devices")?;

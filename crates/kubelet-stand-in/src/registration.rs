@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
-use crate::state::State;
+use crate::state::KubeletState;
 
 /// How long the kubelet waits for a plugin that it dials.
 const DIAL: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ pub(crate) struct Client {
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
     folder: PathBuf,
-    pub(crate) state: Arc<watch::Sender<State>>,
+    pub(crate) state: Arc<watch::Sender<KubeletState>>,
     behaviour: watch::Receiver<Behaviour>,
     /// By resource name, and only so: this is where the kubelet mixes up two instances.
     clients: Arc<Mutex<HashMap<String, Client>>>,
@@ -57,7 +57,7 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn new(
         folder: &Path,
-        state: Arc<watch::Sender<State>>,
+        state: Arc<watch::Sender<KubeletState>>,
         behaviour: watch::Receiver<Behaviour>,
         tasks: TaskTracker,
     ) -> Self {

@@ -6,7 +6,7 @@ use proto::deviceplugin::{Device, HEALTHY};
 
 /// Everything, by resource name.
 #[derive(Debug, Clone, Default)]
-pub struct State {
+pub struct KubeletState {
     /// Each resource that was ever registered since the kubelet started.
     pub resources: BTreeMap<String, Resource>,
 }

@@ -3,7 +3,7 @@
 use netdevice::{
     Acquisition, LinkState, SandboxConfiguration,
     link::flags,
-    plan::{Place, Step, aged, missing, plan, relabel, wanted_as_configured, wanted_in_sandbox},
+    plan::{Location, Step, aged, missing, plan, relabel, wanted_as_configured, wanted_in_sandbox},
     state::Route,
 };
 use rtnl::{
@@ -17,7 +17,7 @@ use crate::{
     read::{Which, boot_time, read_addressed, read_whole},
     skipped::Skipped,
     socket::RouteSocket,
-    step::Site,
+    step::StepTarget,
     sysctl,
     task::AttachRequest,
 };
@@ -48,9 +48,9 @@ pub(crate) fn configure_inside(
         let own_routes =
             if wanted.routes.is_empty() { Vec::new() } else { routes_of_others(inside, index, &wanted.routes)? };
         let host_index = host.index;
-        let mut site = Site {
+        let mut site = StepTarget {
             socket: inside,
-            place: Place::Sandbox,
+            location: Location::Sandbox,
             name: &present.name,
             index,
             host_index,
@@ -66,7 +66,7 @@ pub(crate) fn configure_inside(
         }
     };
     let is_fresh = !link.is_up();
-    let steps = plan(&wanted, link, Place::Sandbox);
+    let steps = plan(&wanted, link, Location::Sandbox);
     if is_fresh && !steps.iter().any(|step| matches!(step, Step::Sysctl(_))) {
         return work(inside, link, steps);
     }
@@ -75,7 +75,7 @@ pub(crate) fn configure_inside(
             return work(inside, link, steps);
         }
         let present = read_whole(inside, Which::Index(index))?.ok_or(Error::Vanished)?;
-        let steps = plan(&wanted, &present, Place::Sandbox);
+        let steps = plan(&wanted, &present, Location::Sandbox);
         work(inside, &present, steps)
     };
     let namespace = request.sandbox.namespace();

@@ -2,7 +2,7 @@
 
 use netdevice::{
     Attachment, InterfaceName, LinkState, Moved,
-    plan::{LinkChange, Place, Step, aged, plan, relabel},
+    plan::{LinkChange, Location, Step, aged, plan, relabel},
 };
 use rtnl::link::attribute as ifla;
 
@@ -14,7 +14,7 @@ use crate::{
     read::{Which, boot_time, read_bare, read_whole},
     skipped::Skipped,
     socket::RouteSocket,
-    step::Site,
+    step::StepTarget,
 };
 
 /// What a device is after its return.
@@ -56,7 +56,7 @@ pub(crate) fn restore(
         present.neighbours.extend(read_forwarding(home, present.index)?);
     }
     let is_driver_done = restore_early(home, &present.name, &wanted);
-    let steps = plan(&wanted, &present, Place::Host);
+    let steps = plan(&wanted, &present, Location::Host);
     skipped.extend(at_home(record, &present, home).apply(steps)?);
     skipped.extend(restore_late(home, &present, &wanted, is_driver_done)?);
     if wanted.routes_unseen {
@@ -71,10 +71,10 @@ pub(crate) fn restore(
     Ok(Restored { renamed, skipped })
 }
 
-fn at_home<'a>(record: &Attachment<Moved>, present: &'a LinkState, home: &'a mut RouteSocket) -> Site<'a> {
-    Site {
+fn at_home<'a>(record: &Attachment<Moved>, present: &'a LinkState, home: &'a mut RouteSocket) -> StepTarget<'a> {
+    StepTarget {
         socket: home,
-        place: Place::Host,
+        location: Location::Host,
         name: &present.name,
         index: present.index,
         host_index: record.acquired.host.index,

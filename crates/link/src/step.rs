@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netdevice::{
     InterfaceName,
     link::flags,
-    plan::{LinkChange, Place, Step, address_request},
+    plan::{LinkChange, Location, Step, address_request},
     state::{Address, ROUTE_BY_KERNEL, Route, route_attribute},
 };
 use rtnl::{
@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// Where steps are carried out. The calling thread must be in the socket's namespace.
-pub(crate) struct Site<'a> {
+pub(crate) struct StepTarget<'a> {
     pub(crate) socket: &'a mut RouteSocket,
-    pub(crate) place: Place,
+    pub(crate) location: Location,
     pub(crate) name: &'a InterfaceName,
     pub(crate) index: u32,
     /// Index of the link on the host: routes are written down with it.
@@ -84,7 +84,7 @@ fn attribute_name(kind: u16) -> &'static str {
 /// `nla_type` without its flags.
 const KIND_MASK: u16 = 0x3fff;
 
-impl Site<'_> {
+impl StepTarget<'_> {
     /// Carries out all steps. On the host it never stops at an error: what could not be done is reported at the end. In a
     /// sandbox the first error ends it, for the device is returned.
     pub(crate) fn apply(&mut self, steps: Vec<Step>) -> Result<Vec<Skipped>, Error> {
@@ -103,7 +103,7 @@ impl Site<'_> {
                     let what = format!("net.{}.{}.{}", setting.family, setting.folder, setting.file);
                     match sysctl::write(self.name, &setting) {
                         Ok(()) => {}
-                        Err(error) if self.place == Place::Host || error.raw_os_error() == Some(libc::EINVAL) => {
+                        Err(error) if self.location == Location::Host || error.raw_os_error() == Some(libc::EINVAL) => {
                             skipped.push(Skipped { what, reason: error.to_string() });
                         }
                         Err(error) => return Err(Error::Sysctl { what, error }),
@@ -263,7 +263,9 @@ impl Site<'_> {
                 // it is there already: of the same program before it was killed, or of a manager of the host
                 Err(error) if error.errno == libc::EEXIST && may_be_there(&what) => {}
                 Err(error) if error.errno == libc::ENOENT && what.starts_with(FOREIGN) => {}
-                Err(error) if self.place == Place::Host => skipped.push(Skipped { what, reason: error.to_string() }),
+                Err(error) if self.location == Location::Host => {
+                    skipped.push(Skipped { what, reason: error.to_string() })
+                }
                 Err(error) => return Err(Error::Configure { what, error }),
             }
         }
@@ -299,7 +301,7 @@ impl Site<'_> {
             for (route, result) in left.into_iter().zip(results) {
                 match result {
                     Ok(()) => {}
-                    Err(error) if taken(&error) && self.place == Place::Host => {}
+                    Err(error) if taken(&error) && self.location == Location::Host => {}
                     Err(error) if taken(&error) => {
                         let reason = "the pod has a route of its own to that place".to_owned();
                         skipped.push(Skipped { what: format!("route {}", route.0), reason });
@@ -327,7 +329,7 @@ impl Site<'_> {
         if route.attribute(route_attribute::NH_ID).is_some() {
             return Err("it uses a next-hop object, which went away with the device".into());
         }
-        if self.place == Place::Sandbox {
+        if self.location == Location::Sandbox {
             if self.own_routes.iter().any(|own| own.has_same_target(route)) {
                 return Err("the pod has a route of its own to that place".into());
             }
@@ -346,7 +348,7 @@ impl Site<'_> {
             return Ok((self.on_link(route), existing));
         };
         let others = next_hops(&paths.value).any(|hop| hop.link != self.host_index);
-        if others && self.place == Place::Sandbox {
+        if others && self.location == Location::Sandbox {
             return Err("it has next hops on other links of the node".into());
         }
         let mut route = self.on_link(route);

@@ -8,7 +8,7 @@ use netdevice::{
     projection::{Explanation, PoolExplanation},
     selector::{Condition, PHYSICAL},
 };
-use store::Place;
+use store::RecordDirectory;
 
 use crate::{
     arguments::NodeArguments,
@@ -41,8 +41,8 @@ fn text(name: &str, node: &Node, is_orphan: impl Fn(&Attachment) -> bool) -> any
     let id = name.parse::<DeviceId>().ok().or_else(|| Some(DeviceId::from(&name.parse::<InterfaceName>().ok()?)));
     if let Some(file) = node.unreadable.iter().find(|file| file.device.is_some() && file.device == id) {
         let advice = match file.place {
-            Place::Records => "",
-            Place::Quarantine => {
+            RecordDirectory::Records => "",
+            RecordDirectory::Quarantine => {
                 "\nit is not offered until you remove that file. Before that, check that the interface is on the node and correctly configured"
             }
         };

@@ -11,7 +11,7 @@ use netdevice::{
     snapshot::{DefaultRoute, Family},
     state::HardwarePlace,
 };
-use store::{Place, Unreadable};
+use store::{RecordDirectory, Unreadable};
 
 use crate::node::{Agent, Node, Selection};
 
@@ -95,19 +95,19 @@ pub(crate) fn node(pools: Option<&str>) -> Node {
             device: "eth9".parse().ok(),
             reason: "the record has version 7, written by a newer netdevice: this program reads versions up to 3"
                 .into(),
-            place: Place::Records,
+            place: RecordDirectory::Records,
         },
         Unreadable {
             path: "/run/netdevice/:.json".into(),
             device: None,
             reason: "invalid device id: \":\" does not encode an interface name".into(),
-            place: Place::Records,
+            place: RecordDirectory::Records,
         },
         Unreadable {
             path: "/run/netdevice/quarantine/eth8.1.json".into(),
             device: "eth8".parse().ok(),
             reason: "invalid record: EOF while parsing a value at line 1 column 0".into(),
-            place: Place::Quarantine,
+            place: RecordDirectory::Quarantine,
         },
     ];
     let selection = Selection { pools, source: "/run/netdevice/config.yaml".into() };

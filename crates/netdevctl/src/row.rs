@@ -6,7 +6,7 @@ use netdevice::{
     Attachment, Device, DeviceId, DeviceState, Link, Owner, Phase, Pod, View, record::Reservations, selector::PHYSICAL,
 };
 use serde::Serialize;
-use store::{Place, Unreadable};
+use store::{RecordDirectory, Unreadable};
 
 /// Where a device is, or why it is not offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -256,8 +256,8 @@ impl Row {
         let path = file.path.display().to_string();
         let device = file.device.as_ref().map_or_else(|| path.clone(), ToString::to_string);
         let state = match file.place {
-            Place::Records => RowState::Unreadable,
-            Place::Quarantine => RowState::Quarantined,
+            RecordDirectory::Records => RowState::Unreadable,
+            RecordDirectory::Quarantine => RowState::Quarantined,
         };
         Self { reason: Some(format!("{path}: {}", file.reason)), ..Self::new(device, state) }
     }

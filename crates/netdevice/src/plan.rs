@@ -21,7 +21,7 @@ use crate::{
 
 /// Where a link is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// On the host: everything as in the record.
     Host,
     /// In a sandbox: what belongs to the device, without conflicts with the configuration of the sandbox.
@@ -96,9 +96,9 @@ pub enum Step {
 }
 
 /// The steps that change `present` to `wanted`, in order.
-pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> {
+pub fn plan(wanted: &LinkState, present: &LinkState, location: Location) -> Vec<Step> {
     let mut steps = Vec::new();
-    let change = link_change(wanted, present, place);
+    let change = link_change(wanted, present, location);
     if change != LinkChange::default() {
         steps.push(Step::Link(change));
     }
@@ -106,7 +106,7 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
     let differing = differing(&wanted.attributes, &present.attributes);
     let (tokens, attributes): (Vec<_>, Vec<_>) = differing.cloned().partition(is_token);
     steps.extend(attributes.into_iter().map(Step::Attribute));
-    if place == Place::Host {
+    if location == Location::Host {
         let data: Vec<Attribute> = self::differing(&wanted.info_data, &present.info_data).cloned().collect();
         steps.extend(wanted.kind.clone().filter(|_| !data.is_empty()).map(|kind| Step::Kind(kind, data)));
     }
@@ -118,7 +118,7 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
     // the secret of stable private addresses before the mode that needs it
     steps.extend(sysctls(wanted, present).map(Step::Sysctl));
     steps.extend(ipv6_conf(wanted, present).map(Step::Sysctl));
-    if place == Place::Host {
+    if location == Location::Host {
         // the kernel accepts a token only if router advertisements are accepted
         steps.extend(tokens.into_iter().map(Step::Attribute));
     }
@@ -134,21 +134,21 @@ pub fn plan(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Step> 
     }
     steps.extend(late.into_iter().map(Step::Address));
     if wanted.is_up() {
-        let routes = routes(wanted, present, place);
+        let routes = routes(wanted, present, location);
         if !routes.is_empty() {
             steps.push(Step::Routes(routes));
         }
         let there = targets(&present.routes_from);
         let missing = |route: &&Route| !there.contains(&target(route));
         let routes_from: Vec<Route> = wanted.routes_from.iter().filter(missing).cloned().collect();
-        if place == Place::Host && !routes_from.is_empty() {
+        if location == Location::Host && !routes_from.is_empty() {
             steps.push(Step::RoutesFrom(routes_from));
         }
     }
-    let belongs = |neighbour: &&Neighbour| place == Place::Host || !neighbour.is_of_node();
+    let belongs = |neighbour: &&Neighbour| location == Location::Host || !neighbour.is_of_node();
     let foreign =
         present.neighbours.iter().filter(|entry| entry.family == FORWARDING && !wanted.neighbours.contains(entry));
-    if place == Place::Host {
+    if location == Location::Host {
         steps.extend(foreign.cloned().map(Step::RemoveNeighbour));
     }
     let missing = |neighbour: &&Neighbour| !present.neighbours.contains(neighbour);
@@ -161,7 +161,7 @@ fn differing<'a>(wanted: &'a [Attribute], present: &'a [Attribute]) -> impl Iter
     wanted.iter().filter(|attribute| !present.contains(attribute))
 }
 
-fn link_change(wanted: &LinkState, present: &LinkState, place: Place) -> LinkChange {
+fn link_change(wanted: &LinkState, present: &LinkState, location: Location) -> LinkChange {
     fn differs<T: PartialEq + Clone>(wanted: &T, present: &T) -> Option<T> {
         (wanted != present).then(|| wanted.clone())
     }
@@ -184,9 +184,9 @@ fn link_change(wanted: &LinkState, present: &LinkState, place: Place) -> LinkCha
             .zip(wanted.kind.clone())
             .map(|(mode, kind)| (kind, mode)),
         alias: differs(&alias(wanted), &alias(present)),
-        master: match place {
-            Place::Host => differs(&wanted.master.unwrap_or(0), &present.master.unwrap_or(0)),
-            Place::Sandbox => None,
+        master: match location {
+            Location::Host => differs(&wanted.master.unwrap_or(0), &present.master.unwrap_or(0)),
+            Location::Sandbox => None,
         },
         ipv4_conf: differing.filter_map(|(index, (value, _))| Some((u16::try_from(index + 1).ok()?, *value))).collect(),
     }
@@ -236,15 +236,15 @@ fn targets(routes: &[Route]) -> BTreeSet<Target> {
     routes.iter().map(target).collect()
 }
 
-fn routes(wanted: &LinkState, present: &LinkState, place: Place) -> Vec<Route> {
+fn routes(wanted: &LinkState, present: &LinkState, location: Location) -> Vec<Route> {
     let all = targets(&present.routes);
     let belongs = |route: &&Route| {
         let there = all.contains(&target(route));
-        match place {
+        match location {
             _ if there || route.flags & ROUTE_CLONED != 0 => false,
-            Place::Host => !route.comes_with_address(),
+            Location::Host => !route.comes_with_address(),
             // the kernel makes the routes of addresses and advertisements itself
-            Place::Sandbox => ![ROUTE_BY_KERNEL, ROUTE_BY_ADVERTISEMENT].contains(&route.protocol),
+            Location::Sandbox => ![ROUTE_BY_KERNEL, ROUTE_BY_ADVERTISEMENT].contains(&route.protocol),
         }
     };
     let mut routes: Vec<Route> = wanted.routes.iter().filter(belongs).cloned().collect();

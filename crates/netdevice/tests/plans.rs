@@ -7,7 +7,7 @@ mod states;
 use netdevice::{
     Attachment, KernelString, LinkState, Owner, Phase, Reservation,
     owner::Request,
-    plan::{LINK_TOKEN, LinkChange, Place, Step, missing, plan, relabel, wanted_as_configured},
+    plan::{LINK_TOKEN, LinkChange, Location, Step, missing, plan, relabel, wanted_as_configured},
     record_text::attached_in_place,
     state::{Address, Attribute, FORWARDING, Neighbour, Route},
     sysctl::{IPV4_MC_FORWARDING, IPV6_CONF, Unit},
@@ -94,13 +94,13 @@ proptest! {
 
     #[test]
     fn a_state_that_is_there_needs_nothing(state in any_state()) {
-        prop_assert_eq!(plan(&state, &state, Place::Host), vec![]);
-        prop_assert_eq!(plan(&state, &state, Place::Sandbox), vec![]);
+        prop_assert_eq!(plan(&state, &state, Location::Host), vec![]);
+        prop_assert_eq!(plan(&state, &state, Location::Sandbox), vec![]);
     }
 
     #[test]
     fn a_plan_that_was_carried_out_leaves_nothing_to_do(wanted in any_state(), present in any_state()) {
-        for place in [Place::Host, Place::Sandbox] {
+        for place in [Location::Host, Location::Sandbox] {
             let mut state = present.clone();
             plan(&wanted, &present, place).into_iter().for_each(|step| apply(&mut state, step));
             prop_assert_eq!(plan(&wanted, &state, place), vec![]);
@@ -110,7 +110,7 @@ proptest! {
     #[test]
     fn what_a_container_made_of_a_device_is_gone_when_it_is_home(host in any_state(), container in any_state()) {
         let mut state = after_a_move(&container);
-        plan(&host, &state, Place::Host).into_iter().for_each(|step| apply(&mut state, step));
+        plan(&host, &state, Location::Host).into_iter().for_each(|step| apply(&mut state, step));
         // what no plan is about: the index and name come with the move
         state.index = host.index;
         state.routes_unseen = host.routes_unseen;
@@ -143,9 +143,9 @@ proptest! {
         let link = LinkState { ipv4_conf: sandbox.ipv4_conf, ipv6_conf: sandbox.ipv6_conf, ..after_a_move(&host) };
         let wanted = wanted_as_configured(&configuration, &host, &link, |_, _, _| true);
         let mut state = link;
-        plan(&wanted, &state, Place::Sandbox).into_iter().for_each(|step| apply(&mut state, step));
+        plan(&wanted, &state, Location::Sandbox).into_iter().for_each(|step| apply(&mut state, step));
         prop_assert_eq!(missing(&configuration, &state), None);
-        prop_assert_eq!(plan(&wanted, &state, Place::Sandbox), vec![]);
+        prop_assert_eq!(plan(&wanted, &state, Location::Sandbox), vec![]);
         if !configuration.inherit {
             let moved_along = |neighbour: &Neighbour| neighbour.family == FORWARDING;
             prop_assert!(state.alias.is_none() && state.altnames.is_empty());
@@ -241,8 +241,8 @@ fn what_is_the_nodes_does_not_go_into_a_sandbox() {
     let (own, proxy, forwarding) = (entry(2, 0), entry(2, 8), entry(FORWARDING, 2));
     let state = |neighbours| LinkState { neighbours, ..LinkState::new("eth0".try_into().unwrap(), 2) };
     let host = state(vec![own.clone(), proxy.clone(), forwarding.clone()]);
-    assert_eq!(plan(&host, &state(Vec::new()), Place::Sandbox), [Step::Neighbour(own.clone())]);
-    let steps = plan(&host, &state(vec![own, entry(FORWARDING, 3)]), Place::Host);
+    assert_eq!(plan(&host, &state(Vec::new()), Location::Sandbox), [Step::Neighbour(own.clone())]);
+    let steps = plan(&host, &state(vec![own, entry(FORWARDING, 3)]), Location::Host);
     let expected = [Step::RemoveNeighbour(entry(FORWARDING, 3)), Step::Neighbour(proxy), Step::Neighbour(forwarding)];
     assert_eq!(steps, expected);
 }
@@ -254,10 +254,10 @@ fn a_token_comes_after_the_settings_that_it_needs() {
     let mut host = LinkState { ipv6_conf: vec![0, 0, 0, 1], ..LinkState::new("eth0".try_into().unwrap(), 2) };
     host.attributes = vec![token.clone(), mode.clone()];
     let present = LinkState { ipv6_conf: vec![0; 4], attributes: Vec::new(), ..host.clone() };
-    let steps = plan(&host, &present, Place::Host);
+    let steps = plan(&host, &present, Location::Host);
     assert_eq!((&steps[0], &steps[2]), (&Step::Attribute(mode.clone()), &Step::Attribute(token)));
     assert!(matches!(&steps[1], Step::Sysctl(setting) if setting.file == "accept_ra"));
-    assert_eq!(plan(&host, &present, Place::Sandbox)[0], Step::Attribute(mode));
+    assert_eq!(plan(&host, &present, Location::Sandbox)[0], Step::Attribute(mode));
 }
 
 #[test]
@@ -281,6 +281,6 @@ fn local_routes_come_with_their_addresses_in_a_vrf_too() {
         attributes: Vec::new(),
     };
     let (local, own) = (route(2, 2), route(2, 4));
-    let steps = plan(&link(vec![local, own.clone()]), &link(Vec::new()), Place::Host);
+    let steps = plan(&link(vec![local, own.clone()]), &link(Vec::new()), Location::Host);
     assert_eq!(steps, [Step::Routes(vec![own])]);
 }

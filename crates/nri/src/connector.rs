@@ -12,7 +12,7 @@ use crate::{
     plugin::Plugin,
     progress::Opening,
     session::{End, Sessions},
-    state::State,
+    state::ConnectionState,
     synchronize::Synchronizer,
 };
 
@@ -27,7 +27,7 @@ const STABLE: Duration = Duration::from_secs(10);
 pub struct Connector<P> {
     config: Config,
     plugin: Arc<P>,
-    state: watch::Sender<State>,
+    state: watch::Sender<ConnectionState>,
 }
 
 impl<P: Plugin> Connector<P> {
@@ -37,7 +37,7 @@ impl<P: Plugin> Connector<P> {
     }
 
     /// The state of the connection, for readiness and metrics.
-    pub fn state(&self) -> watch::Receiver<State> {
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
         self.state.subscribe()
     }
 
@@ -128,7 +128,7 @@ impl<P: Plugin> Sessions<P> {
             End::Stopped => return None,
             End::Failed(error) => error.to_string(),
         };
-        self.state.send_replace(State::Disconnected(reason.as_str().into()));
+        self.state.send_replace(ConnectionState::Disconnected(reason.as_str().into()));
         Some(reason)
     }
 }

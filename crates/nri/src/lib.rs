@@ -39,4 +39,4 @@ pub use error::Error;
 pub use identity::{PluginIndex, PluginName};
 pub use plugin::{Plugin, Refusal, Runtime};
 pub use pod::{Container, PodSandbox};
-pub use state::State;
+pub use state::ConnectionState;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::{plugin::Runtime, state::State};
+use crate::{plugin::Runtime, state::ConnectionState};
 
 /// What comes before a connection's first event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) enum Opening {
 pub(crate) struct Progress {
     opening: Opening,
     steps: watch::Sender<Steps>,
-    state: watch::Sender<State>,
+    state: watch::Sender<ConnectionState>,
 }
 
 #[derive(Debug, Default)]
@@ -40,8 +40,8 @@ pub(crate) enum Step {
 
 impl Progress {
     /// A connection has begun.
-    pub(crate) fn new(opening: Opening, state: watch::Sender<State>) -> Self {
-        state.send_replace(State::Registering);
+    pub(crate) fn new(opening: Opening, state: watch::Sender<ConnectionState>) -> Self {
+        state.send_replace(ConnectionState::Registering);
         Self { opening, steps: watch::Sender::default(), state }
     }
 
@@ -84,7 +84,7 @@ impl Progress {
         if !is_synchronized && self.opening == Opening::Synchronized {
             return;
         }
-        let active = State::Active(runtime.clone());
+        let active = ConnectionState::Active(runtime.clone());
         let changed = self.state.send_if_modified(|state| {
             let changed = *state != active;
             *state = active;

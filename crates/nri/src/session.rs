@@ -20,7 +20,7 @@ use crate::{
     plugin::Plugin,
     progress::{Opening, Progress, Step},
     service::Service,
-    state::State,
+    state::ConnectionState,
     synchronize::Synchronizer,
     trunk::{self, Outbox},
 };
@@ -41,7 +41,7 @@ pub(crate) struct Sessions<P> {
     pub(crate) name: PluginName,
     pub(crate) index: PluginIndex,
     pub(crate) plugin: Arc<P>,
-    pub(crate) state: watch::Sender<State>,
+    pub(crate) state: watch::Sender<ConnectionState>,
     pub(crate) synchronizer: Arc<Synchronizer>,
     pub(crate) handlers: TaskTracker,
     pub(crate) shutdown: CancellationToken,

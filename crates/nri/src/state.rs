@@ -6,7 +6,7 @@ use crate::plugin::Runtime;
 
 /// Whether there is a runtime that sends events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum State {
+pub enum ConnectionState {
     /// Not connected, and no attempt has failed yet.
     #[default]
     Starting,
@@ -18,7 +18,7 @@ pub enum State {
     Disconnected(Arc<str>),
 }
 
-impl State {
+impl ConnectionState {
     /// The runtime that sends events.
     pub fn runtime(&self) -> Option<&Runtime> {
         match self {

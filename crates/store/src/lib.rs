@@ -35,6 +35,6 @@ pub use lock::{Lock, NamedLock};
 pub use namespace::Namespace;
 pub use read_limited::{read_limited, read_text_limited};
 pub use reader::Reader;
-pub use records::{DEFAULT_STATE_DIR, Place, Records, Unreadable, Written};
+pub use records::{DEFAULT_STATE_DIR, RecordDirectory, Records, Unreadable, Written};
 pub use replace::replace;
 pub use waiting::Waiting;

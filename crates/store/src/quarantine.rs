@@ -21,7 +21,7 @@ use netdevice::{
 
 use crate::{
     error::Error,
-    records::{Place, ReadError, Records, Unreadable, read_record_file},
+    records::{ReadError, RecordDirectory, Records, Unreadable, read_record_file},
 };
 
 /// How many files of one device are kept. The device is refused while there is one, so a second one was put there by hand.
@@ -106,7 +106,7 @@ impl Records {
         Ok(self.quarantined_files()?.map(|(device, path)| Unreadable {
             reason: reason(&device, &path).to_string(),
             device: Some(device),
-            place: Place::Quarantine,
+            place: RecordDirectory::Quarantine,
             path,
         }))
     }

@@ -51,12 +51,12 @@ pub struct Unreadable {
     /// What is wrong with it.
     pub reason: String,
     /// Where it is.
-    pub place: Place,
+    pub place: RecordDirectory,
 }
 
 /// Where a file is that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum RecordDirectory {
     /// Among the records: a newer program wrote it, or it was not put aside yet.
     Records,
     /// Put aside.
@@ -273,7 +273,8 @@ impl Records {
             let entry = entry?;
             let name = entry.file_name();
             let Some(device) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) else { continue };
-            let problem = |device, reason| Unreadable { path: entry.path(), device, reason, place: Place::Records };
+            let problem =
+                |device, reason| Unreadable { path: entry.path(), device, reason, place: RecordDirectory::Records };
             match device.parse::<DeviceId>() {
                 Err(error) => unreadable.push(problem(None, error.to_string())),
                 Ok(device) => match read(&device, &entry) {

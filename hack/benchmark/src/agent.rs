@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use kubelet_stand_in::{Kubelet, State};
+use kubelet_stand_in::{Kubelet, KubeletState};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -60,7 +60,7 @@ impl Node {
     }
 
     /// Waits until the kubelet knows something, and says when it did.
-    pub(crate) async fn until(&self, what: &str, is_so: impl FnMut(&State) -> bool) -> Result<Instant> {
+    pub(crate) async fn until(&self, what: &str, is_so: impl FnMut(&KubeletState) -> bool) -> Result<Instant> {
         let mut state = self.kubelet.subscribe();
         let found = timeout(PATIENCE, state.wait_for(is_so)).await;
         let now = Instant::now();
@@ -86,17 +86,17 @@ impl Node {
     }
 }
 
-fn lists(state: &State) -> usize {
+fn lists(state: &KubeletState) -> usize {
     state.resources.get(RESOURCE).map_or(0, |known| known.lists.len())
 }
 
 /// How many devices the last list has.
-pub(crate) fn listed(state: &State) -> Option<usize> {
+pub(crate) fn listed(state: &KubeletState) -> Option<usize> {
     state.resources.get(RESOURCE).filter(|resource| !resource.lists.is_empty()).map(|known| known.devices().len())
 }
 
 /// Health of a device in the last list.
-pub(crate) fn health<'a>(state: &'a State, id: &str) -> Option<&'a str> {
+pub(crate) fn health<'a>(state: &'a KubeletState, id: &str) -> Option<&'a str> {
     let devices = state.resources.get(RESOURCE)?.devices();
     devices.iter().find(|device| device.id == id).map(|device| device.health.as_str())
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use kubelet_stand_in::State;
+use kubelet_stand_in::KubeletState;
 use rtnl::message::kind;
 use tokio::{task::spawn_blocking, time::sleep};
 
@@ -109,7 +109,7 @@ async fn starts(bench: &Bench, node: &Node, kernel: &Kernel, links: usize, devic
     ])
 }
 
-fn registrations(state: &State) -> usize {
+fn registrations(state: &KubeletState) -> usize {
     state.resources.get(RESOURCE).map_or(0, |known| known.registrations)
 }
 
@@ -146,7 +146,7 @@ impl Event {
         }
     }
 
-    fn is_listed(self, state: &State, route_to: &str) -> bool {
+    fn is_listed(self, state: &KubeletState, route_to: &str) -> bool {
         match self {
             Self::Added => health(state, PROBE).is_some(),
             Self::Up => health(state, PROBE) == Some("Healthy"),

@@ -67,7 +67,7 @@ impl Metrics {
     }
 
     /// Reports the injector, from now on.
-    pub(crate) fn set_runtime(&self, state: watch::Receiver<nri::State>) {
+    pub(crate) fn set_runtime(&self, state: watch::Receiver<nri::ConnectionState>) {
         self.with(|values| values.runtime = Some(state));
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Values {
     pub(super) hooks: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) reloads: BTreeMap<&'static str, u64>,
     pub(super) repairs: BTreeMap<&'static str, u64>,
-    pub(super) runtime: Option<watch::Receiver<nri::State>>,
+    pub(super) runtime: Option<watch::Receiver<nri::ConnectionState>>,
     pub(super) injections: BTreeMap<&'static str, u64>,
     pub(super) releases: BTreeMap<&'static str, u64>,
     /// None while no Events are posted.
@@ -66,9 +66,13 @@ impl Values {
         let conflicts = cdi.iter().flat_map(|report| report.conflicts.clone());
         let ignored = cdi.iter().flat_map(|report| report.ignored.clone());
         let runtime = self.runtime.as_ref().and_then(|runtime| match &*runtime.borrow() {
-            nri::State::Active(_) => None,
-            nri::State::Starting | nri::State::Registering => Some("not connected to the runtime yet".to_owned()),
-            nri::State::Disconnected(why) => Some(format!("not connected to the runtime: {why}{}", is_nri_off(why))),
+            nri::ConnectionState::Active(_) => None,
+            nri::ConnectionState::Starting | nri::ConnectionState::Registering => {
+                Some("not connected to the runtime yet".to_owned())
+            }
+            nri::ConnectionState::Disconnected(why) => {
+                Some(format!("not connected to the runtime: {why}{}", is_nri_off(why)))
+            }
         });
         let reported = self.problems.iter().flat_map(|(kind, texts)| texts.iter().cloned().map(of(*kind)));
         let found = view.into_iter().map(of(Kind::Starting));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, io, sync::Arc};
 
 use netdevice::{DeviceId, Ledger, Projector};
-use store::{Place, Reader, Records, Unreadable};
+use store::{Reader, RecordDirectory, Records, Unreadable};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -61,7 +61,7 @@ impl LedgerReader {
     fn list(&mut self) -> io::Result<(Ledger, Vec<Unreadable>)> {
         let (ledger, unreadable) = self.reader.list()?;
         let mut is_complete = true;
-        for Unreadable { device, path, .. } in unreadable.iter().filter(|file| file.place == Place::Records) {
+        for Unreadable { device, path, .. } in unreadable.iter().filter(|file| file.place == RecordDirectory::Records) {
             match device.as_ref().map_or(Ok(None), |device| self.reader.records().quarantine(device)) {
                 Ok(None) => {}
                 Ok(Some(_)) => is_complete = false,
@@ -72,11 +72,11 @@ impl LedgerReader {
     }
 
     fn take(&mut self, mut ledger: Ledger, unreadable: &[Unreadable], projector: &mut Projector) -> bool {
-        let quarantined = unreadable.iter().filter(|file| file.place == Place::Quarantine).count();
+        let quarantined = unreadable.iter().filter(|file| file.place == RecordDirectory::Quarantine).count();
         self.metrics.set_records(ledger.len(), unreadable.len() - quarantined, quarantined);
         let view = projector.view();
         // a record that cannot be read now counts as it was read last
-        let held = unreadable.iter().filter(|file| file.place == Place::Records);
+        let held = unreadable.iter().filter(|file| file.place == RecordDirectory::Records);
         let known = held.filter_map(|file| view.ledger.get_key_value(file.device.as_ref()?));
         known.for_each(|(device, record)| _ = ledger.entry(device.clone()).or_insert_with(|| record.clone()));
         self.returning.add_to(&mut ledger, view);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use store::{Place, Unreadable};
+use store::{RecordDirectory, Unreadable};
 use tracing::warn;
 
 use crate::events::{Events, Occurrence};
@@ -36,7 +36,8 @@ impl UnreadableReport {
     /// Posts Events for what is new in quarantine. An earlier agent reported what was there before this one started.
     fn post_quarantined(&self, unreadable: &[Unreadable]) {
         let Some(Ok(before)) = &self.reported else { return };
-        for file in unreadable.iter().filter(|file| file.place == Place::Quarantine && !before.contains(file)) {
+        for file in unreadable.iter().filter(|file| file.place == RecordDirectory::Quarantine && !before.contains(file))
+        {
             if let Some(device) = file.device.clone() {
                 let (file, reason) = (file.path.display().to_string(), file.reason.to_string());
                 self.events.report(Occurrence::RecordQuarantined { device, file, reason });
@@ -49,7 +50,7 @@ fn log(file: &Unreadable) {
     let Unreadable { path, reason, device, place } = file;
     let path = path.display();
     match (place, device) {
-        (Place::Quarantine, Some(device)) => warn!(
+        (RecordDirectory::Quarantine, Some(device)) => warn!(
             %device, file = %path,
             "the device is quarantined: it is neither offered nor moved; check that the interface is on the node with the right settings, then remove the file: {reason}"
         ),

@@ -12,7 +12,7 @@ async fn the_file_is_there_before_the_kubelet_hears_of_the_device() {
     for at in 1..30 {
         let name = format!("dummy{at}");
         node.add(&name);
-        let has = |state: &kubelet_stand_in::State| {
+        let has = |state: &kubelet_stand_in::KubeletState| {
             state.resources.get(RESOURCE).is_some_and(|resource| resource.ids().contains(&name.as_str()))
         };
         kubelet.until("the device is listed", has).await;

@@ -59,7 +59,8 @@ async fn defect_14_an_attached_device_stays_listed_and_healthy() {
     kubelet.allocate(RESOURCE, &["dummy0"]).await.unwrap();
     node.attach("dummy0", "web");
     node.add_link("dummy1", 0, None);
-    let unhealthy = |state: &kubelet_stand_in::State| health(&state.resources[RESOURCE])["dummy1"] == "Unhealthy";
+    let unhealthy =
+        |state: &kubelet_stand_in::KubeletState| health(&state.resources[RESOURCE])["dummy1"] == "Unhealthy";
     let state = kubelet.until("dummy1 is down", unhealthy).await;
     assert_eq!(health(&state.resources[RESOURCE])["dummy0"], "Healthy");
     assert_eq!(node.cdi_devices(), ["dummy0", "dummy1"]);
@@ -94,7 +95,7 @@ async fn defect_16_each_pool_is_a_resource_of_its_own() {
     fast.resource = "example.com/fast".parse().unwrap();
     let _fast = node.start_with(fast);
     listed(&kubelet, &["dummy0"]).await;
-    let has_fast = |state: &kubelet_stand_in::State| {
+    let has_fast = |state: &kubelet_stand_in::KubeletState| {
         state.resources.get("example.com/fast").is_some_and(|resource| resource.ids() == ["eth0"])
     };
     kubelet.until("the second pool is listed", has_fast).await;
@@ -110,7 +111,7 @@ async fn a_pool_that_is_removed_is_withdrawn_and_its_plugin_ends() {
     listed(&kubelet, &["dummy0"]).await;
     node.set_pools("{resource: example.com/other, select: {names: [x]}}");
     plugin.ended().await;
-    let ended = |state: &kubelet_stand_in::State| !state.resources[RESOURCE].is_connected;
+    let ended = |state: &kubelet_stand_in::KubeletState| !state.resources[RESOURCE].is_connected;
     let state = kubelet.until("the stream ends", ended).await;
     assert_eq!(state.resources[RESOURCE].lists.last(), Some(&Vec::new()));
     assert!(!node.cdi_file().exists() && node.sockets().is_empty());
@@ -144,7 +145,7 @@ async fn ten_thousand_devices_fit_into_one_list() {
     }
     let kubelet = node.kubelet();
     let _plugin = node.start();
-    let all = |state: &kubelet_stand_in::State| {
+    let all = |state: &kubelet_stand_in::KubeletState| {
         state.resources.get(RESOURCE).is_some_and(|resource| resource.devices().len() == 10_000)
     };
     kubelet.until("all are listed", all).await;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use device_plugin::{Config, DevicePlugin, Error, Paths, RecordCheck, Stats, Timing};
-use kubelet_stand_in::{Kubelet, Resource, State};
+use kubelet_stand_in::{Kubelet, KubeletState, Resource};
 use netdevice::{
     Attachment, DeviceId, InterfaceName, Ledger, Link, Owner, Pools, Projector, ResourceName, Snapshot, View, fixture,
     link::{Hardware, flags},
@@ -234,7 +234,7 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Waits until the kubelet's list of the default resource has these ids, and the stream is open.
 pub(crate) async fn listed(kubelet: &Kubelet, ids: &[&str]) -> Resource {
-    let is_so = |state: &State| {
+    let is_so = |state: &KubeletState| {
         let resource = state.resources.get(RESOURCE);
         resource.is_some_and(|known| known.is_connected && !known.lists.is_empty() && known.ids() == ids)
     };

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kubelet_stand_in::{Behaviour, Kubelet, State};
+use kubelet_stand_in::{Behaviour, Kubelet, KubeletState};
 
 use crate::node::{Node, RESOURCE, eventually, listed};
 
-fn registrations(state: &State) -> usize {
+fn registrations(state: &KubeletState) -> usize {
     state.resources.get(RESOURCE).map_or(0, |resource| resource.registrations)
 }
 
@@ -80,7 +80,8 @@ async fn a_kubelet_socket_that_is_replaced_leads_to_a_new_registration() {
     let _plugin = node.start();
     let first = listed(&kubelet, &["dummy0"]).await.endpoint;
     kubelet.replace_socket().unwrap();
-    let again = |state: &State| state.resources[RESOURCE].endpoint != first && state.resources[RESOURCE].is_connected;
+    let again =
+        |state: &KubeletState| state.resources[RESOURCE].endpoint != first && state.resources[RESOURCE].is_connected;
     kubelet.until("a fresh socket is registered", again).await;
     listed(&kubelet, &["dummy0"]).await;
 }
@@ -156,7 +157,7 @@ async fn defects_4_and_5_a_stream_that_the_kubelet_closes_ends_and_leads_to_a_re
     let most = 3 + usize::try_from((passed / 10).ilog2()).unwrap();
     assert!(seen <= most, "{seen} registrations in {passed} ms");
     // between two registrations: one that is under way would stay
-    let is_between = |state: &State| {
+    let is_between = |state: &KubeletState| {
         let resource = &state.resources[RESOURCE];
         !resource.is_connected && resource.lists.len() == resource.registrations
     };
@@ -173,12 +174,12 @@ async fn the_end_of_an_old_instance_does_not_cut_the_new_one_off_for_long() {
     let old = node.start();
     let first = listed(&kubelet, &["dummy0"]).await.endpoint;
     let new = node.start();
-    let both = |state: &State| state.resources[RESOURCE].endpoint != first;
+    let both = |state: &KubeletState| state.resources[RESOURCE].endpoint != first;
     let second = kubelet.until("the new instance registers", both).await.resources[RESOURCE].endpoint.clone();
     listed(&kubelet, &["dummy0"]).await;
     assert_eq!(node.sockets().len(), 2, "the new instance leaves the socket of the old one alone");
     old.shut_down().await;
-    let again = |state: &State| {
+    let again = |state: &KubeletState| {
         let resource = &state.resources[RESOURCE];
         resource.endpoint != first && resource.endpoint != second && resource.is_connected
     };

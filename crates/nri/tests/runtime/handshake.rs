@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nri::{
-    State,
+    ConnectionState,
     stand_in::{Configured, old_runtime, runtime},
 };
 use tokio::time::Instant;
@@ -34,7 +34,7 @@ async fn configure_is_answered_before_the_registration_is() {
     peer.configure(old_runtime()).await.unwrap();
     peer.synchronize(&[], &[]).await.unwrap();
     peer.run_pod_sandbox(&pod("a", &[])).await.unwrap();
-    assert_eq!(*rig.state.borrow(), State::Registering);
+    assert_eq!(*rig.state.borrow(), ConnectionState::Registering);
     peer.accept(&registration).await;
     let active = rig.until_state(|state| state.runtime().is_some()).await;
     assert_eq!(active.runtime(), Some(&old_runtime()));
@@ -50,7 +50,7 @@ async fn a_plugin_is_active_once_it_is_synchronized() {
     let registration = within(peer.registration()).await.unwrap();
     peer.accept(&registration).await;
     peer.configure(runtime()).await.unwrap();
-    assert_eq!(*rig.state.borrow(), State::Registering);
+    assert_eq!(*rig.state.borrow(), ConnectionState::Registering);
     peer.synchronize(&[], &[]).await.unwrap();
     rig.until_state(|state| state.runtime().is_some()).await;
     rig.stop().await;
@@ -62,7 +62,7 @@ async fn a_plugin_that_the_runtime_started_is_active_once_it_is_configured() {
     let (mut rig, mut peer) = Rig::connected();
     let registration = within(peer.registration()).await.unwrap();
     peer.accept(&registration).await;
-    assert_eq!(*rig.state.borrow(), State::Registering);
+    assert_eq!(*rig.state.borrow(), ConnectionState::Registering);
     peer.configure(old_runtime()).await.unwrap();
     rig.until_state(|state| state.runtime().is_some()).await;
     peer.run_pod_sandbox(&pod("a", &[])).await.unwrap();
@@ -82,8 +82,8 @@ async fn a_plugin_that_the_runtime_started_ends_with_it() {
 async fn a_plugin_that_connects_by_itself_waits_for_the_runtime() {
     let socket = Socket::new();
     let mut rig = Rig::external(&socket.path());
-    let state = rig.until_state(|state| matches!(state, State::Disconnected(_))).await;
-    assert!(matches!(&state, State::Disconnected(reason) if reason.contains("cannot connect")), "{state:?}");
+    let state = rig.until_state(|state| matches!(state, ConnectionState::Disconnected(_))).await;
+    assert!(matches!(&state, ConnectionState::Disconnected(reason) if reason.contains("cannot connect")), "{state:?}");
     let mut peer = accept(&socket.listen()).await;
     peer.start(runtime(), &[], &[]).await.unwrap();
     rig.until_state(|state| state.runtime().is_some()).await;
@@ -117,8 +117,11 @@ async fn a_refused_registration_closes_the_connection_and_is_told() {
     let registration = within(peer.registration()).await.unwrap();
     peer.refuse(&registration, "invalid plugin index").await;
     within(peer.ended()).await;
-    let state = rig.until_state(|state| matches!(state, State::Disconnected(_))).await;
-    assert_eq!(state, State::Disconnected("the runtime refused the registration: invalid plugin index".into()));
+    let state = rig.until_state(|state| matches!(state, ConnectionState::Disconnected(_))).await;
+    assert_eq!(
+        state,
+        ConnectionState::Disconnected("the runtime refused the registration: invalid plugin index".into())
+    );
     accept(&listener).await.start(runtime(), &[], &[]).await.unwrap();
     rig.stop().await;
 }
@@ -161,8 +164,8 @@ async fn a_runtime_that_falls_silent_is_given_up_and_met_again() {
         let began = Instant::now();
         peer.ended().await;
         assert_eq!(began.elapsed().as_secs(), seconds, "{words}");
-        let state = rig.until_state(|state| matches!(state, State::Disconnected(_))).await;
-        assert!(matches!(&state, State::Disconnected(reason) if reason.contains(words)), "{state:?}");
+        let state = rig.until_state(|state| matches!(state, ConnectionState::Disconnected(_))).await;
+        assert!(matches!(&state, ConnectionState::Disconnected(reason) if reason.contains(words)), "{state:?}");
         accept(&listener).await.start(runtime(), &[], &[]).await.unwrap();
         rig.until_state(|state| state.runtime().is_some()).await;
         rig.stop().await;

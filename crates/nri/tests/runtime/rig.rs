@@ -3,7 +3,7 @@
 use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
 use nri::{
-    Config, Connector, Container, Error, PodSandbox, State,
+    Config, ConnectionState, Connector, Container, Error, PodSandbox,
     stand_in::{Listener, Peer},
 };
 use tempfile::TempDir;
@@ -27,7 +27,7 @@ pub(crate) async fn within<T>(happening: impl Future<Output = T>) -> T {
 
 pub(crate) struct Rig {
     pub(crate) plugin: Arc<TestPlugin>,
-    pub(crate) state: watch::Receiver<State>,
+    pub(crate) state: watch::Receiver<ConnectionState>,
     pub(crate) shutdown: CancellationToken,
     seen: mpsc::UnboundedReceiver<Seen>,
     running: JoinHandle<Result<(), Error>>,
@@ -69,7 +69,7 @@ impl Rig {
         self.until(|seen| matches!(seen, Seen::Began(began, _) if *began == name)).await;
     }
 
-    pub(crate) async fn until_state(&mut self, wanted: impl Fn(&State) -> bool) -> State {
+    pub(crate) async fn until_state(&mut self, wanted: impl Fn(&ConnectionState) -> bool) -> ConnectionState {
         within(self.state.wait_for(|state| wanted(state))).await.unwrap().clone()
     }
 
