@@ -145,7 +145,7 @@ fn what_is_wrong_is_named_by_its_place() {
         ("- {name: a, addresses: [10.0.0.1/33]}", "addresses: the prefix length must be between 0 and 32"),
         ("- {name: a, addresses: [10.0.0.1/+8]}", "addresses: the prefix length must be between 0 and 32"),
         ("- {name: a, addresses: [10.0.0.1/0]}", "addresses: the prefix length must not be 0"),
-        ("- {name: a, addresses: [10.0.0.1/]}", "addresses: the prefix length is none"),
+        ("- {name: a, addresses: [10.0.0.1/]}", "addresses: the prefix length must be between 0 and 32"),
         ("- {name: a, address: 10.0.0.1, addresses: [10.0.0.1/8]}", "addresses: the same address is listed twice"),
         ("- {name: a, routes: {}}", "routes: must be a list"),
         ("- {name: a, routes: [10.0.0.0/8]}", "route 1: not a mapping"),

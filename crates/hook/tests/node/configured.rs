@@ -210,7 +210,7 @@ fn another_configuration_takes_the_place_of_the_one_that_is_there() {
 #[test]
 fn what_cannot_be_given_leaves_everything_as_it_was() {
     let table = [
-        (json!({"mtu": 9000}), "cannot set mtu of it"),
+        (json!({"mtu": 9000}), "cannot set mtu: "),
         (json!({"name": "eth0"}), "the name eth0 is taken in the pod's network namespace"),
         (json!({"name": "uplink"}), "the name uplink is taken in the pod's network namespace"),
         (
@@ -219,7 +219,7 @@ fn what_cannot_be_given_leaves_everything_as_it_was() {
         ),
         (json!({"routes": [{"to": "10.60.0.0/16"}]}), "the pod has a route of its own to that place"),
         (json!({"routes": [{"to": "2001:db8:9::/48", "via": "2001:db8:7::1"}]}), "cannot apply route 2001:db8:9::"),
-        (json!({"addresses": ["2001:db8::2/64"], "mtu": 1000}), "cannot set address 2001:db8::2/64 of it"),
+        (json!({"addresses": ["2001:db8::2/64"], "mtu": 1000}), "cannot set address 2001:db8::2/64: "),
     ];
     on_host(|host| {
         host.ip("link add wire type veth peer name peer\nlink set wire up\nlink set peer up
@@ -289,7 +289,7 @@ fn when_the_third_device_fails_the_first_two_are_as_they_were() {
         Order::new(host, &sandbox, &devices).fails_with("device dev2: the pod requests two devices with the name eth2");
         devices[2][1]["name"] = json!("dev0");
         devices[2][0] = json!("absent");
-        Order::new(host, &sandbox, &devices).fails_with("device absent: no such interface");
+        Order::new(host, &sandbox, &devices).fails_with("device absent: the node has no such interface");
         host.assert_same(&before);
         sandbox.assert_same(&own);
     });

@@ -199,7 +199,7 @@ fn a_device_with_more_routes_than_a_record_has_room_for_stays_on_the_host() {
             .collect();
         host.ip(&lines.join("\n"));
         let sandbox = host.sandbox("web");
-        host.attach(&sandbox, "c1", "dev0").fails_with("more than");
+        host.attach(&sandbox, "c1", "dev0").fails_with("the limit is 8388608");
         assert_eq!(host.show("route show").matches("via 10.1.0.1").count(), 80_000);
         assert_eq!(host.records(), Vec::<String>::new());
     });

@@ -265,15 +265,15 @@ fn when_a_second_device_fails_the_first_is_home_again() {
         let before = host.settled();
         let sandbox = host.sandbox("web");
         let devices = ["dev0", "absent"];
-        host.hook("attach", &devices, &sandbox.state("c1")).fails_with("device absent: no such interface");
+        host.hook("attach", &devices, &sandbox.state("c1")).fails_with("device absent: the node has no such interface");
         host.assert_same(&before);
         // a document for each device, so that a hook runs for each
         host.attach(&sandbox, "c1", "dev0").succeeds();
-        host.attach(&sandbox, "c1", "absent").fails_with("device absent: no such interface");
+        host.attach(&sandbox, "c1", "absent").fails_with("device absent: the node has no such interface");
         host.assert_same(&before);
         // another container's device stays
         host.attach(&sandbox, "c2", "dev0").succeeds();
-        host.attach(&sandbox, "c1", "absent").fails_with("device absent: no such interface");
+        host.attach(&sandbox, "c1", "absent").fails_with("device absent: the node has no such interface");
         assert!(sandbox.has_link("dev0"));
         host.detach("c2", "dev0").succeeds();
         host.assert_same(&before);
