@@ -1,4 +1,4 @@
-//! From a sandbox to the host.
+//! Moves a device from its sandbox to the host, without what a container put on it.
 
 use netdevice::{Attachment, LinkState, Moved, Phase, acquisition::HomePlace};
 use rtnl::link::attribute as ifla;

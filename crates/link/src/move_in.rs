@@ -1,4 +1,4 @@
-//! From the host into a sandbox.
+//! Moves a device from the host into a sandbox.
 
 use netdevice::{Attachment, InterfaceName, LinkState, Moved, configuration::IpPrefix};
 use rtnl::link::attribute as ifla;

@@ -1,4 +1,4 @@
-//! Everything back to what it was on the host.
+//! Gives a device on the host the state of its record.
 
 use netdevice::{
     Attachment, InterfaceName, LinkState, Moved,

@@ -1,4 +1,4 @@
-//! What of a device is left out.
+//! What of a device cannot be in a namespace and was left out, for reports.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! One attachment that is being made: what was asked for, and where.
+//! One attachment that is being made: the request, and what is open for it.
 
 use netdevice::{
     Acquisition, Attachment, DeviceId, InterfaceName, Owner, Phase, ResourceName, SandboxConfiguration,

@@ -1,4 +1,4 @@
-//! Devices that are about to appear on the host.
+//! Devices whose record has ended and that the snapshot does not have yet: they count as attached until it has.
 //!
 //! A record ends when its device is on the host, and the kernel's notification of that may arrive later. Without it the
 //! device would be withdrawn for a moment, and the kubelet would reject a Pod that requests it in that moment, for good. So
