@@ -3,11 +3,10 @@ FROM rust:1.95-slim AS build
 WORKDIR /source
 COPY . .
 RUN target=$(uname -m)-unknown-linux-musl && rustup target add "$target" && \
-    cargo build --locked --release --target "$target" -p agent -p netdevctl && \
+    cargo build --locked --release --target "$target" -p agent && \
     cargo build --locked --profile hook --target "$target" -p hook && \
-    mkdir /image && cp target/"$target"/release/netdevice-agent target/"$target"/hook/netdevice-hook \
-      target/"$target"/release/netdevctl /image && \
-    ln -s netdevice-agent /image/network-device-injector
+    mkdir /image && cp target/"$target"/release/netdevice-agent target/"$target"/hook/netdevice-hook /image && \
+    ln -s netdevice-agent /image/network-device-injector && ln -s netdevice-agent /image/netdevctl
 
 FROM scratch
 COPY --from=build /image/ /

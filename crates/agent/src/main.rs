@@ -5,7 +5,7 @@
 //! plugin for each pool serves the kubelet, the injector attaches devices by annotation, the reconciler returns devices
 //! that a hook did not return, and the admin endpoint has the metrics and problems.
 //!
-//! Under the name `network-device-injector` the program runs the injector only.
+//! Under the name `network-device-injector` the program runs the injector only, under the name `netdevctl` that program.
 
 mod admin;
 mod announcer;
@@ -47,6 +47,10 @@ use config::Config;
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
+    // the image has one program, and links to it
+    if std::env::args_os().next().is_some_and(|program| netdevctl::is_called(&program)) {
+        return netdevctl::main(std::env::args_os());
+    }
     let arguments = Arguments::read();
     logging::start(&arguments);
     match run(arguments) {
