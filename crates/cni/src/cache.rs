@@ -1,0 +1,410 @@
+//! The cache of results, in libcni's place and form: `<directory>/results/<network>-<container>-<interface>`.
+//!
+//! An entry has one key more than libcni's, [`Marker`], which other programs ignore: who made the attachment, for which Pod,
+//! and whether its ADD has ended. An entry is there before the first plugin runs: one whose ADD was killed is found, and
+//! undone.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use netdevice::{InterfaceName, Pod};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::{
+    capability::CapabilityArguments,
+    configuration::{ConfigurationError, NetworkList},
+    load::MAX_CONFIGURATION,
+    name::{ContainerId, NetworkName},
+    result::{Addition, ResultError},
+    runtime::Target,
+    version::Version,
+};
+
+/// `kind` of an entry (`libcni.CNICacheV1`).
+const KIND: &str = "cniCacheV1";
+/// Most bytes of an entry: a configuration as base64, a result.
+const MAX_ENTRY: usize = 4 << 20;
+/// Usual bytes of one.
+const USUAL: usize = 4096;
+
+/// A directory of results.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    directory: PathBuf,
+}
+
+/// One attachment, as it is in the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CacheEntry {
+    kind: String,
+    container_id: String,
+    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    config: Vec<u8>,
+    if_name: String,
+    network_name: String,
+    #[serde(default, rename = "netns", skip_serializing_if = "String::is_empty")]
+    namespace: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cni_args: Option<Vec<(String, String)>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    capability_args: Option<Map<String, Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    result: Option<Value>,
+    #[serde(default, rename = "networking.k8s.io/netdevice", skip_serializing_if = "Option::is_none")]
+    marker: Option<Marker>,
+}
+
+/// What this program adds to an entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Marker {
+    /// How far the attachment is.
+    pub phase: Phase,
+    /// The program that made it.
+    pub by: String,
+    /// The Pod.
+    pub pod: Pod,
+    /// When, in seconds since 1970.
+    pub since: u64,
+    /// The kernel's cookie of the network namespace, which is never used again before a reboot.
+    pub cookie: u64,
+    /// Which boot that was (`/proc/sys/kernel/random/boot_id`).
+    pub boot: String,
+}
+
+/// How far an attachment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Its plugins run, or were killed.
+    Adding,
+    /// It is complete.
+    Added,
+}
+
+/// Why the cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// A file or directory.
+    #[error("cannot access {}: {error}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// What is in it.
+    #[error("{} is no result of libcni: {error}", path.display())]
+    Json {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        error: String,
+    },
+    /// The configuration in an entry.
+    #[error("the cached configuration of network {network} is invalid: {error}")]
+    Configuration {
+        /// The network.
+        network: String,
+        /// What is wrong.
+        error: ConfigurationError,
+    },
+    /// The result in an entry.
+    #[error("the cached result of network {network} is invalid: {error}")]
+    Result {
+        /// The network.
+        network: String,
+        /// What is wrong.
+        error: ResultError,
+    },
+}
+
+fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&STANDARD.encode(bytes))
+}
+
+fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+    let bytes = STANDARD.decode(text).map_err(serde::de::Error::custom)?;
+    if bytes.len() > MAX_CONFIGURATION {
+        Err(serde::de::Error::custom("the configuration is too long"))
+    } else {
+        Ok(bytes)
+    }
+}
+
+impl CacheEntry {
+    /// Of an attachment that is being made.
+    pub(crate) fn new(list: &NetworkList, target: &Target, version: Version, marker: Option<Marker>) -> Self {
+        let arguments = &target.arguments;
+        let mut entry = Self {
+            kind: KIND.into(),
+            container_id: target.container.to_string(),
+            config: list.text.clone(),
+            if_name: target.interface.to_string(),
+            network_name: list.name().to_string(),
+            namespace: target.namespace.clone(),
+            cni_args: (!arguments.is_empty()).then(|| arguments.clone()),
+            capability_args: (!target.capabilities.is_empty()).then(|| target.capabilities.clone()),
+            result: None,
+            marker,
+        };
+        // never without a result: CRI-O, which deletes what a sandbox has by this cache, would fail to read it
+        entry.set_result(&Addition::default(), version);
+        entry
+    }
+
+    pub(crate) fn set_result(&mut self, addition: &Addition, version: Version) {
+        self.result = serde_json::to_value(addition.in_version(version)).ok();
+    }
+
+    pub(crate) fn set_phase(&mut self, phase: Phase) {
+        if let Some(marker) = &mut self.marker {
+            marker.phase = phase;
+        }
+    }
+
+    /// The name of the network.
+    pub fn network(&self) -> &str {
+        &self.network_name
+    }
+
+    /// The id of the container, for Kubernetes the sandbox's.
+    pub fn container(&self) -> &str {
+        &self.container_id
+    }
+
+    /// The name of the interface in the container.
+    pub fn interface(&self) -> &str {
+        &self.if_name
+    }
+
+    /// The path of the network namespace; empty if the program that made the entry did not say.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Who made it, if it is a program of ours.
+    pub fn marker(&self) -> Option<&Marker> {
+        self.marker.as_ref()
+    }
+
+    /// Whether a Kubernetes runtime made it: it has the arguments that the kubelet's runtimes pass, and no marker of ours.
+    pub fn is_of_runtime(&self) -> bool {
+        let is_pod = |(key, _): &(String, String)| key.starts_with("K8S_POD_");
+        self.marker.is_none() && self.cni_args.iter().flatten().any(is_pod)
+    }
+
+    /// The result, as in the file.
+    pub fn result(&self) -> Option<&Value> {
+        self.result.as_ref()
+    }
+
+    /// The configuration with which it was made: a list, or one plugin.
+    ///
+    /// # Errors
+    ///
+    /// When it is not valid.
+    pub fn list(&self) -> Result<NetworkList, CacheError> {
+        let invalid = |error| CacheError::Configuration { network: self.network_name.clone(), error };
+        NetworkList::from_json(&self.config).map_err(invalid)
+    }
+
+    /// What it was made for.
+    ///
+    /// # Errors
+    ///
+    /// The part of the key that is not valid.
+    pub fn target(&self) -> Result<Target, CacheError> {
+        let invalid = |error: String| CacheError::Json { path: self.file_name().into(), error };
+        let container: ContainerId = self.container_id.parse().map_err(|error| invalid(format!("{error}")))?;
+        let interface: InterfaceName = self.if_name.parse().map_err(|error| invalid(format!("{error}")))?;
+        let arguments = self.cni_args.clone().unwrap_or_default();
+        let capabilities: CapabilityArguments = self.capability_args.clone().unwrap_or_default();
+        Ok(Target { container, interface, namespace: self.namespace.clone(), arguments, capabilities })
+    }
+
+    /// The result, and the version that it is in.
+    pub(crate) fn addition(&self) -> Result<Option<(Addition, Version)>, CacheError> {
+        let Some(result) = &self.result else { return Ok(None) };
+        let invalid = |error| CacheError::Result { network: self.network_name.clone(), error };
+        let version = result.get("cniVersion").and_then(Value::as_str);
+        let version = Version::or_oldest(version).map_err(|error| invalid(error.into()))?;
+        Ok(Some((Addition::from_value(result.clone(), version).map_err(invalid)?, version)))
+    }
+
+    fn file_name(&self) -> String {
+        file_name(&self.network_name, &self.container_id, &self.if_name)
+    }
+}
+
+fn file_name(network: &str, container: &str, interface: &str) -> String {
+    format!("{network}-{container}-{interface}")
+}
+
+impl Cache {
+    /// The cache below a directory, such as `/var/lib/cni`.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    fn results(&self) -> PathBuf {
+        self.directory.join("results")
+    }
+
+    fn path(&self, network: &NetworkName, target: &Target) -> PathBuf {
+        let interface = target.interface.to_string();
+        self.results().join(file_name(network.as_str(), target.container.as_str(), &interface))
+    }
+
+    /// The entry of an attachment, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn read(&self, network: &NetworkName, target: &Target) -> Result<Option<CacheEntry>, CacheError> {
+        read(&self.path(network, target))
+    }
+
+    /// All entries, and the files that cannot be read as one.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read. One that does not exist has no entries.
+    pub fn list(&self) -> Result<(Vec<CacheEntry>, Vec<CacheError>), CacheError> {
+        let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
+        let directory = self.results();
+        let failed = |error| CacheError::Io { path: directory.clone(), error };
+        let files = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((entries, unreadable)),
+            files => files.map_err(failed)?,
+        };
+        for file in files {
+            let file = file.map_err(failed)?;
+            if file.file_name().as_encoded_bytes().starts_with(b".")
+                || !file.file_type().is_ok_and(|kind| kind.is_file())
+            {
+                continue;
+            }
+            match read(&file.path()) {
+                Ok(entry) => entries.extend(entry),
+                Err(error) => unreadable.push(error),
+            }
+        }
+        entries.sort_by_key(CacheEntry::file_name);
+        Ok((entries, unreadable))
+    }
+
+    /// Writes an entry, as a whole.
+    pub(crate) fn write(&self, entry: &CacheEntry) -> Result<(), CacheError> {
+        let directory = self.results();
+        let (path, beside) = (directory.join(entry.file_name()), directory.join(format!(".{}.new", entry.file_name())));
+        let write = || {
+            DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+            let text = serde_json::to_vec(entry)?;
+            store::replace(&path, &beside, 0o600, |mut file| io::Write::write_all(&mut file, &text))
+        };
+        write().map_err(|error| CacheError::Io { path: path.clone(), error })
+    }
+
+    /// Removes an entry, if it is there.
+    pub(crate) fn remove(&self, network: &NetworkName, target: &Target) -> Result<(), CacheError> {
+        let path = self.path(network, target);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CacheError::Io { path, error }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<CacheEntry>, CacheError> {
+    let failed = |error| CacheError::Io { path: path.to_owned(), error };
+    let file = match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(failed)?,
+    };
+    let text = store::read_limited(file, USUAL, MAX_ENTRY).map_err(failed)?;
+    let invalid = |error: String| CacheError::Json { path: path.to_owned(), error };
+    let entry: CacheEntry = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+    if entry.kind == KIND { Ok(Some(entry)) } else { Err(invalid(format!("kind {:?}", entry.kind))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn list() -> NetworkList {
+        NetworkList::from_json(br#"{"name":"n","cniVersion":"0.4.0","plugins":[{"type":"p"}]}"#).unwrap()
+    }
+
+    fn target() -> Target {
+        let mut target = Target::new("s1".parse().unwrap(), "net1".parse().unwrap(), "/run/netns/a");
+        target.arguments = vec![("K".into(), "v".into())];
+        target.capabilities.insert("mac".into(), json!("02:00:00:00:00:01"));
+        target
+    }
+
+    fn marker() -> Marker {
+        let pod = Pod { namespace: "default".into(), name: "p".into(), uid: "u".into() };
+        Marker { phase: Phase::Adding, by: "if-inject".into(), pod, since: 1, cookie: 7, boot: "b".into() }
+    }
+
+    #[test]
+    fn an_entry_has_libcnis_form_and_a_marker() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::new(directory.path().join("cni"));
+        let (list, target) = (list(), target());
+        let mut entry = CacheEntry::new(&list, &target, Version::V0_4_0, Some(marker()));
+        cache.write(&entry).unwrap();
+        let path = directory.path().join("cni/results/n-s1-net1");
+        let text: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let expected = json!({
+            "kind": "cniCacheV1", "containerId": "s1", "ifName": "net1", "networkName": "n", "netns": "/run/netns/a",
+            "config": STANDARD.encode(&list.text), "cniArgs": [["K", "v"]], "capabilityArgs": {"mac": "02:00:00:00:00:01"},
+            "result": {"cniVersion": "0.4.0", "dns": {}},
+            "networking.k8s.io/netdevice": {"phase": "adding", "by": "if-inject", "since": 1, "cookie": 7, "boot": "b",
+                "pod": {"namespace": "default", "name": "p", "uid": "u"}},
+        });
+        assert_eq!(text, expected);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
+        entry.set_phase(Phase::Added);
+        cache.write(&entry).unwrap();
+        let read = cache.read(list.name(), &target).unwrap().unwrap();
+        assert_eq!((&read, read.target().unwrap(), read.list().unwrap()), (&entry, target.clone(), list.clone()));
+        assert!(!read.is_of_runtime());
+        cache.remove(list.name(), &target).unwrap();
+        cache.remove(list.name(), &target).unwrap();
+        assert_eq!(cache.read(list.name(), &target).unwrap(), None);
+    }
+
+    #[test]
+    fn what_libcni_wrote_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let results = directory.path().join("results");
+        fs::create_dir(&results).unwrap();
+        let text = r#"{"kind":"cniCacheV1","containerId":"3f2a","config":"eyJuYW1lIjoibiIsInR5cGUiOiJwIn0=","ifName":"eth0","networkName":"n","cniArgs":[["IgnoreUnknown","1"],["K8S_POD_NAME","web"]],"result":{"cniVersion":"1.0.0","dns":{}}}"#;
+        fs::write(results.join("n-3f2a-eth0"), text).unwrap();
+        fs::write(results.join("broken"), "{").unwrap();
+        fs::write(results.join("other"), r#"{"kind":"x","containerId":"","config":null,"ifName":"","networkName":""}"#)
+            .unwrap();
+        fs::write(results.join(".n-x-y.new"), "").unwrap();
+        let (entries, unreadable) = Cache::new(directory.path()).list().unwrap();
+        assert_eq!((entries.len(), unreadable.len()), (1, 2));
+        assert!(entries[0].is_of_runtime());
+        assert_eq!(entries[0].list().unwrap().plugins()[0].kind(), "p");
+        assert_eq!(entries[0].addition().unwrap().unwrap().1, Version::V1_0_0);
+        assert!(Cache::new("/nonexistent").list().unwrap().0.is_empty());
+    }
+}
