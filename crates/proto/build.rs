@@ -3,8 +3,8 @@
 use std::{error::Error, path::Path};
 
 /// One file per API, each a package of its own.
-const FILES: [&str; 5] =
-    ["deviceplugin.proto", "nri.proto", "pluginregistration.proto", "podresources.proto", "ttrpc.proto"];
+const FILES: [&str; 6] =
+    ["cri.proto", "deviceplugin.proto", "nri.proto", "pluginregistration.proto", "podresources.proto", "ttrpc.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");

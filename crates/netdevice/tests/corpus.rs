@@ -11,6 +11,8 @@ mod annotation;
 mod cdi_document;
 #[path = "../../../fuzz/cases/configuration.rs"]
 mod configuration;
+#[path = "../../../fuzz/cases/cri_info.rs"]
+mod cri_info;
 #[path = "../../../fuzz/cases/go_flags.rs"]
 mod go_flags;
 #[path = "../../../fuzz/cases/names.rs"]
@@ -39,6 +41,7 @@ fn the_inputs_of_each_fuzz_target_are_read_or_refused() {
         ("annotation", annotation::run as fn(&[u8])),
         ("cdi_document", cdi_document::run),
         ("configuration", configuration::run),
+        ("cri_info", cri_info::run),
         ("go_flags", go_flags::run),
         ("names", names::run),
         ("node_address", node_address::run),

@@ -2,6 +2,13 @@
 //!
 //! A module per API, named after its file. The comments of the `.proto` files become the documentation.
 
+/// The Container Runtime Interface, package `runtime.v1`.
+#[allow(missing_docs, unreachable_pub, reason = "generated: what the .proto file says nothing of has no comment")]
+#[allow(clippy::all, clippy::pedantic, reason = "generated")]
+pub mod cri {
+    tonic::include_proto!("runtime.v1");
+}
+
 /// The kubelet's device plugin API, package `v1beta1`.
 #[allow(missing_docs, unreachable_pub, reason = "generated: what the .proto file says nothing of has no comment")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated")]
