@@ -31,7 +31,7 @@ pub const DEFAULT_STATE_DIR: &str = "/run/netdevice";
 
 const SUFFIX: &str = ".json";
 /// A file that is being written: `.<name>.new`. No device id begins with a dot, and no file but a record is called `.json`.
-const BESIDE: &str = ".new";
+pub(crate) const BESIDE: &str = ".new";
 
 /// The directory of the records.
 #[derive(Debug, Clone)]

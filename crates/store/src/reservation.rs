@@ -17,7 +17,7 @@ use netdevice::{DeviceId, Owner, Reservation, ResourceName, record::Reservations
 use crate::{
     error::Error,
     lock::Lock,
-    records::{Records, read_record_file},
+    records::{BESIDE, Records, read_record_file},
     replace::replace_by_text,
 };
 
@@ -185,7 +185,7 @@ impl Records {
         self.check_reservation(device, &reservation.owner, lock)?;
         self.check_children(device, lock)?;
         let path = self.reservation_path(device);
-        let beside = self.directory().join(DIRECTORY).join([".", device.as_str(), SUFFIX, ".new"].concat());
+        let beside = self.reservation_beside(device);
         let write = || replace_by_text(&path, &beside, &reservation.to_json(), 0o600);
         let written = write().or_else(|error| {
             // the first one on this node
@@ -239,8 +239,23 @@ impl Records {
         self.release_if(|owner, _| matches!(owner, Owner::Sandbox { id, .. } if id == sandbox));
     }
 
-    /// Removes what sandboxes had reserved whose injector was killed, and what the kubelet had reserved long ago.
+    /// Where a reservation is written before it takes its place.
+    fn reservation_beside(&self, device: &DeviceId) -> PathBuf {
+        self.directory().join(DIRECTORY).join([".", device.as_str(), SUFFIX, BESIDE].concat())
+    }
+
+    /// Removes what sandboxes had reserved whose injector was killed, what the kubelet had reserved long ago, and what writers
+    /// that were killed left half written.
     pub(crate) fn sweep_reservations(&self) {
+        for entry in fs::read_dir(self.directory().join(DIRECTORY)).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let device = || name.to_str()?.strip_prefix('.')?.strip_suffix(BESIDE)?.strip_suffix(SUFFIX)?.parse().ok();
+            if let Some(device) = device()
+                && let Ok(Some(_lock)) = self.try_lock(&device)
+            {
+                let _ = fs::remove_file(self.reservation_beside(&device));
+            }
+        }
         let now = now();
         self.release_if(|owner, since| match owner {
             Owner::Claim { .. } => false,
@@ -388,11 +403,15 @@ mod tests {
             records.reserve(&reservation, &records.lock(&reservation.device).unwrap()).unwrap();
         }
         let left = || records.reservations().unwrap().into_keys().map(|id| id.to_string()).collect::<String>();
+        let half_written = ["a", "d"].map(|device| records.reservation_beside(&device.parse().unwrap()));
+        half_written.iter().for_each(|path| fs::write(path, "{").unwrap());
         let lock = records.lock(&"a".parse().unwrap()).unwrap();
         records.sweep();
         assert_eq!(left(), "abc");
+        assert_eq!(half_written.each_ref().map(|path| path.exists()), [true, false]);
         drop(lock);
         records.sweep();
         assert_eq!(left(), "bc");
+        assert!(!half_written[0].exists());
     }
 }
