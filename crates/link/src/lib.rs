@@ -10,6 +10,8 @@
 mod announce;
 mod attach;
 mod bpf;
+#[cfg(feature = "selection")]
+mod choose;
 mod clean;
 mod configure;
 mod create;
@@ -43,6 +45,8 @@ mod waiting;
 
 pub use announce::{Announcement, announce_in_sandbox, announce_on_host};
 pub use attach::attach;
+#[cfg(feature = "selection")]
+pub use choose::{ChooseError, ChooseRequest, Chooser, choose_and_reserve};
 pub use detach::{DetachRequest, Detached, detach, detach_from_sandbox};
 pub use devices::{AttachAllError, ReserveError, Reserved, attach_all, detach_all};
 pub use end::Ended;

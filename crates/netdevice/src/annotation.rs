@@ -257,6 +257,16 @@ pub fn parse(text: &str) -> Result<Vec<DeviceRequest>, AnnotationError> {
     Ok(devices)
 }
 
+/// Reads the configuration of one device by the rules of the annotation: a mapping of the fields `new_name`, `address`, `prefix`,
+/// `addresses`, `routes`, `mtu`, `mac` and `inherit`, each of which may be missing or `null`.
+///
+/// # Errors
+///
+/// The first problem.
+pub fn configuration(fields: serde_json::Value) -> Result<SandboxConfiguration, Problem> {
+    entry::configuration(fields)
+}
+
 /// No device is requested twice, and no two have the same name in the Pod.
 fn check_names(devices: &[DeviceRequest]) -> Result<(), AnnotationError> {
     let (mut on_host, mut inside) = (BTreeMap::new(), BTreeMap::new());

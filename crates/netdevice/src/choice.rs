@@ -1,4 +1,5 @@
-//! Chooses the devices that a Pod requests in an annotation: which pools it may use, and why other devices are refused.
+//! Chooses the devices that a Pod requests in an annotation, or that a command requests for it: which pools it may use, and why
+//! other devices are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +7,7 @@ use crate::{
     annotation::{DeviceRequest, PoolNameError, Wanted},
     id::DeviceId,
     name::InterfaceName,
-    owner::{Owner, Pod},
+    owner::{Owner, Pod, Request},
     pool::{Annotations, Pool},
     projection::{Device, DeviceState, Refusal, View},
     record::{Attachment, Ledger},
@@ -23,7 +24,7 @@ pub struct Demand<'a> {
     pub owner: &'a Owner,
     /// The Pod of that sandbox.
     pub pod: &'a Pod,
-    /// The devices of its annotation.
+    /// The devices of its annotation, or of a command.
     pub requests: &'a [DeviceRequest],
     /// Devices that the kubelet has allocated.
     pub allocated: &'a Allocated,
@@ -44,7 +45,7 @@ pub struct Choice {
     pub resource: ResourceName,
 }
 
-/// Why a Pod does not get the devices of its annotation.
+/// Why a Pod does not get the devices that are requested for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChoiceError {
     /// The device cannot be allocated.
@@ -112,9 +113,21 @@ pub fn choose(view: &View, demand: &Demand<'_>) -> Result<Vec<Choice>, ChoiceErr
 }
 
 impl Demand<'_> {
-    /// Whether the Pod has the device by an annotation: in this sandbox, or in one that ended and has not returned it yet.
+    /// Whether the Pod has the device by a request of this kind: in this sandbox, or in one that ended and has not returned it
+    /// yet. What it has in another way is held.
     fn has(&self, record: &Attachment) -> bool {
-        record.owner.is_by_annotation() && record.owner.is_same_pod(self.owner)
+        let is_same_kind = self.owner.request().is_some() && record.owner.request() == self.owner.request();
+        is_same_kind && record.owner.is_same_pod(self.owner)
+    }
+
+    /// Whether a pool is for no annotation, and this is one. A command on the node is the administrator's own.
+    fn is_refused(&self, annotations: &Annotations) -> bool {
+        *annotations == Annotations::Refused && self.owner.request() != Some(&Request::Command)
+    }
+
+    /// Whether a pool is available in the Pod's namespace: a pool with a list of namespaces is so for commands, too.
+    fn allows(&self, annotations: &Annotations) -> bool {
+        *annotations == Annotations::Refused || annotations.allow(&self.pod.namespace)
     }
 
     fn named(&self, view: &View, name: &InterfaceName) -> Result<Choice, ChoiceError> {
@@ -127,8 +140,10 @@ impl Demand<'_> {
         let choice = Choice { device: id.clone(), resource: device.resource.clone() };
         match view.pools.named(&device.resource).map(|pool| &pool.annotations) {
             None => return Err(ChoiceError::NotSelected(id)),
-            Some(Annotations::Refused) => return Err(ChoiceError::NotForAnnotations(id, choice.resource)),
-            Some(annotations) if !annotations.allow(&self.pod.namespace) => {
+            Some(annotations) if self.is_refused(annotations) => {
+                return Err(ChoiceError::NotForAnnotations(id, choice.resource));
+            }
+            Some(annotations) if !self.allows(annotations) => {
                 return Err(ChoiceError::OtherNamespace(id, choice.resource, self.pod.namespace.clone()));
             }
             Some(_) => {}
@@ -151,8 +166,10 @@ impl Demand<'_> {
         taken: &BTreeSet<DeviceId>,
     ) -> Result<Choice, ChoiceError> {
         match &pool.annotations {
-            Annotations::Refused => return Err(ChoiceError::PoolNotForAnnotations(pool.resource.clone())),
-            annotations if !annotations.allow(&self.pod.namespace) => {
+            annotations if self.is_refused(annotations) => {
+                return Err(ChoiceError::PoolNotForAnnotations(pool.resource.clone()));
+            }
+            annotations if !self.allows(annotations) => {
                 return Err(ChoiceError::PoolOtherNamespace(pool.resource.clone(), self.pod.namespace.clone()));
             }
             _ => {}
@@ -221,7 +238,6 @@ mod tests {
         annotation::parse,
         fixture,
         link::{Link, flags},
-        owner::Request,
         pool::Pools,
         projection::Projector,
         record::Ledger,
@@ -271,11 +287,16 @@ mod tests {
     }
 
     fn ask(view: &View, namespace: &str, annotation: &str) -> Result<Vec<String>, String> {
+        ask_by(Request::Annotation, view, namespace, annotation)
+    }
+
+    fn ask_by(by: Request, view: &View, namespace: &str, annotation: &str) -> Result<Vec<String>, String> {
         let pod = pod(namespace, "me");
+        let owner = Owner::Sandbox { id: "new".into(), pod: Some(pod.clone()), by };
         let allocated = Allocated::from([("fast-given".parse().unwrap(), "b/other".into())]);
         let requests = parse(annotation).unwrap();
         let demand = Demand {
-            owner: &owner(&pod, "new"),
+            owner: &owner,
             pod: &pod,
             requests: &requests,
             allocated: &allocated,
@@ -377,5 +398,26 @@ mod tests {
         assert_eq!(ask("[{pool: fast}, {name: fast2}]").unwrap(), ["fast3", "fast2"]);
         assert_eq!(ask("[{pool: fast, mtu: 1400}]").unwrap(), ["fast1"]);
         assert!(!view.devices().values().any(|device| device.id.to_string() != "fast1" && device.is_healthy()));
+    }
+
+    #[test]
+    fn a_command_gets_what_no_annotation_may_have_but_not_what_the_pod_has_in_another_way() {
+        let by_command = |name, sandbox: &str| {
+            let owner = Owner::Sandbox { id: sandbox.into(), pod: Some(pod("b", "me")), by: Request::Command };
+            record(name, "example.com/fast", owner)
+        };
+        let by_annotation = record("fast2", "example.com/fast", owner(&pod("b", "me"), "new"));
+        let records = vec![by_command("fast0", "new"), by_command("fast1", "old"), by_annotation];
+        let view = view(&["kubelet0", "team0", "fast-given"], records);
+        let command = |name: &str| ask_by(Request::Command, &view, "b", &format!("[{{name: {name}}}]"));
+        for name in ["kubelet0", "fast0", "fast1"] {
+            assert_eq!(command(name).unwrap(), [name]);
+        }
+        let refused = "pool example.com/team is not available to annotations in namespace b";
+        assert!(command("team0").unwrap_err().contains(refused));
+        assert!(command("fast-given").unwrap_err().contains("the kubelet allocated it to pod b/other"));
+        let held = "it is held by pod b/me (sandbox new)";
+        assert!(command("fast2").unwrap_err().contains(held));
+        assert!(ask(&view, "b", "[{name: fast0}]").unwrap_err().contains(held));
     }
 }

@@ -127,9 +127,12 @@ impl Owner {
         }
     }
 
-    /// Whether a Pod requested the device in an annotation for the injector.
-    pub fn is_by_annotation(&self) -> bool {
-        matches!(self, Self::Sandbox { by: Request::Annotation, .. })
+    /// How the device was requested for the sandbox; none if the sandbox itself is not the owner.
+    pub fn request(&self) -> Option<&Request> {
+        match self {
+            Self::Sandbox { by, .. } => Some(by),
+            Self::Container { .. } | Self::Claim { .. } | Self::Kubelet => None,
+        }
     }
 
     /// Whether the kubelet gave the device out under an extended resource, so that it counts it as healthy and in use.

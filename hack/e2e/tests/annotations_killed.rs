@@ -177,7 +177,7 @@ fn an_injector_that_is_late_says_so_before_the_runtime_gives_up_and_the_pod_does
     assert_refused(
         &node,
         asking("gate", asks),
-        "still being attached: another injector of this node did not finish in time",
+        "still being attached: another program of this node did not finish in time",
     );
     drop(gate);
     node.remove_all_pods();
@@ -207,7 +207,7 @@ fn an_injector_that_hangs_fails_the_pod_and_leaves_no_process_behind() {
     let (device, before) = (node.add_rich_device("hang0"), node.sandbox_processes());
     // who opens it to write waits for a reader
     node.sh("rm -f /run/netdevice/injector.lock; mkfifo /run/netdevice/injector.lock");
-    assert_refused(&node, asking("hang", "[{name: hang0}]"), "still being attached: another injector of this node");
+    assert_refused(&node, asking("hang", "[{name: hang0}]"), "still being attached: another program of this node");
     node.sh("rm -f /run/netdevice/away; mv /run/netdevice/injector.lock /run/netdevice/away");
     let readers = File::open(node.path("/run/netdevice/away")).unwrap();
     drop(readers);

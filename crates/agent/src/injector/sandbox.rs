@@ -5,18 +5,17 @@ use std::{
     fs, io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    thread::sleep,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use link::{
-    AttachAllError, AttachRequest, Detached, Ended, OpenSandbox, OpenSandboxError, ReserveError, Reserved, RouteSocket,
-    attach_all, detach_all,
+    AttachAllError, AttachRequest, ChooseError, ChooseRequest, Chooser, Detached, Ended, OpenSandbox, OpenSandboxError,
+    attach_all, choose_and_reserve, detach_all,
 };
 use netdevice::{
-    Acquisition, DeviceId, DeviceRequest, InterfaceName, Owner, Pod, Sandbox,
+    Acquisition, DeviceId, DeviceRequest, InterfaceName, Owner, Pod, Sandbox, View,
     annotation::{self, AnnotationError},
-    choice::{Allocated, Choice, ChoiceError, Demand, choose},
+    choice::Allocated,
     owner::Request,
 };
 use nri::Refusal;
@@ -26,11 +25,6 @@ use tracing::{debug, info, warn};
 use super::{Annotation, Reason, prefixed, work::Work};
 use crate::view::Views;
 
-/// How long the kernel's notification of a new link may take to reach the view.
-const NOTIFICATION: Duration = Duration::from_millis(500);
-/// How often a condition that is waited for is checked.
-const POLL: Duration = Duration::from_millis(2);
-
 /// One annotation is parsed at a time: the memory for one is limited, and so is the memory for all.
 static READING: Mutex<()> = Mutex::new(());
 
@@ -39,22 +33,16 @@ static READING: Mutex<()> = Mutex::new(());
 pub(super) enum ProvideError {
     #[error("annotation {key}: {error}")]
     Annotation { key: &'static str, error: AnnotationError },
-    #[error("{0}")]
-    Kubelet(Refusal),
     #[error(transparent)]
-    Choice(#[from] ChoiceError),
+    Choose(#[from] ChooseError<Refusal>),
     #[error(transparent)]
     Attach(#[from] AttachAllError),
     #[error(transparent)]
     Sandbox(#[from] OpenSandboxError),
     #[error("the runtime did not pass the id of the sandbox")]
     NoId,
-    #[error("another injector of this node did not finish in time: try again in a moment")]
+    #[error("another program of this node did not finish in time: try again in a moment")]
     Busy,
-    #[error("the pod is being stopped")]
-    Stopped,
-    #[error(transparent)]
-    Reserve(#[from] ReserveError),
     #[error("cannot read the records of this node: {0}")]
     Records(io::Error),
 }
@@ -83,6 +71,32 @@ impl ProvideRequest {
     /// Whether no further device is to be attached.
     fn is_over(&self) -> bool {
         self.work.is_stopped() || Instant::now() >= self.limit
+    }
+}
+
+/// What the injector chooses from.
+struct Injection<'a> {
+    order: &'a ProvideRequest,
+    views: &'a Views,
+}
+
+impl Chooser for Injection<'_> {
+    type Error = Refusal;
+
+    fn view(&self) -> Result<Arc<View>, Refusal> {
+        Ok(self.views.borrow().clone())
+    }
+
+    fn allocated(&self) -> Result<Allocated, Refusal> {
+        (self.order.allocated)()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.order.work.is_stopped()
+    }
+
+    fn set_obstacle(&self, obstacle: Option<String>) {
+        self.order.work.set_obstacle(obstacle);
     }
 }
 
@@ -120,7 +134,8 @@ impl Provider {
         let (owner, pod) = owner(&order.sandbox).ok_or(ProvideError::NoId)?;
         order.work.set_obstacle(Some(ProvideError::Busy.to_string()));
         let _lock = self.records.lock_sandbox(owner.id(), order.limit)?.ok_or(ProvideError::Busy)?;
-        let (choices, reserved) = self.reserve(order, &requests, &owner, pod)?;
+        let request = ChooseRequest { owner: &owner, pod, devices: &requests, limit: order.limit };
+        let (choices, reserved) = choose_and_reserve(&self.records, &Injection { order, views: &self.views }, request)?;
         let parts: Vec<_> = choices.iter().zip(&requests).collect();
         let requests: Vec<AttachRequest<'_>> = parts
             .iter()
@@ -147,76 +162,6 @@ impl Provider {
             }
         }
         Ok(Provided::All(attached.iter().filter(|attached| !attached.was_there).count()))
-    }
-
-    /// Chooses devices of the view, one injector at a time, and reserves them, so that they can move while others choose. A
-    /// link that the kernel has and the view has not is waited for: it was just created or returned.
-    fn reserve(
-        &self,
-        order: &ProvideRequest,
-        requests: &[DeviceRequest],
-        owner: &Owner,
-        pod: &Pod,
-    ) -> Result<(Vec<Choice>, Reserved), ProvideError> {
-        let began = Instant::now();
-        let (mut allocated, mut busy) = (None, BTreeSet::new());
-        let none = Allocated::new();
-        loop {
-            if order.work.is_stopped() {
-                return Err(ProvideError::Stopped);
-            }
-            if order.work.obstacle().is_none() {
-                order.work.set_obstacle(Some(ProvideError::Busy.to_string()));
-            }
-            let choice_lock = self.records.lock_choice(order.limit)?.ok_or(ProvideError::Busy)?;
-            let view = self.views.borrow().clone();
-            let (ledger, _) = self.records.list()?;
-            let reserved = self.records.reserved_from(owner)?;
-            let demand = Demand {
-                owner,
-                pod,
-                requests,
-                allocated: allocated.as_ref().unwrap_or(&none),
-                reserved: &reserved,
-                busy: &busy,
-                ledger: &ledger,
-            };
-            let choices = match choose(&view, &demand) {
-                Ok(choices) => choices,
-                Err(error) if error.missing().is_some_and(is_on_node) => {
-                    drop(choice_lock);
-                    wait_or(order, error.into(), order.limit.min(began + NOTIFICATION))?;
-                    continue;
-                }
-                Err(error @ ChoiceError::NoneFree(_)) if !busy.is_empty() => {
-                    drop(choice_lock);
-                    busy.clear();
-                    wait_or(order, error.into(), order.limit)?;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            // devices that the sandbox has already need no check
-            let has_all = choices.iter().all(|choice| ledger.contains_key(&choice.device));
-            if !has_all && allocated.is_none() {
-                drop(choice_lock);
-                allocated = Some((order.allocated)().map_err(ProvideError::Kubelet)?);
-                continue;
-            }
-            let devices = choices.iter().map(|choice| (&choice.device, Some(&choice.resource)));
-            match Reserved::take(&self.records, owner, devices) {
-                Ok(reserved) => {
-                    order.work.set_obstacle(None);
-                    return Ok((choices, reserved));
-                }
-                Err(ReserveError::Busy(device)) => {
-                    drop(choice_lock);
-                    wait_or(order, ReserveError::Busy(device.clone()).into(), order.limit)?;
-                    busy.insert(device);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 
     /// Whether any device of the node is attached.
@@ -247,22 +192,12 @@ impl Provider {
         Ok(detach_all(&self.records, &ledger, sandbox, kept).map(with_pod).collect())
     }
 
-    /// Sandboxes that have devices by annotation.
+    /// Sandboxes that have devices themselves, by annotation or by a command: the runtime reports their end.
     pub(super) fn owners(&self) -> io::Result<BTreeSet<String>> {
         let (ledger, _) = self.records.list()?;
-        let of_sandboxes = ledger.into_values().filter(|record| record.owner.is_by_annotation());
+        let of_sandboxes = ledger.into_values().filter(|record| record.owner.request().is_some());
         Ok(of_sandboxes.map(|record| record.owner.id().to_owned()).collect())
     }
-}
-
-/// Waits a moment, with the error as the reason, or returns the error when it is too late for that.
-fn wait_or(order: &ProvideRequest, error: ProvideError, latest: Instant) -> Result<(), ProvideError> {
-    if Instant::now() >= latest {
-        return Err(error);
-    }
-    order.work.set_obstacle(Some(error.to_string()));
-    sleep(POLL);
-    Ok(())
 }
 
 fn read(Annotation { key, text }: &Annotation) -> Result<Vec<DeviceRequest>, ProvideError> {
@@ -315,12 +250,6 @@ fn log_stranded(error: &AttachAllError) {
         let why = why.as_ref().map_or_else(|| "not on the node yet".to_owned(), ToString::to_string);
         warn!(%device, "not returned to the node after another device of the pod failed, trying again: {why}");
     }
-}
-
-/// Whether the kernel has a link of the device's name.
-fn is_on_node(device: &DeviceId) -> bool {
-    let found = RouteSocket::open().ok().map(|mut node| link::read_link(&mut node, &device.to_name()));
-    matches!(found, Some(Ok(Some(_))))
 }
 
 /// The owner of the devices: the sandbox, from before its first container until after its last one.

@@ -19,6 +19,9 @@ const MAX_MTU: u32 = 65535;
 
 const DEVICE_FIELDS: [&str; 10] =
     ["name", "pool", "new_name", "address", "prefix", "addresses", "routes", "mtu", "mac", "inherit"];
+/// Those of the configuration alone.
+const CONFIGURATION_FIELDS: [&str; 8] =
+    ["new_name", "address", "prefix", "addresses", "routes", "mtu", "mac", "inherit"];
 const ROUTE_FIELDS: [&str; 3] = ["to", "via", "metric"];
 
 /// A mapping without unknown fields.
@@ -85,19 +88,27 @@ pub(super) fn device(value: Value) -> Result<DeviceRequest, Problem> {
         (None, None) => return Err(Problem::NoName),
         (Some(_), Some(_)) => return Err(Problem::NameAndPool),
     };
-    let addresses = addresses(&fields)?;
-    let routes = routes(&fields)?;
+    Ok(DeviceRequest { device, configuration: configuration_of(&fields)? })
+}
+
+/// Reads the configuration of a device.
+pub(super) fn configuration(value: Value) -> Result<SandboxConfiguration, Problem> {
+    configuration_of(&Fields::new(value, &CONFIGURATION_FIELDS)?)
+}
+
+fn configuration_of(fields: &Fields) -> Result<SandboxConfiguration, Problem> {
+    let addresses = addresses(fields)?;
+    let routes = routes(fields)?;
     let has_ipv6 = addresses.iter().any(|prefix| prefix.address().is_ipv6());
     let least = if has_ipv6 { MIN_IPV6_MTU } else { MIN_MTU };
-    let configuration = SandboxConfiguration {
+    Ok(SandboxConfiguration {
         name: fields.text("new_name", sandbox_name)?,
         addresses,
         routes,
         mtu: fields.number("mtu", least..=MAX_MTU)?,
         mac: fields.text("mac", hardware_address)?,
         inherit: fields.truth("inherit")?,
-    };
-    Ok(DeviceRequest { device, configuration })
+    })
 }
 
 /// Checks a name by the kernel's rules. The error does not repeat the name.
