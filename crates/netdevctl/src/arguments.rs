@@ -93,19 +93,19 @@ pub(crate) enum Format {
 
 /// The directories to read, and the pools to apply.
 #[derive(Debug, Args)]
-pub(crate) struct NodeArguments {
+pub struct NodeArguments {
     /// One pool of all interfaces whose name matches this regular expression, as for the agent
     #[arg(long, value_name = "REGEX", conflicts_with = "config")]
-    pub(crate) interfaces: Option<Pattern>,
+    pub interfaces: Option<Pattern>,
     /// File that defines the pools, as for the agent. Without it and -interfaces: the pools that the agent uses
     #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
     /// Directory of the records
     #[arg(long, value_name = "DIR", default_value = store::DEFAULT_STATE_DIR)]
-    pub(crate) state_dir: PathBuf,
+    pub state_dir: PathBuf,
     /// Where sysfs is mounted
     #[arg(long, value_name = "DIR", default_value = inventory::SYSFS)]
-    pub(crate) sysfs: PathBuf,
+    pub sysfs: PathBuf,
 }
 
 /// The long flags of all commands, which are also accepted with one dash.

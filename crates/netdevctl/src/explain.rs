@@ -75,7 +75,7 @@ fn of_waiting(id: &DeviceId, node: &Node) -> Option<String> {
 }
 
 /// The link with that name, that id, or that alternative name.
-fn find<'a>(name: &str, snapshot: &'a Snapshot) -> Option<&'a Arc<Link>> {
+pub(crate) fn find<'a>(name: &str, snapshot: &'a Snapshot) -> Option<&'a Arc<Link>> {
     let named = name.parse::<InterfaceName>().ok();
     let of_id = name.parse::<DeviceId>().ok().map(|id| id.to_name());
     let by_name = [named, of_id].into_iter().flatten().find_map(|name| snapshot.link_named(&name));

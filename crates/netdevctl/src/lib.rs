@@ -7,6 +7,7 @@ mod check;
 mod explain;
 #[cfg(test)]
 mod fixture;
+pub mod inject;
 mod list;
 mod node;
 mod output;
@@ -22,6 +23,7 @@ use std::{
 };
 
 use anyhow::Context;
+pub use arguments::NodeArguments;
 use arguments::{Arguments, Command};
 use clap::{CommandFactory, Parser};
 use netdevice::go_flags;

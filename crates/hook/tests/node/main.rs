@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // outside #[test] functions too: all of it is a test
 
 mod announce;
+mod command;
 mod configured;
 mod created;
 mod devices;
@@ -12,6 +13,7 @@ mod hostile;
 mod input;
 mod kept;
 mod kill;
+mod kill_command;
 mod kill_configured;
 mod leftovers;
 mod pins;

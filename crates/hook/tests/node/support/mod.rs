@@ -1,6 +1,7 @@
 //! A host and its sandboxes, made of namespaces for one test, and the hook as a runtime starts it.
 
 pub(crate) mod bpf;
+pub(crate) mod command;
 pub(crate) mod driver;
 pub(crate) mod inject;
 pub(crate) mod picture;
@@ -129,6 +130,7 @@ impl Host {
             "node-addresses",
             "problems",
             "agent.lock",
+            "injector.lock",
         ];
         let is_other = |name: &String| others.contains(&name.as_str());
         let own = names(self.state_dir()).filter(|name| !is_other(name));

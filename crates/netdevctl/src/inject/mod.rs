@@ -1,0 +1,3 @@
+//! `if-inject`: interfaces in Pods that run.
+
+pub mod device;
