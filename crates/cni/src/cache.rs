@@ -71,6 +71,8 @@ pub struct Marker {
     pub by: String,
     /// The Pod.
     pub pod: Pod,
+    /// The id of its sandbox.
+    pub sandbox: String,
     /// When, in seconds since 1970.
     pub since: u64,
     /// The kernel's cookie of the network namespace, which is never used again before a reboot.
@@ -357,7 +359,15 @@ mod tests {
 
     fn marker() -> Marker {
         let pod = Pod { namespace: "default".into(), name: "p".into(), uid: "u".into() };
-        Marker { phase: Phase::Adding, by: "if-inject".into(), pod, since: 1, cookie: 7, boot: "b".into() }
+        Marker {
+            phase: Phase::Adding,
+            by: "if-inject".into(),
+            pod,
+            sandbox: "s1".into(),
+            since: 1,
+            cookie: 7,
+            boot: "b".into(),
+        }
     }
 
     #[test]
@@ -373,7 +383,7 @@ mod tests {
             "kind": "cniCacheV1", "containerId": "s1", "ifName": "net1", "networkName": "n", "netns": "/run/netns/a",
             "config": STANDARD.encode(&list.text), "cniArgs": [["K", "v"]], "capabilityArgs": {"mac": "02:00:00:00:00:01"},
             "result": {"cniVersion": "0.4.0", "dns": {}},
-            "networking.k8s.io/netdevice": {"phase": "adding", "by": "if-inject", "since": 1, "cookie": 7, "boot": "b",
+            "networking.k8s.io/netdevice": {"phase": "adding", "by": "if-inject", "sandbox": "s1", "since": 1, "cookie": 7, "boot": "b",
                 "pod": {"namespace": "default", "name": "p", "uid": "u"}},
         });
         assert_eq!(text, expected);

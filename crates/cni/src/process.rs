@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
     io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -21,10 +20,14 @@ use rustix::{
     },
 };
 
+use crate::runtime::Environment;
+
 /// Most bytes of a result.
 const MAX_OUTPUT: usize = 1 << 20;
 /// The last bytes of standard error that are kept.
 const MAX_ERRORS: usize = 16 << 10;
+/// `PATH` of a plugin in a clean environment: plugins start iptables, nft and the like.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How often a plugin is started that is being written (`ETXTBSY`), and the pause between two attempts.
 const BUSY_ATTEMPTS: usize = 5;
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
@@ -62,19 +65,18 @@ pub(crate) enum RunError {
     TooLong,
 }
 
-/// Runs a plugin to its end. `is_clean`: it gets none of the environment of this process but `PATH`.
+/// Runs a plugin to its end.
 pub(crate) fn run(
     program: &Path,
     variables: &BTreeMap<&'static str, String>,
-    is_clean: bool,
+    environment: Environment,
     input: &[u8],
     limits: &Limits,
 ) -> Result<Finished, RunError> {
     let deadline = Instant::now() + limits.time;
     let mut command = Command::new(program);
-    if is_clean {
-        command.env_clear();
-        command.env("PATH", std::env::var_os("PATH").as_deref().unwrap_or(OsStr::new("/usr/sbin:/usr/bin:/sbin:/bin")));
+    if environment == Environment::Clean {
+        command.env_clear().env("PATH", USUAL_PATH);
     }
     command.envs(variables).current_dir("/").process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

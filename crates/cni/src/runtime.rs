@@ -50,6 +50,15 @@ impl Target {
 /// Gets what a plugin wrote to standard error although it succeeded.
 pub type Notes = Box<dyn Fn(&str, Verb, &str) + Send + Sync>;
 
+/// What plugins get of this process' environment, beside the variables of the specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// All of it, as libcni does it.
+    Inherited,
+    /// Nothing but a `PATH` with the usual directories: of a daemon, or in another mount namespace than this program's.
+    Clean,
+}
+
 /// Runs plugins.
 pub struct Runtime {
     /// Where plugins are, in order: `CNI_PATH`.
@@ -58,8 +67,8 @@ pub struct Runtime {
     pub cache: Cache,
     /// How long a plugin may run.
     pub limits: Limits,
-    /// Whether plugins get nothing of this process' environment but `PATH`.
-    pub is_environment_clean: bool,
+    /// What plugins get of this process' environment.
+    pub environment: Environment,
     /// Gets the standard error of plugins that succeed.
     pub notes: Notes,
 }
@@ -86,7 +95,7 @@ impl Runtime {
     /// Runs plugins from these directories.
     pub fn new(plugin_dirs: Vec<PathBuf>, cache: Cache, limits: Limits) -> Self {
         let notes: Notes = Box::new(|_, _, _| {});
-        Self { plugin_dirs, cache, limits, is_environment_clean: false, notes }
+        Self { plugin_dirs, cache, limits, environment: Environment::Inherited, notes }
     }
 
     /// The file of a plugin.
@@ -398,7 +407,7 @@ impl Runtime {
             variables.insert("CNI_IFNAME", "dummy".into());
         }
         let input = Value::Object(input.clone()).to_string();
-        let run = process::run(program, &variables, self.is_environment_clean, input.as_bytes(), limits);
+        let run = process::run(program, &variables, self.environment, input.as_bytes(), limits);
         let failure = |reason, stderr| PluginFailure { plugin: plugin.kind.clone(), verb, reason, stderr };
         let Finished { status, output, errors } = run.map_err(|error| match error {
             RunError::Start(error) | RunError::Io(error) => failure(Reason::Start(error), String::new()),

@@ -97,7 +97,15 @@ fn target() -> Target {
 
 fn marker() -> Marker {
     let pod = Pod { namespace: "default".into(), name: "p".into(), uid: "u".into() };
-    Marker { phase: Phase::Adding, by: "test".into(), pod, since: 0, cookie: 0, boot: String::new() }
+    Marker {
+        phase: Phase::Adding,
+        by: "test".into(),
+        pod,
+        sandbox: "s1".into(),
+        since: 0,
+        cookie: 0,
+        boot: String::new(),
+    }
 }
 
 fn failure(error: &Error) -> &PluginFailure {
@@ -390,7 +398,7 @@ fn what_a_plugin_says_beside_its_result_is_not_lost() {
 #[test]
 fn a_daemon_passes_nothing_of_its_environment_on() {
     let mut rig = Rig::new();
-    rig.runtime.is_environment_clean = true;
+    rig.runtime.environment = cni::Environment::Clean;
     rig.plugin("a", "env > \"$(dirname \"$0\")/env\"\necho '{}'");
     rig.add(&list("1.0.0", &["a"])).unwrap();
     let env = fs::read_to_string(rig.path("bin/env")).unwrap();

@@ -1,8 +1,37 @@
 //! The mount namespace of PID 1, which the container runtime and its hooks are in.
 
-use std::{fs::File, io, os::fd::AsFd};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+};
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+/// Whether the calling thread is in the mount namespace of PID 1, or cannot see that one.
+pub fn is_in_mounts_of_init() -> bool {
+    let inode = |path: &str| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    let init = inode("/proc/1/ns/mnt");
+    init.is_err() || init.ok() == inode("/proc/thread-self/ns/mnt").ok()
+}
+
+/// Runs `work` in the mount namespace of PID 1, where the node's own paths are: on a thread that ends afterwards, or on the
+/// calling thread if that is in it already.
+///
+/// # Errors
+///
+/// When the namespace cannot be entered: without `CAP_SYS_ADMIN`, `CAP_SYS_CHROOT` and `CAP_SYS_PTRACE`.
+pub fn run_in_mounts_of_init<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    if is_in_mounts_of_init() {
+        return Ok(work());
+    }
+    let (mut work, mut result) = (Some(work), None);
+    in_mounts_of_init(&mut || {
+        result = work.take().map(|work| work());
+        Ok(())
+    })?;
+    result.ok_or_else(|| io::Error::other("nothing was run"))
+}
 
 /// Runs `work` in the mount namespace of PID 1, on a thread that ends afterwards.
 ///

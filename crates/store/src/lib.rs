@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `<id>.json` | record of an attachment |
 //! | `reservations/<id>.json` | a right to a device that has not moved yet |
-//! | `lock/<id>`, `lock/sandbox <id>`, `injector.lock` | locks: one actor at a time works on a device or a sandbox, or chooses |
+//! | `lock/<id>`, `lock/sandbox <id>`, `injector.lock`, `networks.lock` | locks: one actor at a time works on a device or a sandbox, or chooses, or cleans networks |
 //! | `netns/<id>` | pin of the network namespace that a virtual device is in |
 //! | `quarantine/<id>.<n>.json` | a record that cannot be used |
 //! | `waiting/<id>.<index>.json` | a device that is on the host under another name |
@@ -31,7 +31,8 @@ mod reservation;
 mod waiting;
 
 pub use error::{Error, is_shortage};
-pub use lock::{Lock, NamedLock};
+pub use init_mounts::{is_in_mounts_of_init, run_in_mounts_of_init};
+pub use lock::{Lock, LockMode, NamedLock};
 pub use namespace::Namespace;
 pub use read_limited::{read_limited, read_text_limited};
 pub use reader::Reader;

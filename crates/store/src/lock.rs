@@ -34,6 +34,15 @@ enum Wait {
     No,
 }
 
+/// How a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// With others.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
 /// The lock of one device, held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
@@ -141,6 +150,17 @@ impl Records {
         Ok(lock(&path, Wait::Until(deadline))?.map(|_file| NamedLock { path: Some(path), _file }))
     }
 
+    /// The right to work on CNI networks: shared by all that add and delete attachments, exclusive for a program that tells
+    /// plugins which attachments there are. Waits until the deadline; none if others have it until then.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made or written.
+    pub fn lock_networks(&self, mode: LockMode, deadline: Instant) -> io::Result<Option<NamedLock>> {
+        let file = lock_as(&self.directory().join("networks.lock"), Wait::Until(deadline), mode)?;
+        Ok(file.map(|_file| NamedLock { path: None, _file }))
+    }
+
     fn locks(&self) -> PathBuf {
         self.directory().join("lock")
     }
@@ -159,10 +179,16 @@ fn file_name(sandbox: &str) -> String {
 }
 
 fn lock(path: &Path, wait: Wait) -> io::Result<Option<File>> {
+    lock_as(path, wait, LockMode::Exclusive)
+}
+
+fn lock_as(path: &Path, wait: Wait, mode: LockMode) -> io::Result<Option<File>> {
     let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let operation = match wait {
-        Wait::Forever => FlockOperation::LockExclusive,
-        Wait::Until(_) | Wait::No => FlockOperation::NonBlockingLockExclusive,
+    let operation = match (wait, mode) {
+        (Wait::Forever, LockMode::Exclusive) => FlockOperation::LockExclusive,
+        (Wait::Forever, LockMode::Shared) => FlockOperation::LockShared,
+        (Wait::Until(_) | Wait::No, LockMode::Exclusive) => FlockOperation::NonBlockingLockExclusive,
+        (Wait::Until(_) | Wait::No, LockMode::Shared) => FlockOperation::NonBlockingLockShared,
     };
     loop {
         let file = match (open(), path.parent()) {
