@@ -19,6 +19,10 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
+use nri::{
+    PodSandbox,
+    stand_in::{self, Listener},
+};
 use store::Records;
 
 /// Longer than anything here takes on a busy machine.
@@ -93,15 +97,19 @@ impl Host {
         path
     }
 
-    /// As a hook does, for a container of that first process; or as the injector does, for a sandbox that is found by its path.
+    /// As a hook does, for a container of that first process; or as the injector and commands do, for a sandbox that is found by
+    /// its path and may have a process.
     fn attach(&self, device: &str, path: &Path, owner: &Owner, pid: Option<i32>) {
         let path = Some(path.to_str().unwrap().to_owned());
-        let found = match pid {
-            Some(pid) => {
-                let state = format!("{{\"id\":\"{}\",\"pid\":{pid}}}", owner.id());
+        let found = match (owner, pid) {
+            (Owner::Container { id, .. }, Some(pid)) => {
+                let state = format!("{{\"id\":\"{id}\",\"pid\":{pid}}}");
                 netdevice::Sandbox::from_oci(&State::from_json(state.as_bytes()).unwrap(), path)
             }
-            None => netdevice::Sandbox::from_nri(owner.id(), owner.pod().unwrap().clone(), path, None),
+            (_, pid) => {
+                let pid = pid.map(i32::cast_unsigned);
+                netdevice::Sandbox::from_nri(owner.id(), owner.pod().unwrap().clone(), path, pid)
+            }
         };
         let request = AttachRequest {
             device: &device.parse().unwrap(),
@@ -131,6 +139,10 @@ impl Host {
 
     /// An agent with that soft and hard limit of open files.
     fn agent_with_limit(&self, limit: &str) -> Agent {
+        self.agent_with(limit, &[])
+    }
+
+    fn agent_with(&self, limit: &str, flags: &[&str]) -> Agent {
         let log = self.path("log");
         let mut command = Command::new("prlimit");
         command.args([&format!("--nofile={limit}"), "unshare"]);
@@ -146,6 +158,7 @@ impl Host {
         ] {
             command.arg(flag).arg(self.path(name));
         }
+        command.args(flags);
         command.stdin(Stdio::null()).stdout(fs::File::create(&log).unwrap());
         command.stderr(fs::File::options().append(true).open(&log).unwrap());
         Agent { process: command.spawn().unwrap(), log }
@@ -162,6 +175,19 @@ impl Sandbox {
     fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/ns/net", self.pid()))
     }
+}
+
+/// Another process in a namespace: a container that lives on when its sandbox has ended.
+fn container_in(path: &Path) -> Sandbox {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", path.display())).args(["sleep", "600"]).stdin(Stdio::null());
+    let process = Sandbox(command.spawn().unwrap());
+    // until it has entered
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    while inode(&process.path()) != inode(path) {
+        thread::yield_now();
+    }
+    process
 }
 
 impl Drop for Sandbox {
@@ -220,6 +246,10 @@ fn container(id: &str) -> Owner {
 fn sandbox(id: &str) -> Owner {
     let pod = container(id).pod().cloned();
     Owner::Sandbox { id: format!("sandbox-{id}"), pod, by: Request::Annotation }
+}
+
+fn by_command(id: &str) -> Owner {
+    Owner::Sandbox { id: format!("sandbox-{id}"), pod: container(id).pod().cloned(), by: Request::Command }
 }
 
 #[test]
@@ -398,5 +428,82 @@ fn a_device_that_another_program_renames_on_its_return_gets_its_name_back() {
         agent.wait_for("it has its name again", || host.has_link("dev0"));
         assert!(!host.has_link("other0"));
         agent.wait_for_line("dev0", "renamed back from other0");
+    });
+}
+
+#[test]
+fn without_nri_a_device_by_command_returns_when_its_pod_ends_also_while_containers_live_on() {
+    on_host(|host| {
+        ["dev0", "dev1"].iter().for_each(|name| host.add_device(name));
+        // containerd: the sandbox has a process; CRI-O: it has a mount
+        let (pod, mounted) = (host.sandbox(), host.mounted_sandbox("netns-b"));
+        let _live_on = [container_in(&pod.path()), container_in(&mounted)];
+        host.attach("dev0", &pod.path(), &by_command("a"), Some(pod.pid()));
+        host.attach("dev1", &mounted, &by_command("b"), None);
+        let agent = host.agent();
+        agent.wait_until_followed("dev0");
+        agent.wait_for_line("dev1", "a mount of its sandbox is visible here");
+        // as StopPodSandbox does
+        drop(pod);
+        umount2(&mounted, MntFlags::MNT_DETACH).unwrap();
+        fs::remove_file(&mounted).unwrap();
+        for name in ["dev0", "dev1"] {
+            agent.wait_for_line(name, "returned to the host: its pod ended");
+            assert!(host.has_link(name));
+            agent.wait_for("its record ends", || !host.path(&format!("state/{name}.json")).exists());
+        }
+        assert!(!agent.log().contains("no hook had done so"), "{}", agent.log());
+    });
+}
+
+#[test]
+fn a_device_by_command_returns_to_an_agent_that_starts_after_its_pod_ended() {
+    on_host(|host| {
+        host.add_device("dev0");
+        let pod = host.sandbox();
+        let _lives_on = container_in(&pod.path());
+        host.attach("dev0", &pod.path(), &by_command("a"), Some(pod.pid()));
+        drop(pod);
+        let agent = host.agent();
+        agent.wait_for_line("dev0", "returned to the host: its pod ended");
+        assert!(host.has_link("dev0"));
+    });
+}
+
+#[test]
+fn with_nri_a_device_by_command_stays_while_its_pod_is_listed_and_returns_at_the_runtimes_event() {
+    on_host(|host| {
+        ["dev0", "dev1", "dev2"].iter().for_each(|name| host.add_device(name));
+        let pods = ["a", "b", "z"].map(|id| (id, host.sandbox()));
+        for ((id, pod), device) in pods.iter().zip(["dev0", "dev1", "dev2"]) {
+            host.attach(device, &pod.path(), &by_command(id), Some(pod.pid()));
+        }
+        // none has an annotation; the last ended while nobody was connected, and its processes live on
+        let listed = pods.each_ref().map(|(id, pod)| PodSandbox {
+            id: format!("sandbox-{id}"),
+            name: (*id).into(),
+            namespace: "default".into(),
+            uid: format!("uid-{id}"),
+            network_namespace: Some(pod.path().to_str().unwrap().into()),
+            pid: Some(pod.pid().cast_unsigned()),
+            ..PodSandbox::default()
+        });
+        let socket = host.path("nri.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = runtime.block_on(async { Listener::bind(&socket).unwrap() });
+        let agent = host.agent_with("1024:4096", &["-nri", "-nri-socket", socket.to_str().unwrap()]);
+        let peer = runtime.block_on(async {
+            let mut peer = listener.accept().await.unwrap();
+            peer.start(stand_in::runtime(), &listed[..2], &[]).await.unwrap();
+            peer
+        });
+        // by then the others were checked: in the order of their ids
+        agent.wait_for_line("dev2", "returned to the node");
+        assert!(host.has_link("dev2") && !host.has_link("dev0") && !host.has_link("dev1"), "{}", agent.log());
+        runtime.block_on(peer.stop_pod_sandbox(&listed[0])).unwrap();
+        assert!(host.has_link("dev0") && !host.has_link("dev1"), "{}", agent.log());
+        runtime.block_on(peer.remove_pod_sandbox(&listed[1])).unwrap();
+        assert!(host.has_link("dev1"), "{}", agent.log());
+        agent.wait_for("no record is left", || host.records().list().unwrap().0.is_empty());
     });
 }

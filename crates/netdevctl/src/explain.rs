@@ -13,6 +13,7 @@ use store::RecordDirectory;
 use crate::{
     arguments::NodeArguments,
     node::{Agent, Node, Selection, is_orphan},
+    way::Way,
 };
 
 /// Explains a device or an interface.
@@ -89,7 +90,13 @@ fn of_record(record: &Attachment, is_gone: bool) -> String {
         Phase::Attached => "is attached to",
         Phase::Detaching => "is being detached from",
     };
-    let mut text = format!("{} {what} {}; its name there is {}\n", record.device, record.owner, record.sandbox.name);
+    let by = match Way::of(&record.owner) {
+        // also of a container without Kubernetes
+        Way::Resource => String::new(),
+        way => format!(", by {way}"),
+    };
+    let (device, owner, name) = (&record.device, &record.owner, &record.sandbox.name);
+    let mut text = format!("{device} {what} {owner}{by}; its name there is {name}\n");
     if is_gone {
         text.push_str(
             "  its container or the network namespace is gone: the agent, or the next hook on this node, returns the device\n",

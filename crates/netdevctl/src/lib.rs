@@ -14,6 +14,7 @@ mod output;
 mod row;
 mod table;
 mod watch;
+mod way;
 
 use std::{
     ffi::OsString,

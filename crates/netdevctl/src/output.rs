@@ -10,7 +10,7 @@ pub(crate) enum Output {
     /// Columns.
     Table(Columns<8>),
     /// More columns.
-    Wide(Columns<14>),
+    Wide(Columns<15>),
     /// A list, or a line for each row.
     Json,
     /// A list, or a document for each row.
@@ -85,19 +85,19 @@ fn short(row: &Row) -> [Option<String>; 8] {
     ]
 }
 
-fn wide_head() -> [Option<String>; 14] {
+fn wide_head() -> [Option<String>; 15] {
     let [device, pool, state, driver, numa, speed, holder, inside] = short_head();
-    let [kind, index, mac, mtu, pci, reason] =
-        ["KIND", "INDEX", "MAC", "MTU", "PCI", "REASON"].map(|name| Some(name.into()));
-    [device, pool, state, driver, numa, speed, holder, inside, kind, index, mac, mtu, pci, reason]
+    let [by, kind, index, mac, mtu, pci, reason] =
+        ["BY", "KIND", "INDEX", "MAC", "MTU", "PCI", "REASON"].map(|name| Some(name.into()));
+    [device, pool, state, driver, numa, speed, holder, inside, by, kind, index, mac, mtu, pci, reason]
 }
 
-fn wide(row: &Row) -> [Option<String>; 14] {
+fn wide(row: &Row) -> [Option<String>; 15] {
     let [device, pool, state, driver, numa, speed, holder, inside] = short(row);
     let number = |number: Option<u32>| number.map(|number| number.to_string());
-    let (index, mtu) = (number(row.index), number(row.mtu));
+    let (by, index, mtu) = (row.by.map(|by| by.to_string()), number(row.index), number(row.mtu));
     let (kind, mac, pci, reason) = (row.kind.clone(), row.mac.clone(), row.pci_address.clone(), row.reason.clone());
-    [device, pool, state, driver, numa, speed, holder, inside, kind, index, mac, mtu, pci, reason]
+    [device, pool, state, driver, numa, speed, holder, inside, by, kind, index, mac, mtu, pci, reason]
 }
 
 /// A speed in Mb/s, for people.

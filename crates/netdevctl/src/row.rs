@@ -8,6 +8,8 @@ use netdevice::{
 use serde::Serialize;
 use store::{RecordDirectory, Unreadable};
 
+use crate::way::Way;
+
 /// Where a device is, or why it is not offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -101,6 +103,9 @@ pub(crate) struct Row {
     /// Who has reserved the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) owner: Option<String>,
+    /// How it was requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<Way>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name_inside: Option<String>,
 }
@@ -180,6 +185,7 @@ impl Row {
             pod: None,
             container: None,
             owner: None,
+            by: None,
             name_inside: None,
         }
     }
@@ -247,6 +253,7 @@ impl Row {
             mtu: host.map(|host| host.mtu),
             pod,
             container: Some(container),
+            by: Some(Way::of(&record.owner)),
             name_inside: Some(record.sandbox.name.to_string()),
             ..Self::new(record.device.to_string(), state)
         }

@@ -419,5 +419,8 @@ mod tests {
         let held = "it is held by pod b/me (sandbox new)";
         assert!(command("fast2").unwrap_err().contains(held));
         assert!(ask(&view, "b", "[{name: fast0}]").unwrap_err().contains(held));
+        // nor is it one for the kubelet
+        let is_healthy = |name: &str| view.devices()[&name.parse::<DeviceId>().unwrap()].is_healthy();
+        assert!(!is_healthy("fast0") && !is_healthy("fast2"));
     }
 }

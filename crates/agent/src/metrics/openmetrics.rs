@@ -129,8 +129,12 @@ fn add_reloads_and_repairs(values: &Values, registry: &mut Registry) {
     );
 }
 
-/// The injector, if there is one.
+/// The injector, if there is one. Without it, devices that a command had attached are returned, too.
 fn add_runtime(values: &Values, registry: &mut Registry) {
+    if values.runtime.is_some() || !values.releases.is_empty() {
+        let releases = by_result(&values.releases, &RESULTS);
+        registry.register("releases", "Devices of ended sandboxes that were returned to the host, by result", releases);
+    }
     let Some(runtime) = &values.runtime else { return };
     let connected = Gauge::<i64>::default();
     connected.set(i64::from(runtime.borrow().runtime().is_some()));
@@ -138,8 +142,6 @@ fn add_runtime(values: &Values, registry: &mut Registry) {
     let injections = by_result(&values.injections, &[RESULTS[0], RESULTS[2]]);
     let help = "Devices that were attached by annotation, and Pods that were refused, by result";
     registry.register("injections", help, injections);
-    let releases = by_result(&values.releases, &RESULTS);
-    registry.register("releases", "Devices of ended sandboxes that were returned to the host, by result", releases);
 }
 
 /// Events, if they are posted.

@@ -31,14 +31,21 @@ impl Notifier {
                 // the receiver is gone only while the agent ends
                 let _ = restored.send(device.to_name());
                 let left_out: String = skipped.iter().map(|skipped| format!("; {skipped}")).collect();
-                if cause == Cause::ContainerEnded {
-                    metrics.count_hook(Action::Detach, HookOutcome::Ok);
-                    info!(%device, "returned to the host: its container ended{left_out}");
-                    return;
+                match cause {
+                    Cause::ContainerEnded => {
+                        metrics.count_hook(Action::Detach, HookOutcome::Ok);
+                        info!(%device, "returned to the host: its container ended{left_out}");
+                    }
+                    Cause::PodEnded => {
+                        metrics.count_release("ok");
+                        info!(%device, "returned to the host: its pod ended{left_out}");
+                    }
+                    Cause::NotReturned => {
+                        metrics.count_repair("ok");
+                        info!(%device, "returned to the host: no hook had done so{left_out}");
+                        events.report(Occurrence::returned(device.clone(), pod, None, &skipped));
+                    }
                 }
-                metrics.count_repair("ok");
-                info!(%device, "returned to the host: no hook had done so{left_out}");
-                events.report(Occurrence::returned(device.clone(), pod, None, &skipped));
             }
             Ended::Returned { renamed: Some(name), skipped } => {
                 metrics.count_repair("ok");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use link::{Diagnosis, Repair, RouteSocket};
-use netdevice::{Attachment, DeviceId, Ledger, Owner, Phase};
+use netdevice::{Attachment, DeviceId, Ledger, Owner, Phase, owner::Request};
 use store::{Namespace, Records};
 
 /// Why a device is returned to the host.
@@ -12,6 +12,8 @@ pub(super) enum Cause {
     /// Its container ended, and the runtime runs the hook only when it removes that container: CRI-O, whose order is
     /// StopContainer, StopPodSandbox, RemoveContainer.
     ContainerEnded,
+    /// Its Pod ended, for which a command had attached it: no hook returns it, nor does an event of a runtime without NRI.
+    PodEnded,
     /// The hook, or the runtime's event at the end of the sandbox, should have returned it.
     NotReturned,
 }
@@ -19,6 +21,9 @@ pub(super) enum Cause {
 impl Cause {
     fn of(record: &Attachment, diagnosis: Diagnosis) -> Self {
         let has_ended = matches!(diagnosis, Diagnosis::HolderEnded | Diagnosis::SandboxEnded);
+        if record.phase == Phase::Attached && has_ended && record.owner.request() == Some(&Request::Command) {
+            return Self::PodEnded;
+        }
         // containerd names a container's namespace by its sandbox's process, CRI-O by a mount
         let is_mounted = record.sandbox.paths.iter().any(|path| !path.starts_with("/proc/"));
         let is_container = record.owner.sandbox().is_some() && !record.owner.outlives_containers();
@@ -135,5 +140,18 @@ mod tests {
         for (container, paths, phase, diagnosis, cause) in table {
             assert_eq!(Cause::of(&record(container, paths, phase), diagnosis), cause, "{container} {paths:?}");
         }
+    }
+
+    #[test]
+    fn what_a_command_attached_is_returned_ordinarily_when_the_pod_ends() {
+        let by_command = |phase| {
+            let mut record = record("sandbox", &["/proc/7/ns/net"], phase);
+            record.owner = Owner::Sandbox { id: "s".into(), pod: None, by: Request::Command };
+            record
+        };
+        let cause = |phase, diagnosis| Cause::of(&by_command(phase), diagnosis);
+        assert_eq!(cause(Phase::Attached, Diagnosis::HolderEnded), Cause::PodEnded);
+        assert_eq!(cause(Phase::Attached, Diagnosis::SandboxEnded), Cause::PodEnded);
+        assert_eq!(cause(Phase::Attaching, Diagnosis::Unfinished), Cause::NotReturned, "the command was killed");
     }
 }

@@ -82,7 +82,7 @@ enum Kept {
 
 /// Whether the Pod has the device by a command; otherwise who has it.
 fn check_owner(owner: &Owner, device: &DeviceId, pod: PodName<'_>) -> Result<(), Kept> {
-    let way = Way::of(owner).as_str();
+    let way = Way::of(owner);
     match (pod.is_of(owner), is_by_command(owner)) {
         (true, true) => Ok(()),
         (true, false) => Err(Kept::OtherWay(format!(

@@ -12,7 +12,6 @@ mod list;
 use std::{path::PathBuf, time::Duration};
 
 use netdevice::{Owner, owner::Request};
-use serde::Serialize;
 use store::Records;
 
 pub use add::{AddedDevice, add};
@@ -20,6 +19,7 @@ pub use del::{Outcome, ReturnedDevice, del, gc};
 pub use list::{ListedDevice, list};
 
 use crate::arguments::NodeArguments;
+pub use crate::way::Way;
 
 /// How long a command waits for other programs that work on the device or on the Pod.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -75,45 +75,6 @@ pub struct DeviceRequestArguments {
     pub routes: Vec<String>,
     /// `-inherit`: whether it also keeps what it has on the host.
     pub inherit: bool,
-}
-
-/// How a device was requested, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Way {
-    /// A container requested the extended resource.
-    Resource,
-    /// The Pod's annotation names it.
-    Annotation,
-    /// A network of the Pod.
-    Network,
-    /// A command on the node.
-    Command,
-    /// A ResourceClaim.
-    Claim,
-}
-
-impl Way {
-    fn of(owner: &Owner) -> Self {
-        match owner {
-            Owner::Container { .. } | Owner::Kubelet => Self::Resource,
-            Owner::Sandbox { by: Request::Annotation, .. } => Self::Annotation,
-            Owner::Sandbox { by: Request::Networks { .. }, .. } => Self::Network,
-            Owner::Sandbox { by: Request::Command, .. } => Self::Command,
-            Owner::Claim { .. } => Self::Claim,
-        }
-    }
-
-    /// In a sentence: "by annotation".
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Resource => "resource",
-            Self::Annotation => "annotation",
-            Self::Network => "network",
-            Self::Command => "command",
-            Self::Claim => "claim",
-        }
-    }
 }
 
 /// Whether the owner has the device by a command.
