@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     pub(crate) device_plugin_dir: PathBuf,
 
     /// The kubelet's PodResources socket
-    #[arg(long, value_name = "SOCKET", default_value = "/var/lib/kubelet/pod-resources/kubelet.sock")]
+    #[arg(long, value_name = "SOCKET", default_value = kubelet::POD_RESOURCES_SOCKET)]
     pub(crate) pod_resources_socket: PathBuf,
 
     /// Directory that the container runtime reads CDI files from

@@ -23,4 +23,4 @@ pub use device_plugin_registry::{DevicePlugin, DevicePluginRegistry};
 pub use error::Error;
 pub use plugin_registration::{PluginInfo, PluginKind, PluginRegistration, RegistrationState};
 pub use plugin_socket::{MAX_PATH, PluginSocket, remove_stale};
-pub use pod_resources::{Devices, Pod, PodResources};
+pub use pod_resources::{DEFAULT_SOCKET as POD_RESOURCES_SOCKET, Devices, Pod, PodResources};

@@ -13,6 +13,9 @@ use wake::FileIdentity;
 
 use crate::{connection::connect, error::Error};
 
+/// Where the kubelet serves it.
+pub const DEFAULT_SOCKET: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
+
 /// How long one call may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Longest answer that is read, in bytes (the same as in Multus).

@@ -30,6 +30,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Adds, removes and checks interfaces of Pods that run, as if-inject does
+    Inject(Box<crate::inject::arguments::InjectArguments>),
     /// Prints the completion script for a shell
     Completion {
         /// The shell
@@ -92,7 +94,7 @@ pub(crate) enum Format {
 }
 
 /// The directories to read, and the pools to apply.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct NodeArguments {
     /// One pool of all interfaces whose name matches this regular expression, as for the agent
     #[arg(long, value_name = "REGEX", conflicts_with = "config")]

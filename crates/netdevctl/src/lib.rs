@@ -26,7 +26,7 @@ use std::{
 use anyhow::Context;
 pub use arguments::NodeArguments;
 use arguments::{Arguments, Command};
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 use netdevice::go_flags;
 
 /// The program's name.
@@ -34,15 +34,23 @@ const NETDEVCTL: &str = "netdevctl";
 
 /// Whether a program was called by a name of this one, as its first argument says.
 pub fn is_called(program: &OsString) -> bool {
-    Path::new(program).file_name().is_some_and(|name| name == NETDEVCTL)
+    Path::new(program).file_name().is_some_and(|name| name == NETDEVCTL || name == inject::IF_INJECT)
 }
 
 /// Runs the program with its command line, its name first.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = Arguments::command();
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.peek().is_some_and(|program| Path::new(program).file_name() == Some(inject::IF_INJECT.as_ref())) {
+        return inject::main(arguments);
+    }
+    let mut command = Arguments::command();
     let arguments = go_flags::rewrite(arguments, &arguments::long_flags(&command));
     // prints help or what is wrong, with status 0 or 2
-    let arguments = Arguments::try_parse_from(arguments).unwrap_or_else(|error| error.exit());
+    let matches = command.try_get_matches_from_mut(arguments).unwrap_or_else(|error| error.exit());
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let (Command::Inject(arguments), Some((_, matches))) = (&arguments.command, matches.subcommand()) {
+        return inject::run(arguments, matches, &mut command);
+    }
     let mut out = io::stdout().lock();
     match run(arguments, &mut out).and_then(|()| out.flush().map_err(Into::into)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,6 +70,8 @@ fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<()> {
         Command::Explain { device, node } => explain::explain(&device, &node, out),
         Command::Config { command: arguments::ConfigCommand::Check { file } } => check::check(&file, out),
         Command::Completion { shell } => complete(shell, out),
+        // it has a program's name and output of its own
+        Command::Inject(_) => Ok(()),
     }
 }
 

@@ -186,17 +186,15 @@ impl Networks {
     }
 
     /// The attachments of a Pod that are in the cache: those of its sandbox, and those that were added for it under another
-    /// container id.
+    /// container id, or in a sandbox before this one.
     ///
     /// # Errors
     ///
     /// When the cache cannot be read.
-    pub fn list(&self, pod: &Pod, sandbox: Option<&str>) -> Result<Vec<Attached>, Error> {
+    pub fn list(&self, namespace: &str, name: &str, sandbox: Option<&str>) -> Result<Vec<Attached>, Error> {
         let (entries, _) = self.runtime.cache.list()?;
-        let is_of_pod = |entry: &CacheEntry| {
-            Some(entry.container()) == sandbox || entry.marker().is_some_and(|marker| marker.pod == *pod)
-        };
-        Ok(entries.into_iter().filter(is_of_pod).map(Into::into).collect())
+        let is_wanted = |entry: &CacheEntry| Some(entry.container()) == sandbox || is_of_pod(entry, namespace, name);
+        Ok(entries.into_iter().filter(is_wanted).map(Into::into).collect())
     }
 
     fn entries_of(&self, container: &ContainerId, interface: Option<&InterfaceName>) -> Result<Vec<CacheEntry>, Error> {
@@ -266,6 +264,10 @@ impl Networks {
         let lock = self.records.lock_networks(mode, Instant::now() + self.patience());
         lock.map_err(Error::Lock)?.ok_or_else(|| Error::NetworksBusy(self.patience()))
     }
+}
+
+fn is_of_pod(entry: &CacheEntry, namespace: &str, name: &str) -> bool {
+    entry.marker().is_some_and(|marker| marker.pod.namespace == namespace && marker.pod.name == name)
 }
 
 /// The sandbox whose lock is for an attachment.

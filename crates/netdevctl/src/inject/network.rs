@@ -1,0 +1,219 @@
+//! Interfaces that CNI plugins make.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use cni::{Cache, ContainerId, Environment, Limits, LoadError, NetworkList, Runtime};
+use networks::{AddRequest, Attached, Boot, Deleted, Networks, Place};
+use serde::Serialize;
+use serde_json::{Value, json};
+use store::Records;
+
+use super::{
+    IF_INJECT, RunningPod,
+    arguments::InjectArguments,
+    capabilities::{capabilities, cni_arguments},
+    device::PodName,
+    logger::Logger,
+    print_json, signals,
+};
+
+/// Multus keeps its results below libcni's directory.
+const MULTUS: &str = "multus";
+
+/// Adds an interface, and prints the result of the plugins.
+pub(super) fn add(arguments: &InjectArguments, pod: &RunningPod, log: Logger) -> Result<()> {
+    let list = load(arguments)?.context("add needs -spec")?;
+    let (capabilities, own) = (capabilities(arguments)?, cni_arguments(arguments)?);
+    let networks = networks(arguments, log)?;
+    let interface = arguments.network.interface.clone();
+    log.info(1, "CNI ADD", json!({"network": list.name().to_string(), "interface": interface.to_string()}));
+    let request = AddRequest { list: &list, interface, arguments: own, capabilities };
+    let node = || {
+        let addresses = crate::node::node_addresses(&arguments.node).map_err(|error| format!("{error:#}"))?;
+        Ok(inventory::read_once(&arguments.node.sysfs, addresses)?)
+    };
+    let (addition, version) = networks.add(&place(arguments, pod)?, request, &node)?;
+    print_json(&addition.in_version(version))
+}
+
+/// Compares an interface with what was added.
+pub(super) fn check(arguments: &InjectArguments, pod: &RunningPod, log: Logger) -> Result<()> {
+    let list = load(arguments)?.context("check needs -spec")?;
+    let networks = networks(arguments, log)?;
+    if !networks.check(&place(arguments, pod)?, &list, &arguments.network.interface)? {
+        log.warn("not checked: the network has disableCheck", Value::Null);
+    }
+    Ok(())
+}
+
+/// Deletes an interface, also of a Pod that has ended.
+pub(super) fn delete(
+    arguments: &InjectArguments,
+    name: PodName<'_>,
+    pod: Option<&RunningPod>,
+    log: Logger,
+) -> Result<()> {
+    let list = match load(arguments) {
+        Err(error) if is_missing(&error) => {
+            log.info(1, "the configuration of the ADD is used", json!({"reason": format!("{error:#}")}));
+            None
+        }
+        list => list?,
+    };
+    let (networks, interface) = (networks(arguments, log)?, &arguments.network.interface);
+    let deleted = match pod {
+        Some(pod) => networks.delete(&place(arguments, pod)?, list.as_ref(), interface)?,
+        None => networks.delete_of_ended(name.namespace, name.name, list.as_ref(), interface)?,
+    };
+    match deleted {
+        Deleted::Attachment => log.info(1, "deleted", json!({"interface": interface.to_string()})),
+        Deleted::Nothing => log.info(1, "nothing to delete", json!({"interface": interface.to_string()})),
+    }
+    Ok(())
+}
+
+/// An attachment, for people.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ListedNetwork {
+    interface: String,
+    network: String,
+    container_id: String,
+    netns: String,
+    /// `adding` if its ADD runs or was interrupted.
+    phase: &'static str,
+    /// The program that made it, if it is one of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    /// When: seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Value>,
+}
+
+impl From<Attached> for ListedNetwork {
+    fn from(Attached { entry, is_unfinished }: Attached) -> Self {
+        Self {
+            interface: entry.interface().into(),
+            network: entry.network().into(),
+            container_id: entry.container().into(),
+            netns: entry.namespace().into(),
+            phase: if is_unfinished { "adding" } else { "added" },
+            by: entry.marker().map(|marker| marker.by.clone()),
+            since: entry.marker().map(|marker| marker.since),
+            result: entry.result().cloned(),
+        }
+    }
+}
+
+/// The attachments of a Pod.
+pub(super) fn list(
+    arguments: &InjectArguments,
+    name: PodName<'_>,
+    pod: Option<&RunningPod>,
+    log: Logger,
+) -> Result<Vec<ListedNetwork>> {
+    let listed = networks(arguments, log)?.list(name.namespace, name.name, pod.map(|pod| pod.found.id()))?;
+    Ok(listed.into_iter().map(Into::into).collect())
+}
+
+/// Deletes what Pods that have ended left. Returns that, and whether nothing is left of it.
+pub(super) fn collect(arguments: &InjectArguments, log: Logger) -> Result<(Vec<Value>, bool)> {
+    let networks = networks(arguments, log)?;
+    let collected = networks.collect()?;
+    for error in &collected.unreadable {
+        log.warn(&error.to_string(), Value::Null);
+    }
+    let are_clean = collected.ended.iter().all(|ended| ended.error.is_none());
+    let rows = collected.ended.iter().map(|ended| {
+        let pod = ended.pod.as_ref().map(ToString::to_string);
+        let mut row =
+            json!({"network": ended.network, "interface": ended.interface, "sandbox": ended.sandbox, "pod": pod});
+        if let Some(error) = &ended.error {
+            row["error"] = error.to_string().into();
+        }
+        row
+    });
+    let rows = rows.collect();
+    if let Some(list) = load(arguments)? {
+        let multus = Cache::new(arguments.network.cni_cache_dir.join(MULTUS));
+        if !networks.collect_in_plugins(&list, &[multus])? {
+            log.warn("the plugins were not called: the network has disableGC", Value::Null);
+        }
+    }
+    Ok((rows, are_clean))
+}
+
+fn place<'a>(arguments: &InjectArguments, pod: &'a RunningPod) -> Result<Place<'a>> {
+    let container = match &arguments.network.containerid {
+        Some(id) => id.clone(),
+        None => pod.found.id().parse::<ContainerId>().context("the sandbox's id is no container id of CNI")?,
+    };
+    Ok(Place { pod: pod.found.pod(), sandbox: pod.found.id(), opened: &pod.opened, container })
+}
+
+fn networks(arguments: &InjectArguments, log: Logger) -> Result<Networks> {
+    let flags = &arguments.network;
+    let path = flags.cni_path.clone().or_else(|| env::var("CNI_PATH").ok().filter(|path| !path.is_empty()));
+    let path = path.unwrap_or_else(|| cni::DEFAULT_PLUGIN_DIR.into());
+    let plugin_dirs = path.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
+    let stop = signals::stop_on_signal().context("cannot handle signals")?;
+    let limits = Limits { time: flags.timeout, stop: Some(stop) };
+    let mut runtime = Runtime::new(plugin_dirs, Cache::new(&flags.cni_cache_dir), limits);
+    // a container's environment says nothing of the node
+    runtime.environment = if is_moved() { Environment::Clean } else { Environment::Inherited };
+    runtime.notes = Box::new(move |plugin, verb, text| {
+        log.info(1, "standard error of the plugin", json!({"plugin": plugin, "command": verb.as_str(), "text": text}));
+    });
+    Ok(Networks {
+        runtime,
+        records: Records::new(&arguments.node.state_dir),
+        by: IF_INJECT,
+        boot: Boot::current().context("cannot read which boot this is")?,
+        sysfs: arguments.node.sysfs.clone(),
+    })
+}
+
+/// Whether this thread is in another mount namespace than the one in which the program was started.
+fn is_moved() -> bool {
+    let namespace = |thread: &str| std::fs::read_link(format!("/proc/{thread}/ns/mnt")).ok();
+    namespace("self") != namespace("thread-self")
+}
+
+/// The network of `-spec`: a file, standard input, or one of the node's networks by name. None without the flag.
+fn load(arguments: &InjectArguments) -> Result<Option<NetworkList>> {
+    let Some(spec) = &arguments.network.spec else { return Ok(None) };
+    let loaded = match spec.as_str() {
+        "-" => {
+            let text = cni::read_configuration(std::io::stdin().lock()).context("cannot read standard input")?;
+            return NetworkList::from_json(&text).map(Some).context("standard input");
+        }
+        name if is_network_name(name) => {
+            let named = arguments.network.cni_conf_dir.clone();
+            let named = named.or_else(|| env::var_os("NETCONFPATH").filter(|path| !path.is_empty()).map(Into::into));
+            let directory = named.unwrap_or_else(|| cni::DEFAULT_CONFIGURATION_DIR.into());
+            cni::load_by_name(&directory, name)
+        }
+        file => cni::load_file(Path::new(file)),
+    };
+    loaded.map(Some).context("-spec")
+}
+
+/// Whether it is the name of a network, and not of a file: no such file exists, and it has no ending of one.
+fn is_network_name(text: &str) -> bool {
+    let has_ending = [".conf", ".conflist", ".json"].iter().any(|ending| text.ends_with(ending));
+    !text.contains('/') && !has_ending && !Path::new(text).exists()
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<LoadError>() {
+        Some(LoadError::Unknown { .. }) => true,
+        Some(LoadError::Read { error, .. }) => error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
