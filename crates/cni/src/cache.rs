@@ -318,11 +318,19 @@ impl Cache {
 
     /// Removes an entry, if it is there.
     pub(crate) fn remove(&self, network: &NetworkName, target: &Target) -> Result<(), CacheError> {
-        let path = self.path(network, target);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CacheError::Io { path, error }),
-            _ => Ok(()),
-        }
+        remove(self.path(network, target))
+    }
+
+    /// As [`Cache::remove`], for an entry whose key may not be valid.
+    pub(crate) fn remove_entry(&self, entry: &CacheEntry) -> Result<(), CacheError> {
+        remove(self.results().join(entry.file_name()))
+    }
+}
+
+fn remove(path: PathBuf) -> Result<(), CacheError> {
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CacheError::Io { path, error }),
+        _ => Ok(()),
     }
 }
 

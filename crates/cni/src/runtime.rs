@@ -139,7 +139,8 @@ impl Runtime {
         capability::check(list, &target.capabilities)?;
         let ready = self.prepare(list, Verb::Add, None)?;
         if let Some(left) = self.cache.read(list.name(), target)? {
-            self.delete(&left, &target.namespace)?;
+            // its configuration may be the reason why it is left
+            self.delete(&left, &target.namespace).or_else(|_| self.delete_as(&left, list, &target.namespace))?;
         }
         let mut entry = CacheEntry::new(list, target, ready.version, marker);
         self.cache.write(&entry)?;
@@ -213,12 +214,29 @@ impl Runtime {
     ///
     /// The plugins that failed: the entry stays.
     pub fn delete(&self, entry: &CacheEntry, namespace: &str) -> Result<(), Error> {
-        let list = entry.list()?;
+        self.delete_as(entry, &entry.list()?, namespace)
+    }
+
+    /// Deletes an attachment that is in the cache, by another configuration of the same network.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Runtime::delete`].
+    pub fn delete_as(&self, entry: &CacheEntry, list: &NetworkList, namespace: &str) -> Result<(), Error> {
         let mut target = entry.target()?;
         namespace.clone_into(&mut target.namespace);
         let made = entry.addition()?;
-        let ready = self.prepare(&list, Verb::Del, made.as_ref().map(|(_, version)| *version))?;
+        let ready = self.prepare(list, Verb::Del, made.as_ref().map(|(_, version)| *version))?;
         self.undo(&ready, ready.programs.len(), &target, made.as_ref().map(|(addition, _)| addition))
+    }
+
+    /// Removes an attachment from the cache without a DEL.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be removed.
+    pub fn forget(&self, entry: &CacheEntry) -> Result<(), Error> {
+        Ok(self.cache.remove_entry(entry)?)
     }
 
     /// Deletes an attachment of which nothing is in the cache: addresses may be reserved for it all the same.

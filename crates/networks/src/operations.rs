@@ -8,7 +8,7 @@ use std::{
 use cni::{
     Addition, CacheEntry, CapabilityArguments, ContainerId, Marker, NetworkList, Phase, Runtime, Target, Version,
 };
-use link::{OpenSandbox, RouteSocket, read_link, run_inside};
+use link::OpenSandbox;
 use netdevice::{InterfaceName, Owner, Pod, Snapshot, owner::Request};
 use store::{LockMode, NamedLock, Records, journal};
 
@@ -92,14 +92,20 @@ impl Networks {
         check_primary(&interface)?;
         let _networks = self.lock_networks(LockMode::Shared)?;
         let _pod = self.lock_pod(place.sandbox)?;
-        self.undo_interrupted(place)?;
+        self.undo_interrupted(place, list, &interface)?;
         if has_link(place.opened, &interface)? {
             return Err(Error::NameTaken(interface));
         }
-        let _devices = self.lock_node_devices(place, list, &capabilities, node)?;
+        let devices = self.lock_node_devices(place, list, &capabilities, node)?;
         let marker = self.marker(place)?;
-        let target = self.target(place, interface, pod_arguments(place, arguments), capabilities);
-        Ok(self.runtime.add(list, &target, Some(marker))?)
+        let target = self.target(place, interface.clone(), pod_arguments(place, arguments), capabilities);
+        self.runtime.add(list, &target, Some(marker)).map_err(|error| {
+            if error.undo.is_some() && devices.is_empty() {
+                // made by this ADD: the name was free, and no plugin takes a device of the node
+                let _ = link::delete_created(place.opened.namespace(), &interface);
+            }
+            error.into()
+        })
     }
 
     /// Compares an interface with the result of its ADD. Returns whether it was compared: a network may disable that.
@@ -139,7 +145,7 @@ impl Networks {
             return Err(Error::OfRuntime(interface.clone()));
         }
         for entry in &entries {
-            self.runtime.delete(entry, &target.namespace)?;
+            self.delete_entry(entry, list, &target.namespace)?;
         }
         if !entries.is_empty() {
             return Ok(Deleted::Attachment);
@@ -153,6 +159,38 @@ impl Networks {
             self.runtime.delete_uncached(list, &target)?;
         }
         Ok(Deleted::Nothing)
+    }
+
+    /// Removes what is known of an interface of a Pod from the cache, without the plugins: for an attachment that they cannot
+    /// delete. A link that a plugin created is deleted, too.
+    ///
+    /// # Errors
+    ///
+    /// When the cache or the link refuses.
+    pub fn forget(
+        &self,
+        pod: (&str, &str),
+        place: Option<&Place<'_>>,
+        interface: &InterfaceName,
+    ) -> Result<Deleted, Error> {
+        check_primary(interface)?;
+        let name = interface.to_string();
+        let listed = self.list(pod.0, pod.1, place.map(|place| place.sandbox))?;
+        let entries = listed.into_iter().map(|attached| attached.entry).filter(|entry| entry.interface() == name);
+        let mut deleted = Deleted::Nothing;
+        for entry in entries {
+            let _pod = self.lock_pod(sandbox_of(&entry))?;
+            if entry.is_of_runtime() {
+                return Err(Error::OfRuntime(interface.clone()));
+            }
+            if let Some(place) = place {
+                link::delete_created(place.opened.namespace(), interface)
+                    .map_err(|error| Error::Links(Box::new(error)))?;
+            }
+            self.runtime.forget(&entry)?;
+            deleted = Deleted::Attachment;
+        }
+        Ok(deleted)
     }
 
     /// Deletes an interface of a Pod that no longer runs, by the Pod's name.
@@ -179,7 +217,7 @@ impl Networks {
         for entry in entries.iter().filter(is_wanted) {
             let _pod = self.lock_pod(sandbox_of(entry))?;
             let namespace = attachment::namespace_of(entry, &self.boot).map_err(Error::Namespace)?;
-            self.runtime.delete(entry, namespace.map_or("", |_| entry.namespace()))?;
+            self.delete_entry(entry, list, namespace.map_or("", |_| entry.namespace()))?;
             deleted = Deleted::Attachment;
         }
         Ok(deleted)
@@ -206,15 +244,29 @@ impl Networks {
         Ok(entries.into_iter().filter(is_wanted).collect())
     }
 
-    /// Deletes what killed programs had begun to add to a Pod. Its lock is held, so that none of them runs.
-    fn undo_interrupted(&self, place: &Place<'_>) -> Result<(), Error> {
+    /// Deletes what killed programs had begun to add to a Pod. Its lock is held, so that none of them runs. What has nothing
+    /// to do with the interface that is to be added is left if it cannot be deleted.
+    fn undo_interrupted(&self, place: &Place<'_>, list: &NetworkList, interface: &InterfaceName) -> Result<(), Error> {
         let path = namespace_path(place.opened);
+        let interface = interface.to_string();
         for entry in self.entries_of(&place.container, None)? {
             if entry.marker().is_some_and(|marker| marker.phase == Phase::Adding) {
-                self.runtime.delete(&entry, &path)?;
+                let deleted = self.delete_entry(&entry, Some(list), &path);
+                if entry.interface() == interface {
+                    deleted?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Deletes an attachment: by the configuration that it was made with, or else by that of its network now.
+    fn delete_entry(&self, entry: &CacheEntry, list: Option<&NetworkList>, namespace: &str) -> Result<(), Error> {
+        let list = list.filter(|list| list.name().as_str() == entry.network());
+        match (self.runtime.delete(entry, namespace), list) {
+            (Err(first), Some(list)) => Ok(self.runtime.delete_as(entry, list, namespace).map_err(|_| first)?),
+            (deleted, _) => Ok(deleted?),
+        }
     }
 
     fn lock_node_devices(
@@ -302,10 +354,5 @@ fn check_primary(interface: &InterfaceName) -> Result<(), Error> {
 
 /// Whether the Pod has a link of that name, or with that alternative name.
 fn has_link(opened: &OpenSandbox, name: &InterfaceName) -> Result<bool, Error> {
-    let find = || {
-        let mut socket = RouteSocket::open().map_err(Error::Namespace)?;
-        let found = read_link(&mut socket, name).map_err(|error| Error::Links(Box::new(error)))?;
-        Ok(found.is_some())
-    };
-    run_inside(opened.namespace(), find).map_err(Error::Namespace)?
+    link::has_link(opened.namespace(), name).map_err(|error| Error::Links(Box::new(error)))
 }

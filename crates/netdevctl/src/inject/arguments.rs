@@ -98,6 +98,9 @@ pub(crate) struct NetworkArguments {
     /// Directory of the results
     #[arg(long, value_name = "DIR", default_value = cni::DEFAULT_CACHE_DIR)]
     pub(crate) cni_cache_dir: PathBuf,
+    /// Forgets the interface although its plugins fail to delete it: addresses that they reserved stay reserved
+    #[arg(long, conflicts_with = "device")]
+    pub(crate) force: bool,
     /// How long a plugin may take: 500ms, 60s, 2m
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(crate) timeout: Duration,
@@ -134,7 +137,7 @@ pub(crate) struct DeviceArguments {
 }
 
 /// Flags that are for some commands only, with those commands.
-const OF_SOME: [(&str, &[Verb]); 14] = [
+const OF_SOME: [(&str, &[Verb]); 15] = [
     ("pod", &[Verb::Netns, Verb::Add, Verb::Del, Verb::Check, Verb::List]),
     ("spec", &[Verb::Add, Verb::Del, Verb::Check, Verb::Gc]),
     ("interface", &[Verb::Add, Verb::Del, Verb::Check]),
@@ -142,6 +145,7 @@ const OF_SOME: [(&str, &[Verb]); 14] = [
     ("portmap", &[Verb::Add]),
     ("bandwidth", &[Verb::Add]),
     ("cni_args", &[Verb::Add]),
+    ("force", &[Verb::Del]),
     ("device", &[Verb::Add, Verb::Del]),
     ("name", &[Verb::Add]),
     ("ips", &[Verb::Add]),
@@ -223,7 +227,8 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Program::command().debug_assert();
-        let flags = |names: &[&str]| names.iter().all(|name| Program::command().get_arguments().any(|it| it.get_id() == name));
+        let flags =
+            |names: &[&str]| names.iter().all(|name| Program::command().get_arguments().any(|it| it.get_id() == name));
         assert!(flags(&OF_SOME.map(|(flag, _)| flag)) && flags(&OF_DEVICES) && flags(&OF_PLUGINS));
     }
 
@@ -261,10 +266,24 @@ mod tests {
         for (arguments, expected) in table {
             assert_eq!(parse(arguments).unwrap_err(), expected, "{arguments}");
         }
-        for wrong in ["plug -pod p", "add -pod p -spec s -device d", "add -pod p -spec s -interface a/b", "add -pod p -spec s -timeout 1h", "add -pod p -spec s -containerid ../x", "add -nonsense"] {
+        for wrong in [
+            "plug -pod p",
+            "add -pod p -spec s -device d",
+            "add -pod p -spec s -interface a/b",
+            "add -pod p -spec s -timeout 1h",
+            "add -pod p -spec s -containerid ../x",
+            "add -nonsense",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
-        for good in ["del -pod p", "del -pod p -device eth2", "add -pod p -spec s -ips 10.0.0.2/24 -mac 02:00:00:00:00:01", "gc", "gc -spec n", "list -pod p"] {
+        for good in [
+            "del -pod p",
+            "del -pod p -device eth2",
+            "add -pod p -spec s -ips 10.0.0.2/24 -mac 02:00:00:00:00:01",
+            "gc",
+            "gc -spec n",
+            "list -pod p",
+        ] {
             assert!(parse(good).is_ok(), "{good}");
         }
     }

@@ -10,8 +10,12 @@ use serde_json::{Map, Value, json};
 use super::arguments::InjectArguments;
 
 /// The keys of `bandwidth`: a burst needs its rate.
-const BANDWIDTH: [(&str, Option<&str>); 4] =
-    [("ingressRate", None), ("ingressBurst", Some("ingressRate")), ("egressRate", None), ("egressBurst", Some("egressRate"))];
+const BANDWIDTH: [(&str, Option<&str>); 4] = [
+    ("ingressRate", None),
+    ("ingressBurst", Some("ingressRate")),
+    ("egressRate", None),
+    ("egressBurst", Some("egressRate")),
+];
 
 /// The arguments that the flags ask for.
 ///
@@ -44,7 +48,9 @@ pub(crate) fn capabilities(arguments: &InjectArguments) -> Result<CapabilityArgu
 /// When one is not of the form `KEY=VALUE`, or would be read as two.
 pub(crate) fn cni_arguments(arguments: &InjectArguments) -> Result<Vec<(String, String)>> {
     let pair = |text: &String| match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() && !text.contains(';') && !value.contains('=') => Ok((key.into(), value.into())),
+        Some((key, value)) if !key.is_empty() && !text.contains(';') && !value.contains('=') => {
+            Ok((key.into(), value.into()))
+        }
         _ => bail!("-cni-args: {text:?} must be KEY=VALUE, without another \"=\" and without \";\""),
     };
     arguments.network.cni_args.iter().map(pair).collect()
@@ -82,7 +88,9 @@ fn port_mapping(text: &str) -> Result<Value> {
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
     let (host, container) = ports.split_once(':').unwrap_or((ports, ""));
     match (port(host), port(container)) {
-        (Some(host), Some(container)) => Ok(json!({"hostPort": host, "containerPort": container, "protocol": protocol})),
+        (Some(host), Some(container)) => {
+            Ok(json!({"hostPort": host, "containerPort": container, "protocol": protocol}))
+        }
         _ => bail!("{text:?} must be HOST:CONTAINER or HOST:CONTAINER/PROTOCOL, with ports between 1 and 65535"),
     }
 }

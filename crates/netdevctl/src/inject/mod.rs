@@ -79,7 +79,9 @@ fn on_the_node(work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     if let (Ok(own), Ok(node)) = (namespace("self"), namespace("1"))
         && own != node
     {
-        bail!("{IF_INJECT} must run in the node's network namespace: in a Pod, with hostNetwork: true and hostPID: true");
+        bail!(
+            "{IF_INJECT} must run in the node's network namespace: in a Pod, with hostNetwork: true and hostPID: true"
+        );
     }
     let entered = store::run_in_mounts_of_init(work);
     entered.context("cannot enter the mount namespace of the node (PID 1): in a Pod, set hostPID: true and the capabilities SYS_ADMIN, SYS_CHROOT and SYS_PTRACE")?
@@ -121,7 +123,7 @@ fn execute(verb: Verb, arguments: &InjectArguments, log: Logger) -> Result<()> {
             let pod = RunningPod::find_if_it_runs(arguments, log)?;
             let devices = device::list(&place(arguments), Some(name))?;
             let networks = network::list(arguments, name, pod.as_ref(), log)?;
-            print_json(&json!({"devices": devices, "networks": networks}))
+            print_json(&network::Listed { devices, networks })
         }
         Verb::Gc => {
             let devices = device::gc(&place(arguments))?;
@@ -193,7 +195,8 @@ impl RunningPod {
 
 fn is_gone(error: &anyhow::Error) -> bool {
     let by_runtime = error.downcast_ref::<cri::Error>();
-    let is_unknown = by_runtime.is_some_and(|error| matches!(error, cri::Error::NoPod { .. } | cri::Error::NotRunning { .. }));
+    let is_unknown =
+        by_runtime.is_some_and(|error| matches!(error, cri::Error::NoPod { .. } | cri::Error::NotRunning { .. }));
     is_unknown || error.downcast_ref::<link::OpenSandboxError>().is_some_and(link::OpenSandboxError::is_gone)
 }
 

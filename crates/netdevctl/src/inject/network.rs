@@ -16,7 +16,7 @@ use super::{
     IF_INJECT, RunningPod,
     arguments::InjectArguments,
     capabilities::{capabilities, cni_arguments},
-    device::PodName,
+    device::{ListedDevice, PodName},
     logger::Logger,
     print_json, signals,
 };
@@ -65,15 +65,30 @@ pub(super) fn delete(
         list => list?,
     };
     let (networks, interface) = (networks(arguments, log)?, &arguments.network.interface);
-    let deleted = match pod {
-        Some(pod) => networks.delete(&place(arguments, pod)?, list.as_ref(), interface)?,
-        None => networks.delete_of_ended(name.namespace, name.name, list.as_ref(), interface)?,
+    let place = pod.map(|pod| place(arguments, pod)).transpose()?;
+    let deleted = match &place {
+        Some(place) => networks.delete(place, list.as_ref(), interface),
+        None => networks.delete_of_ended(name.namespace, name.name, list.as_ref(), interface),
     };
-    match deleted {
+    let deleted = match deleted {
+        Err(error) if arguments.network.force => {
+            log.warn("the plugins failed, the attachment is forgotten", json!({"reason": error.to_string()}));
+            networks.forget((name.namespace, name.name), place.as_ref(), interface)
+        }
+        deleted => deleted,
+    };
+    match deleted? {
         Deleted::Attachment => log.info(1, "deleted", json!({"interface": interface.to_string()})),
         Deleted::Nothing => log.info(1, "nothing to delete", json!({"interface": interface.to_string()})),
     }
     Ok(())
+}
+
+/// What was attached to a Pod, for people.
+#[derive(Debug, Serialize)]
+pub(super) struct Listed {
+    pub(super) devices: Vec<ListedDevice>,
+    pub(super) networks: Vec<ListedNetwork>,
 }
 
 /// An attachment, for people.
@@ -86,9 +101,8 @@ pub(super) struct ListedNetwork {
     netns: String,
     /// `adding` if its ADD runs or was interrupted.
     phase: &'static str,
-    /// The program that made it, if it is one of ours.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<String>,
+    /// The program that made it; `other` if it is none of ours.
+    by: String,
     /// When: seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<u64>,
@@ -104,7 +118,7 @@ impl From<Attached> for ListedNetwork {
             container_id: entry.container().into(),
             netns: entry.namespace().into(),
             phase: if is_unfinished { "adding" } else { "added" },
-            by: entry.marker().map(|marker| marker.by.clone()),
+            by: entry.marker().map_or_else(|| "other".into(), |marker| marker.by.clone()),
             since: entry.marker().map(|marker| marker.since),
             result: entry.result().cloned(),
         }
