@@ -507,3 +507,21 @@ fn with_nri_a_device_by_command_stays_while_its_pod_is_listed_and_returns_at_the
         agent.wait_for("no record is left", || host.records().list().unwrap().0.is_empty());
     });
 }
+
+#[test]
+fn a_device_that_a_command_returned_and_another_program_renames_gets_its_name_back() {
+    on_host(|host| {
+        host.add_device("dev0");
+        let pod = host.sandbox();
+        host.attach("dev0", &pod.path(), &by_command("a"), Some(pod.pid()));
+        let agent = host.agent();
+        agent.wait_until_followed("dev0");
+        let device: DeviceId = "dev0".parse().unwrap();
+        link::detach(&host.records(), &DetachRequest { device: &device, owner: by_command("a").id() }).unwrap();
+        agent.wait_for_line("dev0", "no longer in the pod");
+        agent.wait_for_line("dev0", "offered");
+        host.ip("link set dev0 name other0");
+        agent.wait_for("it has its name again", || host.has_link("dev0"));
+        agent.wait_for_line("dev0", "renamed back from other0");
+    });
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use link::Ended;
-use netdevice::{DeviceId, InterfaceName, Pod};
+use netdevice::{Attachment, DeviceId, InterfaceName, Pod};
 use store::journal::{Action, Outcome as HookOutcome};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -67,6 +67,13 @@ impl Notifier {
             }
             Ended::OutOfReach => {}
         }
+    }
+
+    /// An attachment by a command has ended: the command has returned the device, or this agent.
+    pub(super) fn ended(&self, record: &Attachment) {
+        // the receiver is gone only while the agent ends
+        let _ = self.restored.send(record.device.to_name());
+        info!(device = %record.device, owner = %record.owner, "no longer in the pod, for which a command had attached it");
     }
 
     /// A device cannot be returned, for a reason that was not reported yet.

@@ -280,3 +280,72 @@ fn commands_for_one_pod_and_for_several_at_the_same_time_all_succeed() {
         host.assert_same(&before);
     });
 }
+
+/// Serves the kubelet's PodResources while this lives.
+struct Kubelet {
+    /// Dropped to end it.
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    server: Option<thread::JoinHandle<()>>,
+}
+
+impl Kubelet {
+    fn new(socket: PathBuf, pod: &'static str, device: &'static str) -> Self {
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let server = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let resources = kubelet_stand_in::PodResources::start(&socket).unwrap();
+                // of whichever resource
+                resources.set_pods("example.com/other", &[(pod, &[device])]);
+                ready.send(()).unwrap();
+                let _ = stopped.await;
+            });
+        });
+        is_ready.recv().unwrap();
+        Self { stop: Some(stop), server: Some(server) }
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.server.take().unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn what_the_kubelet_allocated_is_refused_and_so_is_every_device_while_a_kubelet_does_not_answer() {
+    on_host(|host| {
+        host.ip("link add dev0 type ifb\nlink add dev1 type ifb");
+        let (before, web) = (host.settled(), host.sandbox("web"));
+        let mut command = PodCommand::new(host, &web);
+        command.place.pod_resources = host.folder().join("kubelet.sock");
+        let kubelet = Kubelet::new(command.place.pod_resources.clone(), "web", "dev0");
+        // also by a container of the same Pod
+        command.refuses(&device("dev0", |_| {}), "device dev0: the kubelet allocated it to pod default/web");
+        command.adds(&device("dev1", |_| {}));
+        drop(kubelet);
+        command.refuses(&device("dev0", |_| {}), "cannot get the allocated devices from the kubelet: cannot connect");
+        // what the Pod has needs no answer
+        assert!(command.adds(&device("dev1", |_| {})).was_there);
+        command.dels("dev1", Outcome::Returned);
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+fn a_new_sandbox_of_the_pod_gets_the_device_that_the_old_one_has() {
+    on_host(|host| {
+        host.ip(DEVICE);
+        let (before, old) = (host.settled(), host.sandbox("web"));
+        PodCommand::new(host, &old).adds(&device("dev0", |_| {}));
+        let new = host.sandbox("web");
+        let command = PodCommand::new(host, &new);
+        let added = command.adds(&device("dev0", |flags| flags.mtu = Some("1300".into())));
+        assert!(!added.was_there && new.has_link("dev0") && !old.has_link("dev0"));
+        assert_eq!(command.list()[0].sandbox.as_deref(), Some(new.id()));
+        command.dels("dev0", Outcome::Returned);
+        host.assert_same(&before);
+    });
+}

@@ -2,22 +2,16 @@
 
 use netdevctl::inject::device::DeviceRequestArguments;
 
-use crate::support::{
-    Host, Sandbox,
-    command::{PodCommand, device},
-    on_host,
-    picture::Picture,
-    trace::{Fault, Traced, run_with_fault},
+use crate::{
+    kill_configured::DEVICE,
+    support::{
+        Host, Sandbox,
+        command::{PodCommand, device},
+        on_host,
+        picture::Picture,
+        trace::{Fault, Traced, run_with_fault},
+    },
 };
-
-const DEVICE: &str = "link add dev0 type veth peer name wire
-     link set wire up addrgenmode none
-     link set dev0 up mtu 1400 txqueuelen 77 alias a-nic
-     link property add dev dev0 altname eth1
-     addr add 10.1.0.5/24 dev dev0
-     addr add 2001:db8::5/64 dev dev0
-     route add 10.50.0.0/16 via 10.1.0.1
-     neigh add 10.1.0.77 lladdr 02:00:00:00:00:77 dev dev0 nud permanent";
 
 /// What comes after the command that was killed.
 #[derive(Debug, Clone, Copy)]

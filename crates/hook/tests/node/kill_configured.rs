@@ -12,7 +12,7 @@ use crate::support::{
     trace::{Fault, Traced, run_with_fault},
 };
 
-const DEVICE: &str = "link add dev0 type veth peer name wire
+pub(crate) const DEVICE: &str = "link add dev0 type veth peer name wire
      link set wire up addrgenmode none
      link set dev0 up mtu 1400 txqueuelen 77 alias a-nic
      link property add dev dev0 altname eth1

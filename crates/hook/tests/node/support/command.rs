@@ -1,9 +1,9 @@
 //! `if-inject` with a device, as a function and as a program that can be killed.
 
 use std::{
-    io::{Read, Write},
+    io::Write,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Child,
 };
 
 use netdevctl::{
@@ -13,9 +13,12 @@ use netdevctl::{
     },
 };
 use netdevice::Pod;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Ending, Host, Sandbox, finish};
+use super::{
+    Ending, Host, Sandbox, finish,
+    inject::{input_of, start_as},
+};
 
 /// A command for one Pod.
 pub(crate) struct PodCommand {
@@ -110,18 +113,7 @@ impl PodCommand {
 
     /// The command as a program of its own, which waits for its input ([`PodCommand::input`]).
     pub(crate) fn start() -> Child {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(ARGUMENTS);
-        command.env(PROGRAM, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // by then it has all its threads
-        let mut text = Vec::new();
-        while !text.ends_with(READY) {
-            let mut byte = [0];
-            child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
-            text.extend(byte);
-        }
-        child
+        start_as(PROGRAM, ARGUMENTS)
     }
 
     /// What the program is to do: `add`, `del` or `gc`.
@@ -143,20 +135,10 @@ const PROGRAM: &str = "NETDEVICE_TEST_COMMAND";
 /// What this program is started with to be that program.
 const ARGUMENTS: [&str; 4] =
     ["support::command::the_command_that_other_tests_start", "--exact", "--test-threads=1", "--nocapture"];
-/// What it says when it waits for its input.
-const READY: &[u8] = b"waits for its input";
-
 /// Not a test: this program once more, as the command that its input says.
 #[test]
 fn the_command_that_other_tests_start() {
-    if std::env::var_os(PROGRAM).is_none() {
-        return;
-    }
-    std::io::stdout().write_all(READY).unwrap();
-    std::io::stdout().flush().unwrap();
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).unwrap();
-    let input: Value = serde_json::from_str(&text).unwrap();
+    let Some(input) = input_of(PROGRAM) else { return };
     let word = |key: &str| input[key].as_str().unwrap();
     let pid = input["pid"].as_u64().map(|pid| u32::try_from(pid).unwrap());
     let command = PodCommand {

@@ -120,18 +120,7 @@ impl Order {
 
     /// The same in a program of its own, which waits for its input ([`Order::input`]).
     pub(crate) fn start() -> Child {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(ARGUMENTS);
-        command.env(PROGRAM, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // by then it has all its threads
-        let mut text = Vec::new();
-        while !text.ends_with(READY) {
-            let mut byte = [0];
-            child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
-            text.extend(byte);
-        }
-        child
+        start_as(PROGRAM, ARGUMENTS)
     }
 
     /// What the program is to do: `attach`, `attach as an agent` or `detach`.
@@ -158,20 +147,39 @@ pub(crate) const PROGRAM: &str = "NETDEVICE_TEST_PROGRAM";
 /// What this program is started with to be that program.
 pub(crate) const ARGUMENTS: [&str; 4] =
     ["support::inject::the_program_that_other_tests_start", "--exact", "--test-threads=1", "--nocapture"];
-/// What it says when it waits for its input.
+/// What such a program says when it waits for its input.
 const READY: &[u8] = b"waits for its input";
 
-/// Not a test: this program once more, as one that attaches or detaches what its input says.
-#[test]
-fn the_program_that_other_tests_start() {
-    if std::env::var_os(PROGRAM).is_none() {
-        return;
+/// Starts this program once more, as one that waits for its input ([`input_of`]).
+pub(crate) fn start_as(program: &str, arguments: [&str; 4]) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(arguments);
+    command.env(program, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // by then it has all its threads
+    let mut text = Vec::new();
+    while !text.ends_with(READY) {
+        let mut byte = [0];
+        child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+        text.extend(byte);
     }
+    child
+}
+
+/// In that program: its input. None in a run of the tests.
+pub(crate) fn input_of(program: &str) -> Option<Value> {
+    std::env::var_os(program)?;
     std::io::stdout().write_all(READY).unwrap();
     std::io::stdout().flush().unwrap();
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).unwrap();
-    let order: Value = serde_json::from_str(&text).unwrap();
+    Some(serde_json::from_str(&text).unwrap())
+}
+
+/// Not a test: this program once more, as one that attaches or detaches what its input says.
+#[test]
+fn the_program_that_other_tests_start() {
+    let Some(order) = input_of(PROGRAM) else { return };
     let word = |key: &str| order[key].as_str().unwrap();
     let (state_dir, path) = (Path::new(word("state_dir")), Path::new(word("path")));
     let devices = Order::from_json(state_dir, path, word("pod"), word("id"), &order["devices"]);

@@ -5,8 +5,8 @@ use std::{fs, sync::Arc, thread, time::Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use kubelet::PodResources;
 use link::{
-    AttachAllError, AttachRequest, ChooseRequest, Chooser, Diagnosis, OpenSandbox, RouteSocket, attach_all,
-    choose_and_reserve, diagnose, repair,
+    AttachAllError, AttachRequest, ChooseError, ChooseRequest, Chooser, Diagnosis, OpenSandbox, RouteSocket,
+    attach_all, choose_and_reserve, diagnose, repair,
 };
 use netdevice::{
     Acquisition, Attachment, DeviceId, DeviceRequest, Owner, Phase, Sandbox, SandboxConfiguration,
@@ -73,7 +73,10 @@ pub fn add(place: &Place, sandbox: &Sandbox, arguments: &DeviceRequestArguments)
     refuse_another_configuration(&records, &device, &owner, &configuration)?;
     let requests = [DeviceRequest { device: Wanted::Name(name), configuration }];
     let request = ChooseRequest { owner: &owner, pod, devices: &requests, limit };
-    let (choices, reserved) = choose_and_reserve(&records, &Command(place), request)?;
+    let (choices, reserved) = choose_and_reserve(&records, &Command(place), request).map_err(|error| match error {
+        ChooseError::Chooser(error) => error,
+        other => other.into(),
+    })?;
     let ([request], [choice]) = (&requests, &choices[..]) else { bail!("one device was requested") };
     let attach = AttachRequest {
         device: &choice.device,
