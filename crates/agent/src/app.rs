@@ -24,14 +24,14 @@ use tracing::{info, warn};
 
 use crate::{
     admin, announcer,
-    config::{Config, Offer},
+    config::{Config, NetworkPaths, Offer},
     descriptors,
     events::{self, Events},
     hook_file, hook_runs,
     injector::{self, Injector},
     journal,
     metrics::Metrics,
-    names, plugins,
+    names, network_ends, plugins,
     pools::PoolSource,
     problem, problem_file, reconciler,
     view::{Part, Views},
@@ -89,10 +89,15 @@ impl App {
         let shared = Shared { records: records.clone(), metrics: metrics.clone(), events, restored, views };
 
         // netdevctl shows what the agent offers, not what an injector selects
-        let effective = config.offer.as_ref().map(|_| records);
+        let effective = config.offer.as_ref().map(|_| records.clone());
         app.spawn(source.follow(pools_sender, effective, metrics.clone(), app.shutdown.clone()));
         app.spawn(updater.run(app.shutdown.clone()));
         app.return_devices(&inventory, restored_names, &config.pod_resources, &shared);
+        if let Some(NetworkPaths { plugin_dirs, cache }) = config.networks {
+            let (records, metrics) = (records.clone(), metrics.clone());
+            let ends = network_ends::Config { plugin_dirs, cache, records, metrics };
+            app.spawn(network_ends::run(ends, inventory.subscribe_namespaces_ended(), app.shutdown.clone()));
+        }
         if let Some(runtime) = config.runtime {
             app.inject(runtime, config.pod_resources, texts_sender, &shared);
         }

@@ -84,6 +84,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", env = "NODE_NAME", default_value = "", hide_default_value = true)]
     node_name: String,
 
+    /// Directories of the CNI plugins on the node, separated by colons: what if-inject added is deleted by them when its Pod
+    /// has ended
+    #[arg(long, value_name = "DIRS", env = "CNI_PATH", default_value = cni::DEFAULT_PLUGIN_DIR, hide_env_values = true)]
+    pub(crate) cni_path: String,
+
+    /// Directory of the results of CNI plugins on the node
+    #[arg(long, value_name = "DIR", default_value = cni::DEFAULT_CACHE_DIR)]
+    pub(crate) cni_cache_dir: PathBuf,
+
     /// Also attach interfaces by the Pod annotation netdevices.nri.containerd.io, as a plugin of the runtime (NRI)
     #[arg(long)]
     pub(crate) nri: bool,

@@ -21,10 +21,18 @@ pub(crate) struct Config {
     /// The Node's name, if it is known.
     pub(crate) node_name: Option<String>,
     pub(crate) admin_address: SocketAddr,
+    /// How attachments to CNI networks are deleted; none if they are not.
+    pub(crate) networks: Option<NetworkPaths>,
     /// How devices are attached by annotation; none if they are not.
     pub(crate) runtime: Option<nri::Config>,
     /// How devices are offered as extended resources; none if they are not.
     pub(crate) offer: Option<Offer>,
+}
+
+/// What CNI plugins need, on the node.
+pub(crate) struct NetworkPaths {
+    pub(crate) plugin_dirs: Vec<PathBuf>,
+    pub(crate) cache: PathBuf,
 }
 
 /// Which interfaces are selected.
@@ -55,6 +63,7 @@ impl TryFrom<Arguments> for Config {
             selection: Selection::try_from(&arguments)?,
             inventory: arguments.inventory(),
             offer: (arguments.program == Program::Agent).then(|| Offer::from(&arguments)),
+            networks: (arguments.program == Program::Agent).then(|| NetworkPaths::from(&arguments)),
             node_name: arguments.node_name(),
             events: arguments.events,
             admin_address: arguments.admin_address,
@@ -82,6 +91,13 @@ impl TryFrom<&Arguments> for Selection {
             (None, None) if arguments.program == Program::Injector => Ok(Self::Runtime),
             _ => bail!("-interfaces or -config is required"),
         }
+    }
+}
+
+impl From<&Arguments> for NetworkPaths {
+    fn from(arguments: &Arguments) -> Self {
+        let plugin_dirs = arguments.cni_path.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
+        Self { plugin_dirs, cache: arguments.cni_cache_dir.clone() }
     }
 }
 

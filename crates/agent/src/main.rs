@@ -23,6 +23,7 @@ mod journal;
 mod logging;
 mod metrics;
 mod names;
+mod network_ends;
 mod plugins;
 mod pools;
 mod problem;

@@ -5,9 +5,11 @@
 //! undone.
 
 use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs::{self, DirBuilder},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -37,6 +39,14 @@ const USUAL: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct Cache {
     directory: PathBuf,
+}
+
+/// Files of a cache that no program of ours made, by name, with what changes when they are written again.
+#[derive(Debug, Default)]
+pub struct ForeignFiles(BTreeMap<OsString, (u64, i64, i64, u64)>);
+
+fn identity(file: &fs::Metadata) -> (u64, i64, i64, u64) {
+    (file.ino(), file.mtime(), file.mtime_nsec(), file.size())
 }
 
 /// One attachment, as it is in the file.
@@ -281,6 +291,35 @@ impl Cache {
     ///
     /// When the directory cannot be read. One that does not exist has no entries.
     pub fn list(&self) -> Result<(Vec<CacheEntry>, Vec<CacheError>), CacheError> {
+        self.list_where(|_, _| true)
+    }
+
+    /// The entries that programs of ours made. Files of others that have not changed since the last time are not read again: a
+    /// node has two for each Pod.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cache::list`].
+    pub fn list_own(&self, foreign: &mut ForeignFiles) -> Result<(Vec<CacheEntry>, Vec<CacheError>), CacheError> {
+        let (known, mut now) = (std::mem::take(&mut foreign.0), BTreeMap::new());
+        let (mut entries, unreadable) = self.list_where(|name, file| {
+            let identity = identity(file);
+            let is_known = known.get(name) == Some(&identity);
+            now.insert(name.to_owned(), identity);
+            !is_known
+        })?;
+        entries.retain(|entry| entry.marker.is_some());
+        for entry in &entries {
+            now.remove(OsStr::new(&entry.file_name()));
+        }
+        foreign.0 = now;
+        Ok((entries, unreadable))
+    }
+
+    fn list_where(
+        &self,
+        mut is_wanted: impl FnMut(&OsStr, &fs::Metadata) -> bool,
+    ) -> Result<(Vec<CacheEntry>, Vec<CacheError>), CacheError> {
         let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
         let directory = self.results();
         let failed = |error| CacheError::Io { path: directory.clone(), error };
@@ -290,9 +329,10 @@ impl Cache {
         };
         for file in files {
             let file = file.map_err(failed)?;
-            if file.file_name().as_encoded_bytes().starts_with(b".")
-                || !file.file_type().is_ok_and(|kind| kind.is_file())
-            {
+            // one that is gone meanwhile is none
+            let Ok(metadata) = file.metadata() else { continue };
+            let name = file.file_name();
+            if name.as_encoded_bytes().starts_with(b".") || !metadata.is_file() || !is_wanted(&name, &metadata) {
                 continue;
             }
             match read(&file.path()) {
@@ -348,8 +388,6 @@ fn read(path: &Path) -> Result<Option<CacheEntry>, CacheError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use serde_json::json;
 
     use super::*;
@@ -424,5 +462,17 @@ mod tests {
         assert_eq!(entries[0].list().unwrap().plugins()[0].kind(), "p");
         assert_eq!(entries[0].addition().unwrap().unwrap().1, Version::V1_0_0);
         assert!(Cache::new("/nonexistent").list().unwrap().0.is_empty());
+
+        // files of others are read once
+        let (cache, mut foreign) = (Cache::new(directory.path()), ForeignFiles::default());
+        let counts = |(entries, unreadable): (Vec<CacheEntry>, Vec<CacheError>)| (entries.len(), unreadable.len());
+        assert_eq!(counts(cache.list_own(&mut foreign).unwrap()), (0, 2));
+        assert_eq!(counts(cache.list_own(&mut foreign).unwrap()), (0, 0));
+        cache.write(&CacheEntry::new(&list(), &target(), Version::V0_4_0, Some(marker()))).unwrap();
+        for _ in 0..2 {
+            assert_eq!(counts(cache.list_own(&mut foreign).unwrap()), (1, 0));
+        }
+        fs::write(results.join("broken"), "{{").unwrap();
+        assert_eq!(counts(cache.list_own(&mut foreign).unwrap()), (1, 1));
     }
 }

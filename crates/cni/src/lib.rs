@@ -25,7 +25,7 @@ mod result;
 mod runtime;
 mod version;
 
-pub use cache::{Cache, CacheEntry, CacheError, Marker, Phase};
+pub use cache::{Cache, CacheEntry, CacheError, ForeignFiles, Marker, Phase};
 pub use call::Verb;
 pub use capability::{CapabilityArguments, CapabilityError};
 pub use configuration::{ConfigurationError, NetworkList, Plugin};

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use cni::{CacheEntry, NetworkList, Phase, attachments_of};
+use cni::{CacheEntry, ForeignFiles, NetworkList, Phase, attachments_of};
 use netdevice::Pod;
 use store::LockMode;
 
@@ -40,25 +40,16 @@ pub struct Collected {
 }
 
 impl Networks {
-    /// Whether the cache has an attachment that one of our programs made: a few system calls where it has none.
-    ///
-    /// # Errors
-    ///
-    /// When the cache cannot be read.
-    pub fn has_own(&self) -> Result<bool, Error> {
-        Ok(self.runtime.cache.list()?.0.iter().any(|entry| entry.marker().is_some()))
-    }
-
     /// Deletes the attachments that our programs made for Pods that have ended, and those whose ADD was interrupted. A Pod on
-    /// which another program works is left to it.
+    /// which another program works is left to it. `foreign` is kept from one call to the next.
     ///
     /// # Errors
     ///
     /// When the cache cannot be read. What cannot be deleted is in the answer.
-    pub fn collect(&self) -> Result<Collected, Error> {
-        let _networks = self.lock_networks(LockMode::Shared)?;
-        let (entries, unreadable) = self.runtime.cache.list()?;
-        let ended = entries.iter().filter(|entry| entry.marker().is_some()).filter_map(|entry| self.collect_one(entry));
+    pub fn collect(&self, foreign: &mut ForeignFiles) -> Result<Collected, Error> {
+        let (entries, unreadable) = self.runtime.cache.list_own(foreign)?;
+        let _networks = if entries.is_empty() { None } else { Some(self.lock_networks(LockMode::Shared)?) };
+        let ended = entries.iter().filter_map(|entry| self.collect_one(entry));
         Ok(Collected { ended: ended.collect(), unreadable })
     }
 

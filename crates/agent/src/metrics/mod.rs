@@ -84,6 +84,10 @@ impl Metrics {
         self.with(|values| *values.releases.entry(result).or_default() += 1);
     }
 
+    pub(crate) fn count_network_deletion(&self, is_deleted: bool) {
+        self.with(|values| *values.network_deletions.entry(if is_deleted { "ok" } else { "failed" }).or_default() += 1);
+    }
+
     /// Reports Events, from now on.
     pub(crate) fn set_events(&self) {
         self.with(|values| values.events = Some(BTreeMap::new()));

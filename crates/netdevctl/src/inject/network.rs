@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use cni::{Cache, ContainerId, Environment, Limits, LoadError, NetworkList, Runtime};
+use cni::{Cache, ContainerId, Environment, ForeignFiles, Limits, LoadError, NetworkList, Runtime};
 use networks::{AddRequest, Attached, Boot, Deleted, Networks, Place};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -139,7 +139,7 @@ pub(super) fn list(
 /// Deletes what Pods that have ended left. Returns that, and whether nothing is left of it.
 pub(super) fn collect(arguments: &InjectArguments, log: Logger) -> Result<(Vec<Value>, bool)> {
     let networks = networks(arguments, log)?;
-    let collected = networks.collect()?;
+    let collected = networks.collect(&mut ForeignFiles::default())?;
     for error in &collected.unreadable {
         log.warn(&error.to_string(), Value::Null);
     }
