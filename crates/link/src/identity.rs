@@ -102,9 +102,9 @@ pub(crate) enum Actor<'a> {
     Agent(Option<&'a Namespace>),
 }
 
-/// The viewpoint of this process.
+/// The viewpoint of this thread: a command in a container enters the node's mount namespace with one thread.
 pub(crate) fn viewpoint() -> io::Result<Viewpoint> {
-    let inode = |namespace: &str| Ok::<_, io::Error>(fs::metadata(format!("/proc/self/ns/{namespace}"))?.ino());
+    let inode = |namespace: &str| Ok::<_, io::Error>(fs::metadata(format!("/proc/thread-self/ns/{namespace}"))?.ino());
     Ok(Viewpoint { pid_namespace: inode("pid")?, mount_namespace: inode("mnt")? })
 }
 

@@ -31,9 +31,9 @@ pub struct Process {
 /// The pid and mount namespace of a program, by inode: they decide which processes and mounts it sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Viewpoint {
-    /// Inode of `/proc/self/ns/pid`.
+    /// Inode of `/proc/thread-self/ns/pid`.
     pub pid_namespace: u64,
-    /// Inode of `/proc/self/ns/mnt`.
+    /// Inode of `/proc/thread-self/ns/mnt`.
     pub mount_namespace: u64,
 }
 

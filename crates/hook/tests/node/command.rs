@@ -1,6 +1,6 @@
 //! A device of the node in a Pod that runs, by a command: added, refused, taken back, and returned when the Pod ends.
 
-use std::{fs, path::PathBuf, thread};
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, thread};
 
 use netdevctl::inject::device::{Outcome, Way};
 use netdevice::{Owner, Reservation};
@@ -246,6 +246,11 @@ fn without_a_process_the_end_of_the_mount_is_the_end_of_the_sandbox() {
         let path = mounted(host, &web, "netns");
         let command = PodCommand::of_mount(host, "web", &path);
         command.adds(&device("dev0", |_| {}));
+        // where the mount was seen: with one thread a command in a container enters the node's mount namespace
+        let mounts = fs::metadata("/proc/thread-self/ns/mnt").unwrap().ino();
+        assert_ne!(mounts, fs::metadata("/proc/self/ns/mnt").unwrap().ino());
+        let record = Records::new(host.state_dir()).read(&"dev0".parse().unwrap()).unwrap().unwrap();
+        assert_eq!(record.sandbox.seen_from.mount_namespace, mounts);
         assert_eq!(command.gc(), []);
         umount2(&path, MntFlags::MNT_DETACH).unwrap();
         fs::remove_file(&path).unwrap();
