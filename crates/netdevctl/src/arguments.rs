@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_reference_has_every_command_and_flag() {
-        let page = include_str!("../../../docs/netdevctl.md");
+        let page = [include_str!("../../../docs/netdevctl.md"), include_str!("../../../docs/if-inject.md")].concat();
         let command = Arguments::command();
         for name in command.get_subcommands().map(clap::Command::get_name) {
             assert!(page.contains(&format!("## netdevctl {name}")), "docs/netdevctl.md has no command {name}");
