@@ -6,7 +6,7 @@ use store::Namespace;
 use crate::{
     error::{Error, WithSubject},
     inside::run_inside,
-    read::read_link,
+    read::{Which, read_bare},
     socket::RouteSocket,
 };
 
@@ -31,7 +31,9 @@ pub fn has_link(namespace: &Namespace, name: &InterfaceName) -> Result<bool, Err
 pub fn delete_created(namespace: &Namespace, name: &InterfaceName) -> Result<(), Error> {
     with_link(namespace, name, |socket, link| {
         let is_created = |link: &LinkState| link.kind.as_deref().is_some_and(|kind| CREATED_BY_PLUGINS.contains(&kind));
-        let Some(index) = link.filter(is_created).map(|link| link.index) else { return Ok(()) };
+        let Some(index) = link.filter(is_created).filter(|link| link.name == *name).map(|link| link.index) else {
+            return Ok(());
+        };
         let deleted = socket.change_one(move |batch| rtnl::link::delete(batch, index));
         deleted.subject("the kernel's network configuration")?.map_err(Error::Delete)
     })
@@ -44,7 +46,8 @@ fn with_link<T: Send>(
 ) -> Result<T, Error> {
     let inside = || {
         let mut socket = RouteSocket::open().subject("the kernel's network configuration")?;
-        let link = read_link(&mut socket, name)?;
+        // the kernel finds a link by an alternative name, too
+        let link = read_bare(&mut socket, Which::Name(name))?;
         work(&mut socket, link)
     };
     run_inside(namespace, inside).subject("the pod's network namespace")?

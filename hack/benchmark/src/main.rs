@@ -15,6 +15,7 @@ mod hook;
 mod injections;
 mod kernel;
 mod listener;
+mod networks;
 mod node;
 mod process;
 mod rig;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{bench::Bench, calls, files, hook, injections, node, rig, row::Row, storm};
+use crate::{bench::Bench, calls, files, hook, injections, networks, node, rig, row::Row, storm};
 
 /// The namespaces that a section runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,5 +40,6 @@ pub(crate) const SECTIONS: &[Section] = &[
     here("instructions", files::instructions),
     Section { name: "sizes", namespaces: Namespaces::Machine, is_slow: false, run: files::sizes },
     Section { name: "containers", namespaces: Namespaces::Machine, is_slow: true, run: rig::containers },
+    Section { name: "networks", namespaces: Namespaces::Machine, is_slow: true, run: networks::networks },
     Section { name: "kubelet", namespaces: Namespaces::Machine, is_slow: true, run: rig::kubelet },
 ];
