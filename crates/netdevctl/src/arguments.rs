@@ -15,6 +15,15 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Read(ReadCommand),
+    /// Adds, removes and checks interfaces of Pods that run, as if-inject does
+    Inject(Box<crate::inject::arguments::InjectArguments>),
+}
+
+/// Commands that change nothing.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReadCommand {
     /// Lists devices
     #[command(after_help = STATES)]
     Ls(ListArguments),
@@ -30,8 +39,6 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Adds, removes and checks interfaces of Pods that run, as if-inject does
-    Inject(Box<crate::inject::arguments::InjectArguments>),
     /// Prints the completion script for a shell
     Completion {
         /// The shell
@@ -149,7 +156,7 @@ mod tests {
             "ls -output json --interfaces ^dummy -state-dir=/x -watch",
         ];
         for arguments in same {
-            let Command::Ls(list) = parse(arguments).unwrap().command else { panic!("{arguments}") };
+            let Command::Read(ReadCommand::Ls(list)) = parse(arguments).unwrap().command else { panic!("{arguments}") };
             assert_eq!((list.output, list.watch, list.all), (Format::Json, true, false), "{arguments}");
             assert_eq!(list.node.interfaces.unwrap().as_str(), "^dummy");
             assert_eq!(list.node.state_dir, PathBuf::from("/x"));

@@ -25,7 +25,7 @@ use std::{
 
 use anyhow::Context;
 pub use arguments::NodeArguments;
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, ReadCommand};
 use clap::{CommandFactory, FromArgMatches};
 use netdevice::go_flags;
 
@@ -48,11 +48,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // prints help or what is wrong, with status 0 or 2
     let matches = command.try_get_matches_from_mut(arguments).unwrap_or_else(|error| error.exit());
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    if let (Command::Inject(arguments), Some((_, matches))) = (&arguments.command, matches.subcommand()) {
-        return inject::run(arguments, matches, &mut command);
-    }
+    let read = match arguments.command {
+        Command::Inject(arguments) => {
+            let matches = matches.subcommand_matches("inject").unwrap_or(&matches);
+            return inject::run(&arguments, matches, &mut command);
+        }
+        Command::Read(command) => command,
+    };
     let mut out = io::stdout().lock();
-    match run(arguments, &mut out).and_then(|()| out.flush().map_err(Into::into)) {
+    match run(read, &mut out).and_then(|()| out.flush().map_err(Into::into)) {
         Ok(()) => ExitCode::SUCCESS,
         // the reader has read enough
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -63,15 +67,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<()> {
-    match arguments.command {
-        Command::Ls(list) if list.watch => watch::watch(&list, out),
-        Command::Ls(list) => list::list(&list, out),
-        Command::Explain { device, node } => explain::explain(&device, &node, out),
-        Command::Config { command: arguments::ConfigCommand::Check { file } } => check::check(&file, out),
-        Command::Completion { shell } => complete(shell, out),
-        // it has a program's name and output of its own
-        Command::Inject(_) => Ok(()),
+fn run(command: ReadCommand, out: &mut impl Write) -> anyhow::Result<()> {
+    match command {
+        ReadCommand::Ls(list) if list.watch => watch::watch(&list, out),
+        ReadCommand::Ls(list) => list::list(&list, out),
+        ReadCommand::Explain { device, node } => explain::explain(&device, &node, out),
+        ReadCommand::Config { command: arguments::ConfigCommand::Check { file } } => check::check(&file, out),
+        ReadCommand::Completion { shell } => complete(shell, out),
     }
 }
 
