@@ -63,6 +63,8 @@ pub(crate) enum Verb {
     Check,
     /// Lists what was added to the Pod
     List,
+    /// Asks the plugins of a network whether they are ready (CNI 1.1.0)
+    Status,
     /// Removes what Pods that have ended left on the node
     Gc,
 }
@@ -139,7 +141,7 @@ pub(crate) struct DeviceArguments {
 /// Flags that are for some commands only, with those commands.
 const OF_SOME: [(&str, &[Verb]); 15] = [
     ("pod", &[Verb::Netns, Verb::Add, Verb::Del, Verb::Check, Verb::List]),
-    ("spec", &[Verb::Add, Verb::Del, Verb::Check, Verb::Gc]),
+    ("spec", &[Verb::Add, Verb::Del, Verb::Check, Verb::Status, Verb::Gc]),
     ("interface", &[Verb::Add, Verb::Del, Verb::Check]),
     ("containerid", &[Verb::Add, Verb::Del, Verb::Check]),
     ("portmap", &[Verb::Add]),
@@ -164,7 +166,7 @@ impl InjectArguments {
         let Some(verb) = self.command else { return Ok(()) };
         let is_given = |flag: &str| matches.value_source(flag) == Some(ValueSource::CommandLine);
         let shown = |flag: &str| format!("-{}", flag.replace('_', "-"));
-        if verb != Verb::Gc && self.pod.is_none() {
+        if !matches!(verb, Verb::Gc | Verb::Status) && self.pod.is_none() {
             return Err(format!("{verb} needs -pod"));
         }
         if let Some((flag, _)) = OF_SOME.iter().find(|(flag, verbs)| is_given(flag) && !verbs.contains(&verb)) {
@@ -174,7 +176,7 @@ impl InjectArguments {
         let other = |flags: &[&'static str]| flags.iter().find(|flag| is_given(flag)).copied();
         match (verb, is_device, is_network) {
             (Verb::Add, false, false) => Err("add needs -spec or -device".into()),
-            (Verb::Check, _, false) => Err("check needs -spec".into()),
+            (Verb::Check | Verb::Status, _, false) => Err(format!("{verb} needs -spec")),
             (Verb::Add | Verb::Del, true, _) => other(&OF_PLUGINS)
                 .map_or(Ok(()), |flag| Err(format!("{} is for CNI plugins, not for -device", shown(flag)))),
             (Verb::Add, _, true) => other(&OF_DEVICES)
@@ -257,6 +259,8 @@ mod tests {
             ("netns", "netns needs -pod"),
             ("add -pod p", "add needs -spec or -device"),
             ("check -pod p", "check needs -spec"),
+            ("status", "status needs -spec"),
+            ("status -pod p -spec s", "status has no flag -pod"),
             ("netns -pod p -spec s", "netns has no flag -spec"),
             ("del -pod p -cni-args A=b", "del has no flag -cni-args"),
             ("gc -pod p", "gc has no flag -pod"),

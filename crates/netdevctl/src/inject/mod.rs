@@ -125,6 +125,7 @@ fn execute(verb: Verb, arguments: &InjectArguments, log: Logger) -> Result<()> {
             let networks = network::list(arguments, name, pod.as_ref(), log)?;
             print_json(&network::Listed { devices, networks })
         }
+        Verb::Status => network::status(arguments, log),
         Verb::Gc => {
             let devices = device::gc(&place(arguments))?;
             let (networks, are_clean) = network::collect(arguments, log)?;

@@ -50,6 +50,12 @@ pub(super) fn check(arguments: &InjectArguments, pod: &RunningPod, log: Logger) 
     Ok(())
 }
 
+/// Asks the plugins whether they are ready.
+pub(super) fn status(arguments: &InjectArguments, log: Logger) -> Result<()> {
+    let list = load(arguments)?.context("status needs -spec")?;
+    Ok(networks(arguments, log)?.runtime.status(&list)?)
+}
+
 /// Deletes an interface, also of a Pod that has ended.
 pub(super) fn delete(
     arguments: &InjectArguments,
