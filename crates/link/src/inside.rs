@@ -7,7 +7,7 @@ use std::{
 
 use rustix::{
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
-    thread::{LinkNameSpaceType, move_into_link_name_space},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 use store::Namespace;
 
@@ -32,6 +32,22 @@ pub fn run_inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Sen
     std::thread::scope(|scope| {
         let inside = || {
             enter(namespace)?;
+            Ok(work())
+        };
+        let thread = std::thread::Builder::new().spawn_scoped(scope, inside)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Runs `work` in a network namespace that is made for it, on a thread that ends afterwards, and the namespace with it.
+///
+/// # Errors
+///
+/// Without `CAP_SYS_ADMIN`.
+pub(crate) fn run_in_new_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let inside = || {
+            unshare_network()?;
             Ok(work())
         };
         let thread = std::thread::Builder::new().spawn_scoped(scope, inside)?;
@@ -78,6 +94,13 @@ pub(crate) fn briefly_inside<T>(
         std::process::abort();
     }
     made
+}
+
+/// Moves the calling thread into a new network namespace.
+#[allow(unsafe_code)] // rustix calls it unsafe for what it can do to descriptors
+fn unshare_network() -> io::Result<()> {
+    // SAFETY: descriptors stay shared; no memory depends on the thread's network namespace.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?)
 }
 
 /// Moves the calling thread inside.

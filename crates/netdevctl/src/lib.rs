@@ -4,6 +4,7 @@
 
 mod arguments;
 mod check;
+mod check_node;
 mod explain;
 #[cfg(test)]
 mod fixture;
@@ -72,6 +73,7 @@ fn run(command: ReadCommand, out: &mut impl Write) -> anyhow::Result<()> {
         ReadCommand::Ls(list) if list.watch => watch::watch(&list, out),
         ReadCommand::Ls(list) => list::list(&list, out),
         ReadCommand::Explain { device, node } => explain::explain(&device, &node, out),
+        ReadCommand::CheckNode(arguments) => check_node::check_node(&arguments, out),
         ReadCommand::Config { command: arguments::ConfigCommand::Check { file } } => check::check(&file, out),
         ReadCommand::Completion { shell } => complete(shell, out),
     }

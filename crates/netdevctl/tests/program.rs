@@ -203,3 +203,83 @@ fn what_concerns_the_whole_node_is_explained_too() {
         assert_eq!(explain(), absent);
     });
 }
+
+/// The program, with every path of a node below a directory.
+fn check_node(node: &std::path::Path, ways: &str) -> Output {
+    let below = |path: &str| node.join(path).to_str().unwrap().to_owned();
+    let runtime = below("runtime.sock");
+    let mut command = netdevctl(&["check-node", "-o", "json", "-for", ways, "-runtime-endpoint", &runtime]);
+    command.args(["-kubelet-dir", &below("kubelet"), "-nri-socket", &below("nri.sock"), "-cdi-dir", &below("cdi")]);
+    command.args(["-cni-path", &below("bin"), "-cni-conf-dir", &below("net.d")]);
+    command.args(["-hook-path", &below("hook"), "-state-dir", &below("records")]);
+    command.output().unwrap()
+}
+
+fn verdict(output: &Output, way: &str, check: &str) -> String {
+    let sections: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let section =
+        sections.iter().find(|section| section["way"] == *way || way.is_empty() && section.get("way").is_none());
+    let rows = section.unwrap()["checks"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["check"] == *check).unwrap_or_else(|| panic!("{check}: {rows:?}"));
+    row["ready"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_machine_without_anything_is_checked_to_the_end() {
+    let node = tempfile::tempdir().unwrap();
+    let ways = "extended-resource,annotation,command,networks-annotation,claims";
+    let checked = check_node(node.path(), ways);
+    assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+    let expected =
+        "netdevctl: this node is not ready for: extended resource, annotation, command, networks annotation, claims\n";
+    assert_eq!(text(&checked.stderr), expected);
+    for (way, check, expected) in [
+        ("", "container runtime", "no"),
+        ("extended-resource", "kubelet's device plugins", "no"),
+        ("extended-resource", "hook", "no"),
+        ("annotation", "NRI", "no"),
+        ("command", "CNI plugins", "no"),
+    ] {
+        assert_eq!(verdict(&checked, way, check), expected, "{check}");
+    }
+}
+
+#[test]
+fn a_node_is_checked_for_the_ways_that_are_asked_for() {
+    use std::{fs, os::unix::fs::PermissionsExt, os::unix::net::UnixListener};
+    let directory = tempfile::tempdir().unwrap();
+    let node = directory.path();
+    for name in ["kubelet/device-plugins", "kubelet/pod-resources", "bin", "net.d"] {
+        fs::create_dir_all(node.join(name)).unwrap();
+    }
+    let _device_plugins = UnixListener::bind(node.join("kubelet/device-plugins/kubelet.sock")).unwrap();
+    let pod_resources = UnixListener::bind(node.join("kubelet/pod-resources/kubelet.sock")).unwrap();
+    for program in ["hook", "bin/ptp"] {
+        fs::write(node.join(program), "").unwrap();
+        fs::set_permissions(node.join(program), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::write(node.join("net.d/10-rig.conflist"), "").unwrap();
+    let _agent = store::Records::new(node.join("records")).lock_agent().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let guard = runtime.enter();
+    let stand_in = cri::stand_in::RuntimeStandIn::start(&node.join("runtime.sock")).unwrap();
+    drop(guard);
+
+    stand_in.set_info("config", &format!(r#"{{"enableCDI":true,"cdiSpecDirs":["{}"]}}"#, node.join("cdi").display()));
+    let checked = check_node(node, "extended-resource,command");
+    assert_eq!((checked.status.code(), text(&checked.stderr)), (Some(0), ""), "{}", text(&checked.stdout));
+
+    stand_in.set_info("config", r#"{"enableCDI":false,"cdiSpecDirs":["/etc/cdi"]}"#);
+    drop(pod_resources);
+    let checked = check_node(node, "extended-resource,command");
+    assert_eq!(text(&checked.stderr), "netdevctl: this node is not ready for: extended resource\n");
+    for check in ["CDI", "CDI directory", "kubelet's PodResources"] {
+        assert_eq!(verdict(&checked, "extended-resource", check), "no", "{check}");
+    }
+
+    // a runtime that does not answer
+    stand_in.break_call(cri::stand_in::Call::Version, cri::stand_in::Fault::Silence);
+    let checked = check_node(node, "command");
+    assert_eq!((checked.status.code(), verdict(&checked, "", "container runtime").as_str()), (Some(1), "no"));
+    assert!(text(&checked.stdout).contains("timed out after 3s"), "{}", text(&checked.stdout));
+}
