@@ -10,13 +10,14 @@ use super::{
     rows::{Row, Section, Verdict, sections},
     text, *,
 };
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, ReadCommand};
 
 const EVERY_WAY: [WayIn; 5] =
     [WayIn::ExtendedResource, WayIn::Annotation, WayIn::Command, WayIn::NetworksAnnotation, WayIn::Claims];
 
 fn arguments() -> CheckNodeArguments {
-    let Command::CheckNode(arguments) = Arguments::parse_from(["netdevctl", "check-node"]).command else {
+    let Command::Read(ReadCommand::CheckNode(arguments)) = Arguments::parse_from(["netdevctl", "check-node"]).command
+    else {
         unreachable!()
     };
     CheckNodeArguments { cni_path: vec![cni::DEFAULT_PLUGIN_DIR.into()], ..arguments }
