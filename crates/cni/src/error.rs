@@ -3,8 +3,8 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::{
-    cache::CacheError, call::Verb, capability::CapabilityError, name::NetworkName, result::ResultError,
-    version::Version,
+    cache::CacheError, call::Verb, capability::CapabilityError, configuration::Plugin, name::NetworkName,
+    result::ResultError, version::Version,
 };
 
 /// A call of a plugin that failed.
@@ -122,6 +122,12 @@ impl fmt::Display for PluginFailure {
 }
 
 impl std::error::Error for PluginFailure {}
+
+impl PluginFailure {
+    pub(crate) fn new(plugin: &Plugin, verb: Verb, reason: Reason) -> Self {
+        Self { plugin: plugin.kind().to_owned(), verb, reason, stderr: String::new() }
+    }
+}
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]

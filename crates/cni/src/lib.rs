@@ -14,6 +14,7 @@
 
 pub mod cache;
 mod call;
+mod caller;
 mod capability;
 mod configuration;
 mod error;

@@ -1,24 +1,20 @@
 //! The operations: ADD, CHECK, DEL, STATUS and GC, each as calls of plugins and entries of the cache.
 
-use std::{
-    fmt,
-    os::unix::process::ExitStatusExt,
-    path::{Path, PathBuf},
-    thread,
-};
+use std::{fmt, path::PathBuf};
 
 use netdevice::InterfaceName;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     cache::{Cache, CacheEntry, Marker, Phase},
     call::{self, Verb},
+    caller::{Program, Ready},
     capability::{self, CapabilityArguments},
-    configuration::{NetworkList, Plugin},
+    configuration::NetworkList,
     error::{AddError, Error, PluginFailure, Reason},
     name::{ContainerId, NetworkName},
     node_device::{self, NodeDevice},
-    process::{self, Finished, Limits, RunError},
+    process::Limits,
     result::Addition,
     version::Version,
 };
@@ -84,31 +80,11 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// A list that can be run: its plugins are there, and all speak one version.
-struct Ready<'a> {
-    list: &'a NetworkList,
-    version: Version,
-    programs: Vec<(&'a Plugin, PathBuf)>,
-}
-
 impl Runtime {
     /// Runs plugins from these directories.
     pub fn new(plugin_dirs: Vec<PathBuf>, cache: Cache, limits: Limits) -> Self {
         let notes: Notes = Box::new(|_, _, _| {});
         Self { plugin_dirs, cache, limits, environment: Environment::Inherited, notes }
-    }
-
-    /// The file of a plugin.
-    ///
-    /// # Errors
-    ///
-    /// When it is in none of the directories.
-    pub fn program(&self, plugin: &Plugin, verb: Verb) -> Result<PathBuf, PluginFailure> {
-        let mut paths = self.plugin_dirs.iter().map(|directory| directory.join(&plugin.kind));
-        paths.find(|path| path.is_file()).ok_or_else(|| {
-            let reason = Reason::NotFound(self.plugin_dirs.clone());
-            PluginFailure { plugin: plugin.kind.clone(), verb, reason, stderr: String::new() }
-        })
     }
 
     /// The devices of the node that a network's plugins would take away from it, for the caller to check before an ADD.
@@ -145,8 +121,8 @@ impl Runtime {
         let mut entry = CacheEntry::new(list, target, ready.version, marker);
         self.cache.write(&entry)?;
         let mut result = None;
-        for (index, (plugin, program)) in ready.programs.iter().enumerate() {
-            match self.add_one(&ready, plugin, program, target, result.as_ref()) {
+        for (index, program) in ready.programs.iter().enumerate() {
+            match self.add_one(&ready, program, target, result.as_ref()) {
                 Ok(addition) => result = Some(addition),
                 Err(failure) => {
                     let undo = self.undo(&ready, index + 1, target, result.as_ref()).err();
@@ -167,19 +143,14 @@ impl Runtime {
     fn add_one(
         &self,
         ready: &Ready<'_>,
-        plugin: &Plugin,
-        program: &Path,
+        program: &Program<'_>,
         target: &Target,
         previous: Option<&Addition>,
     ) -> Result<Addition, PluginFailure> {
-        let input = call::input(ready.list, plugin, ready.version, previous, &target.capabilities);
-        let output = self.call(plugin, program, Verb::Add, Some(target), &input)?;
-        Addition::from_json(&output, ready.version).map_err(|error| PluginFailure {
-            plugin: plugin.kind.clone(),
-            verb: Verb::Add,
-            reason: Reason::Result(error),
-            stderr: String::new(),
-        })
+        let input = call::input(ready.list, program.plugin, ready.version, previous, &target.capabilities);
+        let output = self.call(program, Verb::Add, Some(target), &input)?;
+        Addition::from_json(&output, ready.version)
+            .map_err(|error| PluginFailure::new(program.plugin, Verb::Add, Reason::Result(error)))
     }
 
     /// Deletes what the first plugins of a list have made, and the entry if all of it is deleted.
@@ -199,10 +170,10 @@ impl Runtime {
         // what stopped this program is over: the cleaning gets its time
         let limits = Limits { stop: None, ..self.limits.clone() };
         let mut failures = Vec::new();
-        for (plugin, program) in ready.programs[..count].iter().rev() {
+        for program in ready.programs[..count].iter().rev() {
             let previous = result.filter(|_| ready.version.has_check());
-            let input = call::input(ready.list, plugin, ready.version, previous, &target.capabilities);
-            failures.extend(self.call_within(&limits, plugin, program, Verb::Del, Some(target), &input).err());
+            let input = call::input(ready.list, program.plugin, ready.version, previous, &target.capabilities);
+            failures.extend(self.call_within(&limits, program, Verb::Del, Some(target), &input).err());
         }
         Error::of_all(failures)
     }
@@ -266,9 +237,9 @@ impl Runtime {
         if list.is_check_disabled {
             return Ok(false);
         }
-        for (plugin, program) in &ready.programs {
-            let input = call::input(&list, plugin, ready.version, Some(&result), &target.capabilities);
-            self.call(plugin, program, Verb::Check, Some(&target), &input)?;
+        for program in &ready.programs {
+            let input = call::input(&list, program.plugin, ready.version, Some(&result), &target.capabilities);
+            self.call(program, Verb::Check, Some(&target), &input)?;
         }
         Ok(true)
     }
@@ -280,9 +251,9 @@ impl Runtime {
     /// What the first one says that is not ready; or when the network's version has no STATUS.
     pub fn status(&self, list: &NetworkList) -> Result<(), Error> {
         let ready = self.prepare_gc(list, Verb::Status)?;
-        for (plugin, program) in &ready.programs {
-            let input = call::input(list, plugin, ready.version, None, &CapabilityArguments::new());
-            self.call(plugin, program, Verb::Status, None, &input)?;
+        for program in &ready.programs {
+            let input = call::input(list, program.plugin, ready.version, None, &CapabilityArguments::new());
+            self.call(program, Verb::Status, None, &input)?;
         }
         Ok(())
     }
@@ -301,167 +272,16 @@ impl Runtime {
         let valid: Vec<Value> =
             valid.iter().map(|(container, interface)| json!({"containerID": container, "ifname": interface})).collect();
         let mut failures = Vec::new();
-        for (plugin, program) in &ready.programs {
-            let mut input = call::input(list, plugin, ready.version, None, &CapabilityArguments::new());
+        for program in &ready.programs {
+            let mut input = call::input(list, program.plugin, ready.version, None, &CapabilityArguments::new());
             // libcni also writes the key of a draft of the specification, which old plugins read
             for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
                 input.insert(key.into(), valid.clone().into());
             }
-            failures.extend(self.call(plugin, program, Verb::Gc, None, &input).err());
+            failures.extend(self.call(program, Verb::Gc, None, &input).err());
         }
         Error::of_all(failures)?;
         Ok(true)
-    }
-
-    fn prepare_gc<'a>(&self, list: &'a NetworkList, verb: Verb) -> Result<Ready<'a>, Error> {
-        let newest = list.versions()[0];
-        if !newest.has_gc() {
-            return Err(Error::NoVerb { network: list.name().clone(), version: newest, verb });
-        }
-        let programs = self.programs(list, verb)?;
-        // plugins of an older version take STATUS and GC for a command without an interface
-        self.negotiate(&programs, &[newest], verb)?;
-        Ok(Ready { list, version: newest, programs })
-    }
-
-    fn programs<'a>(&self, list: &'a NetworkList, verb: Verb) -> Result<Vec<(&'a Plugin, PathBuf)>, PluginFailure> {
-        list.plugins().iter().map(|plugin| Ok((plugin, self.program(plugin, verb)?))).collect()
-    }
-
-    /// Finds the plugins and the version in which they are called: that of the ADD, or the newest that all of them speak. One
-    /// plugin with one version is not asked: it says itself what it does not speak, before it does anything.
-    fn prepare<'a>(&self, list: &'a NetworkList, verb: Verb, made_in: Option<Version>) -> Result<Ready<'a>, Error> {
-        let programs = self.programs(list, verb)?;
-        let version = match (made_in.filter(|version| list.versions().contains(version)), list.versions()) {
-            (Some(version), _) => version,
-            (None, [only]) if programs.len() == 1 => *only,
-            (None, wanted) => self.negotiate(&programs, wanted, verb)?,
-        };
-        Ok(Ready { list, version, programs })
-    }
-
-    /// The newest of the versions that all plugins speak. They are asked all at a time.
-    fn negotiate(
-        &self,
-        programs: &[(&Plugin, PathBuf)],
-        wanted: &[Version],
-        verb: Verb,
-    ) -> Result<Version, PluginFailure> {
-        let answers: Vec<Result<Vec<String>, PluginFailure>> = thread::scope(|scope| {
-            let ask = |(plugin, program)| scope.spawn(move || self.versions(plugin, program));
-            let asked: Vec<_> =
-                programs.iter().map(|(plugin, program)| (*plugin, program.as_path())).map(ask).collect();
-            let panicked = || Reason::Start(std::io::Error::other("the thread that started it panicked"));
-            let failure = |_| PluginFailure {
-                plugin: String::new(),
-                verb: Verb::Version,
-                reason: panicked(),
-                stderr: String::new(),
-            };
-            asked.into_iter().map(|thread| thread.join().map_err(failure).flatten()).collect()
-        });
-        let mut common = wanted.to_vec();
-        for ((plugin, _), supported) in programs.iter().zip(answers) {
-            let supported = supported?;
-            common.retain(|version| supported.iter().any(|it| it == version.as_str()));
-            if common.is_empty() {
-                let reason = Reason::Version { wanted: wanted.to_vec(), supported };
-                return Err(PluginFailure { plugin: plugin.kind.clone(), verb, reason, stderr: String::new() });
-            }
-        }
-        Ok(common[0])
-    }
-
-    /// The versions that a plugin supports.
-    ///
-    /// # Errors
-    ///
-    /// When it does not answer VERSION.
-    pub fn versions(&self, plugin: &Plugin, program: &Path) -> Result<Vec<String>, PluginFailure> {
-        let input = Map::from_iter([("cniVersion".to_owned(), Value::from(Version::NEWEST.as_str()))]);
-        let failure =
-            |reason| PluginFailure { plugin: plugin.kind.clone(), verb: Verb::Version, reason, stderr: String::new() };
-        let output = match self.call(plugin, program, Verb::Version, None, &input) {
-            // the first version of the specification had no such command
-            Err(PluginFailure { reason: Reason::Refused { msg, .. }, .. }) if msg.contains("unknown CNI_COMMAND") => {
-                return Ok(vec![Version::V0_1_0.to_string()]);
-            }
-            output => output?,
-        };
-        let answer: Value = serde_json::from_slice(&output)
-            .map_err(|error| failure(Reason::Result(crate::ResultError::Json(error.to_string()))))?;
-        let versions = answer.get("supportedVersions").and_then(Value::as_array);
-        let versions: Option<Vec<String>> =
-            versions.and_then(|all| all.iter().map(|version| version.as_str().map(Into::into)).collect());
-        let missing = || Reason::Result(crate::ResultError::Json("no supportedVersions".into()));
-        versions.ok_or_else(|| failure(missing()))
-    }
-
-    fn call(
-        &self,
-        plugin: &Plugin,
-        program: &Path,
-        verb: Verb,
-        target: Option<&Target>,
-        input: &Map<String, Value>,
-    ) -> Result<Vec<u8>, PluginFailure> {
-        self.call_within(&self.limits, plugin, program, verb, target, input)
-    }
-
-    fn call_within(
-        &self,
-        limits: &Limits,
-        plugin: &Plugin,
-        program: &Path,
-        verb: Verb,
-        target: Option<&Target>,
-        input: &Map<String, Value>,
-    ) -> Result<Vec<u8>, PluginFailure> {
-        let path: Vec<String> = self.plugin_dirs.iter().map(|directory| directory.display().to_string()).collect();
-        let mut variables = call::environment(verb, target, &path.join(":"));
-        if verb == Verb::Version {
-            // plugins of the first versions check them even so
-            variables.insert("CNI_NETNS", "dummy".into());
-            variables.insert("CNI_IFNAME", "dummy".into());
-        }
-        let input = Value::Object(input.clone()).to_string();
-        let run = process::run(program, &variables, self.environment, input.as_bytes(), limits);
-        let failure = |reason, stderr| PluginFailure { plugin: plugin.kind.clone(), verb, reason, stderr };
-        let Finished { status, output, errors } = run.map_err(|error| match error {
-            RunError::Start(error) | RunError::Io(error) => failure(Reason::Start(error), String::new()),
-            RunError::TimedOut(time, errors) => failure(Reason::TimedOut(time), errors),
-            RunError::Stopped => failure(Reason::Stopped, String::new()),
-            RunError::TooLong => failure(Reason::TooLong, String::new()),
-        })?;
-        let refusal = refusal(&output);
-        match (status.code(), refusal) {
-            (Some(0), None) => {
-                if !errors.is_empty() {
-                    (self.notes)(&plugin.kind, verb, &errors);
-                }
-                Ok(output)
-            }
-            // an error, whatever the status says
-            (Some(_), Some(refused)) => Err(failure(refused, errors)),
-            (Some(status), None) => {
-                let text = String::from_utf8_lossy(&output);
-                Err(failure(Reason::Exited(status, text.trim().chars().take(500).collect()), errors))
-            }
-            (None, _) => Err(failure(Reason::Signalled(status.signal().unwrap_or_default()), errors)),
-        }
-    }
-}
-
-/// The error object in an output, if it is one.
-fn refusal(output: &[u8]) -> Option<Reason> {
-    let object: Map<String, Value> = serde_json::from_slice(output).ok()?;
-    let code = object.get("code").and_then(Value::as_u64);
-    let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (msg, details) = (text("msg"), text("details"));
-    match code {
-        None if msg.is_empty() => None,
-        Some(0) if msg.is_empty() && details.is_empty() => None,
-        code => Some(Reason::Refused { code: code.unwrap_or_default(), msg, details }),
     }
 }
 

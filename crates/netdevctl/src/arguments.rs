@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     #[command(flatten)]
-    Read(ReadCommand),
+    Read(Box<ReadCommand>),
     /// Adds, removes and checks interfaces of Pods that run, as if-inject does
     Inject(Box<crate::inject::arguments::InjectArguments>),
 }
@@ -203,7 +203,8 @@ mod tests {
             "ls -output json --interfaces ^dummy -state-dir=/x -watch",
         ];
         for arguments in same {
-            let Command::Read(ReadCommand::Ls(list)) = parse(arguments).unwrap().command else { panic!("{arguments}") };
+            let Command::Read(command) = parse(arguments).unwrap().command else { panic!("{arguments}") };
+            let ReadCommand::Ls(list) = *command else { panic!("{arguments}") };
             assert_eq!((list.output, list.watch, list.all), (Format::Json, true, false), "{arguments}");
             assert_eq!(list.node.interfaces.unwrap().as_str(), "^dummy");
             assert_eq!(list.node.state_dir, PathBuf::from("/x"));
