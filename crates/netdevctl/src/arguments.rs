@@ -16,9 +16,10 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub(crate) enum Command {
     #[command(flatten)]
-    Read(Box<ReadCommand>),
+    Read(ReadCommand),
     /// Adds, removes and checks interfaces of Pods that run, as if-inject does
     Inject(Box<crate::inject::arguments::InjectArguments>),
 }
@@ -203,8 +204,7 @@ mod tests {
             "ls -output json --interfaces ^dummy -state-dir=/x -watch",
         ];
         for arguments in same {
-            let Command::Read(command) = parse(arguments).unwrap().command else { panic!("{arguments}") };
-            let ReadCommand::Ls(list) = *command else { panic!("{arguments}") };
+            let Command::Read(ReadCommand::Ls(list)) = parse(arguments).unwrap().command else { panic!("{arguments}") };
             assert_eq!((list.output, list.watch, list.all), (Format::Json, true, false), "{arguments}");
             assert_eq!(list.node.interfaces.unwrap().as_str(), "^dummy");
             assert_eq!(list.node.state_dir, PathBuf::from("/x"));

@@ -57,7 +57,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Read(command) => command,
     };
     let mut out = io::stdout().lock();
-    match run(*read, &mut out).and_then(|()| out.flush().map_err(Into::into)) {
+    match run(read, &mut out).and_then(|()| out.flush().map_err(Into::into)) {
         Ok(()) => ExitCode::SUCCESS,
         // the reader has read enough
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
