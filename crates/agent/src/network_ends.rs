@@ -47,6 +47,7 @@ pub(crate) async fn run(
     let Config { plugin_dirs, cache, records, metrics } = config;
     let mut runtime = Runtime::new(plugin_dirs, Cache::new(cache), Limits::default());
     runtime.environment = Environment::Clean;
+    runtime.is_gone = Box::new(networks::is_without_link);
     let boot = Boot::current().context("cannot read which boot this is")?;
     let (by, sysfs) = ("netdevice-agent", PathBuf::from(inventory::SYSFS));
     let collector =

@@ -99,6 +99,8 @@ pub enum Phase {
     Adding,
     /// It is complete.
     Added,
+    /// Its plugins are called to delete it, or were killed then, or failed.
+    Deleting,
 }
 
 /// Why the cache cannot be used.
@@ -175,6 +177,11 @@ impl CacheEntry {
 
     pub(crate) fn set_result(&mut self, addition: &Addition, version: Version) {
         self.result = serde_json::to_value(addition.in_version(version)).ok();
+    }
+
+    /// Whether its ADD or its DEL has not ended.
+    pub fn is_unfinished(&self) -> bool {
+        self.marker.as_ref().is_some_and(|marker| marker.phase != Phase::Added)
     }
 
     pub(crate) fn set_phase(&mut self, phase: Phase) {

@@ -32,13 +32,15 @@ pub(crate) struct Ready<'a> {
 
 impl Runtime {
     fn programs<'a>(&self, list: &'a NetworkList, verb: Verb) -> Result<Vec<Program<'a>>, PluginFailure> {
-        let program = |plugin: &'a Plugin| {
-            let mut paths = self.plugin_dirs.iter().map(|directory| directory.join(plugin.kind()));
-            let path = paths.find(|path| path.is_file());
-            let missing = || PluginFailure::new(plugin, verb, Reason::NotFound(self.plugin_dirs.clone()));
-            Ok(Program { plugin, path: path.ok_or_else(missing)? })
-        };
-        list.plugins().iter().map(program).collect()
+        list.plugins().iter().map(|plugin| self.program(plugin, verb)).collect()
+    }
+
+    /// The file of a plugin.
+    pub(crate) fn program<'a>(&self, plugin: &'a Plugin, verb: Verb) -> Result<Program<'a>, PluginFailure> {
+        let mut paths = self.plugin_dirs.iter().map(|directory| directory.join(plugin.kind()));
+        let path = paths.find(|path| path.is_file());
+        let missing = || PluginFailure::new(plugin, verb, Reason::NotFound(self.plugin_dirs.clone()));
+        Ok(Program { plugin, path: path.ok_or_else(missing)? })
     }
 
     /// Finds the plugins and the version in which they are called: that of the ADD, or the newest that all of them speak. One

@@ -36,7 +36,7 @@ pub use name::{ContainerId, NameError, NetworkName};
 pub use node_device::{NodeDevice, Selector};
 pub use process::Limits;
 pub use result::{Addition, Interface, Ip, ResultError};
-pub use runtime::{Environment, Notes, Runtime, Target, attachments_of};
+pub use runtime::{Environment, IsGone, Notes, Runtime, Target, attachments_of};
 pub use version::{Version, VersionError};
 
 /// Where libcni looks for plugins if `CNI_PATH` does not say.

@@ -71,7 +71,7 @@ fn visit(
 ) {
     let named = object.iter().find(|(key, _)| is_key(key, "type")).and_then(|(_, value)| value.as_str());
     let plugin = named.unwrap_or(plugin);
-    let is_host_device = plugin == HOST_DEVICE || file_of(plugin).is_some_and(|file| file == HOST_DEVICE);
+    let is_host_device = is_host_device(plugin, file_of);
     for (key, value) in object {
         match () {
             () if is_key(key, "device") && is_host_device => push(plugin, Selector::Name, value, found),
@@ -81,6 +81,11 @@ fn visit(
             () => visit_value(plugin, value, file_of, found),
         }
     }
+}
+
+/// Whether a plugin is `host-device`, also under another name.
+pub(crate) fn is_host_device(plugin: &str, file_of: &impl Fn(&str) -> Option<String>) -> bool {
+    plugin == HOST_DEVICE || file_of(plugin).is_some_and(|file| file == HOST_DEVICE)
 }
 
 fn visit_value(plugin: &str, value: &Value, file_of: &impl Fn(&str) -> Option<String>, found: &mut Vec<NodeDevice>) {

@@ -217,7 +217,10 @@ impl Serialize for InVersion<'_> {
                 map.serialize_entry("routes", &routes(&addition.routes, *version))?;
             }
         }
-        map.serialize_entry("dns", &addition.dns)?;
+        // as libcni writes it
+        if *version < Version::V1_0_0 || !addition.dns.is_empty() {
+            map.serialize_entry("dns", &addition.dns)?;
+        }
         for (key, value) in &addition.other {
             map.serialize_entry(key, value)?;
         }
@@ -297,14 +300,15 @@ mod tests {
 
     #[test]
     fn keys_that_nobody_knows_are_kept() {
-        let text = r#"{"cniVersion":"1.0.0","interfaces":[{"name":"a","queue":3}],"ips":[{"address":"10.0.0.2/24","z":1}],"dns":{},"x":{"y":1}}"#;
+        let text = r#"{"cniVersion":"1.0.0","interfaces":[{"name":"a","queue":3}],"ips":[{"address":"10.0.0.2/24","z":1}],"x":{"y":1}}"#;
         assert_eq!(written(&read(text).unwrap(), Version::V1_0_0), text);
     }
 
     #[test]
     fn an_empty_result_and_nulls_are_results() {
         for text in ["{}", r#"{"cniVersion":"","interfaces":null,"ips":null,"routes":null,"dns":null}"#] {
-            assert_eq!(written(&read(text).unwrap(), Version::V1_0_0), r#"{"cniVersion":"1.0.0","dns":{}}"#);
+            assert_eq!(written(&read(text).unwrap(), Version::V1_0_0), r#"{"cniVersion":"1.0.0"}"#);
+            assert_eq!(written(&read(text).unwrap(), Version::V0_4_0), r#"{"cniVersion":"0.4.0","dns":{}}"#);
         }
     }
 

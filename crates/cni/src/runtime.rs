@@ -3,14 +3,14 @@
 use std::{fmt, path::PathBuf};
 
 use netdevice::InterfaceName;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     cache::{Cache, CacheEntry, Marker, Phase},
     call::{self, Verb},
     caller::{Program, Ready},
     capability::{self, CapabilityArguments},
-    configuration::NetworkList,
+    configuration::{NetworkList, Plugin},
     error::{AddError, Error, PluginFailure, Reason},
     name::{ContainerId, NetworkName},
     node_device::{self, NodeDevice},
@@ -46,6 +46,9 @@ impl Target {
 /// Gets what a plugin wrote to standard error although it succeeded.
 pub type Notes = Box<dyn Fn(&str, Verb, &str) + Send + Sync>;
 
+/// Whether a container that runs has no interface of the target's name.
+pub type IsGone = Box<dyn Fn(&Target) -> bool + Send + Sync>;
+
 /// What plugins get of this process' environment, beside the variables of the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
@@ -67,6 +70,8 @@ pub struct Runtime {
     pub environment: Environment,
     /// Gets the standard error of plugins that succeed.
     pub notes: Notes,
+    /// Asked when `host-device` fails to delete an interface. Without an answer the failure counts.
+    pub is_gone: IsGone,
 }
 
 impl fmt::Debug for Runtime {
@@ -83,18 +88,20 @@ impl fmt::Debug for Runtime {
 impl Runtime {
     /// Runs plugins from these directories.
     pub fn new(plugin_dirs: Vec<PathBuf>, cache: Cache, limits: Limits) -> Self {
-        let notes: Notes = Box::new(|_, _, _| {});
-        Self { plugin_dirs, cache, limits, environment: Environment::Inherited, notes }
+        let (notes, is_gone): (Notes, IsGone) = (Box::new(|_, _, _| {}), Box::new(|_| false));
+        Self { plugin_dirs, cache, limits, environment: Environment::Inherited, notes, is_gone }
     }
 
     /// The devices of the node that a network's plugins would take away from it, for the caller to check before an ADD.
     pub fn node_devices(&self, list: &NetworkList, capabilities: &CapabilityArguments) -> Vec<NodeDevice> {
-        let file_of = |plugin: &str| {
-            let is_file_name = !plugin.contains('/');
-            let mut paths = self.plugin_dirs.iter().filter(|_| is_file_name).map(|directory| directory.join(plugin));
-            node_device::file_name_of(&paths.find(|path| path.is_file())?)
-        };
-        node_device::find(list, capabilities, file_of)
+        node_device::find(list, capabilities, |plugin| self.file_of(plugin))
+    }
+
+    /// The name of the file that a plugin is, past links.
+    fn file_of(&self, plugin: &str) -> Option<String> {
+        let is_file_name = !plugin.contains('/');
+        let mut paths = self.plugin_dirs.iter().filter(|_| is_file_name).map(|directory| directory.join(plugin));
+        node_device::file_name_of(&paths.find(|path| path.is_file())?)
     }
 
     /// Adds an interface to a container that has none of that name, and keeps the result. `marker` is kept with it.
@@ -173,9 +180,38 @@ impl Runtime {
         for program in ready.programs[..count].iter().rev() {
             let previous = result.filter(|_| ready.version.has_check());
             let input = call::input(ready.list, program.plugin, ready.version, previous, &target.capabilities);
-            failures.extend(self.call_within(&limits, program, Verb::Del, Some(target), &input).err());
+            let called = self.call_within(&limits, program, Verb::Del, Some(target), &input);
+            let are_addresses_left = match &called {
+                Err(_) => !target.namespace.is_empty() && (self.is_gone)(target),
+                Ok(_) => target.namespace.is_empty(),
+            };
+            let deleted = if are_addresses_left && self.is_host_device(program.plugin) {
+                self.delete_addresses(&limits, program.plugin, target, &input)
+            } else {
+                called.map(drop)
+            };
+            failures.extend(deleted.err());
         }
         Error::of_all(failures)
+    }
+
+    fn is_host_device(&self, plugin: &Plugin) -> bool {
+        node_device::is_host_device(&plugin.kind, &|plugin| self.file_of(plugin))
+    }
+
+    /// DEL of the IPAM plugin of a `host-device`. That one does not call it after the namespace is gone, and fails if the
+    /// interface is no longer there, which DEL should not (specification, section 4).
+    fn delete_addresses(
+        &self,
+        limits: &Limits,
+        plugin: &Plugin,
+        target: &Target,
+        input: &Map<String, Value>,
+    ) -> Result<(), PluginFailure> {
+        let kind = plugin.object.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
+        let Some(kind) = kind.filter(|kind| !kind.is_empty() && !kind.contains('/')) else { return Ok(()) };
+        let ipam = Plugin { kind: kind.into(), object: Map::new() };
+        self.call_within(limits, &self.program(&ipam, Verb::Del)?, Verb::Del, Some(target), input).map(drop)
     }
 
     /// Deletes an attachment that is in the cache, by the configuration that it was made with. `namespace` is the path of
@@ -198,6 +234,12 @@ impl Runtime {
         namespace.clone_into(&mut target.namespace);
         let made = entry.addition()?;
         let ready = self.prepare(list, Verb::Del, made.as_ref().map(|(_, version)| *version))?;
+        if entry.marker().is_some_and(|marker| marker.phase == Phase::Added) {
+            // if this program is killed, the next one continues
+            let mut deleting = entry.clone();
+            deleting.set_phase(Phase::Deleting);
+            self.cache.write(&deleting)?;
+        }
         self.undo(&ready, ready.programs.len(), &target, made.as_ref().map(|(addition, _)| addition))
     }
 

@@ -408,3 +408,34 @@ fn a_daemon_passes_nothing_of_its_environment_on() {
         "{env}"
     );
 }
+
+#[test]
+fn addresses_of_host_device_are_freed_without_its_interface_and_after_its_namespace() {
+    let mut rig = Rig::new();
+    rig.good("host-device", ALL);
+    rig.good("addresses", ALL);
+    let text = br#"{"name":"n","cniVersion":"1.0.0","type":"host-device","device":"eth1","ipam":{"type":"addresses"}}"#;
+    let list = NetworkList::from_json(text).unwrap();
+    let ipam = |namespace: &str| format!("addresses DEL s1 {namespace} net1 IgnoreUnknown=1");
+    rig.add(&list).unwrap();
+    rig.calls();
+    // as the plugin does it after the namespace: it succeeds, and frees nothing
+    rig.runtime.delete(&rig.entries()[0], "").unwrap();
+    assert_eq!(rig.calls()[1..], [ipam("")]);
+    assert!(rig.entries().is_empty());
+
+    rig.add(&list).unwrap();
+    let fails = format!(
+        "{}\n[ $CNI_COMMAND != DEL ] || {{ echo '{{\"code\":999,\"msg\":\"no link\"}}'; exit 1; }}",
+        version(ALL)
+    );
+    rig.plugin("host-device", &fails);
+    rig.calls();
+    rig.runtime.delete(&rig.entries()[0], "/run/netns/a").unwrap_err();
+    assert_eq!(rig.calls().len(), 1, "the interface may be there");
+    assert_eq!(rig.entries()[0].marker().map(|marker| marker.phase), Some(Phase::Deleting));
+    rig.runtime.is_gone = Box::new(|target| target.namespace == "/run/netns/a");
+    rig.runtime.delete(&rig.entries()[0], "/run/netns/a").unwrap();
+    assert_eq!(rig.calls()[1..], [ipam("/run/netns/a")]);
+    assert!(rig.entries().is_empty());
+}

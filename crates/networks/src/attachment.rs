@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use cni::{CacheEntry, Phase};
+use cni::{CacheEntry, Target};
 use link::{RouteSocket, run_inside};
 use store::Namespace;
 
@@ -22,22 +22,6 @@ impl Boot {
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-/// One attachment of a Pod to a network, for people to read.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attached {
-    /// The entry.
-    pub entry: CacheEntry,
-    /// Whether its ADD was interrupted, or still runs.
-    pub is_unfinished: bool,
-}
-
-impl From<CacheEntry> for Attached {
-    fn from(entry: CacheEntry) -> Self {
-        let is_unfinished = entry.marker().is_some_and(|marker| marker.phase == Phase::Adding);
-        Self { entry, is_unfinished }
     }
 }
 
@@ -69,6 +53,13 @@ pub(crate) fn open(path: &Path) -> io::Result<Option<Namespace>> {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
         entered => entered.map(|()| Some(namespace)),
     }
+}
+
+/// Whether the network namespace of a target exists and has no link of the target's name: for [`cni::Runtime::is_gone`].
+#[must_use]
+pub fn is_without_link(target: &Target) -> bool {
+    let namespace = open(Path::new(&target.namespace)).ok().flatten();
+    namespace.is_some_and(|namespace| link::has_link(&namespace, &target.interface).is_ok_and(|has| !has))
 }
 
 fn is_gone(error: &io::Error) -> bool {

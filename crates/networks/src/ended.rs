@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use cni::{CacheEntry, ForeignFiles, NetworkList, Phase, attachments_of};
+use cni::{CacheEntry, ForeignFiles, NetworkList, attachments_of};
 use netdevice::Pod;
 use store::LockMode;
 
@@ -40,7 +40,8 @@ pub struct Collected {
 }
 
 impl Networks {
-    /// Deletes the attachments that our programs made for Pods that have ended, and those whose ADD was interrupted. A Pod on
+    /// Deletes the attachments that our programs made for Pods that have ended, and those whose ADD
+    /// or DEL was interrupted. A Pod on
     /// which another program works is left to it. `foreign` is kept from one call to the next.
     ///
     /// # Errors
@@ -74,9 +75,11 @@ impl Networks {
         // another program may have deleted or replaced it meanwhile
         let (list, target) = (entry.list()?, entry.target()?);
         let Some(entry) = self.runtime.cache.read(list.name(), &target)? else { return Ok(false) };
-        let Some(marker) = entry.marker() else { return Ok(false) };
+        if entry.marker().is_none() {
+            return Ok(false);
+        }
         let namespace = attachment::namespace_of(&entry, &self.boot).map_err(Error::Namespace)?;
-        if namespace.is_some() && marker.phase == Phase::Added {
+        if namespace.is_some() && !entry.is_unfinished() {
             return Ok(false);
         }
         self.runtime.delete(&entry, namespace.map_or("", |_| entry.namespace()))?;

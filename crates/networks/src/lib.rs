@@ -13,7 +13,7 @@ mod error;
 mod node_devices;
 mod operations;
 
-pub use attachment::{Attached, Boot};
+pub use attachment::{Boot, is_without_link};
 pub use ended::{Collected, Ended};
 pub use error::Error;
 pub use operations::{AddRequest, Deleted, Networks, Place, ReadNode};

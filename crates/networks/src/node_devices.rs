@@ -7,7 +7,7 @@ use std::{
 };
 
 use cni::{NodeDevice, Selector};
-use netdevice::{DeviceId, Link, Owner, Snapshot, exclusion::Exclusions};
+use netdevice::{DeviceId, InterfaceName, Link, Owner, Snapshot, exclusion::Exclusions};
 use store::{Lock, Records};
 
 use crate::error::Error;
@@ -23,6 +23,7 @@ pub(crate) fn lock(
     let exclusions = Exclusions::find(snapshot);
     let mut locks: Vec<(DeviceId, Lock)> = Vec::new();
     for NodeDevice { plugin, selector } in devices {
+        check_holder(records, plugin, selector, owner)?;
         let links = snapshot.links().values().filter(|link| is_selected(link, selector, sysfs));
         for link in links {
             if let Some(exclusion) = exclusions.of(link, snapshot) {
@@ -41,6 +42,19 @@ pub(crate) fn lock(
         }
     }
     Ok(locks.into_iter().map(|(_, lock)| lock).collect())
+}
+
+/// Checks that no other owner has the device of that name: one that is in a Pod is no interface of the node.
+fn check_holder(records: &Records, plugin: &str, selector: &Selector, owner: &Owner) -> Result<(), Error> {
+    let Selector::Name(name) = selector else { return Ok(()) };
+    let Ok(name) = name.parse::<InterfaceName>() else { return Ok(()) };
+    let device = DeviceId::from(&name);
+    let error = match records.read(&device) {
+        Ok(Some(record)) if record.owner != *owner => store::Error::Held(record.owner.into()),
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    Err(Error::Held { plugin: plugin.into(), device, error: Box::new(error) })
 }
 
 fn is_selected(link: &Arc<Link>, selector: &Selector, sysfs: &Path) -> bool {

@@ -13,7 +13,7 @@ use netdevice::{InterfaceName, Owner, Pod, Snapshot, owner::Request};
 use store::{LockMode, NamedLock, Records, journal};
 
 use crate::{
-    attachment::{self, Attached, Boot},
+    attachment::{self, Boot},
     error::Error,
     node_devices,
 };
@@ -176,7 +176,7 @@ impl Networks {
         check_primary(interface)?;
         let name = interface.to_string();
         let listed = self.list(pod.0, pod.1, place.map(|place| place.sandbox))?;
-        let entries = listed.into_iter().map(|attached| attached.entry).filter(|entry| entry.interface() == name);
+        let entries = listed.into_iter().filter(|entry| entry.interface() == name);
         let mut deleted = Deleted::Nothing;
         for entry in entries {
             let _pod = self.lock_pod(sandbox_of(&entry))?;
@@ -229,10 +229,10 @@ impl Networks {
     /// # Errors
     ///
     /// When the cache cannot be read.
-    pub fn list(&self, namespace: &str, name: &str, sandbox: Option<&str>) -> Result<Vec<Attached>, Error> {
+    pub fn list(&self, namespace: &str, name: &str, sandbox: Option<&str>) -> Result<Vec<CacheEntry>, Error> {
         let (entries, _) = self.runtime.cache.list()?;
         let is_wanted = |entry: &CacheEntry| Some(entry.container()) == sandbox || is_of_pod(entry, namespace, name);
-        Ok(entries.into_iter().filter(is_wanted).map(Into::into).collect())
+        Ok(entries.into_iter().filter(is_wanted).collect())
     }
 
     fn entries_of(&self, container: &ContainerId, interface: Option<&InterfaceName>) -> Result<Vec<CacheEntry>, Error> {
@@ -244,13 +244,13 @@ impl Networks {
         Ok(entries.into_iter().filter(is_wanted).collect())
     }
 
-    /// Deletes what killed programs had begun to add to a Pod. Its lock is held, so that none of them runs. What has nothing
+    /// Deletes what killed programs had begun to add to a Pod, or to delete. Its lock is held, so that none of them runs. What has nothing
     /// to do with the interface that is to be added is left if it cannot be deleted.
     fn undo_interrupted(&self, place: &Place<'_>, list: &NetworkList, interface: &InterfaceName) -> Result<(), Error> {
         let path = namespace_path(place.opened);
         let interface = interface.to_string();
         for entry in self.entries_of(&place.container, None)? {
-            if entry.marker().is_some_and(|marker| marker.phase == Phase::Adding) {
+            if entry.is_unfinished() {
                 let deleted = self.delete_entry(&entry, Some(list), &path);
                 if entry.interface() == interface {
                     deleted?;

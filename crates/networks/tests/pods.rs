@@ -163,7 +163,7 @@ fn an_interface_is_added_checked_and_deleted_any_number_of_times() {
     assert!(check().unwrap());
     assert!(matches!(rig.add(&sleeper, &good(), "net1"), Err(Error::NameTaken(_))));
     let listed = rig.networks.list("default", "web", None).unwrap();
-    assert_eq!(listed.iter().map(|attached| attached.entry.interface()).collect::<Vec<_>>(), ["net1"]);
+    assert_eq!(listed.iter().map(|attached| attached.interface()).collect::<Vec<_>>(), ["net1"]);
     assert_eq!(rig.collect(), 0, "its pod runs");
     assert_eq!(rig.del(&sleeper, None, "net1").unwrap(), Deleted::Attachment);
     assert!(!sleeper.has("net1"));
@@ -220,13 +220,18 @@ fn what_a_pod_leaves_is_collected_when_it_has_ended() {
 }
 
 #[test]
-fn an_add_that_was_killed_is_undone_by_whoever_comes_next() {
-    // what a killed program leaves: an interface, a lease, and an entry of an ADD that did not end
+fn an_add_or_a_del_that_was_killed_is_undone_or_completed_by_whoever_comes_next() {
+    killed_in("adding");
+    killed_in("deleting");
+}
+
+fn killed_in(phase: &str) {
+    // what a killed program leaves: an interface, a lease, and an entry of an operation that did not end
     let leave = |rig: &Rig, sleeper: &Sleeper| {
         rig.add(sleeper, &good(), "net1").unwrap();
         let path = rig.directory.path().join("cache/results/n-s1-net1");
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replace(r#""phase":"added""#, r#""phase":"adding""#)).unwrap();
+        fs::write(&path, text.replace(r#""phase":"added""#, &format!(r#""phase":"{phase}""#))).unwrap();
     };
     let (rig, sleeper) = (Rig::new(), Sleeper::new());
     leave(&rig, &sleeper);

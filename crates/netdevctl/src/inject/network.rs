@@ -6,8 +6,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use cni::{Cache, ContainerId, Environment, ForeignFiles, Limits, LoadError, NetworkList, Runtime};
-use networks::{AddRequest, Attached, Boot, Deleted, Networks, Place};
+use cni::{Cache, CacheEntry, ContainerId, Environment, ForeignFiles, Limits, LoadError, NetworkList, Phase, Runtime};
+use networks::{AddRequest, Boot, Deleted, Networks, Place};
 use serde::Serialize;
 use serde_json::{Value, json};
 use store::Records;
@@ -105,8 +105,8 @@ pub(super) struct ListedNetwork {
     network: String,
     container_id: String,
     netns: String,
-    /// `adding` if its ADD runs or was interrupted.
-    phase: &'static str,
+    /// `adding` or `deleting` if that runs, was interrupted, or failed.
+    phase: Phase,
     /// The program that made it; `other` if it is none of ours.
     by: String,
     /// When: seconds since 1970.
@@ -116,14 +116,14 @@ pub(super) struct ListedNetwork {
     result: Option<Value>,
 }
 
-impl From<Attached> for ListedNetwork {
-    fn from(Attached { entry, is_unfinished }: Attached) -> Self {
+impl From<CacheEntry> for ListedNetwork {
+    fn from(entry: CacheEntry) -> Self {
         Self {
             interface: entry.interface().into(),
             network: entry.network().into(),
             container_id: entry.container().into(),
             netns: entry.namespace().into(),
-            phase: if is_unfinished { "adding" } else { "added" },
+            phase: entry.marker().map_or(Phase::Added, |marker| marker.phase),
             by: entry.marker().map_or_else(|| "other".into(), |marker| marker.by.clone()),
             since: entry.marker().map(|marker| marker.since),
             result: entry.result().cloned(),
@@ -187,6 +187,7 @@ fn networks(arguments: &InjectArguments, log: Logger) -> Result<Networks> {
     let mut runtime = Runtime::new(plugin_dirs, Cache::new(&flags.cni_cache_dir), limits);
     // a container's environment says nothing of the node
     runtime.environment = if is_moved() { Environment::Clean } else { Environment::Inherited };
+    runtime.is_gone = Box::new(networks::is_without_link);
     runtime.notes = Box::new(move |plugin, verb, text| {
         log.info(1, "standard error of the plugin", json!({"plugin": plugin, "command": verb.as_str(), "text": text}));
     });
