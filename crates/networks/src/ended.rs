@@ -40,9 +40,8 @@ pub struct Collected {
 }
 
 impl Networks {
-    /// Deletes the attachments that our programs made for Pods that have ended, and those whose ADD
-    /// or DEL was interrupted. A Pod on
-    /// which another program works is left to it. `foreign` is kept from one call to the next.
+    /// Deletes the attachments that our programs made for Pods that have ended, and those whose ADD or DEL was interrupted. A
+    /// Pod on which another program works is left to it. `foreign` is kept from one call to the next.
     ///
     /// # Errors
     ///

@@ -244,8 +244,8 @@ impl Networks {
         Ok(entries.into_iter().filter(is_wanted).collect())
     }
 
-    /// Deletes what killed programs had begun to add to a Pod, or to delete. Its lock is held, so that none of them runs. What has nothing
-    /// to do with the interface that is to be added is left if it cannot be deleted.
+    /// Deletes what killed programs had begun to add to a Pod, or to delete. Its lock is held, so that none of them runs. What
+    /// has nothing to do with the interface that is to be added is left if it cannot be deleted.
     fn undo_interrupted(&self, place: &Place<'_>, list: &NetworkList, interface: &InterfaceName) -> Result<(), Error> {
         let path = namespace_path(place.opened);
         let interface = interface.to_string();
