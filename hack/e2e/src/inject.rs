@@ -40,8 +40,8 @@ impl Node {
         self.spawn([IF_INJECT].iter().chain(args))
     }
 
-    /// As [`Node::run_with`], for the many short commands of these tests: without the shell script in between.
-    fn enter(&self, argv: &[&str], input: &str) -> Output {
+    /// As [`Node::run_with`], for tests of many short commands: without the shell script in between.
+    pub fn enter(&self, argv: &[&str], input: &str) -> Output {
         static PATH: OnceLock<String> = OnceLock::new();
         // the same for every node of this process
         let path = PATH.get_or_init(|| self.run(["sh", "-c", "echo PATH=$PATH"]).text().to_owned());

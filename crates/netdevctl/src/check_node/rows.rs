@@ -324,12 +324,13 @@ fn injector(facts: &Facts) -> Row {
 
 /// The capabilities of this process: name, number (`include/uapi/linux/capability.h`), and what fails without it; none for
 /// everything.
-const CAPABILITIES: [(&str, u32, Option<&str>); 5] = [
+const CAPABILITIES: [(&str, u32, Option<&str>); 6] = [
     ("NET_ADMIN", 12, None),
     ("SYS_ADMIN", 21, None),
     ("SYS_PTRACE", 19, Some("namespaces of processes with more rights cannot be opened")),
     ("SYS_CHROOT", 18, Some("a namespace cannot be pinned in the mounts of PID 1")),
     ("NET_RAW", 13, Some("addresses are not announced")),
+    ("DAC_OVERRIDE", 1, Some("CNI plugins that need all rights of root fail, such as tuning")),
 ];
 
 fn capabilities(facts: &Facts) -> Vec<Row> {

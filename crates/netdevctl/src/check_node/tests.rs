@@ -190,7 +190,7 @@ fn capabilities_that_are_missing_are_named() {
     let of = |bits| row(&Facts { capabilities: Some(bits), ..ready() }, WayIn::Command, "capabilities");
     let none = of(0);
     assert_eq!((none.ready, none.optional, none.found.as_str()), (Verdict::No, false, "no NET_ADMIN, SYS_ADMIN"));
-    let some = of(1 << 12 | 1 << 21 | 1 << 19 | 1 << 18);
+    let some = of(1 << 12 | 1 << 21 | 1 << 19 | 1 << 18 | 1 << 1);
     assert_eq!(
         (some.ready, some.optional, some.found.as_str()),
         (Verdict::No, true, "no NET_RAW: addresses are not announced")

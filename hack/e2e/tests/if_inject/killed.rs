@@ -30,7 +30,7 @@ const NOTHING: Seen = Seen { interface: false, leases: 0, results: 0, peers: 0 }
 const ALL: Seen = Seen { interface: true, leases: 1, results: 1, peers: 1 };
 
 fn peers(node: &Node) -> usize {
-    node.ip(&["link", "show", "type", "veth"]).as_array().map_or(0, Vec::len)
+    node.enter(&["ip", "-o", "link", "show", "type", "veth"], "").stdout.lines().count()
 }
 
 fn see(node: &Node, pod: &RunningPod<'_>, others: usize) -> Seen {
@@ -46,8 +46,8 @@ fn see(node: &Node, pod: &RunningPod<'_>, others: usize) -> Seen {
 fn killed(node: &Node, pod: &RunningPod<'_>, command: &[&str], milliseconds: u32) -> bool {
     let after = format!("0.{milliseconds:03}");
     let words = ["timeout", "--signal=KILL", &after, e2e::IF_INJECT];
-    let done = node.run([&words, command, &["-pod", pod.name()]].concat());
-    let is_running = || node.run(["pgrep", "-f", "/opt/cni/bin/|/run/rig/slow/"]).success();
+    let done = node.enter(&[&words, command, &["-pod", pod.name()]].concat(), "");
+    let is_running = || node.enter(&["pgrep", "-f", "/opt/cni/bin/|/run/rig/slow/"], "").success();
     wait_for("no plugin runs", is_running, |is_running| !is_running);
     !done.success()
 }
