@@ -61,7 +61,7 @@ pub enum ChoiceError {
     #[error("device {0}: pool {1} is not available to annotations in namespace {2}: choose another device")]
     OtherNamespace(DeviceId, ResourceName, String),
     /// The kubelet allocated it to a Pod that requested the resource.
-    #[error("device {0}: the kubelet allocated it to pod {1}: delete that pod or choose another device")]
+    #[error("device {0}: the kubelet gave it to pod {1}: delete that pod or choose another device")]
     Allocated(DeviceId, String),
     /// It is reserved, and not attached yet.
     #[error("device {0}: it is reserved for {1}: delete that pod or choose another device")]
@@ -333,7 +333,7 @@ mod tests {
             (
                 "a",
                 "[{name: fast-given}]",
-                Err("device fast-given: the kubelet allocated it to pod b/other: delete that pod or \
+                Err("device fast-given: the kubelet gave it to pod b/other: delete that pod or \
                      choose another device"),
             ),
             (
@@ -415,7 +415,7 @@ mod tests {
         }
         let refused = "pool example.com/team is not available to annotations in namespace b";
         assert!(command("team0").unwrap_err().contains(refused));
-        assert!(command("fast-given").unwrap_err().contains("the kubelet allocated it to pod b/other"));
+        assert!(command("fast-given").unwrap_err().contains("the kubelet gave it to pod b/other"));
         let held = "it is held by pod b/me (sandbox new)";
         assert!(command("fast2").unwrap_err().contains(held));
         assert!(ask(&view, "b", "[{name: fast0}]").unwrap_err().contains(held));

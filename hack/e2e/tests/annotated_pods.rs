@@ -137,7 +137,7 @@ fn a_device_that_the_kubelet_gave_to_a_pod_is_refused_with_that_pods_name() {
     node.apply(&annotated("thief", "[{name: given0}]", SLEEP));
     wait_for_reason(&node, "thief", "device given0: ");
     let either = events(&node, "thief");
-    let named = ["the kubelet allocated it to pod default/crashing", "it is held by pod default/crashing"];
+    let named = ["the kubelet gave it to pod default/crashing", "it is held by pod default/crashing"];
     assert!(named.iter().any(|words| either.contains(words)), "{either}");
     node.delete(&["pod/thief"]);
     gone(&node, "crashing", &device);

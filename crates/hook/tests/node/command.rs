@@ -328,7 +328,7 @@ fn what_the_kubelet_allocated_is_refused_and_so_is_every_device_while_a_kubelet_
         command.place.pod_resources = host.folder().join("kubelet.sock");
         let kubelet = Kubelet::new(command.place.pod_resources.clone(), "web", "dev0");
         // also by a container of the same Pod
-        command.refuses(&device("dev0", |_| {}), "device dev0: the kubelet allocated it to pod default/web");
+        command.refuses(&device("dev0", |_| {}), "device dev0: the kubelet gave it to pod default/web");
         command.adds(&device("dev1", |_| {}));
         drop(kubelet);
         command.refuses(&device("dev0", |_| {}), "cannot get the allocated devices from the kubelet: cannot connect");
