@@ -18,6 +18,9 @@ use crate::process::Process;
 pub const IF_INJECT: &str = "/run/rig/if-inject";
 /// libcni's cache of results.
 pub const CNI_RESULTS: &str = "/var/lib/cni/results";
+/// What the kernel's tunnel modules make in every network namespace once they are loaded.
+const FALLBACK_TUNNELS: [&str; 9] =
+    ["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"];
 /// Where host-local keeps its leases.
 pub const CNI_LEASES: &str = "/var/lib/cni/networks";
 
@@ -195,12 +198,12 @@ impl RunningPod<'_> {
         addresses_of(&self.interface(name).unwrap_or_default())
     }
 
-    /// The names of its interfaces.
+    /// The names of its interfaces, without those that the kernel makes in every namespace.
     #[must_use]
     pub fn interfaces(&self) -> Vec<String> {
         let links = json_or_empty(&self.run(&["ip", "-j", "link"]));
         let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
-        names.map(str::to_owned).collect()
+        names.filter(|name| !FALLBACK_TUNNELS.contains(name)).map(str::to_owned).collect()
     }
 
     /// Stops and removes it, as the kubelet does.

@@ -68,7 +68,7 @@ fn a_killed_add_or_del_is_undone_or_completed() {
     let mut kills = 0;
     for round in 0..ROUNDS {
         // spread over what a command takes
-        let after = 5 + (round * 67) % 200;
+        let after = 5 + (round * 67) % 160;
         let context = || format!("round {round}, killed after {after} ms: {}", pod.if_inject(&["list"]).stdout);
         if round % 2 == 0 {
             kills += u32::from(killed(&node, &pod, &add, after));
