@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// musl's own allocator maps and unmaps memory all the time.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     netdevctl::main(std::env::args_os())
 }
