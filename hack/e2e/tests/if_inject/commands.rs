@@ -148,3 +148,38 @@ fn a_host_network_pod_is_refused_and_of_two_sandboxes_the_one_that_runs_is_used(
     assert_eq!((owners, pod.addresses("net1").len()), (vec![pod.id().to_owned()], 1));
     assert!(pod.plug("del", "net1", &spec).success());
 }
+
+#[test]
+fn capability_arguments_and_cni_args_reach_the_plugins() {
+    let node = lock();
+    let pod = node.running_pod("arguments");
+    let bridge = json!({"type": "bridge", "bridge": "args0", "capabilities": {"ips": true, "mac": true}, "ipam": {"type": "static"}});
+    let list = |name: &str, bridge: &Value| json!({"cniVersion": "1.0.0", "name": name, "plugins": [bridge]});
+    let spec = node.cni_spec("arguments.conflist", &list("arguments", &bridge));
+    let add = ["add", "-spec", &spec, "-ips", "10.41.0.9/24,10.41.1.9/24", "-mac", "02:00:00:00:41:09"];
+    let added = pod.if_inject(&add);
+    assert!(added.success(), "{added}");
+    assert_eq!(pod.addresses("net1"), ["10.41.0.9/24", "10.41.1.9/24"]);
+    assert_eq!(pod.interface("net1").unwrap_or_default()["address"], "02:00:00:00:41:09");
+    assert!(pod.plug("check", "net1", &spec).success() && pod.if_inject(&["del"]).success());
+    // the static plugin reads IP, host-local and others ignore what they do not know
+    let named = node.cni_spec(
+        "args.conflist",
+        &list("args", &json!({"type": "bridge", "bridge": "args0", "ipam": {"type": "static"}})),
+    );
+    let added = pod.if_inject(&["add", "-spec", &named, "-cni-args", "IP=10.41.2.9/24", "-cni-args", "OTHER=x"]);
+    assert_eq!(added.json()["ips"][0]["address"], "10.41.2.9/24", "{added}");
+    let results = node.cni_results("args").into_values().next().unwrap_or_default();
+    let arguments: Vec<&Value> = results["cniArgs"].as_array().unwrap().iter().map(|pair| &pair[0]).collect();
+    for key in
+        ["IgnoreUnknown", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "OTHER"]
+    {
+        assert!(arguments.contains(&&json!(key)), "{results:#}");
+    }
+    assert!(pod.if_inject(&["del"]).success());
+    // what no plugin takes
+    let refused = error(&pod.if_inject(&["add", "-spec", &named, "-ips", "10.41.3.9/24"]), 1);
+    assert!(refused.contains("ips"), "{refused}");
+    assert_eq!(pod.interfaces(), ["lo", "eth0"]);
+    node.sh("ip link delete args0");
+}
