@@ -192,6 +192,24 @@ pub struct AddError {
     pub undo: Option<Box<Error>>,
 }
 
+impl AddError {
+    /// Whether a plugin refused its DEL in the words of its ADD: it refuses its configuration, and has made nothing that a
+    /// later DEL could delete.
+    pub fn is_refused_twice(&self) -> bool {
+        let refusal = |error: &Error| match error {
+            Error::Plugin(failure) => match &failure.reason {
+                Reason::Refused { code, msg, details } => {
+                    Some((failure.plugin.clone(), *code, msg.clone(), details.clone()))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        let added = refusal(&self.error);
+        added.is_some() && added == self.undo.as_deref().and_then(refusal)
+    }
+}
+
 fn undone(undo: Option<&Error>) -> String {
     undo.map_or_else(String::new, |error| format!("; undoing it failed too, del tries again: {error}"))
 }

@@ -248,7 +248,16 @@ impl Runtime {
     /// # Errors
     ///
     /// When the file cannot be removed.
-    pub fn forget(&self, entry: &CacheEntry) -> Result<(), Error> {
+    pub fn forget(&self, network: &NetworkName, target: &Target) -> Result<(), Error> {
+        Ok(self.cache.remove(network, target)?)
+    }
+
+    /// As [`Runtime::forget`], for an entry whose key may not be valid.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Runtime::forget`].
+    pub fn forget_entry(&self, entry: &CacheEntry) -> Result<(), Error> {
         Ok(self.cache.remove_entry(entry)?)
     }
 

@@ -100,9 +100,11 @@ impl Networks {
         let marker = self.marker(place)?;
         let target = self.target(place, interface.clone(), pod_arguments(place, arguments), capabilities);
         self.runtime.add(list, &target, Some(marker)).map_err(|error| {
-            if error.undo.is_some() && devices.is_empty() {
-                // made by this ADD: the name was free, and no plugin takes a device of the node
-                let _ = link::delete_created(place.opened.namespace(), &interface);
+            let is_made_here = error.undo.is_some() && devices.is_empty();
+            // the name was free, and no plugin takes a device of the node
+            let is_link_deleted = is_made_here && link::delete_created(place.opened.namespace(), &interface).is_ok();
+            if is_link_deleted && error.is_refused_twice() && self.runtime.forget(list.name(), &target).is_ok() {
+                return cni::AddError { undo: None, ..error }.into();
             }
             error.into()
         })
@@ -187,7 +189,7 @@ impl Networks {
                 link::delete_created(place.opened.namespace(), interface)
                     .map_err(|error| Error::Links(Box::new(error)))?;
             }
-            self.runtime.forget(&entry)?;
+            self.runtime.forget_entry(&entry)?;
             deleted = Deleted::Attachment;
         }
         Ok(deleted)

@@ -259,12 +259,18 @@ fn an_interface_that_the_plugins_cannot_delete_does_not_stay() {
     let (rig, sleeper) = (Rig::new(), Sleeper::new());
     let broken = r#"
 [ $CNI_COMMAND != ADD ] || nsenter --net="$CNI_NETNS" ip link add "$CNI_IFNAME" type veth peer name "peer-$CNI_IFNAME"
-echo '{"code":7,"msg":"no subnet"}'; exit 1"#;
+echo "{\"code\":100,\"msg\":\"no $CNI_COMMAND\"}"; exit 1"#;
     rig.plugin("broken", broken);
     let bad = list(r#"{"type":"broken"}"#);
     let error = rig.add(&sleeper, &bad, "net1").unwrap_err().to_string();
     assert!(error.contains("undoing it failed too"), "{error}");
     assert!(!sleeper.has("net1"));
+    assert_eq!(rig.entries(), 1);
+    // one that refuses its configuration, each time in the same words, made nothing else
+    rig.plugin("misconfigured", &broken.replace("no $CNI_COMMAND", "no subnet"));
+    let error = rig.add(&sleeper, &list(r#"{"type":"misconfigured"}"#), "net9").unwrap_err().to_string();
+    assert_eq!(error, "plugin misconfigured: ADD failed: code 100: no subnet");
+    assert!(!sleeper.has("net9"));
     assert_eq!(rig.entries(), 1);
     // other interfaces can be added, and the same one once the plugin or the configuration is right
     rig.add(&sleeper, &list(r#"{"type":"good"}"#), "net2").unwrap();

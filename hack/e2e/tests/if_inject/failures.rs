@@ -100,32 +100,42 @@ fn a_plugin_that_hangs_is_killed_with_what_it_started_and_its_add_is_undone() {
 }
 
 #[test]
-fn an_interface_whose_configuration_cannot_be_deleted_either_is_removed_and_forgotten() {
+fn nothing_is_left_of_a_configuration_that_the_plugin_refuses_each_time() {
     let node = lock();
     let pod = node.running_pod("invalid");
     let invalid = node.cni_spec("invalid.json", &macvlan("invalid", "10.35.6.0/99"));
     // macvlan makes the interface first, and calls its IPAM plugin, which fails for DEL too
     let failed = pod.plug("add", "net1", &invalid);
-    refused(&failed, "undoing it failed too");
+    refused(&failed, "invalid CIDR address: 10.35.6.0/99");
+    assert!(!failed.stderr.contains("undoing"), "{failed}");
     assert_eq!(pod.interfaces(), ["lo", "eth0"]);
-    let listed = pod.if_inject(&["list"]).json();
-    let phase = |listed: &Value| {
-        let networks = listed["networks"].as_array().cloned().unwrap_or_default();
-        networks.iter().find(|it| it["interface"] == "net1").map(|it| it["phase"].clone())
-    };
-    assert_eq!(phase(&listed), Some("adding".into()), "{listed:#}");
+    assert_nothing(&node, &pod, "invalid");
     // the user corrects the file
     let good = node.cni_spec("corrected.json", &macvlan("invalid", "10.35.6.0/24"));
     let added = pod.plug("add", "net1", &good);
     assert_eq!(added.json()["ips"][0]["address"], "10.35.6.2/24", "{added}");
     assert!(pod.if_inject(&["del"]).success());
     assert_nothing(&node, &pod, "invalid");
-    // or gives up
-    refused(&pod.plug("add", "net1", &invalid), "undoing it failed too");
-    refused(&pod.if_inject(&["del"]), "DEL failed");
-    let forced = pod.if_inject(&["del", "-force"]);
+}
+
+#[test]
+fn an_attachment_that_a_plugin_does_not_delete_stays_until_it_is_forgotten() {
+    let node = lock();
+    let pod = node.running_pod("stubborn");
+    let plugin = "#!/bin/sh\ncase $CNI_COMMAND in\nADD) echo '{}' ;;\nDEL) echo '{\"code\":100,\"msg\":\"not today\"}'; exit 1 ;;\nVERSION) echo '{\"supportedVersions\":[\"1.0.0\"]}' ;;\nesac\n";
+    node.write("/run/rig/plugins/stubborn", plugin);
+    node.sh("chmod +x /run/rig/plugins/stubborn");
+    let list = json!({"cniVersion": "1.0.0", "name": "stubborn", "plugins": [
+        {"type": "ptp", "ipam": host_local("10.35.7.0/24")}, {"type": "stubborn"}]});
+    let spec = node.cni_spec("stubborn.conflist", &list);
+    let run = |words: &[&str]| pod.if_inject(&[words, &["-cni-path", "/run/rig/plugins:/opt/cni/bin"]].concat());
+    assert!(run(&["add", "-spec", &spec]).success());
+    refused(&run(&["del"]), "plugin stubborn: DEL failed: code 100: not today");
+    assert_eq!(pod.interfaces(), ["lo", "eth0"], "the other plugin deleted its interface");
+    assert_eq!(node.cni_results("stubborn").len(), 1);
+    let forced = run(&["del", "-force"]);
     assert!(forced.success() && forced.stderr.contains("forgotten"), "{forced}");
-    assert_nothing(&node, &pod, "invalid");
+    assert_nothing(&node, &pod, "stubborn");
 }
 
 #[test]
