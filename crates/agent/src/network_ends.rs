@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
-use cni::{Cache, Environment, ForeignFiles, Limits, Runtime};
+use cni::{Cache, Environment, ForeignFiles, Limits, Plugins, Runtime};
 use networks::{Boot, Collected, Networks};
 use store::Records;
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
@@ -45,8 +45,8 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let Config { plugin_dirs, cache, records, metrics } = config;
-    let mut runtime = Runtime::new(plugin_dirs, Cache::new(cache), Limits::default());
-    runtime.environment = Environment::Clean;
+    let mut runtime = Runtime::new(Plugins::new(plugin_dirs, Limits::default()), Cache::new(cache));
+    runtime.plugins.environment = Environment::Clean;
     runtime.is_gone = Box::new(networks::is_without_link);
     let boot = Boot::current().context("cannot read which boot this is")?;
     let (by, sysfs) = ("netdevice-agent", PathBuf::from(inventory::SYSFS));

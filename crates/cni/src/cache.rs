@@ -24,7 +24,7 @@ use crate::{
     load::MAX_CONFIGURATION,
     name::{ContainerId, NetworkName},
     result::{Addition, ResultError},
-    runtime::Target,
+    target::Target,
     version::Version,
 };
 

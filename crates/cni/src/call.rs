@@ -8,7 +8,7 @@ use crate::{
     capability::CapabilityArguments,
     configuration::{NetworkList, Plugin},
     result::Addition,
-    runtime::Target,
+    target::Target,
     version::Version,
 };
 

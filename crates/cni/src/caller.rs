@@ -1,6 +1,6 @@
 //! Plugins that can be called: their files, the version that all of them speak, and one call.
 
-use std::{os::unix::process::ExitStatusExt, path::PathBuf, thread};
+use std::{fmt, os::unix::process::ExitStatusExt, path::PathBuf, thread};
 
 use serde_json::{Map, Value};
 
@@ -9,8 +9,9 @@ use crate::{
     call::{self, Verb},
     configuration::{NetworkList, Plugin},
     error::{Error, PluginFailure, Reason},
-    process::{self, Finished, Limits, RunError},
-    runtime::{Runtime, Target},
+    node_device,
+    process::{self, Environment, Finished, Limits, RunError},
+    target::Target,
     version::Version,
 };
 
@@ -30,16 +31,51 @@ pub(crate) struct Ready<'a> {
     pub(crate) programs: Vec<Program<'a>>,
 }
 
-impl Runtime {
+/// Gets what a plugin wrote to standard error although it succeeded.
+pub type Notes = Box<dyn Fn(&str, Verb, &str) + Send + Sync>;
+
+/// The plugins of a node, and how they are run.
+pub struct Plugins {
+    /// Where plugins are, in order: `CNI_PATH`.
+    pub dirs: Vec<PathBuf>,
+    /// How long a plugin may run.
+    pub limits: Limits,
+    /// What plugins get of this process' environment.
+    pub environment: Environment,
+    /// Gets the standard error of plugins that succeed.
+    pub notes: Notes,
+}
+
+impl fmt::Debug for Plugins {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dirs, limits, environment, .. } = self;
+        let mut out = out.debug_struct("Plugins");
+        out.field("dirs", dirs).field("limits", limits).field("environment", environment).finish_non_exhaustive()
+    }
+}
+
+impl Plugins {
+    /// Plugins in these directories, with this process' environment.
+    pub fn new(dirs: Vec<PathBuf>, limits: Limits) -> Self {
+        Self { dirs, limits, environment: Environment::Inherited, notes: Box::new(|_, _, _| {}) }
+    }
+
+    /// The name of the file that a plugin is, past links.
+    pub(crate) fn file_of(&self, plugin: &str) -> Option<String> {
+        let is_file_name = !plugin.contains('/');
+        let mut paths = self.dirs.iter().filter(|_| is_file_name).map(|directory| directory.join(plugin));
+        node_device::file_name_of(&paths.find(|path| path.is_file())?)
+    }
+
     fn programs<'a>(&self, list: &'a NetworkList, verb: Verb) -> Result<Vec<Program<'a>>, PluginFailure> {
         list.plugins().iter().map(|plugin| self.program(plugin, verb)).collect()
     }
 
     /// The file of a plugin.
     pub(crate) fn program<'a>(&self, plugin: &'a Plugin, verb: Verb) -> Result<Program<'a>, PluginFailure> {
-        let mut paths = self.plugin_dirs.iter().map(|directory| directory.join(plugin.kind()));
+        let mut paths = self.dirs.iter().map(|directory| directory.join(plugin.kind()));
         let path = paths.find(|path| path.is_file());
-        let missing = || PluginFailure::new(plugin, verb, Reason::NotFound(self.plugin_dirs.clone()));
+        let missing = || PluginFailure::new(plugin, verb, Reason::NotFound(self.dirs.clone()));
         Ok(Program { plugin, path: path.ok_or_else(missing)? })
     }
 
@@ -60,7 +96,7 @@ impl Runtime {
         Ok(Ready { list, version, programs })
     }
 
-    /// As [`Runtime::prepare`], for STATUS and GC: plugins of an older version take them for a command without an interface.
+    /// As [`Plugins::prepare`], for STATUS and GC: plugins of an older version take them for a command without an interface.
     pub(crate) fn prepare_gc<'a>(&self, list: &'a NetworkList, verb: Verb) -> Result<Ready<'a>, Error> {
         let newest = list.versions()[0];
         if !newest.has_gc() {
@@ -119,7 +155,7 @@ impl Runtime {
         self.call_within(&self.limits, program, verb, target, input)
     }
 
-    /// As [`Runtime::call`], within other limits.
+    /// As [`Plugins::call`], within other limits.
     pub(crate) fn call_within(
         &self,
         limits: &Limits,
@@ -128,7 +164,7 @@ impl Runtime {
         target: Option<&Target>,
         input: &Map<String, Value>,
     ) -> Result<Vec<u8>, PluginFailure> {
-        let dirs: Vec<String> = self.plugin_dirs.iter().map(|directory| directory.display().to_string()).collect();
+        let dirs: Vec<String> = self.dirs.iter().map(|directory| directory.display().to_string()).collect();
         let mut variables = call::environment(verb, target, &dirs.join(":"));
         if verb == Verb::Version {
             // plugins of the first versions check them even so

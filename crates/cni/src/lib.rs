@@ -24,19 +24,22 @@ mod node_device;
 mod process;
 mod result;
 mod runtime;
+mod target;
 mod version;
 
 pub use cache::{Cache, CacheEntry, CacheError, ForeignFiles, Marker, Phase};
 pub use call::Verb;
+pub use caller::{Notes, Plugins};
 pub use capability::{CapabilityArguments, CapabilityError};
 pub use configuration::{ConfigurationError, NetworkList, Plugin};
 pub use error::{AddError, Error, PluginFailure, Reason};
 pub use load::{LoadError, load_by_name, load_file, read_configuration};
 pub use name::{ContainerId, NameError, NetworkName};
 pub use node_device::{NodeDevice, Selector};
-pub use process::Limits;
+pub use process::{Environment, Limits};
 pub use result::{Addition, Interface, Ip, ResultError};
-pub use runtime::{Environment, IsGone, Notes, Runtime, Target, attachments_of};
+pub use runtime::{IsGone, Runtime, attachments_of};
+pub use target::Target;
 pub use version::{Version, VersionError};
 
 /// Where libcni looks for plugins if `CNI_PATH` does not say.

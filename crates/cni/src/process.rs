@@ -20,8 +20,6 @@ use rustix::{
     },
 };
 
-use crate::runtime::Environment;
-
 /// Most bytes of a result.
 const MAX_OUTPUT: usize = 1 << 20;
 /// The last bytes of standard error that are kept.
@@ -31,6 +29,15 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /// How often a plugin is started that is being written (`ETXTBSY`), and the pause between two attempts.
 const BUSY_ATTEMPTS: usize = 5;
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// What plugins get of this process' environment, beside the variables of the specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// All of it, as libcni does it.
+    Inherited,
+    /// Nothing but a `PATH` with the usual directories: of a daemon, or in another mount namespace than this program's.
+    Clean,
+}
 
 /// How long a plugin may run.
 #[derive(Debug, Clone)]

@@ -1,107 +1,53 @@
 //! The operations: ADD, CHECK, DEL, STATUS and GC, each as calls of plugins and entries of the cache.
 
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
-use netdevice::InterfaceName;
 use serde_json::{Map, Value, json};
 
 use crate::{
     cache::{Cache, CacheEntry, Marker, Phase},
     call::{self, Verb},
-    caller::{Program, Ready},
+    caller::{Plugins, Program, Ready},
     capability::{self, CapabilityArguments},
     configuration::{NetworkList, Plugin},
     error::{AddError, Error, PluginFailure, Reason},
-    name::{ContainerId, NetworkName},
+    name::NetworkName,
     node_device::{self, NodeDevice},
     process::Limits,
     result::Addition,
+    target::Target,
     version::Version,
 };
-
-/// What an operation is for: an interface of a container.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Target {
-    /// `CNI_CONTAINERID`: for Kubernetes the sandbox's id.
-    pub container: ContainerId,
-    /// `CNI_IFNAME`.
-    pub interface: InterfaceName,
-    /// `CNI_NETNS`: the path of the network namespace, in the mount namespace of the calling thread. Empty for a DEL after the
-    /// namespace is gone.
-    pub namespace: String,
-    /// `CNI_ARGS`.
-    pub arguments: Vec<(String, String)>,
-    /// Each is given to the plugins that have the capability.
-    pub capabilities: CapabilityArguments,
-}
-
-impl Target {
-    /// An interface without further arguments.
-    pub fn new(container: ContainerId, interface: InterfaceName, namespace: impl Into<String>) -> Self {
-        let (namespace, arguments, capabilities) = (namespace.into(), Vec::new(), CapabilityArguments::new());
-        Self { container, interface, namespace, arguments, capabilities }
-    }
-}
-
-/// Gets what a plugin wrote to standard error although it succeeded.
-pub type Notes = Box<dyn Fn(&str, Verb, &str) + Send + Sync>;
 
 /// Whether a container that runs has no interface of the target's name.
 pub type IsGone = Box<dyn Fn(&Target) -> bool + Send + Sync>;
 
-/// What plugins get of this process' environment, beside the variables of the specification.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Environment {
-    /// All of it, as libcni does it.
-    Inherited,
-    /// Nothing but a `PATH` with the usual directories: of a daemon, or in another mount namespace than this program's.
-    Clean,
-}
-
-/// Runs plugins.
+/// The plugins of a node, and their results.
 pub struct Runtime {
-    /// Where plugins are, in order: `CNI_PATH`.
-    pub plugin_dirs: Vec<PathBuf>,
+    /// The plugins.
+    pub plugins: Plugins,
     /// Where results are kept.
     pub cache: Cache,
-    /// How long a plugin may run.
-    pub limits: Limits,
-    /// What plugins get of this process' environment.
-    pub environment: Environment,
-    /// Gets the standard error of plugins that succeed.
-    pub notes: Notes,
     /// Asked when `host-device` fails to delete an interface. Without an answer the failure counts.
     pub is_gone: IsGone,
 }
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { plugin_dirs, cache, limits, .. } = self;
-        out.debug_struct("Runtime")
-            .field("plugin_dirs", plugin_dirs)
-            .field("cache", cache)
-            .field("limits", limits)
-            .finish()
+        let Self { plugins, cache, .. } = self;
+        out.debug_struct("Runtime").field("plugins", plugins).field("cache", cache).finish_non_exhaustive()
     }
 }
 
 impl Runtime {
-    /// Runs plugins from these directories.
-    pub fn new(plugin_dirs: Vec<PathBuf>, cache: Cache, limits: Limits) -> Self {
-        let (notes, is_gone): (Notes, IsGone) = (Box::new(|_, _, _| {}), Box::new(|_| false));
-        Self { plugin_dirs, cache, limits, environment: Environment::Inherited, notes, is_gone }
+    /// Runs these plugins.
+    pub fn new(plugins: Plugins, cache: Cache) -> Self {
+        Self { plugins, cache, is_gone: Box::new(|_| false) }
     }
 
     /// The devices of the node that a network's plugins would take away from it, for the caller to check before an ADD.
     pub fn node_devices(&self, list: &NetworkList, capabilities: &CapabilityArguments) -> Vec<NodeDevice> {
-        node_device::find(list, capabilities, |plugin| self.file_of(plugin))
-    }
-
-    /// The name of the file that a plugin is, past links.
-    fn file_of(&self, plugin: &str) -> Option<String> {
-        let is_file_name = !plugin.contains('/');
-        let mut paths = self.plugin_dirs.iter().filter(|_| is_file_name).map(|directory| directory.join(plugin));
-        node_device::file_name_of(&paths.find(|path| path.is_file())?)
+        node_device::find(list, capabilities, |plugin| self.plugins.file_of(plugin))
     }
 
     /// Adds an interface to a container that has none of that name, and keeps the result. `marker` is kept with it.
@@ -120,7 +66,7 @@ impl Runtime {
         marker: Option<Marker>,
     ) -> Result<(Addition, Version), AddError> {
         capability::check(list, &target.capabilities)?;
-        let ready = self.prepare(list, Verb::Add, None)?;
+        let ready = self.plugins.prepare(list, Verb::Add, None)?;
         if let Some(left) = self.cache.read(list.name(), target)? {
             // its configuration may be the reason why it is left
             self.delete(&left, &target.namespace).or_else(|_| self.delete_as(&left, list, &target.namespace))?;
@@ -155,7 +101,7 @@ impl Runtime {
         previous: Option<&Addition>,
     ) -> Result<Addition, PluginFailure> {
         let input = call::input(ready.list, program.plugin, ready.version, previous, &target.capabilities);
-        let output = self.call(program, Verb::Add, Some(target), &input)?;
+        let output = self.plugins.call(program, Verb::Add, Some(target), &input)?;
         Addition::from_json(&output, ready.version)
             .map_err(|error| PluginFailure::new(program.plugin, Verb::Add, Reason::Result(error)))
     }
@@ -175,12 +121,12 @@ impl Runtime {
         result: Option<&Addition>,
     ) -> Result<(), Error> {
         // what stopped this program is over: the cleaning gets its time
-        let limits = Limits { stop: None, ..self.limits.clone() };
+        let limits = Limits { stop: None, ..self.plugins.limits.clone() };
         let mut failures = Vec::new();
         for program in ready.programs[..count].iter().rev() {
             let previous = result.filter(|_| ready.version.has_check());
             let input = call::input(ready.list, program.plugin, ready.version, previous, &target.capabilities);
-            let called = self.call_within(&limits, program, Verb::Del, Some(target), &input);
+            let called = self.plugins.call_within(&limits, program, Verb::Del, Some(target), &input);
             let are_addresses_left = match &called {
                 Err(_) => !target.namespace.is_empty() && (self.is_gone)(target),
                 Ok(_) => target.namespace.is_empty(),
@@ -196,7 +142,7 @@ impl Runtime {
     }
 
     fn is_host_device(&self, plugin: &Plugin) -> bool {
-        node_device::is_host_device(&plugin.kind, &|plugin| self.file_of(plugin))
+        node_device::is_host_device(&plugin.kind, &|plugin| self.plugins.file_of(plugin))
     }
 
     /// DEL of the IPAM plugin of a `host-device`. That one does not call it after the namespace is gone, and fails if the
@@ -211,7 +157,9 @@ impl Runtime {
         let kind = plugin.object.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
         let Some(kind) = kind.filter(|kind| !kind.is_empty() && !kind.contains('/')) else { return Ok(()) };
         let ipam = Plugin { kind: kind.into(), object: Map::new() };
-        self.call_within(limits, &self.program(&ipam, Verb::Del)?, Verb::Del, Some(target), input).map(drop)
+        self.plugins
+            .call_within(limits, &self.plugins.program(&ipam, Verb::Del)?, Verb::Del, Some(target), input)
+            .map(drop)
     }
 
     /// Deletes an attachment that is in the cache, by the configuration that it was made with. `namespace` is the path of
@@ -233,7 +181,7 @@ impl Runtime {
         let mut target = entry.target()?;
         namespace.clone_into(&mut target.namespace);
         let made = entry.addition()?;
-        let ready = self.prepare(list, Verb::Del, made.as_ref().map(|(_, version)| *version))?;
+        let ready = self.plugins.prepare(list, Verb::Del, made.as_ref().map(|(_, version)| *version))?;
         if entry.marker().is_some_and(|marker| marker.phase == Phase::Added) {
             // if this program is killed, the next one continues
             let mut deleting = entry.clone();
@@ -267,7 +215,7 @@ impl Runtime {
     ///
     /// The plugins that failed.
     pub fn delete_uncached(&self, list: &NetworkList, target: &Target) -> Result<(), Error> {
-        let ready = self.prepare(list, Verb::Del, None)?;
+        let ready = self.plugins.prepare(list, Verb::Del, None)?;
         self.undo(&ready, ready.programs.len(), target, None)
     }
 
@@ -281,7 +229,7 @@ impl Runtime {
         let mut target = entry.target()?;
         namespace.clone_into(&mut target.namespace);
         let Some((result, version)) = entry.addition()? else { return Err(Error::NoResult) };
-        let ready = self.prepare(&list, Verb::Check, Some(version))?;
+        let ready = self.plugins.prepare(&list, Verb::Check, Some(version))?;
         if !ready.version.has_check() {
             return Err(Error::NoVerb { network: list.name().clone(), version: ready.version, verb: Verb::Check });
         }
@@ -290,7 +238,7 @@ impl Runtime {
         }
         for program in &ready.programs {
             let input = call::input(&list, program.plugin, ready.version, Some(&result), &target.capabilities);
-            self.call(program, Verb::Check, Some(&target), &input)?;
+            self.plugins.call(program, Verb::Check, Some(&target), &input)?;
         }
         Ok(true)
     }
@@ -301,10 +249,10 @@ impl Runtime {
     ///
     /// What the first one says that is not ready; or when the network's version has no STATUS.
     pub fn status(&self, list: &NetworkList) -> Result<(), Error> {
-        let ready = self.prepare_gc(list, Verb::Status)?;
+        let ready = self.plugins.prepare_gc(list, Verb::Status)?;
         for program in &ready.programs {
             let input = call::input(list, program.plugin, ready.version, None, &CapabilityArguments::new());
-            self.call(program, Verb::Status, None, &input)?;
+            self.plugins.call(program, Verb::Status, None, &input)?;
         }
         Ok(())
     }
@@ -316,7 +264,7 @@ impl Runtime {
     ///
     /// The plugins that failed; or when the network's version has no GC.
     pub fn collect_garbage(&self, list: &NetworkList, valid: &[(String, String)]) -> Result<bool, Error> {
-        let ready = self.prepare_gc(list, Verb::Gc)?;
+        let ready = self.plugins.prepare_gc(list, Verb::Gc)?;
         if list.is_gc_disabled {
             return Ok(false);
         }
@@ -329,7 +277,7 @@ impl Runtime {
             for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
                 input.insert(key.into(), valid.clone().into());
             }
-            failures.extend(self.call(program, Verb::Gc, None, &input).err());
+            failures.extend(self.plugins.call(program, Verb::Gc, None, &input).err());
         }
         Error::of_all(failures)?;
         Ok(true)

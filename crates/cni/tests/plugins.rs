@@ -11,7 +11,8 @@ use std::{
 };
 
 use cni::{
-    AddError, Addition, Cache, Error, Limits, Marker, NetworkList, Phase, PluginFailure, Reason, Runtime, Target,
+    AddError, Addition, Cache, Error, Limits, Marker, NetworkList, Phase, PluginFailure, Plugins, Reason, Runtime,
+    Target,
 };
 use netdevice::Pod;
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ impl Rig {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::new(directory.path().join("cache"));
         fs::create_dir(directory.path().join("bin")).unwrap();
-        let runtime = Runtime::new(vec![directory.path().join("bin")], cache, Limits::default());
+        let runtime = Runtime::new(Plugins::new(vec![directory.path().join("bin")], Limits::default()), cache);
         Self { directory, runtime }
     }
 
@@ -262,7 +263,7 @@ fn whatever_a_plugin_writes_is_a_result_or_a_clear_error() {
 #[test]
 fn a_plugin_that_hangs_is_killed_with_what_it_started() {
     let mut rig = Rig::new();
-    rig.runtime.limits.time = Duration::from_millis(300);
+    rig.runtime.plugins.limits.time = Duration::from_millis(300);
     rig.plugin(
         "a",
         "[ $CNI_COMMAND = DEL ] && exit\nsleep 600 &\necho $! > \"$(dirname \"$0\")/pid\"\necho waiting >&2\nwait",
@@ -284,7 +285,7 @@ fn a_plugin_that_hangs_is_killed_with_what_it_started() {
 fn an_add_that_is_stopped_is_undone() {
     let mut rig = Rig::new();
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    rig.runtime.limits.stop = Some(Arc::new(reader));
+    rig.runtime.plugins.limits.stop = Some(Arc::new(reader));
     let started = rig.path("started").display().to_string();
     rig.plugin("a", &format!("[ $CNI_COMMAND = DEL ] && exit\necho > {started}\nsleep 600"));
     let error = std::thread::scope(|scope| {
@@ -388,7 +389,7 @@ fn what_a_plugin_says_beside_its_result_is_not_lost() {
     let mut rig = Rig::new();
     let said = Arc::new(Mutex::new(Vec::new()));
     let notes = said.clone();
-    rig.runtime.notes =
+    rig.runtime.plugins.notes =
         Box::new(move |plugin, verb, text| notes.lock().unwrap().push(format!("{plugin} {verb}: {text}")));
     rig.plugin("a", "echo careful >&2; echo '{}'");
     rig.add(&list("1.0.0", &["a"])).unwrap();
@@ -398,7 +399,7 @@ fn what_a_plugin_says_beside_its_result_is_not_lost() {
 #[test]
 fn a_daemon_passes_nothing_of_its_environment_on() {
     let mut rig = Rig::new();
-    rig.runtime.environment = cni::Environment::Clean;
+    rig.runtime.plugins.environment = cni::Environment::Clean;
     rig.plugin("a", "env > \"$(dirname \"$0\")/env\"\necho '{}'");
     rig.add(&list("1.0.0", &["a"])).unwrap();
     let env = fs::read_to_string(rig.path("bin/env")).unwrap();

@@ -10,15 +10,13 @@ use tokio::time::timeout;
 use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
+    candidates::Candidates,
     connection,
-    endpoint::{Candidates, Endpoint},
-    error::{ConnectError, Error},
+    endpoint::Endpoint,
+    error::{ConnectError, Error, MAX_ANSWER},
     sandbox::{FoundSandbox, ListedSandbox, newest},
 };
 
-/// Longest answer that is read, in bytes: the kubelet's own limit, and the longest that containerd sends. A sandbox in a list
-/// has a few hundred bytes besides its annotations, so that this is enough for some ten thousand.
-pub(crate) const MAX_ANSWER: usize = 16 << 20;
 /// Label of a sandbox with the name of its Pod; the kubelet sets it.
 const POD_NAME: &str = "io.kubernetes.pod.name";
 /// Label of a sandbox with the namespace of its Pod.

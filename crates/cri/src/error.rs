@@ -2,10 +2,11 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::{
-    client::MAX_ANSWER,
-    endpoint::{Endpoint, InvalidEndpoint, Origin},
-};
+use crate::endpoint::{Endpoint, InvalidEndpoint, Origin};
+
+/// Longest answer that is read, in bytes: the kubelet's own limit, and the longest that containerd sends. A sandbox in a list
+/// has a few hundred bytes besides its annotations, so that this is enough for some ten thousand.
+pub(crate) const MAX_ANSWER: usize = 16 << 20;
 
 /// An operation that failed, with its subject. Each text contains its cause.
 #[derive(Debug, thiserror::Error)]

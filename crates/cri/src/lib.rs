@@ -7,6 +7,7 @@
 //! What always holds: connecting and each call have a deadline, and an answer has a limit. Nothing is retried, and nothing is
 //! changed: no request of this crate starts or stops anything.
 
+mod candidates;
 mod client;
 mod connection;
 mod endpoint;
@@ -15,7 +16,8 @@ mod sandbox;
 #[cfg(feature = "stand-in")]
 pub mod stand_in;
 
+pub use candidates::{Candidates, read_crictl_configuration};
 pub use client::{Client, Deadlines, Runtime, RuntimeState};
-pub use endpoint::{CRICTL_CONFIGURATION, Candidates, ENVIRONMENT, Endpoint, Origin, read_crictl_configuration};
+pub use endpoint::{CRICTL_CONFIGURATION, ENVIRONMENT, Endpoint, Origin};
 pub use error::{ConnectError, Error};
 pub use sandbox::{FoundSandbox, ListedSandbox};

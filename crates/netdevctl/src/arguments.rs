@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use netdevice::{go_flags::Flag, selector::Pattern};
+use netdevice::go_flags::Flag;
 
-use crate::check_node::WayIn;
+use crate::{check_node::arguments::CheckNodeArguments, node_arguments::NodeArguments};
 
 /// Shows the network devices of this node: which are offered to Pods, which are in a Pod, and why.
 #[derive(Debug, Parser)]
@@ -103,66 +103,6 @@ pub(crate) enum Format {
     Json,
     /// YAML
     Yaml,
-}
-
-/// The directories to read, and the pools to apply.
-#[derive(Debug, Clone, Args)]
-pub struct NodeArguments {
-    /// One pool of all interfaces whose name matches this regular expression, as for the agent
-    #[arg(long, value_name = "REGEX", conflicts_with = "config")]
-    pub interfaces: Option<Pattern>,
-    /// File that defines the pools, as for the agent. Without it and -interfaces: the pools that the agent uses
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Directory of the records
-    #[arg(long, value_name = "DIR", default_value = store::DEFAULT_STATE_DIR)]
-    pub state_dir: PathBuf,
-    /// Where sysfs is mounted
-    #[arg(long, value_name = "DIR", default_value = inventory::SYSFS)]
-    pub sysfs: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CheckNodeArguments {
-    /// Output format
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    pub(crate) output: CheckNodeFormat,
-    /// The ways that must be ready, separated by commas. Without it: all that this version has
-    #[arg(long = "for", value_name = "WAY", value_delimiter = ',')]
-    pub(crate) ways: Vec<WayIn>,
-    /// The container runtime's socket. Without it: CONTAINER_RUNTIME_ENDPOINT, /etc/crictl.yaml, or where runtimes listen
-    #[arg(long, value_name = "ENDPOINT")]
-    pub(crate) runtime_endpoint: Option<cri::Endpoint>,
-    /// Directories of the CNI plugins, separated by colons
-    #[arg(long, value_name = "DIRS", env = "CNI_PATH", hide_env_values = true, value_delimiter = ':',
-        default_value = cni::DEFAULT_PLUGIN_DIR)]
-    pub(crate) cni_path: Vec<PathBuf>,
-    /// Directory of the CNI networks
-    #[arg(long, value_name = "DIR", default_value = cni::DEFAULT_CONFIGURATION_DIR)]
-    pub(crate) cni_conf_dir: PathBuf,
-    /// Directory of the kubelet
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet")]
-    pub(crate) kubelet_dir: PathBuf,
-    /// Directory of the agent's CDI file, as for the agent
-    #[arg(long, value_name = "DIR", default_value = "/var/run/cdi")]
-    pub(crate) cdi_dir: PathBuf,
-    /// The runtime's NRI socket, as for the agent
-    #[arg(long, value_name = "SOCKET", default_value = "/var/run/nri/nri.sock")]
-    pub(crate) nri_socket: PathBuf,
-    /// The hook on the node, as for the agent
-    #[arg(long, value_name = "FILE", default_value = "/var/lib/netdevice/netdevice-hook")]
-    pub(crate) hook_path: String,
-    /// Directory of the records
-    #[arg(long, value_name = "DIR", default_value = store::DEFAULT_STATE_DIR)]
-    pub(crate) state_dir: PathBuf,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CheckNodeFormat {
-    /// Columns
-    Table,
-    /// JSON
-    Json,
 }
 
 /// The long flags of all commands, which are also accepted with one dash.

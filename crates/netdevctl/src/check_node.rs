@@ -2,6 +2,7 @@
 //!
 //! [`collect`] looks, [`rows`] decides, and here it is printed.
 
+pub(crate) mod arguments;
 mod collect;
 mod facts;
 mod rows;
@@ -12,13 +13,11 @@ use std::{collections::BTreeSet, io::Write};
 
 use anyhow::{Context, bail};
 
-pub(crate) use facts::WayIn;
+use arguments::{CheckNodeArguments, CheckNodeFormat};
+use facts::WayIn;
 use rows::{Row, Section, Verdict};
 
-use crate::{
-    arguments::{CheckNodeArguments, CheckNodeFormat},
-    table::table,
-};
+use crate::table::table;
 
 /// The ways that this version of netdevice has.
 const WAYS: [WayIn; 3] = [WayIn::ExtendedResource, WayIn::Annotation, WayIn::Command];

@@ -11,8 +11,8 @@ use netdevice::{
 use store::RecordDirectory;
 
 use crate::{
-    arguments::NodeArguments,
     node::{Agent, Node, Selection, is_orphan},
+    node_arguments::NodeArguments,
     way::Way,
 };
 

@@ -11,6 +11,7 @@ mod fixture;
 pub mod inject;
 mod list;
 mod node;
+mod node_arguments;
 mod output;
 mod row;
 mod table;
@@ -25,10 +26,10 @@ use std::{
 };
 
 use anyhow::Context;
-pub use arguments::NodeArguments;
 use arguments::{Arguments, Command, ReadCommand};
 use clap::{CommandFactory, FromArgMatches};
 use netdevice::go_flags;
+pub use node_arguments::NodeArguments;
 
 /// The program's name.
 const NETDEVCTL: &str = "netdevctl";

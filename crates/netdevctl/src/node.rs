@@ -17,7 +17,7 @@ use netdevice::{
 };
 use store::{Records, Unreadable};
 
-use crate::arguments::NodeArguments;
+use crate::node_arguments::NodeArguments;
 
 /// Whether the container or the namespace that has a device has ended, as far as can be seen from here.
 pub(crate) fn is_orphan(record: &Attachment) -> bool {

@@ -305,7 +305,7 @@ impl Networks {
     }
 
     fn patience(&self) -> Duration {
-        self.runtime.limits.time + PATIENCE
+        self.runtime.plugins.limits.time + PATIENCE
     }
 
     /// The right to work on a Pod.

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use cni::{Cache, CapabilityArguments, ForeignFiles, Limits, NetworkList, Runtime};
+use cni::{Cache, CapabilityArguments, ForeignFiles, Limits, NetworkList, Plugins, Runtime};
 use link::OpenSandbox;
 use netdevice::{Owner, Pod, Reservation, Sandbox, Snapshot, fixture};
 use networks::{AddRequest, Boot, Deleted, Error, Networks, Place};
@@ -89,7 +89,7 @@ impl Rig {
         }
         let cache = Cache::new(directory.path().join("cache"));
         let networks = Networks {
-            runtime: Runtime::new(vec![directory.path().join("bin")], cache, Limits::default()),
+            runtime: Runtime::new(Plugins::new(vec![directory.path().join("bin")], Limits::default()), cache),
             records: Records::new(directory.path().join("state")),
             by: "test",
             boot: Boot::current().unwrap(),

@@ -117,7 +117,7 @@ fn add_hooks(values: &Values, registry: &mut Registry) {
     }
 }
 
-/// The configuration file and the reconciler.
+/// The configuration file, the reconciler, and CNI networks of ended Pods.
 fn add_reloads_and_repairs(values: &Values, registry: &mut Registry) {
     let reloads = by_result(&values.reloads, &["ok", "failed"]);
     registry.register("config_reloads", "Reloads of the configuration file, by result", reloads);
@@ -127,15 +127,13 @@ fn add_reloads_and_repairs(values: &Values, registry: &mut Registry) {
         "Devices that the agent returned to the host after a hook or sandbox was killed",
         repairs,
     );
+    let deletions = by_result(&values.network_deletions, &["ok", "failed"]);
+    let help = "Attachments of ended Pods to CNI networks that were deleted, by result";
+    registry.register("network_deletions", help, deletions);
 }
 
 /// The injector, if there is one. Without it, devices that a command had attached are returned, too.
 fn add_runtime(values: &Values, registry: &mut Registry) {
-    if !values.network_deletions.is_empty() {
-        let deletions = by_result(&values.network_deletions, &["ok", "failed"]);
-        let help = "Attachments of ended Pods to CNI networks that were deleted, by result";
-        registry.register("network_deletions", help, deletions);
-    }
     if values.runtime.is_some() || !values.releases.is_empty() {
         let releases = by_result(&values.releases, &RESULTS);
         registry.register("releases", "Devices of ended sandboxes that were returned to the host, by result", releases);

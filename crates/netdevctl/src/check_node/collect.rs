@@ -13,11 +13,11 @@ use link::RouteSocket;
 use store::Records;
 use tokio::{net::UnixStream, time::timeout};
 
+use super::arguments::CheckNodeArguments;
 use super::facts::{
     Cni, Facts, Hook, Kernel, PLUGINS, Runtime, RuntimeState, Socket, View, is_injector, kinds, read_capabilities,
     read_runtime_state,
 };
-use crate::arguments::CheckNodeArguments;
 
 /// How long a socket is waited for, and one call on it.
 const DEADLINE: Duration = Duration::from_secs(3);

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::arguments::CheckNodeArguments;
 use super::facts::{Facts, Hook, INTERFACE_PLUGINS, PLUGINS, Runtime, Socket, View, WayIn, kinds};
-use crate::arguments::CheckNodeArguments;
 
 /// Whether something is as it must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

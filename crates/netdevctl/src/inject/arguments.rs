@@ -8,7 +8,7 @@ use cni::ContainerId;
 use cri::Endpoint;
 use netdevice::InterfaceName;
 
-use crate::arguments::NodeArguments;
+use crate::node_arguments::NodeArguments;
 
 /// Adds, removes and checks network interfaces of Pods that run on this node.
 #[derive(Debug, Parser)]

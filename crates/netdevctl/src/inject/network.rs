@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use cni::{Cache, CacheEntry, ContainerId, Environment, ForeignFiles, Limits, LoadError, NetworkList, Phase, Runtime};
+use cni::{
+    Cache, CacheEntry, ContainerId, Environment, ForeignFiles, Limits, LoadError, NetworkList, Phase, Plugins, Runtime,
+};
 use networks::{AddRequest, Boot, Deleted, Networks, Place};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -184,11 +186,11 @@ fn networks(arguments: &InjectArguments, log: Logger) -> Result<Networks> {
     let plugin_dirs = path.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
     let stop = signals::stop_on_signal().context("cannot handle signals")?;
     let limits = Limits { time: flags.timeout, stop: Some(stop) };
-    let mut runtime = Runtime::new(plugin_dirs, Cache::new(&flags.cni_cache_dir), limits);
+    let mut runtime = Runtime::new(Plugins::new(plugin_dirs, limits), Cache::new(&flags.cni_cache_dir));
     // a container's environment says nothing of the node
-    runtime.environment = if is_moved() { Environment::Clean } else { Environment::Inherited };
+    runtime.plugins.environment = if is_moved() { Environment::Clean } else { Environment::Inherited };
     runtime.is_gone = Box::new(networks::is_without_link);
-    runtime.notes = Box::new(move |plugin, verb, text| {
+    runtime.plugins.notes = Box::new(move |plugin, verb, text| {
         log.info(1, "standard error of the plugin", json!({"plugin": plugin, "command": verb.as_str(), "text": text}));
     });
     Ok(Networks {

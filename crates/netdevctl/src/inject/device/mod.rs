@@ -18,7 +18,7 @@ pub use add::{AddedDevice, add};
 pub use del::{Outcome, ReturnedDevice, del, gc};
 pub use list::{ListedDevice, list};
 
-use crate::arguments::NodeArguments;
+use crate::node_arguments::NodeArguments;
 pub use crate::way::Way;
 
 /// How long a command waits for other programs that work on the device or on the Pod.
