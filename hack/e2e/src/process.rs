@@ -38,14 +38,17 @@ impl Process {
     #[must_use]
     #[track_caller]
     pub fn pid(&self) -> i32 {
-        // The child is the script, and then what enters the node for it; only then its only child is the program itself.
+        // The child is the script, and then what enters the node for it; only then its only child is the program itself. That
+        // one is first a copy of its parent, and then setpriv, which arranges that it dies with its parent.
         let wrapper = self.child.id();
         let children = format!("/proc/{wrapper}/task/{wrapper}/children");
-        let has_entered =
-            || fs::read_to_string(format!("/proc/{wrapper}/comm")).is_ok_and(|comm| comm.trim() == "nsenter");
+        let name = |pid: &str| Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned());
         let read = || {
-            let first = || fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok();
-            has_entered().then(first).flatten()
+            let has_entered = name(&wrapper.to_string())? == "nsenter";
+            let children = fs::read_to_string(&children).ok().filter(|_| has_entered)?;
+            let first = children.split_whitespace().next()?;
+            let is_program = !["nsenter", "setpriv"].contains(&name(first)?.as_str());
+            first.parse().ok().filter(|_| is_program)
         };
         wait_for(&format!("{} is started", self.command), read, Option::is_some).expect("waited for it")
     }
