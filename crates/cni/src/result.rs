@@ -143,6 +143,11 @@ impl Addition {
             Some(Value::String(version)) => version.parse()?,
             Some(_) => return Err(ResultError::Json("\"cniVersion\" must be a string".into())),
         };
+        if version >= Version::V0_3_0 {
+            // of versions 0.1.0 and 0.2.0, which say it in other words
+            object.remove("ip4");
+            object.remove("ip6");
+        }
         let mut addition = if version < Version::V0_3_0 {
             Self::from_legacy(serde_json::from_value(value).map_err(json)?)
         } else {
