@@ -301,6 +301,19 @@ impl Cache {
         self.list_where(|_, _| true)
     }
 
+    /// The entries of one container. Other files are not read: a node has two for each Pod.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cache::list`].
+    pub fn list_of(&self, container: &ContainerId) -> Result<Vec<CacheEntry>, CacheError> {
+        let part = format!("-{container}-");
+        let (mut entries, _) = self.list_where(|name, _| name.to_str().is_some_and(|name| name.contains(&part)))?;
+        // a network may have a name that looks like it
+        entries.retain(|entry| entry.container_id == container.as_str());
+        Ok(entries)
+    }
+
     /// The entries that programs of ours made. Files of others that have not changed since the last time are not read again: a
     /// node has two for each Pod.
     ///
@@ -470,8 +483,16 @@ mod tests {
         assert_eq!(entries[0].addition().unwrap().unwrap().1, Version::V1_0_0);
         assert!(Cache::new("/nonexistent").list().unwrap().0.is_empty());
 
+        // of one container
+        let cache = Cache::new(directory.path());
+        fs::write(results.join("a-3f2a-b-9c-net1"), text.replace("3f2a", "9c").replace("eth0", "net1")).unwrap();
+        let of = |container: &str| cache.list_of(&container.parse().unwrap()).unwrap();
+        assert_eq!(of("3f2a").iter().map(CacheEntry::interface).collect::<Vec<_>>(), ["eth0"]);
+        assert_eq!((of("9c").len(), of("none").len()), (1, 0));
+        fs::remove_file(results.join("a-3f2a-b-9c-net1")).unwrap();
+
         // files of others are read once
-        let (cache, mut foreign) = (Cache::new(directory.path()), ForeignFiles::default());
+        let mut foreign = ForeignFiles::default();
         let counts = |(entries, unreadable): (Vec<CacheEntry>, Vec<CacheError>)| (entries.len(), unreadable.len());
         assert_eq!(counts(cache.list_own(&mut foreign).unwrap()), (0, 2));
         assert_eq!(counts(cache.list_own(&mut foreign).unwrap()), (0, 0));

@@ -99,7 +99,7 @@ pub(crate) fn run(
 }
 
 /// The plugin is killed if the thread that started it ends: nobody would undo what it does.
-#[allow(unsafe_code)]
+#[allow(unsafe_code)] // a program cannot set it from outside: it must be done between fork and exec
 fn die_with_parent(command: &mut Command) {
     let parent = getpid();
     let setup = move || {

@@ -1,6 +1,6 @@
 //! `find_sandbox [NAMESPACE POD]`: where a running Pod's network is, or all sandboxes of this node.
 
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout)] // a program for the terminal
 
 use cri::{Candidates, Client, Deadlines, ENVIRONMENT};
 

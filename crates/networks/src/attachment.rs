@@ -4,6 +4,7 @@ use std::{fs, io, path::Path};
 
 use cni::{CacheEntry, Target};
 use link::{RouteSocket, run_inside};
+use rustix::io::Errno;
 use store::Namespace;
 
 /// Which boot of the node this is: a cookie of a network namespace may be used again after a reboot.
@@ -62,6 +63,8 @@ pub fn is_without_link(target: &Target) -> bool {
     namespace.is_some_and(|namespace| link::has_link(&namespace, &target.interface).is_ok_and(|has| !has))
 }
 
+/// Whether a path leads to nothing. `/proc/PID/ns/net` of a process that has just exited is there and cannot be opened (`ESRCH`).
 fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) || error.raw_os_error() == Some(3)
+    let is_missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    is_missing || Errno::from_io_error(error) == Some(Errno::SRCH)
 }

@@ -142,7 +142,7 @@ impl Networks {
             self.target(place, interface.clone(), pod_arguments(place, Vec::new()), CapabilityArguments::new());
         let is_wanted = |entry: &CacheEntry| list.is_none_or(|list| entry.network() == list.name().as_str());
         let entries: Vec<CacheEntry> =
-            self.entries_of(&target.container, Some(interface))?.into_iter().filter(is_wanted).collect();
+            self.entries_of(&target.container, interface)?.into_iter().filter(is_wanted).collect();
         if entries.iter().any(CacheEntry::is_of_runtime) {
             return Err(Error::OfRuntime(interface.clone()));
         }
@@ -237,13 +237,10 @@ impl Networks {
         Ok(entries.into_iter().filter(is_wanted).collect())
     }
 
-    fn entries_of(&self, container: &ContainerId, interface: Option<&InterfaceName>) -> Result<Vec<CacheEntry>, Error> {
-        let interface = interface.map(ToString::to_string);
-        let (entries, _) = self.runtime.cache.list()?;
-        let is_wanted = |entry: &CacheEntry| {
-            entry.container() == container.as_str() && interface.as_ref().is_none_or(|it| entry.interface() == it)
-        };
-        Ok(entries.into_iter().filter(is_wanted).collect())
+    fn entries_of(&self, container: &ContainerId, interface: &InterfaceName) -> Result<Vec<CacheEntry>, Error> {
+        let interface = interface.to_string();
+        let entries = self.runtime.cache.list_of(container)?.into_iter();
+        Ok(entries.filter(|entry| entry.interface() == interface).collect())
     }
 
     /// Deletes what killed programs had begun to add to a Pod, or to delete. Its lock is held, so that none of them runs. What
@@ -251,7 +248,7 @@ impl Networks {
     fn undo_interrupted(&self, place: &Place<'_>, list: &NetworkList, interface: &InterfaceName) -> Result<(), Error> {
         let path = namespace_path(place.opened);
         let interface = interface.to_string();
-        for entry in self.entries_of(&place.container, None)? {
+        for entry in self.runtime.cache.list_of(&place.container)? {
             if entry.is_unfinished() {
                 let deleted = self.delete_entry(&entry, Some(list), &path);
                 if entry.interface() == interface {
