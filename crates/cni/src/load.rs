@@ -34,7 +34,7 @@ pub enum LoadError {
         error: ConfigurationError,
     },
     /// No file has a network of that name.
-    #[error("no network {name:?} in {}: there {}", directory.display(), known(networks))]
+    #[error("no network {name:?} in {}, which has {}", directory.display(), known(networks))]
     Unknown {
         /// The name.
         name: String,
@@ -46,7 +46,7 @@ pub enum LoadError {
 }
 
 fn known(networks: &[String]) -> String {
-    if networks.is_empty() { "are no networks".into() } else { format!("are {}", networks.join(", ")) }
+    if networks.is_empty() { "none".into() } else { networks.join(", ") }
 }
 
 /// Reads a configuration, of which nothing but the length is checked.
@@ -159,9 +159,9 @@ mod tests {
         assert_eq!(kinds(&load_by_name(directory.path(), "a").unwrap()), ["listed"]);
         assert_eq!(kinds(&load_by_name(directory.path(), "b").unwrap()), ["json"]);
         let error = load_by_name(directory.path(), "c").unwrap_err().to_string();
-        assert!(error.ends_with("there are a, a, b"), "{error}");
+        assert!(error.ends_with("which has a, a, b"), "{error}");
         let error = load_by_name(&directory.path().join("none"), "c").unwrap_err().to_string();
-        assert!(error.ends_with("there are no networks"), "{error}");
+        assert!(error.ends_with("which has none"), "{error}");
     }
 
     #[test]

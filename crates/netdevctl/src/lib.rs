@@ -53,7 +53,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let read = match arguments.command {
         Command::Inject(arguments) => {
             let matches = matches.subcommand_matches("inject").unwrap_or(&matches);
-            return inject::run(&arguments, matches, &mut command);
+            let command = command.find_subcommand("inject").unwrap_or(&command);
+            return inject::run(&arguments, matches, command);
         }
         Command::Read(command) => command,
     };

@@ -40,13 +40,13 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // prints help or what is wrong, with status 0 or 2
     let matches = command.try_get_matches_from_mut(arguments).unwrap_or_else(|error| error.exit());
     let program = Program::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    run(&program.arguments, &matches, &mut command)
+    run(&program.arguments, &matches, &command)
 }
 
 /// Runs a command line that was parsed.
-pub(crate) fn run(arguments: &InjectArguments, matches: &ArgMatches, command: &mut Command) -> ExitCode {
+pub(crate) fn run(arguments: &InjectArguments, matches: &ArgMatches, command: &Command) -> ExitCode {
     if let Err(error) = arguments.check(matches) {
-        command.error(ErrorKind::ArgumentConflict, error).exit();
+        command.clone().error(ErrorKind::ArgumentConflict, error).exit();
     }
     let log = Logger(arguments.loglevel);
     let done = match arguments.command {
@@ -127,12 +127,14 @@ fn execute(verb: Verb, arguments: &InjectArguments, log: Logger) -> Result<()> {
         }
         Verb::Status => network::status(arguments, log),
         Verb::Gc => {
+            let list = network::load(arguments)?;
+            let on_node = network::networks(arguments, log)?;
             let devices = device::gc(&place(arguments))?;
-            let (networks, are_clean) = network::collect(arguments, log)?;
+            let (networks, are_clean) = network::collect(&on_node, log)?;
             let are_returned = devices.iter().all(|device| device.outcome != device::Outcome::Failed);
             print_json(&json!({"devices": devices, "networks": networks}))?;
             ensure!(are_clean && are_returned, "not everything could be removed: see the reasons in the output");
-            Ok(())
+            list.map_or(Ok(()), |list| network::collect_in_plugins(&on_node, &list, arguments, log))
         }
     }
 }

@@ -145,8 +145,7 @@ pub(super) fn list(
 }
 
 /// Deletes what Pods that have ended left. Returns that, and whether nothing is left of it.
-pub(super) fn collect(arguments: &InjectArguments, log: Logger) -> Result<(Vec<Value>, bool)> {
-    let networks = networks(arguments, log)?;
+pub(super) fn collect(networks: &Networks, log: Logger) -> Result<(Vec<Value>, bool)> {
     let collected = networks.collect(&mut ForeignFiles::default())?;
     for error in &collected.unreadable {
         log.warn(&error.to_string(), Value::Null);
@@ -161,14 +160,21 @@ pub(super) fn collect(arguments: &InjectArguments, log: Logger) -> Result<(Vec<V
         }
         row
     });
-    let rows = rows.collect();
-    if let Some(list) = load(arguments)? {
-        let multus = Cache::new(arguments.network.cni_cache_dir.join(MULTUS));
-        if !networks.collect_in_plugins(&list, &[multus])? {
-            log.warn("the plugins were not called: the network has disableGC", Value::Null);
-        }
+    Ok((rows.collect(), are_clean))
+}
+
+/// Has the plugins of a network free what they keep for attachments that do not exist.
+pub(super) fn collect_in_plugins(
+    networks: &Networks,
+    list: &NetworkList,
+    arguments: &InjectArguments,
+    log: Logger,
+) -> Result<()> {
+    let multus = Cache::new(arguments.network.cni_cache_dir.join(MULTUS));
+    if !networks.collect_in_plugins(list, &[multus])? {
+        log.warn("the plugins were not called: the network has disableGC", Value::Null);
     }
-    Ok((rows, are_clean))
+    Ok(())
 }
 
 fn place<'a>(arguments: &InjectArguments, pod: &'a RunningPod) -> Result<Place<'a>> {
@@ -179,7 +185,8 @@ fn place<'a>(arguments: &InjectArguments, pod: &'a RunningPod) -> Result<Place<'
     Ok(Place { pod: pod.found.pod(), sandbox: pod.found.id(), opened: &pod.opened, container })
 }
 
-fn networks(arguments: &InjectArguments, log: Logger) -> Result<Networks> {
+/// The networks of this node, by the flags.
+pub(super) fn networks(arguments: &InjectArguments, log: Logger) -> Result<Networks> {
     let flags = &arguments.network;
     let path = flags.cni_path.clone().or_else(|| env::var("CNI_PATH").ok().filter(|path| !path.is_empty()));
     let path = path.unwrap_or_else(|| cni::DEFAULT_PLUGIN_DIR.into());
@@ -209,7 +216,7 @@ fn is_moved() -> bool {
 }
 
 /// The network of `-spec`: a file, standard input, or one of the node's networks by name. None without the flag.
-fn load(arguments: &InjectArguments) -> Result<Option<NetworkList>> {
+pub(super) fn load(arguments: &InjectArguments) -> Result<Option<NetworkList>> {
     let Some(spec) = &arguments.network.spec else { return Ok(None) };
     let loaded = match spec.as_str() {
         "-" => {
