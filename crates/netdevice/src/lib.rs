@@ -21,6 +21,8 @@ pub mod id;
 pub mod json;
 pub mod link;
 pub mod name;
+#[cfg(feature = "selection")]
+pub mod networks;
 pub mod node_address;
 pub mod oci;
 pub mod owner;
