@@ -17,6 +17,8 @@ mod cri_info;
 mod go_flags;
 #[path = "../../../fuzz/cases/names.rs"]
 mod names;
+#[path = "../../../fuzz/cases/networks_annotation.rs"]
+mod networks_annotation;
 #[path = "../../../fuzz/cases/node_address.rs"]
 mod node_address;
 #[path = "../../../fuzz/cases/oci_state.rs"]
@@ -44,6 +46,7 @@ fn the_inputs_of_each_fuzz_target_are_read_or_refused() {
         ("cri_info", cri_info::run),
         ("go_flags", go_flags::run),
         ("names", names::run),
+        ("networks_annotation", networks_annotation::run),
         ("node_address", node_address::run),
         ("oci_state", oci_state::run),
         ("record", record::run),

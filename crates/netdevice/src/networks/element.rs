@@ -139,8 +139,8 @@ impl<'a> Element<'a> {
             if bits_per_second.is_none() && bits.is_some() {
                 return Err(self.error("bandwidth", "must have a rate for each burst"));
             }
-            limits.extend(bits_per_second.map(|rates| (rate.to_owned(), rates.into())));
-            limits.extend(bits.map(|bits| (burst.to_owned(), bits.into())));
+            limits.extend(bits_per_second.map(|number| (rate.to_owned(), number.into())));
+            limits.extend(bits.map(|number| (burst.to_owned(), number.into())));
         }
         Ok((!limits.is_empty()).then_some(Value::Object(limits)))
     }

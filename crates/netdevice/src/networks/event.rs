@@ -1,8 +1,6 @@
 //! The reasons and texts of events, as multus-dynamic-networks-controller has them.
 
-use std::fmt::Write as _;
-
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::NetworkSelection;
 
@@ -53,8 +51,13 @@ pub fn rejected_host_network(pod_namespace: &str, pod_name: &str) -> String {
     format!("pod [{pod_namespace}/{pod_name}]: will not add interface to host networked pod")
 }
 
-/// The text of an event. `network_name` is the name of the NetworkAttachmentDefinition, without its namespace. With a
-/// selection that has ips, mac or cni-args, these follow in brackets.
+/// Longest text of an event in bytes: the API server accepts a `note` of this length (`pkg/apis/core/validation/events.go`).
+const MAX_TEXT: usize = 1024;
+
+/// The text of an event. `network_name` is the name of the NetworkAttachmentDefinition, without its namespace.
+///
+/// For an addition with a selection that has ips, mac or cni-args, all three follow in brackets, as Go prints them. A text
+/// of more than 1024 bytes is cut off and ends with `...`.
 pub fn event_text(
     verb: EventVerb,
     pod_namespace: &str,
@@ -63,24 +66,40 @@ pub fn event_text(
     network_name: &str,
     selection: Option<&NetworkSelection>,
 ) -> String {
+    let is_addition = matches!(verb, EventVerb::Added | EventVerb::FailedAdding);
     let (verb, preposition) = verb.phrases();
-    let attributes = selection.map(attributes).unwrap_or_default();
-    format!(
-        "pod [{pod_namespace}/{pod_name}]: {verb} interface {interface} {preposition} network: {network_name}{attributes}"
-    )
+    let attributes = selection.filter(|_| is_addition).map(attributes).unwrap_or_default();
+    let pod = format!("pod [{pod_namespace}/{pod_name}]");
+    cut(format!("{pod}: {verb} interface {interface} {preposition} network: {network_name}{attributes}"))
 }
 
-/// The attributes in brackets, or nothing.
+/// The text if it is short enough, otherwise its beginning.
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let end = (0..=MAX_TEXT - 3).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
+        text.push_str("...");
+    }
+    text
+}
+
+/// The attributes in brackets, or nothing if the selection has none of them.
 fn attributes(selection: &NetworkSelection) -> String {
-    let ips = (!selection.ips.is_empty()).then(|| format!("ips: [{}]", selection.ips.join(" ")));
-    let mac = selection.mac.as_ref().map(|mac| format!("mac: {mac}"));
-    let cni_args = selection.cni_args.as_ref().map(|arguments| {
-        let mut text = "cni-args: &".to_owned();
-        write_go(&mut text, &Value::Object(arguments.clone()));
-        text
-    });
-    let parts: Vec<String> = [ips, mac, cni_args].into_iter().flatten().collect();
-    if parts.is_empty() { String::new() } else { format!("({})", parts.join(", ")) }
+    if selection.ips.is_empty() && selection.mac.is_none() && selection.cni_args.is_none() {
+        return String::new();
+    }
+    let (ips, mac) = (selection.ips.join(" "), selection.mac.as_deref().unwrap_or_default());
+    let mut text = format!("(ips: [{ips}], mac: {mac}, cni-args: ");
+    match &selection.cni_args {
+        // It is a pointer to a map there.
+        Some(arguments) => {
+            text.push('&');
+            write_go_map(&mut text, arguments);
+        }
+        None => text.push_str("<nil>"),
+    }
+    text.push(')');
+    text
 }
 
 /// A value as Go's `%v` prints it after `encoding/json` read it.
@@ -88,7 +107,7 @@ fn write_go(out: &mut String, value: &Value) {
     match value {
         Value::Null => out.push_str("<nil>"),
         Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-        Value::Number(number) => out.push_str(&number.to_string()),
+        Value::Number(number) => write_go_number(out, number.as_f64().unwrap_or_default()),
         Value::String(text) => out.push_str(text),
         Value::Array(list) => {
             out.push('[');
@@ -98,16 +117,34 @@ fn write_go(out: &mut String, value: &Value) {
             }
             out.push(']');
         }
-        Value::Object(keys) => {
-            let mut pairs: Vec<_> = keys.iter().collect();
-            pairs.sort_by_key(|(key, _)| *key);
-            out.push_str("map[");
-            for (at, (key, value)) in pairs.into_iter().enumerate() {
-                let space = if at == 0 { "" } else { " " };
-                let _ = write!(out, "{space}{key}:");
-                write_go(out, value);
-            }
-            out.push(']');
-        }
+        Value::Object(keys) => write_go_map(out, keys),
     }
+}
+
+fn write_go_map(out: &mut String, keys: &Map<String, Value>) {
+    let mut pairs: Vec<_> = keys.iter().collect();
+    pairs.sort_by_key(|(key, _)| *key);
+    out.push_str("map[");
+    for (at, (key, value)) in pairs.into_iter().enumerate() {
+        out.push_str(if at == 0 { "" } else { " " });
+        out.push_str(key);
+        out.push(':');
+        write_go(out, value);
+    }
+    out.push(']');
+}
+
+/// Go reads each number as `float64` and prints it with `%g`: the shortest digits, with an exponent of at least two digits if
+/// that is less than -4 or more than 5 (`formatDigits` in `strconv/ftoa.go`).
+fn write_go_number(out: &mut String, number: f64) {
+    let text = format!("{number:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if (-4..6).contains(&exponent) {
+        out.push_str(&number.to_string());
+        return;
+    }
+    out.push_str(digits);
+    out.push_str(if exponent < 0 { "e-" } else { "e+" });
+    out.push_str(&format!("{:02}", exponent.unsigned_abs()));
 }

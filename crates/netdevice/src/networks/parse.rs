@@ -50,11 +50,11 @@ fn items(text: &str) -> Result<Vec<Map<String, Value>>, NetworksError> {
 
 fn item(element: usize, item: &str) -> Result<Map<String, Value>, NetworksError> {
     let (network, interface) = match item.split_once('@') {
-        Some((network, interface)) => (network, Some(interface)),
+        Some((network, interface)) => (network.trim(), Some(interface.trim())),
         None => (item, None),
     };
     let (namespace, name) = match network.split_once('/') {
-        Some((namespace, name)) => (Some(namespace), name),
+        Some((namespace, name)) => (Some(namespace.trim()), name.trim()),
         None => (None, network),
     };
     if name.contains('/') || interface.is_some_and(|interface| interface.contains('@')) {
@@ -74,8 +74,8 @@ fn check_together(selections: &[NetworkSelection]) -> Result<(), NetworksError> 
     let mut names: Vec<(&InterfaceName, usize)> =
         numbered().filter_map(|(position, selection)| Some((selection.interface.as_ref()?, position))).collect();
     names.sort();
-    if let Some([(_, first), (_, second)]) = names.array_windows().find(|[(one, _), (other, _)]| one == other) {
-        return Err(NetworksError::SameInterface { first: *first, second: *second });
+    if let Some(pair) = names.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return Err(NetworksError::SameInterface { first: pair[0].1, second: pair[1].1 });
     }
     let mut routes = numbered().filter(|(_, selection)| selection.default_route.is_some());
     match (routes.next(), routes.next()) {

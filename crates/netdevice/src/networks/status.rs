@@ -1,5 +1,7 @@
 //! The status annotation: its entries, from the results of CNI, and its text.
 
+use std::net::IpAddr;
+
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Value, json, ser::PrettyFormatter};
 
@@ -94,7 +96,10 @@ fn dns(result: &Value) -> Value {
 
 /// The gateways of the default routes. A default route without one is left out; Multus writes `<nil>`.
 fn gateways(routes: &[Value]) -> Vec<&str> {
-    let is_default = |route: &&Value| ["0.0.0.0/0", "::/0"].contains(&text(route, "dst"));
+    let is_default = |route: &&Value| {
+        let (address, length) = text(route, "dst").split_once('/').unwrap_or_default();
+        length == "0" && address.parse().is_ok_and(|address: IpAddr| address.is_unspecified())
+    };
     routes.iter().filter(is_default).map(|route| text(route, "gw")).filter(|gateway| !gateway.is_empty()).collect()
 }
 
