@@ -7,6 +7,7 @@ RUN target=$(uname -m)-unknown-linux-musl && rustup target add "$target" && \
     cargo build --locked --profile hook --target "$target" -p hook && \
     mkdir /image && cp target/"$target"/release/netdevice-agent target/"$target"/hook/netdevice-hook /image && \
     ln -s netdevice-agent /image/network-device-injector && \
+    ln -s netdevice-agent /image/dynamic-networks-controller && \
     ln -s netdevice-agent /image/netdevctl && ln -s netdevice-agent /image/if-inject
 
 FROM scratch
