@@ -89,6 +89,18 @@ pub struct Marker {
     pub cookie: u64,
     /// Which boot that was (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
+    /// What requested it, if a program is to compare it with what is requested later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested: Option<Requested>,
+}
+
+/// What an attachment was made for: an element of a Pod's annotation `k8s.v1.cni.cncf.io/networks`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requested {
+    /// `namespace/name` of the NetworkAttachmentDefinition.
+    pub network: String,
+    /// The element, without the interface.
+    pub element: Value,
 }
 
 /// How far an attachment is.
@@ -248,6 +260,12 @@ impl CacheEntry {
         let arguments = self.cni_args.clone().unwrap_or_default();
         let capabilities: CapabilityArguments = self.capability_args.clone().unwrap_or_default();
         Ok(Target { container, interface, namespace: self.namespace.clone(), arguments, capabilities })
+    }
+
+    /// The result in another version of the specification; none if there is none that can be read.
+    pub fn result_in(&self, version: Version) -> Option<Value> {
+        let (addition, _) = self.addition().ok()??;
+        serde_json::to_value(addition.in_version(version)).ok()
     }
 
     /// The result, and the version that it is in.
@@ -433,6 +451,7 @@ mod tests {
             since: 1,
             cookie: 7,
             boot: "b".into(),
+            requested: None,
         }
     }
 

@@ -19,7 +19,11 @@ pub struct CapabilityError {
 
 /// Checks that each argument is taken by a plugin: the specification of networks (section 4.1.2.1.10) demands that an
 /// attachment fails otherwise.
-pub(crate) fn check(list: &NetworkList, arguments: &CapabilityArguments) -> Result<(), CapabilityError> {
+///
+/// # Errors
+///
+/// The first argument that no plugin takes.
+pub fn check(list: &NetworkList, arguments: &CapabilityArguments) -> Result<(), CapabilityError> {
     let is_taken = |capability: &str| list.plugins.iter().any(|plugin| plugin.takes(capability));
     match arguments.keys().find(|capability| !is_taken(capability)) {
         None => Ok(()),

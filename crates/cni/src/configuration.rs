@@ -146,6 +146,11 @@ impl NetworkList {
         &self.name
     }
 
+    /// The configuration as text, a list.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// The plugins, in the order of ADD.
     pub fn plugins(&self) -> &[Plugin] {
         &self.plugins
@@ -182,7 +187,7 @@ impl Plugin {
     }
 
     /// Whether it takes a capability argument.
-    pub(crate) fn takes(&self, capability: &str) -> bool {
+    pub fn takes(&self, capability: &str) -> bool {
         self.object.get("capabilities").and_then(|all| all.get(capability)) == Some(&Value::Bool(true))
     }
 }

@@ -3,8 +3,8 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::{
-    cache::CacheError, call::Verb, capability::CapabilityError, configuration::Plugin, name::NetworkName,
-    result::ResultError, version::Version,
+    cache::CacheError, call::Verb, capability::CapabilityError, configuration::Plugin, delegate::DelegateError,
+    name::NetworkName, result::ResultError, version::Version,
 };
 
 /// A call of a plugin that failed.
@@ -141,6 +141,17 @@ pub enum Error {
     /// The cache.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The program that runs the plugins.
+    #[error(transparent)]
+    Delegate(#[from] DelegateError),
+    /// Its result.
+    #[error("network {network}: invalid result: {error}")]
+    Result {
+        /// The network.
+        network: NetworkName,
+        /// What is wrong.
+        error: ResultError,
+    },
     /// CHECK compares with the result of ADD.
     #[error("there is no result of an ADD to check")]
     NoResult,

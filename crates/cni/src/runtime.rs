@@ -1,6 +1,6 @@
 //! The operations: ADD, CHECK, DEL, STATUS and GC, each as calls of plugins and entries of the cache.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde_json::{Map, Value, json};
 
@@ -10,6 +10,7 @@ use crate::{
     caller::{Plugins, Program, Ready},
     capability::{self, CapabilityArguments},
     configuration::{NetworkList, Plugin},
+    delegate::{Delegate, DelegateError},
     error::{AddError, Error, PluginFailure, Reason},
     name::NetworkName,
     node_device::{self, NodeDevice},
@@ -30,6 +31,8 @@ pub struct Runtime {
     pub cache: Cache,
     /// Asked when `host-device` fails to delete an interface. Without an answer the failure counts.
     pub is_gone: IsGone,
+    /// Runs the plugins in place of this program, if it is set.
+    pub delegate: Option<Arc<dyn Delegate>>,
 }
 
 impl fmt::Debug for Runtime {
@@ -42,7 +45,7 @@ impl fmt::Debug for Runtime {
 impl Runtime {
     /// Runs these plugins.
     pub fn new(plugins: Plugins, cache: Cache) -> Self {
-        Self { plugins, cache, is_gone: Box::new(|_| false) }
+        Self { plugins, cache, is_gone: Box::new(|_| false), delegate: None }
     }
 
     /// The devices of the node that a network's plugins would take away from it, for the caller to check before an ADD.
@@ -66,6 +69,9 @@ impl Runtime {
         marker: Option<Marker>,
     ) -> Result<(Addition, Version), AddError> {
         capability::check(list, &target.capabilities)?;
+        if let Some(delegate) = &self.delegate {
+            return self.add_by(&**delegate, list, target, marker);
+        }
         let ready = self.plugins.prepare(list, Verb::Add, None)?;
         if let Some(left) = self.cache.read(list.name(), target)? {
             // its configuration may be the reason why it is left
@@ -91,6 +97,36 @@ impl Runtime {
             return Err(AddError { error: Box::new(error.into()), undo: undo.map(Box::new) });
         }
         Ok((result, ready.version))
+    }
+
+    /// Adds an interface by another program, and keeps the result here, too.
+    fn add_by(
+        &self,
+        delegate: &dyn Delegate,
+        list: &NetworkList,
+        target: &Target,
+        marker: Option<Marker>,
+    ) -> Result<(Addition, Version), AddError> {
+        if let Some(left) = self.cache.read(list.name(), target)? {
+            self.delete(&left, &target.namespace)?;
+        }
+        let version = Version::V1_1_0;
+        let mut entry = CacheEntry::new(list, target, version, marker);
+        self.cache.write(&entry)?;
+        let added = delegate.add(list, target).map_err(Error::from).and_then(|result| {
+            Addition::from_value(result, version).map_err(|error| Error::Result { network: list.name().clone(), error })
+        });
+        let written = added.and_then(|addition| {
+            entry.set_phase(Phase::Added);
+            entry.set_result(&addition, version);
+            self.cache.write(&entry)?;
+            Ok(addition)
+        });
+        written.map(|addition| (addition, version)).map_err(|error| {
+            let undone = delegate.delete(list, target).map_err(Error::from);
+            let undone = undone.and_then(|()| Ok(self.cache.remove(list.name(), target)?));
+            AddError { error: Box::new(error), undo: undone.err().map(Box::new) }
+        })
     }
 
     fn add_one(
@@ -180,6 +216,14 @@ impl Runtime {
     pub fn delete_as(&self, entry: &CacheEntry, list: &NetworkList, namespace: &str) -> Result<(), Error> {
         let mut target = entry.target()?;
         namespace.clone_into(&mut target.namespace);
+        if let Some(delegate) = &self.delegate {
+            match delegate.delete(list, &target) {
+                Ok(()) => return Ok(self.cache.remove(list.name(), &target)?),
+                // its plugins can be run without it, after the Pod's end
+                Err(DelegateError::UnknownPod(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         let made = entry.addition()?;
         let ready = self.plugins.prepare(list, Verb::Del, made.as_ref().map(|(_, version)| *version))?;
         if entry.marker().is_some_and(|marker| marker.phase == Phase::Added) {

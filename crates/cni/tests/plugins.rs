@@ -106,6 +106,7 @@ fn marker() -> Marker {
         since: 0,
         cookie: 0,
         boot: String::new(),
+        requested: None,
     }
 }
 

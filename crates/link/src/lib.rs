@@ -58,7 +58,7 @@ pub use mounts::{sees_mounts, sees_no_mounts};
 pub use read::read_link;
 pub use repair::{Diagnosis, Repair, diagnose, keep_sandbox, repair};
 pub use sandbox::{OpenSandbox, OpenSandboxError};
-pub use sandbox_link::{delete_created, has_link};
+pub use sandbox_link::{delete_created, has_link, link_names};
 pub use skipped::Skipped;
 pub use socket::{KernelError, RouteSocket};
 pub use support::{follow_namespaces, supported_kinds};

@@ -6,7 +6,8 @@ use std::{
 };
 
 use cni::{
-    Addition, CacheEntry, CapabilityArguments, ContainerId, Marker, NetworkList, Phase, Runtime, Target, Version,
+    Addition, CacheEntry, CapabilityArguments, ContainerId, Marker, NetworkList, Phase, Requested, Runtime, Target,
+    Version,
 };
 use link::OpenSandbox;
 use netdevice::{InterfaceName, Owner, Pod, Snapshot, owner::Request};
@@ -65,6 +66,8 @@ pub struct AddRequest<'a> {
     pub arguments: Vec<(String, String)>,
     /// Capability arguments.
     pub capabilities: CapabilityArguments,
+    /// Kept with the attachment, for a program that compares it with what is requested later.
+    pub requested: Option<Requested>,
 }
 
 /// What a deletion found.
@@ -88,7 +91,7 @@ impl Networks {
         request: AddRequest<'_>,
         node: &ReadNode<'_>,
     ) -> Result<(Addition, Version), Error> {
-        let AddRequest { list, interface, arguments, capabilities } = request;
+        let AddRequest { list, interface, arguments, capabilities, requested } = request;
         check_primary(&interface)?;
         let _networks = self.lock_networks(LockMode::Shared)?;
         let _pod = self.lock_pod(place.sandbox)?;
@@ -97,7 +100,7 @@ impl Networks {
             return Err(Error::NameTaken(interface));
         }
         let devices = self.lock_node_devices(place, list, &capabilities, node)?;
-        let marker = self.marker(place)?;
+        let marker = Marker { requested, ..self.marker(place)? };
         let target = self.target(place, interface.clone(), pod_arguments(place, arguments), capabilities);
         self.runtime.add(list, &target, Some(marker)).map_err(|error| {
             let is_made_here = error.undo.is_some() && devices.is_empty();
@@ -287,7 +290,12 @@ impl Networks {
         let cookie = attachment::cookie(place.opened.namespace()).map_err(Error::Namespace)?;
         let (by, pod, boot) = (self.by.to_owned(), place.pod.clone(), self.boot.as_str().to_owned());
         let sandbox = place.sandbox.to_owned();
-        Ok(Marker { phase: Phase::Adding, by, pod, sandbox, since: journal::now(), cookie, boot })
+        Ok(Marker { phase: Phase::Adding, by, pod, sandbox, since: journal::now(), cookie, boot, requested: None })
+    }
+
+    /// A target with the arguments that plugins get of a Pod.
+    pub fn target_of_pod(&self, place: &Place<'_>, target: Target) -> Target {
+        Target { arguments: pod_arguments(place, target.arguments), ..target }
     }
 
     fn target(

@@ -1,0 +1,495 @@
+//! Which Pod is worked on, and when. On one Pod one work at a time, on several Pods at the same time: a plugin that hangs
+//! delays only its Pod.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use cni::ForeignFiles;
+use cri::{Client as RuntimeClient, Deadlines};
+use kube::{Client, Error as KubeError, runtime::watcher};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{JoinSet, spawn_blocking},
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+use tokio_stream::StreamExt;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use wake::{Backoff, Directories};
+
+use crate::{
+    NAME,
+    definition::Definitions,
+    report::Reporter,
+    settings::Settings,
+    status,
+    watch::{self, Change, DefinitionChange, Kept, WatchedPod},
+    work::{self, Done, NodeReader, WorkError, rejected},
+};
+
+/// Pods that are worked on at a time.
+const MAX_WORK: usize = 8;
+/// The pause after a failure: of a plugin, or of a network that does not exist.
+const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// The pause while a Pod has no sandbox yet.
+const WITHOUT_SANDBOX: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+/// The pause after an element was plugged again as it was before: each attempt interrupts the Pod's network.
+const AFTER_RESTORATION: Duration = Duration::from_secs(600);
+/// Where the runtimes mount the network namespaces of Pods.
+const NAMESPACES: &str = "/run/netns";
+/// How often sandboxes are listed without an event.
+const POLL: Duration = Duration::from_secs(60);
+/// How long after an event: the runtime has the sandbox in its list then.
+const SETTLE: Duration = Duration::from_millis(50);
+const NOT_FOUND: u16 = 404;
+
+/// Asks a controller for one Pod.
+#[derive(Debug, Clone)]
+pub struct Handle(mpsc::Sender<Inquiry>);
+
+/// What is asked of the controller.
+#[derive(Debug)]
+pub struct Inquiry {
+    uid: String,
+    answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// The receiving end of a [`Handle`].
+pub type Inquiries = mpsc::Receiver<Inquiry>;
+
+/// How many Pods may be asked for at a time.
+const MAX_INQUIRIES: usize = 64;
+
+impl Handle {
+    /// A handle, and what [`run`] answers it with.
+    pub fn new() -> (Self, Inquiries) {
+        let (sender, receiver) = mpsc::channel(MAX_INQUIRIES);
+        (Self(sender), receiver)
+    }
+
+    /// Waits until a Pod has the interfaces that its annotation requests. Once it had them in its present sandbox, it is not
+    /// waited for again.
+    ///
+    /// # Errors
+    ///
+    /// What is missing at the deadline, and why.
+    pub async fn ensure(&self, uid: &str, deadline: std::time::Instant) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.0.send(Inquiry { uid: uid.to_owned(), answer }).await.ok()?;
+            answered.await.ok()
+        };
+        match timeout_at(deadline.into(), asked).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => Err("the controller of networks has ended".into()),
+            Err(_) => Err("the pod's networks are still being attached: the container is created when they are there".into()),
+        }
+    }
+}
+
+/// One Pod of the node.
+struct Entry {
+    watched: WatchedPod,
+    is_running: bool,
+    /// Changed while it is worked on.
+    is_dirty: bool,
+    next: Option<Instant>,
+    failures: Backoff,
+    missing: Backoff,
+    sandbox: Option<String>,
+    /// The sandbox in which everything was there once.
+    complete_in: Option<String>,
+    is_failed: bool,
+    is_rejected: bool,
+    has_own: bool,
+}
+
+impl Entry {
+    fn new(watched: WatchedPod, has_own: bool) -> Self {
+        Self {
+            watched,
+            is_running: false,
+            is_dirty: false,
+            next: None,
+            failures: Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1),
+            missing: Backoff::new(WITHOUT_SANDBOX.0, WITHOUT_SANDBOX.1),
+            sandbox: None,
+            complete_in: None,
+            is_failed: false,
+            is_rejected: false,
+            has_own,
+        }
+    }
+
+    /// Whether there can be anything to do.
+    fn is_relevant(&self, uses_multus: bool) -> bool {
+        let has_status = uses_multus && !self.watched.status.is_empty();
+        let is_wanted = !self.watched.networks.trim().is_empty();
+        !self.watched.is_deleted && !self.is_rejected && (is_wanted || self.has_own || has_status)
+    }
+
+    fn wake(&mut self) {
+        if self.is_running {
+            self.is_dirty = true;
+        } else {
+            self.next = Some(Instant::now());
+        }
+    }
+}
+
+struct Controller {
+    settings: Arc<Settings>,
+    client: Client,
+    reporter: Reporter,
+    node: NodeReader,
+    pods: HashMap<String, Entry>,
+    listed: Option<BTreeSet<String>>,
+    are_pods_listed: bool,
+    definitions: Kept<Arc<str>>,
+    /// UIDs of Pods that have attachments from before this process.
+    own_before: BTreeSet<String>,
+    waiting: HashMap<String, Vec<oneshot::Sender<Result<(), String>>>>,
+    jobs: JoinSet<(String, WatchedPod, Result<Done, WorkError>, Option<String>)>,
+}
+
+/// Follows the Pods of the node until `shutdown`.
+///
+/// # Errors
+///
+/// None today: the API server and the runtime are waited for.
+pub async fn run(
+    settings: Settings,
+    client: Client,
+    reporter: Reporter,
+    node: NodeReader,
+    mut inquiries: Inquiries,
+    shutdown: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    let mut pods = watch::pods(client.clone(), &settings.node);
+    let mut definitions = watch::definitions(client.clone());
+    let mut namespaces = Directories::new([PathBuf::from(NAMESPACES)], POLL);
+    let settings = Arc::new(settings);
+    let own_before = own_before(settings.clone()).await;
+    let mut controller = Controller {
+        settings,
+        client,
+        reporter,
+        node,
+        pods: HashMap::new(),
+        listed: None,
+        are_pods_listed: false,
+        definitions: Kept::default(),
+        own_before,
+        waiting: HashMap::new(),
+        jobs: JoinSet::new(),
+    };
+    let mut reported = None;
+    loop {
+        controller.start_due();
+        let next = controller.next_due();
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(change) = pods.next() => match change {
+                Ok(change) => controller.pod_changed(change),
+                Err(error) => report_once(&mut reported, "pods of this node", &error),
+            },
+            Some(change) = definitions.next() => match change {
+                Ok(change) => controller.definition_changed(change),
+                // the cluster has no such resource: there are no networks
+                Err(watcher::Error::InitialListFailed(KubeError::Api(status))) if status.code == NOT_FOUND => {
+                    controller.definitions.begin();
+                    controller.definitions.end();
+                }
+                Err(error) => report_once(&mut reported, "NetworkAttachmentDefinitions", &error),
+            },
+            _ = namespaces.changed() => controller.sandboxes_changed().await,
+            Some(inquiry) = inquiries.recv() => controller.inquire(inquiry),
+            Some(job) = controller.jobs.join_next() => match job {
+                Ok((uid, watched, result, status)) => controller.end(&uid, &watched, result, status),
+                Err(error) => warn!("the work on a pod failed: {error}"),
+            },
+            () = at(next) => {}
+        }
+    }
+    // a plugin that runs is killed with this process, and what it did is found by the next one
+    controller.jobs.detach_all();
+    Ok(())
+}
+
+async fn at(next: Option<Instant>) {
+    match next {
+        Some(next) => sleep_until(next).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn report_once(reported: &mut Option<String>, what: &str, error: &watcher::Error) {
+    let line = format!("cannot follow the {what}: {error}");
+    if reported.as_ref() != Some(&line) {
+        warn!("{line}");
+    }
+    *reported = Some(line);
+}
+
+/// The Pods that have attachments of this program.
+async fn own_before(settings: Arc<Settings>) -> BTreeSet<String> {
+    let listed = spawn_blocking(move || {
+        let list = || settings.networks.runtime.cache.list_own(&mut ForeignFiles::default());
+        store::run_in_mounts_of_init(list)
+    });
+    match listed.await {
+        Ok(Ok(Ok((entries, _)))) => {
+            let markers = entries.iter().filter_map(|entry| entry.marker());
+            markers.filter(|marker| marker.by == NAME).map(|marker| marker.pod.uid.clone()).collect()
+        }
+        Ok(Ok(Err(error))) => {
+            warn!("cannot read which networks were attached before: {error}");
+            BTreeSet::new()
+        }
+        Ok(Err(error)) => {
+            warn!("cannot enter the mount namespace of PID 1: {error}");
+            BTreeSet::new()
+        }
+        Err(_) => BTreeSet::new(),
+    }
+}
+
+impl Controller {
+    fn pod_changed(&mut self, change: Change) {
+        match change {
+            Change::Begin => self.listed = Some(BTreeSet::new()),
+            Change::Pod(watched) => {
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(watched.pod.uid.clone());
+                }
+                self.update(watched);
+            }
+            Change::PodGone(uid) => drop(self.pods.remove(&uid)),
+            Change::End => {
+                self.are_pods_listed = true;
+                if let Some(listed) = self.listed.take() {
+                    self.pods.retain(|uid, _| listed.contains(uid));
+                }
+            }
+        }
+    }
+
+    fn update(&mut self, watched: WatchedPod) {
+        let uses_multus = self.settings.uses_multus();
+        let has_own = self.own_before.contains(&watched.uid_on_node);
+        match self.pods.get_mut(&watched.pod.uid) {
+            None => {
+                let uid = watched.pod.uid.clone();
+                let mut entry = Entry::new(watched, has_own);
+                if entry.is_relevant(uses_multus) {
+                    entry.wake();
+                }
+                self.pods.insert(uid, entry);
+            }
+            Some(entry) => {
+                let before = std::mem::replace(&mut entry.watched, watched);
+                let is_requested_anew = before.networks != entry.watched.networks;
+                let is_changed = is_requested_anew || before.status != entry.watched.status;
+                if is_requested_anew {
+                    entry.failures.reset();
+                    // a Pod on the node's network is rejected once for each request
+                    entry.is_rejected = false;
+                }
+                if entry.is_relevant(uses_multus) && (is_changed || entry.sandbox.is_none()) {
+                    entry.wake();
+                }
+            }
+        }
+    }
+
+    fn definition_changed(&mut self, change: DefinitionChange) {
+        match change {
+            DefinitionChange::Begin => return self.definitions.begin(),
+            DefinitionChange::Definition(name, config) => self.definitions.insert(name, config),
+            DefinitionChange::Gone(name) => self.definitions.remove(&name),
+            DefinitionChange::End => drop(self.definitions.end()),
+        }
+        // interfaces that are there stay as they were made
+        for entry in self.pods.values_mut().filter(|entry| entry.is_failed) {
+            entry.failures.reset();
+            entry.wake();
+        }
+    }
+
+    /// Wakes the Pods whose sandbox is another one than that which they were worked on in.
+    async fn sandboxes_changed(&mut self) {
+        let uses_multus = self.settings.uses_multus();
+        if !self.pods.values().any(|entry| entry.is_relevant(uses_multus)) {
+            return;
+        }
+        sleep(SETTLE).await;
+        let settings = self.settings.clone();
+        let listed = spawn_blocking(move || store::run_in_mounts_of_init(|| list_sandboxes(&settings))).await;
+        let Ok(Ok(Some(sandboxes))) = listed else { return };
+        for entry in self.pods.values_mut().filter(|entry| entry.is_relevant(uses_multus)) {
+            if sandboxes.get(&entry.watched.uid_on_node).is_some_and(|id| entry.sandbox.as_ref() != Some(id)) {
+                entry.missing.reset();
+                entry.wake();
+            }
+        }
+    }
+
+    fn inquire(&mut self, Inquiry { uid, answer }: Inquiry) {
+        self.waiting.retain(|_, waiting| {
+            waiting.retain(|answer| !answer.is_closed());
+            !waiting.is_empty()
+        });
+        if let Some(entry) = self.pods.get_mut(&uid) {
+            if entry.complete_in.is_some() && entry.complete_in == entry.sandbox && !entry.is_dirty {
+                // the runtime may have made another sandbox: the work finds out, and nobody waits for it
+                entry.wake();
+                // the receiver may have given up
+                let _ = answer.send(Ok(()));
+                return;
+            }
+            entry.wake();
+        }
+        self.waiting.entry(uid).or_default().push(answer);
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let is_possible = self.are_pods_listed && self.definitions.is_complete && self.jobs.len() < MAX_WORK;
+        is_possible.then(|| self.pods.values().filter_map(|entry| entry.next).min()).flatten()
+    }
+
+    fn start_due(&mut self) {
+        while let Some(next) = self.next_due().filter(|next| *next <= Instant::now()) {
+            let Some((uid, entry)) = self.pods.iter_mut().find(|(_, entry)| entry.next == Some(next)) else { return };
+            entry.next = None;
+            entry.is_running = true;
+            let (uid, watched) = (uid.clone(), entry.watched.clone());
+            let definitions = self.definitions.objects.clone();
+            let job = job(self.settings.clone(), self.client.clone(), definitions, watched, self.node.clone());
+            self.jobs.spawn(async move {
+                let (watched, result, status) = job.await;
+                (uid, watched, result, status)
+            });
+        }
+    }
+
+    fn end(&mut self, uid: &str, watched: &WatchedPod, result: Result<Done, WorkError>, status: Option<String>) {
+        let answer = match &result {
+            Ok(done) if done.failures.is_empty() => Some(Ok(())),
+            Ok(done) => Some(Err(done.failures.join("; "))),
+            Err(WorkError::NoSandbox(_)) => None,
+            Err(error) => Some(Err(error.to_string())),
+        };
+        if let Some(answer) = answer {
+            for waiting in self.waiting.remove(uid).into_iter().flatten() {
+                let _ = waiting.send(answer.clone());
+            }
+        }
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        entry.is_running = false;
+        let pod = &watched.pod;
+        let pause = match result {
+            Ok(done) => {
+                entry.sandbox = done.sandbox;
+                entry.has_own = done.has_own;
+                entry.missing.reset();
+                for report in done.reports {
+                    match report.is_warning {
+                        true => warn!(%pod, "{}", report.note),
+                        false => info!(%pod, "{}", report.note),
+                    }
+                    self.reporter.report(report);
+                }
+                entry.is_failed = !done.failures.is_empty();
+                if entry.is_failed {
+                    debug!(%pod, "{}", done.failures.join("; "));
+                } else {
+                    entry.complete_in = entry.sandbox.clone();
+                    entry.failures.reset();
+                }
+                match (entry.is_failed, done.is_restored) {
+                    (true, true) => Some(AFTER_RESTORATION),
+                    (true, false) => Some(entry.failures.next_pause()),
+                    (false, _) => None,
+                }
+            }
+            Err(WorkError::HostNetwork) => {
+                if !watched.networks.trim().is_empty() {
+                    self.reporter.report(rejected(pod));
+                }
+                entry.is_rejected = true;
+                None
+            }
+            Err(error @ WorkError::NoSandbox(_)) => {
+                debug!(%pod, "{error}");
+                entry.sandbox = None;
+                Some(entry.missing.next_pause())
+            }
+            Err(error) => {
+                warn!(%pod, "the pod's networks are not as requested: {error}");
+                if let WorkError::Annotation(text) = &error {
+                    self.reporter.report(work::invalid_annotation(pod, text));
+                    entry.is_failed = true;
+                    None
+                } else {
+                    Some(entry.failures.next_pause())
+                }
+            }
+        };
+        if let Some(status) = status {
+            // this program's own change is nothing to react to
+            entry.watched.status = status;
+        }
+        if std::mem::take(&mut entry.is_dirty) {
+            entry.next = Some(Instant::now());
+        } else if let Some(pause) = pause {
+            entry.next = Some(Instant::now() + pause);
+        }
+    }
+}
+
+/// The newest running sandbox of each Pod, by the Pod's UID.
+fn list_sandboxes(settings: &Settings) -> Option<BTreeMap<String, String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let listed = runtime.block_on(async {
+        let client = RuntimeClient::connect(&settings.runtime, Deadlines::default()).await?;
+        client.list_sandboxes().await
+    });
+    let mut listed = listed.inspect_err(|error| debug!("cannot list the sandboxes: {error}")).ok()?;
+    listed.retain(|sandbox| sandbox.is_ready);
+    listed.sort_by_key(|sandbox| (sandbox.attempt, sandbox.created_at));
+    Some(listed.into_iter().map(|sandbox| (sandbox.pod.uid, sandbox.id)).collect())
+}
+
+/// The work on one Pod, and then its status. Returns the text of the status if it was written.
+async fn job(
+    settings: Arc<Settings>,
+    client: Client,
+    definitions: Definitions,
+    watched: WatchedPod,
+    node: NodeReader,
+) -> (WatchedPod, Result<Done, WorkError>, Option<String>) {
+    let pod = watched.clone();
+    let worked = spawn_blocking(move || {
+        store::run_in_mounts_of_init(|| work::work(&settings, &definitions, &pod, &*node))
+    });
+    let result = match worked.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => Err(WorkError::Node(format!("cannot enter the mount namespace of PID 1: {error}"))),
+        Err(error) => Err(WorkError::Node(format!("the task failed: {error}"))),
+    };
+    let mut result = result;
+    let mut written = None;
+    if let Ok(done) = &mut result
+        && let Some(change) = &done.status
+    {
+        match status::write(&client, &watched, change).await {
+            Ok(text) => written = text,
+            Err(error) => done.failures.push(format!("cannot write the pod's network-status: {error}")),
+        }
+    }
+    (watched, result, written)
+}

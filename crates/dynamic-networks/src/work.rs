@@ -1,0 +1,402 @@
+//! The work on one Pod. Blocking, on a thread of its own, in the mount namespace of the node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error as StdError,
+    sync::Arc,
+};
+
+use cni::{CacheEntry, ContainerId, Requested, Version};
+use cri::{Client, Deadlines, FoundSandbox};
+use link::OpenSandbox;
+use netdevice::{
+    InterfaceName, Pod,
+    networks::{
+        EventVerb, KEY, NetworkSelection, Plan, Present, REJECTED_REASON, entries_of_result, event_text, merge_status, parse,
+        plan, read_status, rejected_text,
+    },
+};
+use networks::{AddRequest, Place};
+use serde_json::{Map, Value};
+
+use crate::{
+    NAME,
+    definition::{Definitions, Prepared, prepare},
+    report::Report,
+    settings::Settings,
+    watch::WatchedPod,
+};
+
+/// The interface that the runtime makes for every Pod.
+const PRIMARY: &str = "eth0";
+
+/// What was done for a Pod.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// Its sandbox.
+    pub(crate) sandbox: Option<String>,
+    /// What happened.
+    pub(crate) reports: Vec<Report>,
+    /// What was not done. Empty: the Pod has what it requests.
+    pub(crate) failures: Vec<String>,
+    /// Whether a repetition would only repeat the harm: a changed element was plugged again as it was before.
+    pub(crate) is_restored: bool,
+    /// Whether the Pod has attachments that this program made.
+    pub(crate) has_own: bool,
+    /// What the Pod's status is to say.
+    pub(crate) status: Option<StatusChange>,
+}
+
+/// How a Pod's status changes. It is applied to the status at that moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StatusChange {
+    /// Entries that are no longer true.
+    removed: Vec<(String, String)>,
+    /// The entries of each interface that this program plugged.
+    present: Vec<Vec<Value>>,
+}
+
+impl StatusChange {
+    pub(crate) fn apply(&self, now: &[Value]) -> Vec<Value> {
+        merge_status(now, &self.removed, &self.present)
+    }
+}
+
+/// Why nothing was done for a Pod.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkError {
+    /// The sandbox is not there yet, or no longer.
+    #[error("the pod has no sandbox that runs: {0}")]
+    NoSandbox(String),
+    /// The Pod uses the node's network.
+    #[error("the pod uses the node's network")]
+    HostNetwork,
+    /// The annotation.
+    #[error("{0}")]
+    Annotation(String),
+    /// The runtime, or the node.
+    #[error("{0}")]
+    Node(String),
+}
+
+/// The report that a Pod on the node's network gets nothing.
+pub(crate) fn rejected(pod: &Pod) -> Report {
+    let note = rejected_text(&pod.namespace, &pod.name);
+    Report { pod: pod.clone(), reason: REJECTED_REASON, is_warning: true, note }
+}
+
+/// The report that an annotation cannot be used.
+pub(crate) fn invalid_annotation(pod: &Pod, error: &str) -> Report {
+    let note = format!("pod [{pod}]: annotation {KEY} is not used: {error}");
+    Report { pod: pod.clone(), reason: "InvalidNetworksAnnotation", is_warning: true, note }
+}
+
+/// Compares what a Pod requests with what it has, and makes the difference.
+pub(crate) fn work(
+    settings: &Settings,
+    definitions: &Definitions,
+    watched: &WatchedPod,
+    node: &networks::ReadNode<'_>,
+) -> Result<Done, WorkError> {
+    let wanted = parse(&watched.networks, &watched.pod.namespace);
+    let found = find_sandbox(settings, watched)?;
+    let wanted = wanted.map_err(|error| WorkError::Annotation(error.to_string()))?;
+    let opened = OpenSandbox::open(found.sandbox()).map_err(|error| WorkError::NoSandbox(error.to_string()))?;
+    let container: ContainerId = found.id().parse().map_err(|error| WorkError::Node(format!("{error}")))?;
+    let place = Place { pod: found.pod(), sandbox: found.id(), opened: &opened, container };
+    let mut of_pod = OfPod { settings, definitions, watched, place, node, done: Done::default() };
+    of_pod.converge(&wanted)?;
+    Ok(Done { sandbox: Some(found.id().to_owned()), ..of_pod.done })
+}
+
+fn find_sandbox(settings: &Settings, watched: &WatchedPod) -> Result<FoundSandbox, WorkError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| WorkError::Node(format!("cannot start: {error}")))?;
+    let found = runtime.block_on(async {
+        let client = Client::connect(&settings.runtime, Deadlines::default()).await?;
+        client.find_sandbox(&watched.pod.namespace, &watched.pod.name).await
+    });
+    match found {
+        Ok(found) if found.pod().uid != watched.uid_on_node => {
+            Err(WorkError::NoSandbox("the one that runs is of an earlier pod of that name".into()))
+        }
+        Ok(found) => Ok(found),
+        Err(cri::Error::HostNetwork { .. }) => Err(WorkError::HostNetwork),
+        Err(error @ (cri::Error::NoPod { .. } | cri::Error::NotRunning { .. })) => {
+            Err(WorkError::NoSandbox(error.to_string()))
+        }
+        Err(error) => Err(WorkError::Node(error.to_string())),
+    }
+}
+
+/// An interface that the Pod has.
+struct Attached {
+    present: Present,
+    /// Its attachment, if this program made it; otherwise Multus did, when the Pod was created.
+    entry: Option<CacheEntry>,
+}
+
+struct OfPod<'a> {
+    settings: &'a Settings,
+    definitions: &'a Definitions,
+    watched: &'a WatchedPod,
+    place: Place<'a>,
+    node: &'a networks::ReadNode<'a>,
+    done: Done,
+}
+
+impl OfPod<'_> {
+    fn converge(&mut self, wanted: &[NetworkSelection]) -> Result<(), WorkError> {
+        let status = read_status(&self.watched.status);
+        let mut links = link::link_names(self.place.opened.namespace()).map_err(|error| WorkError::Node(error.to_string()))?;
+        let attached = self.attached(&status, &links)?;
+        for attached in &attached {
+            links.remove(&attached.present.interface);
+        }
+        let presents: Vec<Present> = attached.iter().map(|attached| attached.present.clone()).collect();
+        let plan = plan(wanted, &presents, &links);
+        let mut removed: Vec<(String, String)> = stale(&status, wanted, &links, &presents);
+
+        // what is plugged anew is unplugged only if the new configuration can be used
+        let mut prepared: BTreeMap<usize, Result<Prepared, String>> = BTreeMap::new();
+        for (index, _) in &plan.add {
+            prepared.insert(*index, self.prepare(&wanted[*index]));
+        }
+        let is_blocked = |present: &Present| blocks(&plan, present, &prepared);
+        let mut replaced = BTreeMap::new();
+        for index in &plan.remove {
+            let attached = &attached[*index];
+            if is_blocked(&attached.present) {
+                continue;
+            }
+            if self.remove(attached) {
+                let key = (attached.present.network.clone(), attached.present.interface.to_string());
+                removed.push(key);
+                if let Some(entry) = &attached.entry {
+                    replaced.insert(attached.present.interface.clone(), entry.clone());
+                }
+            }
+        }
+        for (index, interface) in &plan.add {
+            let selection = &wanted[*index];
+            match prepared.remove(index) {
+                Some(Ok(prepared)) => self.add(selection, interface, prepared, replaced.get(interface)),
+                Some(Err(error)) => self.fail(EventVerb::FailedAdding, interface, selection, &error),
+                None => {}
+            }
+        }
+        self.finish(removed)
+    }
+
+    fn prepare(&self, selection: &NetworkSelection) -> Result<Prepared, String> {
+        let settings = self.settings;
+        let is_foreign = selection.namespace != self.watched.pod.namespace;
+        if settings.is_isolated && is_foreign && !settings.global_namespaces.contains(&selection.namespace) {
+            let (network, namespace) = (selection.network(), &self.watched.pod.namespace);
+            return Err(format!(
+                "pods of namespace {namespace} may not use network {network}: namespace isolation is on, and {} is not a global namespace",
+                selection.namespace
+            ));
+        }
+        let prepared = prepare(selection, self.definitions, &settings.configuration_dir, settings.uses_multus())?;
+        let devices = settings.networks.runtime.node_devices(&prepared.list, &prepared.capabilities);
+        if let Some(device) = devices.first() {
+            return Err(format!(
+                "plugin {} would take {} away from the node: request a device of the node in the annotation netdevices.nri.containerd.io",
+                device.plugin,
+                device.selector.as_str()
+            ));
+        }
+        Ok(prepared)
+    }
+
+    /// What the Pod has: what this program plugged, and what Multus' status says it made, if it is there.
+    fn attached(&self, status: &[Value], links: &BTreeSet<InterfaceName>) -> Result<Vec<Attached>, WorkError> {
+        let mut attached = Vec::new();
+        let mut known = BTreeSet::new();
+        for entry in self.own_entries()? {
+            let Some(requested) = entry.marker().and_then(|marker| marker.requested.clone()) else { continue };
+            let Ok(interface) = entry.interface().parse::<InterfaceName>() else { continue };
+            let is_complete = !entry.is_unfinished() && links.contains(&interface);
+            // what is not complete differs from every request, so that it is plugged anew, under the same name
+            let request = if is_complete { requested.element } else { Value::Null };
+            known.insert(interface.clone());
+            let present = Present { network: requested.network, interface, request: Some(request) };
+            attached.push(Attached { present, entry: Some(entry) });
+        }
+        for entry in status.iter().filter(|entry| !is_default(entry)) {
+            let Some((network, interface)) = key(entry) else { continue };
+            let Ok(interface) = interface.parse::<InterfaceName>() else { continue };
+            let is_there = links.contains(&interface) || entry.get("device-info").is_some();
+            if is_there && interface.as_bytes() != PRIMARY.as_bytes() && known.insert(interface.clone()) {
+                attached.push(Attached { present: Present { network, interface, request: None }, entry: None });
+            }
+        }
+        Ok(attached)
+    }
+
+    fn own_entries(&self) -> Result<Vec<CacheEntry>, WorkError> {
+        let listed = self.settings.networks.runtime.cache.list_of(&self.place.container);
+        let mut entries = listed.map_err(|error| WorkError::Node(error.to_string()))?;
+        entries.retain(|entry| entry.marker().is_some_and(|marker| marker.by == NAME));
+        Ok(entries)
+    }
+
+    /// Returns whether it is removed.
+    fn remove(&mut self, attached: &Attached) -> bool {
+        let Present { network, interface, .. } = &attached.present;
+        let removed = match &attached.entry {
+            Some(_) => self.settings.networks.delete(&self.place, None, interface).map(drop).map_err(|error| error.to_string()),
+            None if self.settings.uses_multus() => self.remove_of_multus(network, interface),
+            None => {
+                // another program's; nothing here knows how it was made
+                let note = format!("{interface} of network {network} was not plugged by this program: it stays");
+                tracing::debug!(pod = %self.watched.pod, "{note}");
+                return false;
+            }
+        };
+        match removed {
+            Ok(()) => {
+                self.report(EventVerb::Removed, interface, network, None, None);
+                true
+            }
+            Err(error) => {
+                self.report(EventVerb::FailedRemoving, interface, network, None, Some(&error));
+                self.done.failures.push(format!("cannot remove {interface} from network {network}: {error}"));
+                false
+            }
+        }
+    }
+
+    /// What Multus made when the Pod was created: by the configuration that it was made with, or else by the present one.
+    fn remove_of_multus(&self, network: &str, interface: &InterfaceName) -> Result<(), String> {
+        let networks = &self.settings.networks;
+        let delegate = networks.runtime.delegate.as_ref().ok_or("Multus is not used")?;
+        let made = self.settings.multus_cache.as_ref().and_then(|cache| {
+            let entries = cache.list_of(&self.place.container).ok()?;
+            entries.into_iter().find(|entry| entry.interface() == interface.to_string())
+        });
+        let (list, target) = match made {
+            Some(entry) => (entry.list().map_err(|error| error.to_string())?, entry.target().map_err(|error| error.to_string())?),
+            None => {
+                let (namespace, name) = network.split_once('/').ok_or("its network is not of the form namespace/name")?;
+                let selection = NetworkSelection::of(namespace, name);
+                let prepared = prepare(&selection, self.definitions, &self.settings.configuration_dir, true)?;
+                let path = self.place.opened.namespace().path().to_string_lossy().into_owned();
+                (prepared.list, cni::Target::new(self.place.container.clone(), interface.clone(), path))
+            }
+        };
+        let target = networks.target_of_pod(&self.place, target);
+        delegate.delete(&list, &target).map_err(|error| error.to_string())
+    }
+
+    fn add(&mut self, selection: &NetworkSelection, interface: &InterfaceName, prepared: Prepared, before: Option<&CacheEntry>) {
+        let requested = Requested { network: selection.network(), element: selection.to_request() };
+        match self.add_one(interface, prepared, requested) {
+            Ok(()) => self.report(EventVerb::Added, interface, &selection.network(), Some(selection), None),
+            Err(error) => {
+                self.fail(EventVerb::FailedAdding, interface, selection, &error);
+                if let Some(before) = before.filter(|before| !before.is_unfinished()) {
+                    self.restore(interface, before);
+                }
+            }
+        }
+    }
+
+    fn add_one(&self, interface: &InterfaceName, prepared: Prepared, requested: Requested) -> Result<(), String> {
+        let Prepared { list, capabilities, arguments } = prepared;
+        let interface = interface.clone();
+        let request = AddRequest { list: &list, interface, arguments, capabilities, requested: Some(requested) };
+        self.settings.networks.add(&self.place, request, self.node).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Plugs an interface as it was: its new configuration failed.
+    fn restore(&mut self, interface: &InterfaceName, before: &CacheEntry) {
+        let restored = || {
+            let (list, target) = (before.list().ok()?, before.target().ok()?);
+            let requested = before.marker()?.requested.clone()?;
+            let is_own = |(key, _): &(String, String)| !key.starts_with("K8S_POD_") && key != "IgnoreUnknown";
+            let arguments = target.arguments.into_iter().filter(is_own).collect();
+            let prepared = Prepared { list, capabilities: target.capabilities, arguments };
+            self.add_one(interface, prepared, requested).ok()
+        };
+        if restored().is_some() {
+            self.done.is_restored = true;
+            self.done.failures.push(format!("{interface} was plugged again as it was before"));
+        }
+    }
+
+    /// The status, from what there is now.
+    fn finish(&mut self, mut removed: Vec<(String, String)>) -> Result<(), WorkError> {
+        let mut present = Vec::new();
+        for entry in self.own_entries()?.iter().filter(|entry| !entry.is_unfinished()) {
+            let Some(requested) = entry.marker().and_then(|marker| marker.requested.as_ref()) else { continue };
+            let result = entry.result_in(Version::V1_1_0).unwrap_or(Value::Object(Map::new()));
+            present.push(entries_of_result(&requested.network, entry.interface(), &result));
+            removed.retain(|(network, interface)| *network != requested.network || interface != entry.interface());
+        }
+        self.done.has_own = !present.is_empty();
+        self.done.status = Some(StatusChange { removed, present });
+        Ok(())
+    }
+
+    fn fail(&mut self, verb: EventVerb, interface: &InterfaceName, selection: &NetworkSelection, error: &str) {
+        let network = selection.network();
+        self.report(verb, interface, &network, Some(selection), Some(error));
+        self.done.failures.push(format!("cannot add {interface} to network {network}: {error}"));
+    }
+
+    fn report(
+        &mut self,
+        verb: EventVerb,
+        interface: &InterfaceName,
+        network: &str,
+        selection: Option<&NetworkSelection>,
+        error: Option<&str>,
+    ) {
+        let Pod { namespace, name, .. } = &self.watched.pod;
+        // the seed's events have the definition's name alone
+        let short = network.rsplit('/').next().unwrap_or(network);
+        let mut note = event_text(verb, namespace, name, &interface.to_string(), short, selection);
+        if let Some(error) = error {
+            note.push_str(": ");
+            note.push_str(error);
+        }
+        let is_warning = matches!(verb, EventVerb::FailedAdding | EventVerb::FailedRemoving);
+        self.done.reports.push(Report { pod: self.watched.pod.clone(), reason: verb.reason(), is_warning, note });
+    }
+}
+
+/// Whether an interface that is to be removed makes room for one that cannot be added: it stays then.
+fn blocks(plan: &Plan, present: &Present, prepared: &BTreeMap<usize, Result<Prepared, String>>) -> bool {
+    let successor = plan.add.iter().find(|(_, interface)| *interface == present.interface);
+    successor.is_some_and(|(index, _)| prepared.get(index).is_some_and(Result::is_err))
+}
+
+fn is_default(entry: &Value) -> bool {
+    entry.get("default").and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn key(entry: &Value) -> Option<(String, String)> {
+    let text = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+    Some((text("name").filter(|name| name.contains('/'))?, text("interface")?))
+}
+
+/// Entries of interfaces that are neither there nor requested.
+fn stale(
+    status: &[Value],
+    wanted: &[NetworkSelection],
+    links: &BTreeSet<InterfaceName>,
+    presents: &[Present],
+) -> Vec<(String, String)> {
+    let is_stale = |(network, interface): &(String, String)| {
+        let is_wanted = wanted.iter().any(|selection| selection.network() == *network);
+        let is_there = links.iter().any(|link| link.to_string() == *interface)
+            || presents.iter().any(|present| present.interface.to_string() == *interface);
+        !is_wanted && !is_there
+    };
+    status.iter().filter(|entry| !is_default(entry)).filter_map(key).filter(is_stale).collect()
+}
+
+/// Reads the node's interfaces, for the guard of `networks`.
+pub type NodeReader = Arc<dyn Fn() -> Result<netdevice::Snapshot, Box<dyn StdError + Send + Sync>> + Send + Sync>;
