@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use crate::{
     admin, announcer,
     config::{Config, NetworkPaths, Offer},
-    descriptors,
+    descriptors, dynamic_networks,
     events::{self, Events},
     hook_file, hook_runs,
     injector::{self, Injector},
@@ -93,13 +93,20 @@ impl App {
         app.spawn(source.follow(pools_sender, effective, metrics.clone(), app.shutdown.clone()));
         app.spawn(updater.run(app.shutdown.clone()));
         app.return_devices(&inventory, restored_names, &config.pod_resources, &shared);
+        let (handle, inquiries) = ::dynamic_networks::Handle::new();
+        let has_networks = config.dynamic_networks.is_some();
+        if let (Some(dynamic), Some(paths)) = (config.dynamic_networks, config.networks.clone()) {
+            let Shared { records, metrics, events, views, .. } = shared.clone();
+            let parts = dynamic_networks::Parts { paths, records, views, events, metrics };
+            app.spawn(dynamic_networks::build(dynamic, parts, inquiries, app.shutdown.clone())?);
+        }
         if let Some(NetworkPaths { plugin_dirs, cache }) = config.networks {
             let (records, metrics) = (records.clone(), metrics.clone());
             let ends = network_ends::Config { plugin_dirs, cache, records, metrics };
             app.spawn(network_ends::run(ends, inventory.subscribe_namespaces_ended(), app.shutdown.clone()));
         }
         if let Some(runtime) = config.runtime {
-            app.inject(runtime, config.pod_resources, texts_sender, &shared);
+            app.inject(runtime, config.pod_resources, texts_sender, has_networks.then_some(handle), &shared);
         }
         if let Some(offer) = config.offer {
             app.offer(offer, &shared);
@@ -169,6 +176,7 @@ impl App {
         runtime: nri::Config,
         pod_resources: PathBuf,
         texts: watch::Sender<Option<String>>,
+        networks: Option<::dynamic_networks::Handle>,
         shared: &Shared,
     ) {
         let Shared { records, metrics, events, restored, views, .. } = shared.clone();
@@ -180,6 +188,7 @@ impl App {
             restored,
             events,
             texts,
+            networks,
         });
         self.spawn(serve_runtime(runtime, injector, metrics, self.shutdown.clone()));
     }

@@ -97,6 +97,34 @@ pub(crate) struct Arguments {
     #[arg(long)]
     pub(crate) nri: bool,
 
+    /// Also add and remove interfaces of running Pods when the Pod annotation k8s.v1.cni.cncf.io/networks changes
+    #[arg(long)]
+    pub(crate) dynamic_networks: bool,
+
+    /// Socket of Multus' thick daemon, which then runs the CNI plugins for -dynamic-networks; without it this agent does
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) multus_socket: Option<PathBuf>,
+
+    /// Directory of Multus' results
+    #[arg(long, value_name = "DIR", default_value = dynamic_networks::multus::DEFAULT_CACHE_DIR)]
+    pub(crate) multus_cache_dir: PathBuf,
+
+    /// The container runtime's CRI socket [default: the first known one that answers]
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) cri_socket: Option<String>,
+
+    /// Directory of the configuration of NetworkAttachmentDefinitions with an empty spec
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/multus/net.d")]
+    pub(crate) network_config_dir: PathBuf,
+
+    /// Let Pods use only NetworkAttachmentDefinitions of their own namespace, and of the global namespaces
+    #[arg(long)]
+    pub(crate) namespace_isolation: bool,
+
+    /// Namespaces whose NetworkAttachmentDefinitions every Pod may use, separated by commas
+    #[arg(long, value_name = "NAMESPACES", default_value = "default", value_delimiter = ',')]
+    pub(crate) global_namespaces: Vec<String>,
+
     /// The runtime's NRI socket
     #[arg(long, value_name = "SOCKET", default_value = nri::DEFAULT_SOCKET)]
     pub(crate) nri_socket: PathBuf,
@@ -121,6 +149,8 @@ pub(crate) enum Program {
     Agent,
     /// `network-device-injector`: devices by annotation only.
     Injector,
+    /// `dynamic-networks-controller`: networks of running Pods only.
+    DynamicNetworks,
 }
 
 /// The injector's index among the runtime's plugins, by default.
@@ -130,6 +160,13 @@ const INJECTS: &str =
     "Attaches network interfaces of this node to Pods by the Pod annotation netdevices.nri.containerd.io";
 /// The injector's name.
 const INJECTOR: &str = "network-device-injector";
+/// The name of the controller of networks.
+const CONTROLLER: &str = "dynamic-networks-controller";
+/// What the controller of networks does.
+const CONTROLS: &str =
+    "Adds and removes interfaces of running Pods when the Pod annotation k8s.v1.cni.cncf.io/networks changes";
+/// Where its configuration is by default, as in the program that it replaces.
+const CONTROLLER_CONFIG: &str = "/etc/cni/net.d/multus.d/daemon-config.json";
 
 impl Program {
     /// The program of that name. A runtime that starts its plugins itself names them `NN-NAME`, with their index first.
@@ -141,7 +178,11 @@ impl Program {
             }
             _ => (None, name),
         };
-        if rest == INJECTOR { (Self::Injector, index) } else { (Self::Agent, None) }
+        match rest {
+            INJECTOR => (Self::Injector, index),
+            CONTROLLER => (Self::DynamicNetworks, None),
+            _ => (Self::Agent, None),
+        }
     }
 
     /// Its name in the log.
@@ -149,14 +190,17 @@ impl Program {
         match self {
             Self::Agent => "netdevice-agent",
             Self::Injector => INJECTOR,
+            Self::DynamicNetworks => CONTROLLER,
         }
     }
 
     /// The command line of the program.
     fn command(self) -> Command {
         let command = Arguments::command();
-        if self == Self::Agent {
-            return command;
+        match self {
+            Self::Agent => return command,
+            Self::DynamicNetworks => return controller_command(command),
+            Self::Injector => {}
         }
         let of_the_agent = ["nri", "device_plugin_dir", "cdi_dir", "cdi_spec_dirs", "hook_path", "hook_source"];
         let command = of_the_agent.into_iter().fold(command, |command, id| command.mut_arg(id, |arg| arg.hide(true)));
@@ -173,6 +217,34 @@ impl Program {
             .mut_arg("name", |arg| arg.default_value(INJECTOR))
             .mut_arg("admin_address", |arg| arg.default_value("127.0.0.1:9781"))
     }
+}
+
+/// The command line of `dynamic-networks-controller`.
+fn controller_command(command: Command) -> Command {
+    let of_the_agent = [
+        "dynamic_networks",
+        "nri",
+        "nri_socket",
+        "idx",
+        "name",
+        "device_plugin_dir",
+        "cdi_dir",
+        "cdi_spec_dirs",
+        "hook_path",
+        "hook_source",
+        "interfaces",
+    ];
+    let command = of_the_agent.into_iter().fold(command, |command, id| command.mut_arg(id, |arg| arg.hide(true)));
+    command
+        .name(CONTROLLER)
+        .bin_name(CONTROLLER)
+        .about(CONTROLS)
+        .long_about(format!("{CONTROLS}\n\nFlags may be written with one dash or two: -v 5 is --v=5."))
+        .mut_group("selection", |group| group.required(false).multiple(true))
+        .mut_arg("config", |arg| {
+            arg.help("JSON file with criSocketPath, criType and multusSocketPath").default_value(CONTROLLER_CONFIG)
+        })
+        .mut_arg("admin_address", |arg| arg.default_value("127.0.0.1:9782"))
 }
 
 /// Format of the log.
@@ -258,7 +330,13 @@ impl Arguments {
         let matches = command.try_get_matches_from_mut(rewritten)?;
         let read = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         let idx = read.idx.or_else(|| index.map(str::to_owned));
-        Ok(Self { program, nri: read.nri || program == Program::Injector, idx, ..read })
+        Ok(Self {
+            program,
+            nri: read.nri || program == Program::Injector,
+            dynamic_networks: read.dynamic_networks || program == Program::DynamicNetworks,
+            idx,
+            ..read
+        })
     }
 
     /// The plugin of the runtime, if one is requested. It is already connected if the runtime started this process.

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use netdevice::Pools;
 
 use crate::arguments::{Arguments, EventMode, Program};
+use crate::dynamic_networks;
 
 /// A valid configuration.
 pub(crate) struct Config {
@@ -23,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) admin_address: SocketAddr,
     /// How attachments to CNI networks are deleted; none if they are not.
     pub(crate) networks: Option<NetworkPaths>,
+    /// How interfaces are added to running Pods by annotation; none if they are not.
+    pub(crate) dynamic_networks: Option<dynamic_networks::Config>,
     /// How devices are attached by annotation; none if they are not.
     pub(crate) runtime: Option<nri::Config>,
     /// How devices are offered as extended resources; none if they are not.
@@ -30,6 +33,7 @@ pub(crate) struct Config {
 }
 
 /// What CNI plugins need, on the node.
+#[derive(Debug, Clone)]
 pub(crate) struct NetworkPaths {
     pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) cache: PathBuf,
@@ -63,7 +67,8 @@ impl TryFrom<Arguments> for Config {
             selection: Selection::try_from(&arguments)?,
             inventory: arguments.inventory(),
             offer: (arguments.program == Program::Agent).then(|| Offer::from(&arguments)),
-            networks: (arguments.program == Program::Agent).then(|| NetworkPaths::from(&arguments)),
+            dynamic_networks: dynamic_networks::Config::from_arguments(&arguments)?,
+            networks: (arguments.program != Program::Injector).then(|| NetworkPaths::from(&arguments)),
             node_name: arguments.node_name(),
             events: arguments.events,
             admin_address: arguments.admin_address,
@@ -78,6 +83,10 @@ impl TryFrom<&Arguments> for Selection {
     type Error = anyhow::Error;
 
     fn try_from(arguments: &Arguments) -> anyhow::Result<Self> {
+        if arguments.program == Program::DynamicNetworks {
+            // -config is the controller's own
+            return Ok(Self::Flag(Arc::default(), String::new()));
+        }
         match (&arguments.interfaces, &arguments.config) {
             (Some(pattern), None) => {
                 let (mut pools, mut yaml) = (Pools::by_name(pattern.clone()), Pools::yaml_by_name(pattern));

@@ -5,7 +5,8 @@
 //! plugin for each pool serves the kubelet, the injector attaches devices by annotation, the reconciler returns devices
 //! that a hook did not return, and the admin endpoint has the metrics and problems.
 //!
-//! Under the name `network-device-injector` the program runs the injector only, under the name `netdevctl` that program.
+//! Under the name `network-device-injector` the program runs the injector only, under the name `dynamic-networks-controller`
+//! the networks of running Pods only, under the name `netdevctl` that program.
 
 mod admin;
 mod announcer;
@@ -15,6 +16,7 @@ mod arguments;
 mod config;
 mod descriptors;
 mod directory;
+mod dynamic_networks;
 mod events;
 mod hook_file;
 mod hook_runs;

@@ -86,7 +86,9 @@ impl Handle {
         match timeout_at(deadline.into(), asked).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err("the controller of networks has ended".into()),
-            Err(_) => Err("the pod's networks are still being attached: the container is created when they are there".into()),
+            Err(_) => {
+                Err("the pod's networks are still being attached: the container is created when they are there".into())
+            }
         }
     }
 }
@@ -141,6 +143,14 @@ impl Entry {
     }
 }
 
+/// The work on a Pod that has ended.
+struct Ended {
+    watched: WatchedPod,
+    result: Result<Done, WorkError>,
+    /// The text of the Pod's status, if it is known.
+    status: Option<String>,
+}
+
 struct Controller {
     settings: Arc<Settings>,
     client: Client,
@@ -153,7 +163,7 @@ struct Controller {
     /// UIDs of Pods that have attachments from before this process.
     own_before: BTreeSet<String>,
     waiting: HashMap<String, Vec<oneshot::Sender<Result<(), String>>>>,
-    jobs: JoinSet<(String, WatchedPod, Result<Done, WorkError>, Option<String>)>,
+    jobs: JoinSet<Ended>,
 }
 
 /// Follows the Pods of the node until `shutdown`.
@@ -209,7 +219,7 @@ pub async fn run(
             _ = namespaces.changed() => controller.sandboxes_changed().await,
             Some(inquiry) = inquiries.recv() => controller.inquire(inquiry),
             Some(job) = controller.jobs.join_next() => match job {
-                Ok((uid, watched, result, status)) => controller.end(&uid, &watched, result, status),
+                Ok(ended) => controller.end(ended),
                 Err(error) => warn!("the work on a pod failed: {error}"),
             },
             () = at(next) => {}
@@ -363,20 +373,18 @@ impl Controller {
 
     fn start_due(&mut self) {
         while let Some(next) = self.next_due().filter(|next| *next <= Instant::now()) {
-            let Some((uid, entry)) = self.pods.iter_mut().find(|(_, entry)| entry.next == Some(next)) else { return };
+            let Some(entry) = self.pods.values_mut().find(|entry| entry.next == Some(next)) else { return };
             entry.next = None;
             entry.is_running = true;
-            let (uid, watched) = (uid.clone(), entry.watched.clone());
+            let watched = entry.watched.clone();
             let definitions = self.definitions.objects.clone();
             let job = job(self.settings.clone(), self.client.clone(), definitions, watched, self.node.clone());
-            self.jobs.spawn(async move {
-                let (watched, result, status) = job.await;
-                (uid, watched, result, status)
-            });
+            self.jobs.spawn(job);
         }
     }
 
-    fn end(&mut self, uid: &str, watched: &WatchedPod, result: Result<Done, WorkError>, status: Option<String>) {
+    fn end(&mut self, Ended { watched, result, status }: Ended) {
+        let uid = &watched.pod.uid;
         let answer = match &result {
             Ok(done) if done.failures.is_empty() => Some(Ok(())),
             Ok(done) => Some(Err(done.failures.join("; "))),
@@ -464,24 +472,22 @@ fn list_sandboxes(settings: &Settings) -> Option<BTreeMap<String, String>> {
     Some(listed.into_iter().map(|sandbox| (sandbox.pod.uid, sandbox.id)).collect())
 }
 
-/// The work on one Pod, and then its status. Returns the text of the status if it was written.
+/// The work on one Pod, and then its status.
 async fn job(
     settings: Arc<Settings>,
     client: Client,
     definitions: Definitions,
     watched: WatchedPod,
     node: NodeReader,
-) -> (WatchedPod, Result<Done, WorkError>, Option<String>) {
+) -> Ended {
     let pod = watched.clone();
-    let worked = spawn_blocking(move || {
-        store::run_in_mounts_of_init(|| work::work(&settings, &definitions, &pod, &*node))
-    });
-    let result = match worked.await {
+    let worked =
+        spawn_blocking(move || store::run_in_mounts_of_init(|| work::work(&settings, &definitions, &pod, &*node)));
+    let mut result = match worked.await {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => Err(WorkError::Node(format!("cannot enter the mount namespace of PID 1: {error}"))),
         Err(error) => Err(WorkError::Node(format!("the task failed: {error}"))),
     };
-    let mut result = result;
     let mut written = None;
     if let Ok(done) = &mut result
         && let Some(change) = &done.status
@@ -491,5 +497,5 @@ async fn job(
             Err(error) => done.failures.push(format!("cannot write the pod's network-status: {error}")),
         }
     }
-    (watched, result, written)
+    Ended { watched, result, status: written }
 }

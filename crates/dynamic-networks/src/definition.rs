@@ -48,7 +48,9 @@ pub(crate) fn prepare(
     };
     let mut capabilities = selection.capabilities();
     if uses_multus && let Some(key) = capabilities.keys().find(|key| !OF_MULTUS.contains(&key.as_str())) {
-        return Err(format!("{key:?} cannot be requested of network {network} in a running pod: Multus takes ips and mac only"));
+        return Err(format!(
+            "{key:?} cannot be requested of network {network} in a running pod: Multus takes ips and mac only"
+        ));
     }
     let takes_mac = |list: &NetworkList| {
         let (takes, kinds) = (|key| list.plugins().iter().any(|plugin| plugin.takes(key)), list.plugins());
@@ -57,8 +59,11 @@ pub(crate) fn prepare(
     if !uses_multus && takes_mac(&list) {
         capabilities.remove("mac");
     }
-    let checked: Map<String, Value> =
-        capabilities.iter().filter(|(key, _)| !(*key == "mac" && takes_mac(&list))).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let checked: Map<String, Value> = capabilities
+        .iter()
+        .filter(|(key, _)| !(*key == "mac" && takes_mac(&list)))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     cni::check_capabilities(&list, &checked).map_err(|error| error.to_string())?;
     Ok(Prepared { list, capabilities, arguments: selection.arguments() })
 }

@@ -48,7 +48,8 @@ impl Multus {
             DelegateError::Unavailable(format!("Multus does not answer at {socket}: {error}"))
         };
         let answered = runtime.block_on(async { timeout(TIMEOUT, post(&self.socket, body)).await });
-        let (status, body) = answered.map_err(|_| unavailable(format!("no answer within {TIMEOUT:?}")))?.map_err(unavailable)?;
+        let (status, body) =
+            answered.map_err(|_| unavailable(format!("no answer within {TIMEOUT:?}")))?.map_err(unavailable)?;
         if status == StatusCode::OK {
             return Ok(body);
         }
@@ -80,8 +81,11 @@ impl Delegate for Multus {
 /// The body of a request.
 fn request(command: &str, list: &NetworkList, target: &Target) -> Value {
     // an item without "=" or an empty one is refused
-    let of_pod = |key: &str| target.arguments.iter().find(|(name, _)| name == key).map(|(name, value)| format!("{name}={value}"));
-    let arguments: Vec<String> = ["K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_UID"].into_iter().filter_map(of_pod).collect();
+    let of_pod = |key: &str| {
+        target.arguments.iter().find(|(name, _)| name == key).map(|(name, value)| format!("{name}={value}"))
+    };
+    let arguments: Vec<String> =
+        ["K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_UID"].into_iter().filter_map(of_pod).collect();
     let mut request = json!({
         "env": {
             "CNI_COMMAND": command,
@@ -92,8 +96,12 @@ fn request(command: &str, list: &NetworkList, target: &Target) -> Value {
         },
         "config": STANDARD.encode(list.text()),
     });
-    let attributes: serde_json::Map<String, Value> =
-        target.capabilities.iter().filter(|(key, _)| *key == "ips" || *key == "mac").map(|(k, v)| (k.clone(), v.clone())).collect();
+    let attributes: serde_json::Map<String, Value> = target
+        .capabilities
+        .iter()
+        .filter(|(key, _)| *key == "ips" || *key == "mac")
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     if command == "ADD" && !attributes.is_empty() {
         request["interfaceAttributes"] = attributes.into();
         request["interfaceAttributes"]["cni-args"] = Value::Null;

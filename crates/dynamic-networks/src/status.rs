@@ -22,10 +22,14 @@ const NOT_FOUND: u16 = 404;
 
 /// Applies a change: to the status as it was watched, and if the Pod has changed since, to the status as it is. Returns the
 /// text that the Pod has then; none if the Pod is gone.
-pub(crate) async fn write(client: &Client, watched: &WatchedPod, change: &StatusChange) -> Result<Option<String>, Error> {
+pub(crate) async fn write(
+    client: &Client,
+    watched: &WatchedPod,
+    change: &StatusChange,
+) -> Result<Option<String>, Error> {
     let pod = &watched.pod;
     let (mut before, mut version) = (watched.status.clone(), watched.version.clone());
-    let api = Api::<CorePod>::namespaced(client.clone(), &pod.namespace);
+    let api = Api::<PartialObjectMeta<CorePod>>::namespaced(client.clone(), &pod.namespace);
     for attempt in 1.. {
         let now = read_status(&before);
         let then = change.apply(&now);
@@ -39,7 +43,7 @@ pub(crate) async fn write(client: &Client, watched: &WatchedPod, change: &Status
             Err(Error::Api(status)) if status.code == CONFLICT && attempt < ATTEMPTS => {}
             Err(error) => return Err(error),
         }
-        let metadata = match api.get_metadata(&pod.name).await {
+        let metadata = match api.get(&pod.name).await {
             Err(Error::Api(status)) if status.code == NOT_FOUND => return Ok(None),
             object => object?.metadata,
         };

@@ -9,7 +9,7 @@ use kube::{
     core::{ObjectMeta, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
-        watcher::{self, Event, metadata_watcher, watcher},
+        watcher::{self, Event, watcher},
     },
 };
 use netdevice::{
@@ -80,7 +80,7 @@ pub(crate) type Changes<T> = Pin<Box<dyn Stream<Item = Result<T, watcher::Error>
 /// The Pods of a node. After an error the stream goes on, with pauses.
 pub(crate) fn pods(client: Client, node: &str) -> Changes<Change> {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).page_size(PAGE);
-    let stream = metadata_watcher(Api::<CorePod>::all(client), config).default_backoff();
+    let stream = watcher(Api::<PartialObjectMeta<CorePod>>::all(client), config).default_backoff();
     Box::pin(stream.filter_map(|event| event.map(change).transpose()))
 }
 

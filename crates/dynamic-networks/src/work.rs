@@ -12,8 +12,8 @@ use link::OpenSandbox;
 use netdevice::{
     InterfaceName, Pod,
     networks::{
-        EventVerb, KEY, NetworkSelection, Plan, Present, REJECTED_REASON, entries_of_result, event_text, merge_status, parse,
-        plan, read_status, rejected_text,
+        EventVerb, KEY, NetworkSelection, Plan, Present, REJECTED_HOST_NETWORK, entries_of_result, event_text,
+        merge_status, parse, plan, read_status, rejected_host_network,
     },
 };
 use networks::{AddRequest, Place};
@@ -81,8 +81,8 @@ pub(crate) enum WorkError {
 
 /// The report that a Pod on the node's network gets nothing.
 pub(crate) fn rejected(pod: &Pod) -> Report {
-    let note = rejected_text(&pod.namespace, &pod.name);
-    Report { pod: pod.clone(), reason: REJECTED_REASON, is_warning: true, note }
+    let note = rejected_host_network(&pod.namespace, &pod.name);
+    Report { pod: pod.clone(), reason: REJECTED_HOST_NETWORK, is_warning: true, note }
 }
 
 /// The report that an annotation cannot be used.
@@ -148,7 +148,8 @@ struct OfPod<'a> {
 impl OfPod<'_> {
     fn converge(&mut self, wanted: &[NetworkSelection]) -> Result<(), WorkError> {
         let status = read_status(&self.watched.status);
-        let mut links = link::link_names(self.place.opened.namespace()).map_err(|error| WorkError::Node(error.to_string()))?;
+        let mut links =
+            link::link_names(self.place.opened.namespace()).map_err(|error| WorkError::Node(error.to_string()))?;
         let attached = self.attached(&status, &links)?;
         for attached in &attached {
             links.remove(&attached.present.interface);
@@ -246,7 +247,9 @@ impl OfPod<'_> {
     fn remove(&mut self, attached: &Attached) -> bool {
         let Present { network, interface, .. } = &attached.present;
         let removed = match &attached.entry {
-            Some(_) => self.settings.networks.delete(&self.place, None, interface).map(drop).map_err(|error| error.to_string()),
+            Some(_) => {
+                self.settings.networks.delete(&self.place, None, interface).map(drop).map_err(|error| error.to_string())
+            }
             None if self.settings.uses_multus() => self.remove_of_multus(network, interface),
             None => {
                 // another program's; nothing here knows how it was made
@@ -277,9 +280,12 @@ impl OfPod<'_> {
             entries.into_iter().find(|entry| entry.interface() == interface.to_string())
         });
         let (list, target) = match made {
-            Some(entry) => (entry.list().map_err(|error| error.to_string())?, entry.target().map_err(|error| error.to_string())?),
+            Some(entry) => {
+                (entry.list().map_err(|error| error.to_string())?, entry.target().map_err(|error| error.to_string())?)
+            }
             None => {
-                let (namespace, name) = network.split_once('/').ok_or("its network is not of the form namespace/name")?;
+                let (namespace, name) =
+                    network.split_once('/').ok_or("its network is not of the form namespace/name")?;
                 let selection = NetworkSelection::of(namespace, name);
                 let prepared = prepare(&selection, self.definitions, &self.settings.configuration_dir, true)?;
                 let path = self.place.opened.namespace().path().to_string_lossy().into_owned();
@@ -290,7 +296,13 @@ impl OfPod<'_> {
         delegate.delete(&list, &target).map_err(|error| error.to_string())
     }
 
-    fn add(&mut self, selection: &NetworkSelection, interface: &InterfaceName, prepared: Prepared, before: Option<&CacheEntry>) {
+    fn add(
+        &mut self,
+        selection: &NetworkSelection,
+        interface: &InterfaceName,
+        prepared: Prepared,
+        before: Option<&CacheEntry>,
+    ) {
         let requested = Requested { network: selection.network(), element: selection.to_request() };
         match self.add_one(interface, prepared, requested) {
             Ok(()) => self.report(EventVerb::Added, interface, &selection.network(), Some(selection), None),

@@ -11,8 +11,6 @@ use k8s_openapi::{
 
 use super::occurrence::{Report, Severity, Subject};
 
-/// Who reports.
-const CONTROLLER: &str = "netdevice";
 /// Most characters of the reporting instance.
 const MAX_INSTANCE: usize = 128;
 /// Most characters of the object's name in that of the Event, which may have 253 in all.
@@ -60,7 +58,7 @@ pub(super) fn build_name(subject: &Subject, now: Timestamp) -> String {
 
 /// The Event that is made when something happens first.
 pub(super) fn build_event(report: &Report, name: &str, node: Option<&str>, now: Timestamp) -> Event {
-    let instance: String = node.unwrap_or(CONTROLLER).chars().take(MAX_INSTANCE).collect();
+    let instance: String = node.unwrap_or(report.controller).chars().take(MAX_INSTANCE).collect();
     let severity = match report.severity {
         Severity::Normal => "Normal",
         Severity::Warning => "Warning",
@@ -76,7 +74,7 @@ pub(super) fn build_event(report: &Report, name: &str, node: Option<&str>, now: 
         note: Some(report.note.clone()),
         reason: Some(report.reason.into()),
         regarding: Some(report.subject.reference()),
-        reporting_controller: Some(CONTROLLER.into()),
+        reporting_controller: Some(report.controller.into()),
         reporting_instance: Some(instance),
         type_: Some(severity.into()),
         ..Event::default()

@@ -17,9 +17,16 @@ pub(crate) enum Occurrence {
     Renamed { device: DeviceId, pod: Option<Pod>, name: InterfaceName },
     /// An invalid record was moved to the quarantine.
     RecordQuarantined { device: DeviceId, file: String, reason: String },
+    /// An interface of a Pod that runs was plugged or unplugged, or was not.
+    Network(dynamic_networks::Report),
     /// A Pod does not get what its annotation asks for.
     InjectionRefused { pod: Pod, reason: String },
 }
+
+/// Who reports what this agent does with devices.
+const CONTROLLER: &str = "netdevice";
+/// Who reports what it does with the networks of running Pods: as in the program that it replaces.
+const NETWORKS: &str = "pod-networks-updates";
 
 /// What an Event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +52,8 @@ pub(super) enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Report {
     pub(super) subject: Subject,
+    /// Who reports.
+    pub(super) controller: &'static str,
     pub(super) reason: &'static str,
     pub(super) action: &'static str,
     pub(super) severity: Severity,
@@ -77,11 +86,14 @@ impl Occurrence {
             }
             Self::Returned { pod, .. } => pod.as_ref().map(Subject::pod).or_else(on_node).into_iter().collect(),
             Self::RecordQuarantined { .. } => on_node().into_iter().collect(),
-            Self::InjectionRefused { pod, .. } => vec![Subject::pod(pod)],
+            Self::InjectionRefused { pod, .. } | Self::Network(dynamic_networks::Report { pod, .. }) => {
+                vec![Subject::pod(pod)]
+            }
         };
         let (reason, action, severity) = self.kind();
         let note = one_line(&self.note());
-        let report = |subject| Report { subject, reason, action, severity, note: note.clone() };
+        let controller = if matches!(self, Self::Network(_)) { NETWORKS } else { CONTROLLER };
+        let report = |subject| Report { subject, controller, reason, action, severity, note: note.clone() };
         subjects.into_iter().map(report).collect()
     }
 
@@ -92,6 +104,10 @@ impl Occurrence {
             Self::Renamed { .. } => ("DeviceRenamed", "Detach", Severity::Warning),
             Self::RecordQuarantined { .. } => ("DeviceRecordQuarantined", "Quarantine", Severity::Warning),
             Self::InjectionRefused { .. } => ("InjectionRefused", "Attach", Severity::Warning),
+            Self::Network(report) => {
+                let severity = if report.is_warning { Severity::Warning } else { Severity::Normal };
+                (report.reason, "Attach", severity)
+            }
         }
     }
 
@@ -118,6 +134,7 @@ impl Occurrence {
                 "network device {device} is in quarantine, it is neither moved nor offered: check that the interface is on the node with the right settings, then remove {file}: {reason}"
             ),
             Self::InjectionRefused { reason, .. } => reason.clone(),
+            Self::Network(report) => report.note.clone(),
         }
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct Config {
     pub(crate) events: Events,
     /// Receives the runtime's configuration of this plugin.
     pub(crate) texts: watch::Sender<Option<String>>,
+    /// Attaches the networks of Pods, if the agent does that.
+    pub(crate) networks: Option<dynamic_networks::Handle>,
 }
 
 /// The plugin. Requests are answered by their deadline; the work that they start continues until it is done.
@@ -329,6 +331,13 @@ impl Plugin for Injector {
     }
 
     async fn create_container(&self, pod: PodSandbox, _: Container, deadline: Instant) -> Result<(), Refusal> {
+        if let Some(networks) = &self.0.config.networks
+            && pod.annotations.get(netdevice::networks::KEY).is_some_and(|text| !text.trim().is_empty())
+        {
+            // the sandbox runs: the runtime lists it from now on
+            let attached = networks.ensure(&pod.uid, deadline).await;
+            attached.map_err(|error| prefixed(&Refusal::new(error)))?;
+        }
         match self.0.provide(pod, deadline, Reason::Request).await {
             Waited::Done(result) => result,
             Waited::Late(None) => {

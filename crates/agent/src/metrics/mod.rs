@@ -84,6 +84,11 @@ impl Metrics {
         self.with(|values| *values.releases.entry(result).or_default() += 1);
     }
 
+    /// An interface of a running Pod was added or removed, or that failed.
+    pub(crate) fn count_network_change(&self, change: &'static str, result: &'static str) {
+        self.with(|values| *values.network_changes.entry((change, result)).or_default() += 1);
+    }
+
     pub(crate) fn count_network_deletion(&self, is_deleted: bool) {
         self.with(|values| *values.network_deletions.entry(if is_deleted { "ok" } else { "failed" }).or_default() += 1);
     }

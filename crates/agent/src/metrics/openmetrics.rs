@@ -127,6 +127,14 @@ fn add_reloads_and_repairs(values: &Values, registry: &mut Registry) {
         "Devices that the agent returned to the host after a hook or sandbox was killed",
         repairs,
     );
+    for (change, name, help) in [
+        ("add", "network_additions", "Interfaces that were added to running Pods by annotation, by result"),
+        ("remove", "network_removals", "Interfaces that were removed from running Pods by annotation, by result"),
+    ] {
+        let changes = values.network_changes.iter().filter(|((of, _), _)| *of == change);
+        let changes: BTreeMap<&'static str, u64> = changes.map(|((_, result), count)| (*result, *count)).collect();
+        registry.register(name, help, by_result(&changes, &["ok", "failed"]));
+    }
     let deletions = by_result(&values.network_deletions, &["ok", "failed"]);
     let help = "Attachments of ended Pods to CNI networks that were deleted, by result";
     registry.register("network_deletions", help, deletions);

@@ -24,6 +24,7 @@ pub(super) struct Values {
     pub(super) runtime: Option<watch::Receiver<nri::ConnectionState>>,
     pub(super) injections: BTreeMap<&'static str, u64>,
     pub(super) releases: BTreeMap<&'static str, u64>,
+    pub(super) network_changes: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) network_deletions: BTreeMap<&'static str, u64>,
     /// None while no Events are posted.
     pub(super) events: Option<BTreeMap<EventResult, u64>>,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::name::InterfaceName;
 
 /// One element of the annotation. Addresses are in their usual form: `2001:db8::1/64`, `02:00:00:00:00:0a`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct NetworkSelection {
     /// The namespace of the NetworkAttachmentDefinition.
     pub namespace: String,
@@ -36,6 +36,11 @@ pub struct NetworkSelection {
 }
 
 impl NetworkSelection {
+    /// An element that names a NetworkAttachmentDefinition and nothing else.
+    pub fn of(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into(), ..Self::default() }
+    }
+
     /// `namespace/name`, as the status annotation has it.
     pub fn network(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
