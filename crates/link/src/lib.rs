@@ -15,6 +15,8 @@ mod choose;
 mod clean;
 mod configure;
 mod create;
+#[cfg(feature = "selection")]
+mod default_route;
 mod detach;
 mod device_files;
 mod devices;
@@ -49,6 +51,8 @@ pub use announce::{Announcement, announce_in_sandbox, announce_on_host};
 pub use attach::attach;
 #[cfg(feature = "selection")]
 pub use choose::{ChooseError, ChooseRequest, Chooser, choose_and_reserve};
+#[cfg(feature = "selection")]
+pub use default_route::{restore_default_routes, take_default_route};
 pub use detach::{DetachRequest, Detached, detach, detach_from_sandbox};
 pub use devices::{AttachAllError, ReserveError, Reserved, attach_all, detach_all};
 pub use end::Ended;
