@@ -100,9 +100,9 @@ impl App {
             let parts = dynamic_networks::Parts { paths, records, views, events, metrics };
             app.spawn(dynamic_networks::build(dynamic, parts, inquiries, app.shutdown.clone())?);
         }
-        if let Some(NetworkPaths { plugin_dirs, cache }) = config.networks {
+        if let Some(NetworkPaths { plugin_dirs, cache, multus_cache }) = config.networks {
             let (records, metrics) = (records.clone(), metrics.clone());
-            let ends = network_ends::Config { plugin_dirs, cache, records, metrics };
+            let ends = network_ends::Config { plugin_dirs, cache, multus_cache, records, metrics };
             app.spawn(network_ends::run(ends, inventory.subscribe_namespaces_ended(), app.shutdown.clone()));
         }
         if let Some(runtime) = config.runtime {

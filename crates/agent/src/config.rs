@@ -37,6 +37,7 @@ pub(crate) struct Config {
 pub(crate) struct NetworkPaths {
     pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) cache: PathBuf,
+    pub(crate) multus_cache: PathBuf,
 }
 
 /// Which interfaces are selected.
@@ -106,7 +107,8 @@ impl TryFrom<&Arguments> for Selection {
 impl From<&Arguments> for NetworkPaths {
     fn from(arguments: &Arguments) -> Self {
         let plugin_dirs = arguments.cni_path.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
-        Self { plugin_dirs, cache: arguments.cni_cache_dir.clone() }
+        let (cache, multus_cache) = (arguments.cni_cache_dir.clone(), arguments.multus_cache_dir.clone());
+        Self { plugin_dirs, cache, multus_cache }
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Config {
 struct File {
     cri_socket_path: Option<String>,
     /// Absent: where Multus 4 listens. Empty: no Multus.
-    multus_socket_path: Option<PathBuf>,
+    multus_socket_path: Option<String>,
 }
 
 impl Config {
@@ -61,11 +61,13 @@ impl Config {
         };
         let file = match (arguments.program, &arguments.config) {
             (Program::DynamicNetworks, Some(path)) => File::read(path)?,
-            _ => File { cri_socket_path: None, multus_socket_path: Some(PathBuf::new()) },
+            _ => File { cri_socket_path: None, multus_socket_path: Some(String::new()) },
         };
-        let socket = arguments.cri_socket.clone().or(file.cri_socket_path).filter(|socket| !socket.is_empty());
+        let socket =
+            arguments.cri_socket.clone().or(file.cri_socket_path.map(on_node)).filter(|socket| !socket.is_empty());
         let endpoint = socket.map(|socket| endpoint(&socket)).transpose()?;
-        let by_file = || file.multus_socket_path.unwrap_or_else(|| multus::DEFAULT_SOCKET.into());
+        let by_file =
+            || file.multus_socket_path.map_or_else(|| multus::DEFAULT_SOCKET.into(), |path| on_node(path).into());
         let multus = arguments.multus_socket.clone().unwrap_or_else(by_file);
         Ok(Some(Self {
             node,
@@ -89,6 +91,11 @@ impl File {
         };
         serde_json::from_slice(&text).with_context(|| format!("-config: {} is not valid", path.display()))
     }
+}
+
+/// The path on the node of a path in the container of the program that this one replaces, which mounts the node below `/host`.
+fn on_node(path: String) -> String {
+    path.strip_prefix("/host/").map_or(path.clone(), |rest| format!("/{rest}"))
 }
 
 /// A socket, as a path or as a URL.
@@ -128,7 +135,14 @@ pub(crate) fn build(
     runtime.delegate =
         config.multus.as_ref().map(|socket| Arc::new(multus::Multus::new(socket)) as Arc<dyn cni::Delegate>);
     let boot = Boot::current().context("cannot read which boot this is")?;
-    let networks = Networks { runtime, records, by: ::dynamic_networks::NAME, boot, sysfs: inventory::SYSFS.into() };
+    let networks = Networks {
+        runtime,
+        records,
+        by: ::dynamic_networks::NAME,
+        boot,
+        sysfs: inventory::SYSFS.into(),
+        further_caches: Vec::new(),
+    };
     let settings = Settings {
         node: config.node,
         runtime: config.runtime,
@@ -172,9 +186,10 @@ mod tests {
         let file =
             read(r#"{"criSocketPath": "/run/crio/crio.sock", "criType": "cri-o", "multusSocketPath": "/m.sock"}"#);
         assert_eq!(file.cri_socket_path.as_deref(), Some("/run/crio/crio.sock"));
-        assert_eq!(file.multus_socket_path.as_deref(), Some(Path::new("/m.sock")));
+        assert_eq!(file.multus_socket_path.as_deref(), Some("/m.sock"));
         assert_eq!(read("{}").multus_socket_path, None);
-        assert_eq!(read(r#"{"multusSocketPath": ""}"#).multus_socket_path.as_deref(), Some(Path::new("")));
+        assert_eq!(read(r#"{"multusSocketPath": ""}"#).multus_socket_path.as_deref(), Some(""));
+        assert_eq!(on_node("/host/run/multus/multus.sock".into()), "/run/multus/multus.sock");
         assert!(serde_json::from_str::<File>("[]").is_ok_and(|file| file.cri_socket_path.is_none()));
     }
 

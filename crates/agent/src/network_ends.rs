@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) plugin_dirs: Vec<PathBuf>,
     /// The cache's directory.
     pub(crate) cache: PathBuf,
+    /// Multus' own, if Multus runs plugins for the controller of networks.
+    pub(crate) multus_cache: PathBuf,
     pub(crate) records: Records,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -44,14 +46,16 @@ pub(crate) async fn run(
     mut namespaces_ended: watch::Receiver<u64>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Config { plugin_dirs, cache, records, metrics } = config;
+    let Config { plugin_dirs, cache, multus_cache, records, metrics } = config;
     let mut runtime = Runtime::new(Plugins::new(plugin_dirs, Limits::default()), Cache::new(cache));
     runtime.plugins.environment = Environment::Clean;
     runtime.is_gone = Box::new(networks::is_without_link);
     let boot = Boot::current().context("cannot read which boot this is")?;
     let (by, sysfs) = ("netdevice-agent", PathBuf::from(inventory::SYSFS));
-    let collector =
-        Arc::new(Collector { networks: Networks { runtime, records, by, boot, sysfs }, foreign: Mutex::default() });
+    let collector = Arc::new(Collector {
+        networks: Networks { runtime, records, by, boot, sysfs, further_caches: vec![Cache::new(multus_cache)] },
+        foreign: Mutex::default(),
+    });
     let mut namespaces = Directories::new([NAMESPACES], POLL);
     let mut reported = BTreeSet::new();
     loop {

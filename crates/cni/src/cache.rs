@@ -394,6 +394,15 @@ impl Cache {
         write().map_err(|error| CacheError::Io { path: path.clone(), error })
     }
 
+    /// Removes the entry of an attachment that has ended, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be removed.
+    pub fn forget(&self, network: &NetworkName, target: &Target) -> Result<(), CacheError> {
+        self.remove(network, target)
+    }
+
     /// Removes an entry, if it is there.
     pub(crate) fn remove(&self, network: &NetworkName, target: &Target) -> Result<(), CacheError> {
         remove(self.path(network, target))

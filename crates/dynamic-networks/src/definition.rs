@@ -46,6 +46,11 @@ pub(crate) fn prepare(
         Some(arguments) => with_arguments(&list, arguments).map_err(|error| invalid(&error))?,
         None => list,
     };
+    if selection.default_route.as_ref().is_some_and(|gateways| !gateways.is_empty()) {
+        return Err(format!(
+            "default-route cannot be requested of network {network}: the default route of a running pod stays"
+        ));
+    }
     let mut capabilities = selection.capabilities();
     if uses_multus && let Some(key) = capabilities.keys().find(|key| !OF_MULTUS.contains(&key.as_str())) {
         return Err(format!(

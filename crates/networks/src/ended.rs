@@ -82,6 +82,9 @@ impl Networks {
             return Ok(false);
         }
         self.runtime.delete(&entry, namespace.map_or("", |_| entry.namespace()))?;
+        for cache in &self.further_caches {
+            cache.forget(list.name(), &target)?;
+        }
         Ok(true)
     }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use cni::{
-    Addition, CacheEntry, CapabilityArguments, ContainerId, Marker, NetworkList, Phase, Requested, Runtime, Target,
-    Version,
+    Addition, Cache, CacheEntry, CapabilityArguments, ContainerId, Marker, NetworkList, Phase, Requested, Runtime,
+    Target, Version,
 };
 use link::OpenSandbox;
 use netdevice::{InterfaceName, Owner, Pod, Snapshot, owner::Request};
@@ -40,6 +40,8 @@ pub struct Networks {
     pub boot: Boot,
     /// Where sysfs is mounted.
     pub sysfs: PathBuf,
+    /// Caches of other programs that ran plugins for this one: what has ended is removed there, too.
+    pub further_caches: Vec<Cache>,
 }
 
 /// A Pod whose sandbox runs.

@@ -94,6 +94,7 @@ impl Rig {
             by: "test",
             boot: Boot::current().unwrap(),
             sysfs: PathBuf::from("/sys"),
+            further_caches: Vec::new(),
         };
         let pod = Pod { namespace: "default".into(), name: "web".into(), uid: "u1".into() };
         let rig = Self { directory, networks, pod };

@@ -196,8 +196,7 @@ fn command(facts: &Facts, arguments: &CheckNodeArguments) -> Vec<Row> {
 
 fn networks_annotation(facts: &Facts, arguments: &CheckNodeArguments) -> Vec<Row> {
     vec![
-        not_in_this_version("netdevice does not read the networks annotation"),
-        nri(facts, &arguments.nri_socket),
+        nri(facts, &arguments.nri_socket).optional(),
         plugins(facts, arguments),
         networks(facts, &arguments.cni_conf_dir).optional(),
         link_kinds(facts).optional(),

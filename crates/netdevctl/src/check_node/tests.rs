@@ -93,7 +93,7 @@ fn ready_ways(facts: &Facts) -> Vec<WayIn> {
 
 #[test]
 fn a_node_with_everything_is_ready_for_the_ways_that_this_version_has() {
-    assert_eq!(ready_ways(&ready()), WAYS);
+    assert_eq!(ready_ways(&ready()), EVERY_WAY[..4]);
     let sections = sections(&ready(), &arguments(), &WAYS);
     insta::assert_snapshot!("ready", text(&sections, CheckNodeFormat::Table).unwrap());
     let of_node = serde_json::to_value(&sections[0]).unwrap();
@@ -115,17 +115,21 @@ fn a_machine_without_anything_is_told_what_to_do_about_each_no() {
 
 #[test]
 fn each_missing_thing_takes_the_ways_that_need_it() {
-    use WayIn::{Annotation, Command, ExtendedResource};
+    use WayIn::{Annotation, Command, ExtendedResource, NetworksAnnotation};
     let no_cdi = with_runtime("containerd", "1.7.24~ds1", RuntimeState { cdi: Some(false), ..RuntimeState::default() });
     let not_ready =
         RuntimeState { not_ready: vec!["NetworkReady: cni plugin not initialized".into()], ..RuntimeState::default() };
     let table: [(&str, Facts, &[WayIn]); 10] = [
-        ("CDI is off", no_cdi, &[Annotation, Command]),
-        ("NRI is off", Facts { nri: Socket::Absent, ..ready() }, &[ExtendedResource, Command]),
-        ("a stale NRI socket", Facts { nri: Socket::Refuses("x".into()), ..ready() }, &[ExtendedResource, Command]),
-        ("no kubelet", Facts { device_plugins: Socket::Absent, ..ready() }, &[Annotation, Command]),
-        ("no PodResources", Facts { pod_resources: Socket::Absent, ..ready() }, &WAYS),
-        ("no hook", Facts { hook: Hook::Unusable("x"), ..ready() }, &[Annotation, Command]),
+        ("CDI is off", no_cdi, &[Annotation, Command, NetworksAnnotation]),
+        ("NRI is off", Facts { nri: Socket::Absent, ..ready() }, &[ExtendedResource, Command, NetworksAnnotation]),
+        (
+            "a stale NRI socket",
+            Facts { nri: Socket::Refuses("x".into()), ..ready() },
+            &[ExtendedResource, Command, NetworksAnnotation],
+        ),
+        ("no kubelet", Facts { device_plugins: Socket::Absent, ..ready() }, &[Annotation, Command, NetworksAnnotation]),
+        ("no PodResources", Facts { pod_resources: Socket::Absent, ..ready() }, &EVERY_WAY[..4]),
+        ("no hook", Facts { hook: Hook::Unusable("x"), ..ready() }, &[Annotation, Command, NetworksAnnotation]),
         ("no agent", Facts { has_agent: false, has_injector: false, ..ready() }, &[Command]),
         ("an injector alone", Facts { has_agent: false, ..ready() }, &[Annotation, Command]),
         ("no plugins", Facts { cni: Cni::default(), ..ready() }, &[ExtendedResource, Annotation]),

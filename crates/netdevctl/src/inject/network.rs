@@ -206,6 +206,7 @@ pub(super) fn networks(arguments: &InjectArguments, log: Logger) -> Result<Netwo
         by: IF_INJECT,
         boot: Boot::current().context("cannot read which boot this is")?,
         sysfs: arguments.node.sysfs.clone(),
+        further_caches: Vec::new(),
     })
 }
 
