@@ -14,7 +14,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use netdevice::{InterfaceName, Pod};
+use netdevice::{InterfaceName, Pod, state::Route};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -101,6 +101,9 @@ pub struct Requested {
     pub network: String,
     /// The element, without the interface.
     pub element: Value,
+    /// The default routes that the interface took from others, which get them back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub displaced: Vec<Route>,
 }
 
 /// How far an attachment is.
@@ -268,6 +271,12 @@ impl CacheEntry {
         serde_json::to_value(addition.in_version(version)).ok()
     }
 
+    /// The default routes that its interface took from others.
+    pub fn displaced(&self) -> &[Route] {
+        let requested = self.marker.as_ref().and_then(|marker| marker.requested.as_ref());
+        requested.map_or(&[], |requested| &requested.displaced)
+    }
+
     /// The result, and the version that it is in.
     pub(crate) fn addition(&self) -> Result<Option<(Addition, Version)>, CacheError> {
         let Some(result) = &self.result else { return Ok(None) };
@@ -392,6 +401,19 @@ impl Cache {
             store::replace(&path, &beside, 0o600, |mut file| io::Write::write_all(&mut file, &text))
         };
         write().map_err(|error| CacheError::Io { path: path.clone(), error })
+    }
+
+    /// Keeps the default routes that an attachment is about to take from others.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or written.
+    pub fn set_displaced(&self, network: &NetworkName, target: &Target, routes: Vec<Route>) -> Result<(), CacheError> {
+        let Some(mut entry) = self.read(network, target)? else { return Ok(()) };
+        if let Some(requested) = entry.marker.as_mut().and_then(|marker| marker.requested.as_mut()) {
+            requested.displaced = routes;
+        }
+        self.write(&entry)
     }
 
     /// Removes the entry of an attachment that has ended, if it is there.

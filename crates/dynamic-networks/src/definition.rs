@@ -1,6 +1,6 @@
 //! A NetworkAttachmentDefinition: the CNI configuration that an element of the annotation names.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc};
 
 use cni::NetworkList;
 use netdevice::networks::{NetworkSelection, configuration_text};
@@ -20,6 +20,7 @@ pub(crate) struct Prepared {
     pub(crate) list: NetworkList,
     pub(crate) capabilities: Map<String, Value>,
     pub(crate) arguments: Vec<(String, String)>,
+    pub(crate) gateways: Vec<IpAddr>,
 }
 
 /// Reads the configuration of a network, with what the element requests of it.
@@ -46,9 +47,9 @@ pub(crate) fn prepare(
         Some(arguments) => with_arguments(&list, arguments).map_err(|error| invalid(&error))?,
         None => list,
     };
-    if selection.default_route.as_ref().is_some_and(|gateways| !gateways.is_empty()) {
+    if uses_multus && selection.default_route.as_ref().is_some_and(|gateways| !gateways.is_empty()) {
         return Err(format!(
-            "default-route cannot be requested of network {network}: the default route of a running pod stays"
+            "default-route cannot be requested of network {network} in a running pod: Multus takes ips and mac only"
         ));
     }
     let mut capabilities = selection.capabilities();
@@ -70,7 +71,8 @@ pub(crate) fn prepare(
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
     cni::check_capabilities(&list, &checked).map_err(|error| error.to_string())?;
-    Ok(Prepared { list, capabilities, arguments: selection.arguments() })
+    let gateways = selection.default_route.clone().unwrap_or_default();
+    Ok(Prepared { list, capabilities, arguments: selection.arguments(), gateways })
 }
 
 /// The list with `args.cni` of every plugin, where the element's win.

@@ -303,7 +303,8 @@ impl OfPod<'_> {
         prepared: Prepared,
         before: Option<&CacheEntry>,
     ) {
-        let requested = Requested { network: selection.network(), element: selection.to_request() };
+        let requested =
+            Requested { network: selection.network(), element: selection.to_request(), displaced: Vec::new() };
         match self.add_one(interface, prepared, requested) {
             Ok(()) => self.report(EventVerb::Added, interface, &selection.network(), Some(selection), None),
             Err(error) => {
@@ -316,9 +317,10 @@ impl OfPod<'_> {
     }
 
     fn add_one(&self, interface: &InterfaceName, prepared: Prepared, requested: Requested) -> Result<(), String> {
-        let Prepared { list, capabilities, arguments } = prepared;
+        let Prepared { list, capabilities, arguments, gateways } = prepared;
         let interface = interface.clone();
-        let request = AddRequest { list: &list, interface, arguments, capabilities, requested: Some(requested) };
+        let request =
+            AddRequest { list: &list, interface, arguments, capabilities, requested: Some(requested), gateways };
         self.settings.networks.add(&self.place, request, self.node).map(drop).map_err(|error| error.to_string())
     }
 
@@ -329,7 +331,11 @@ impl OfPod<'_> {
             let requested = before.marker()?.requested.clone()?;
             let is_own = |(key, _): &(String, String)| !key.starts_with("K8S_POD_") && key != "IgnoreUnknown";
             let arguments = target.arguments.into_iter().filter(is_own).collect();
-            let prepared = Prepared { list, capabilities: target.capabilities, arguments };
+            let gateways =
+                requested.element.get("default-route").and_then(|value| serde_json::from_value(value.clone()).ok());
+            let gateways = gateways.unwrap_or_default();
+            let requested = Requested { displaced: Vec::new(), ..requested };
+            let prepared = Prepared { list, capabilities: target.capabilities, arguments, gateways };
             self.add_one(interface, prepared, requested).ok()
         };
         if restored().is_some() {

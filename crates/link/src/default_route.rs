@@ -24,6 +24,28 @@ use crate::{
 /// `RTPROT_BOOT`: what `ip` and CNI plugins give their routes.
 const BY_BOOT: u8 = 3;
 
+/// The default routes of other interfaces that [`take_default_route`] would delete and return, for the caller to keep before.
+///
+/// # Errors
+///
+/// When the namespace or its routes cannot be read.
+pub fn default_routes_of_others(
+    namespace: &Namespace,
+    interface: &InterfaceName,
+    gateways: &[IpAddr],
+) -> Result<Vec<Route>, Error> {
+    in_namespace(namespace, |socket| {
+        let index = read_bare(socket, Which::Name(interface))?.map_or(0, |link| link.index);
+        let mut removed = Vec::new();
+        for family in [IPV4, IPV6] {
+            if gateways.iter().any(|gateway| gateway.is_ipv4() == (family == IPV4)) {
+                removed.extend(default_routes(socket, family)?);
+            }
+        }
+        Ok(Taken { index, added: Vec::new(), removed }.into_routes_of_others())
+    })
+}
+
 /// Makes `gateways` on `interface` the only default routes of their families. Returns the deleted default routes of other
 /// interfaces, which the caller keeps for [`restore_default_routes`]; a second call returns none.
 ///
@@ -295,8 +317,10 @@ mod tests {
             ip("route add default via 10.0.0.9 dev eth0 metric 50");
             ip("-6 route add default via fd00:0::1 dev eth0");
             let before = (defaults("-4"), defaults("-6"));
-            let deleted = take_default_route(pod, &name("net1"), &addresses(&["10.1.0.1", "fd00:1::1"])).unwrap();
-            assert_eq!(deleted.len(), 3);
+            let gateways = addresses(&["10.1.0.1", "fd00:1::1"]);
+            let foretold = default_routes_of_others(pod, &name("net1"), &gateways).unwrap();
+            let deleted = take_default_route(pod, &name("net1"), &gateways).unwrap();
+            assert_eq!((deleted.len(), &deleted), (3, &foretold));
             assert_eq!(defaults("-4"), ["default via 10.1.0.1 dev net1"]);
             assert_eq!(defaults("-6"), ["default via fd00:1::1 dev net1 metric 1024 pref medium"]);
 

@@ -52,7 +52,7 @@ pub use attach::attach;
 #[cfg(feature = "selection")]
 pub use choose::{ChooseError, ChooseRequest, Chooser, choose_and_reserve};
 #[cfg(feature = "selection")]
-pub use default_route::{restore_default_routes, take_default_route};
+pub use default_route::{default_routes_of_others, restore_default_routes, take_default_route};
 pub use detach::{DetachRequest, Detached, detach, detach_from_sandbox};
 pub use devices::{AttachAllError, ReserveError, Reserved, attach_all, detach_all};
 pub use end::Ended;

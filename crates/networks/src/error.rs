@@ -70,6 +70,9 @@ pub enum Error {
     /// The links in it.
     #[error("cannot read the pod's interfaces: {0}")]
     Links(Box<link::Error>),
+    /// The Pod's default route.
+    #[error("cannot change the pod's default route: {0}")]
+    DefaultRoute(Box<link::Error>),
     /// An ADD.
     #[error(transparent)]
     Add(Box<cni::AddError>),

@@ -1,6 +1,7 @@
 //! Adding, checking and deleting an interface of one Pod.
 
 use std::{
+    net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -70,6 +71,8 @@ pub struct AddRequest<'a> {
     pub capabilities: CapabilityArguments,
     /// Kept with the attachment, for a program that compares it with what is requested later.
     pub requested: Option<Requested>,
+    /// The gateways of the Pod's default route, if this interface takes it from the others.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// What a deletion found.
@@ -93,7 +96,7 @@ impl Networks {
         request: AddRequest<'_>,
         node: &ReadNode<'_>,
     ) -> Result<(Addition, Version), Error> {
-        let AddRequest { list, interface, arguments, capabilities, requested } = request;
+        let AddRequest { list, interface, arguments, capabilities, requested, gateways } = request;
         check_primary(&interface)?;
         let _networks = self.lock_networks(LockMode::Shared)?;
         let _pod = self.lock_pod(place.sandbox)?;
@@ -104,15 +107,40 @@ impl Networks {
         let devices = self.lock_node_devices(place, list, &capabilities, node)?;
         let marker = Marker { requested, ..self.marker(place)? };
         let target = self.target(place, interface.clone(), pod_arguments(place, arguments), capabilities);
-        self.runtime.add(list, &target, Some(marker)).map_err(|error| {
+        let added = self.runtime.add(list, &target, Some(marker)).map_err(|error| {
             let is_made_here = error.undo.is_some() && devices.is_empty();
             // the name was free, and no plugin takes a device of the node
             let is_link_deleted = is_made_here && link::delete_created(place.opened.namespace(), &interface).is_ok();
             if is_link_deleted && error.is_refused_twice() && self.runtime.forget(list.name(), &target).is_ok() {
                 return cni::AddError { undo: None, ..error }.into();
             }
-            error.into()
-        })
+            Error::from(error)
+        })?;
+        if let Err(error) = self.take_default_route(place, list, &target, &gateways) {
+            if let Some(entry) = self.runtime.cache.read(list.name(), &target)? {
+                self.delete_entry(Some(place), &entry, Some(list), &target.namespace)?;
+            }
+            return Err(error);
+        }
+        Ok(added)
+    }
+
+    /// Gives an interface the Pod's default route. The routes that it takes from others are kept before.
+    fn take_default_route(
+        &self,
+        place: &Place<'_>,
+        list: &NetworkList,
+        target: &Target,
+        gateways: &[IpAddr],
+    ) -> Result<(), Error> {
+        if gateways.is_empty() {
+            return Ok(());
+        }
+        let (namespace, failed) = (place.opened.namespace(), |error| Error::DefaultRoute(Box::new(error)));
+        let displaced = link::default_routes_of_others(namespace, &target.interface, gateways).map_err(failed)?;
+        self.runtime.cache.set_displaced(list.name(), target, displaced)?;
+        link::take_default_route(namespace, &target.interface, gateways).map_err(failed)?;
+        Ok(())
     }
 
     /// Compares an interface with the result of its ADD. Returns whether it was compared: a network may disable that.
@@ -152,7 +180,7 @@ impl Networks {
             return Err(Error::OfRuntime(interface.clone()));
         }
         for entry in &entries {
-            self.delete_entry(entry, list, &target.namespace)?;
+            self.delete_entry(Some(place), entry, list, &target.namespace)?;
         }
         if !entries.is_empty() {
             return Ok(Deleted::Attachment);
@@ -224,7 +252,7 @@ impl Networks {
         for entry in entries.iter().filter(is_wanted) {
             let _pod = self.lock_pod(sandbox_of(entry))?;
             let namespace = attachment::namespace_of(entry, &self.boot).map_err(Error::Namespace)?;
-            self.delete_entry(entry, list, namespace.map_or("", |_| entry.namespace()))?;
+            self.delete_entry(None, entry, list, namespace.map_or("", |_| entry.namespace()))?;
             deleted = Deleted::Attachment;
         }
         Ok(deleted)
@@ -255,7 +283,7 @@ impl Networks {
         let interface = interface.to_string();
         for entry in self.runtime.cache.list_of(&place.container)? {
             if entry.is_unfinished() {
-                let deleted = self.delete_entry(&entry, Some(list), &path);
+                let deleted = self.delete_entry(Some(place), &entry, Some(list), &path);
                 if entry.interface() == interface {
                     deleted?;
                 }
@@ -265,7 +293,18 @@ impl Networks {
     }
 
     /// Deletes an attachment: by the configuration that it was made with, or else by that of its network now.
-    fn delete_entry(&self, entry: &CacheEntry, list: Option<&NetworkList>, namespace: &str) -> Result<(), Error> {
+    /// Interfaces of the Pod at `place` get the default routes back that it took from them.
+    fn delete_entry(
+        &self,
+        place: Option<&Place<'_>>,
+        entry: &CacheEntry,
+        list: Option<&NetworkList>,
+        namespace: &str,
+    ) -> Result<(), Error> {
+        if let Some(place) = place.filter(|_| !entry.displaced().is_empty()) {
+            let restored = link::restore_default_routes(place.opened.namespace(), entry.displaced());
+            restored.map_err(|error| Error::DefaultRoute(Box::new(error)))?;
+        }
         let list = list.filter(|list| list.name().as_str() == entry.network());
         match (self.runtime.delete(entry, namespace), list) {
             (Err(first), Some(list)) => Ok(self.runtime.delete_as(entry, list, namespace).map_err(|_| first)?),

@@ -130,7 +130,7 @@ impl Rig {
     fn add_on(&self, sleeper: &Sleeper, list: &NetworkList, interface: &str, node: Snapshot) -> Result<(), Error> {
         let interface = interface.parse().unwrap();
         let (arguments, capabilities) = (Vec::new(), CapabilityArguments::new());
-        let request = AddRequest { list, interface, arguments, capabilities, requested: None };
+        let request = AddRequest { list, interface, arguments, capabilities, requested: None, gateways: Vec::new() };
         self.with(sleeper, |place| self.networks.add(place, request, &|| Ok(node.clone())).map(drop))
     }
 

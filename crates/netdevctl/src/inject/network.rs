@@ -33,7 +33,8 @@ pub(super) fn add(arguments: &InjectArguments, pod: &RunningPod, log: Logger) ->
     let networks = networks(arguments, log)?;
     let interface = arguments.network.interface.clone();
     log.info(1, "CNI ADD", json!({"network": list.name().to_string(), "interface": interface.to_string()}));
-    let request = AddRequest { list: &list, interface, arguments: own, capabilities, requested: None };
+    let request =
+        AddRequest { list: &list, interface, arguments: own, capabilities, requested: None, gateways: Vec::new() };
     let node = || {
         let addresses = crate::node::node_addresses(&arguments.node).map_err(|error| format!("{error:#}"))?;
         Ok(inventory::read_once(&arguments.node.sysfs, addresses)?)
