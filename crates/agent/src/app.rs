@@ -96,8 +96,9 @@ impl App {
         let (handle, inquiries) = ::dynamic_networks::Handle::new();
         let has_networks = config.dynamic_networks.is_some();
         if let (Some(dynamic), Some(paths)) = (config.dynamic_networks, config.networks.clone()) {
-            let Shared { records, metrics, events, views, .. } = shared.clone();
-            let parts = dynamic_networks::Parts { paths, records, views, events, metrics };
+            let Shared { records, metrics, events, restored, views } = shared.clone();
+            let pod_resources = config.pod_resources.clone();
+            let parts = dynamic_networks::Parts { paths, records, views, pod_resources, restored, events, metrics };
             app.spawn(dynamic_networks::build(dynamic, parts, inquiries, app.shutdown.clone())?);
         }
         if let Some(NetworkPaths { plugin_dirs, cache, multus_cache }) = config.networks {

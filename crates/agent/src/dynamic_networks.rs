@@ -6,13 +6,16 @@ use std::{
     sync::Arc,
 };
 
-use ::dynamic_networks::{Inquiries, Report, Reporter, Settings, multus};
+use ::dynamic_networks::{Devices, Inquiries, Report, Reporter, Settings, multus};
 use anyhow::{Context, bail};
 use cni::{Cache, Environment, Limits, Plugins, Runtime};
 use cri::{Candidates, Endpoint};
+use kubelet::PodResources;
+use netdevice::{InterfaceName, View, choice::Allocated};
 use networks::{Boot, Networks};
 use serde::Deserialize;
 use store::Records;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,6 +23,7 @@ use crate::{
     arguments::{Arguments, Program},
     config::NetworkPaths,
     events::{Events, Occurrence},
+    injector::{KUBELET_TIMEOUT, allocated},
     metrics::Metrics,
     view::Views,
 };
@@ -109,6 +113,10 @@ pub(crate) struct Parts {
     pub(crate) paths: NetworkPaths,
     pub(crate) records: Records,
     pub(crate) views: Views,
+    /// The socket on which the kubelet lists the devices that it allocated.
+    pub(crate) pod_resources: PathBuf,
+    /// Receives the names of devices that have returned to the host.
+    pub(crate) restored: mpsc::UnboundedSender<InterfaceName>,
     pub(crate) events: Events,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -128,7 +136,8 @@ pub(crate) fn build(
     let api_server = api_server
         .context("-dynamic-networks reads Pods from the API server, and this process has no service account")?;
     let client = api_server.client().context("cannot use the API server")?;
-    let Parts { paths, records, views, events, metrics } = parts;
+    let Parts { paths, records, views, pod_resources, restored, events, metrics } = parts;
+    let devices = Arc::new(NodeDevices { views: views.clone(), pod_resources, restored });
     let mut runtime = Runtime::new(Plugins::new(paths.plugin_dirs, Limits::default()), Cache::new(paths.cache));
     runtime.plugins.environment = Environment::Clean;
     runtime.is_gone = Box::new(networks::is_without_link);
@@ -149,6 +158,7 @@ pub(crate) fn build(
         networks,
         multus_cache: config.multus.map(|_| Cache::new(config.multus_cache)),
         configuration_dir: config.configuration_dir,
+        devices,
         is_isolated: config.is_isolated,
         global_namespaces: config.global_namespaces.into_iter().collect(),
     };
@@ -164,6 +174,38 @@ pub(crate) fn build(
             Ok(()) => Ok(()),
         }
     })
+}
+
+/// The devices of this node.
+#[derive(Debug)]
+struct NodeDevices {
+    views: Views,
+    pod_resources: PathBuf,
+    restored: mpsc::UnboundedSender<InterfaceName>,
+}
+
+impl Devices for NodeDevices {
+    fn view(&self) -> Arc<View> {
+        self.views.borrow().clone()
+    }
+
+    fn allocated(&self) -> Result<Allocated, String> {
+        let unknown = "cannot get the allocated devices from the kubelet";
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("{unknown}: {error}"))?;
+        let pods =
+            runtime.block_on(async { timeout(KUBELET_TIMEOUT, PodResources::new(&self.pod_resources).list()).await });
+        match pods {
+            Ok(Ok(pods)) => Ok(allocated(&pods.unwrap_or_default())),
+            Ok(Err(error)) => Err(format!("{unknown}: {error}")),
+            Err(_) => Err(format!("{unknown}: no answer within {KUBELET_TIMEOUT:?}")),
+        }
+    }
+
+    fn returned(&self, name: InterfaceName) {
+        // the receiver is gone only while the agent ends
+        let _ = self.restored.send(name);
+    }
 }
 
 fn count(metrics: &Metrics, report: &Report) {

@@ -186,6 +186,11 @@ impl Plugin {
         &self.kind
     }
 
+    /// Its configuration.
+    pub fn object(&self) -> &Map<String, Value> {
+        &self.object
+    }
+
     /// Whether it takes a capability argument.
     pub fn takes(&self, capability: &str) -> bool {
         self.object.get("capabilities").and_then(|all| all.get(capability)) == Some(&Value::Bool(true))

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc};
 
+use crate::device::Wish;
 use cni::NetworkList;
 use netdevice::networks::{NetworkSelection, configuration_text};
 use serde_json::{Map, Value};
@@ -21,6 +22,8 @@ pub(crate) struct Prepared {
     pub(crate) capabilities: Map<String, Value>,
     pub(crate) arguments: Vec<(String, String)>,
     pub(crate) gateways: Vec<IpAddr>,
+    /// The device of the node, if it is a network of one.
+    pub(crate) device: Option<Wish>,
 }
 
 /// Reads the configuration of a network, with what the element requests of it.
@@ -70,9 +73,16 @@ pub(crate) fn prepare(
         .filter(|(key, _)| !(*key == "mac" && takes_mac(&list)))
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
-    cni::check_capabilities(&list, &checked).map_err(|error| error.to_string())?;
+    if !is_device(&list) {
+        cni::check_capabilities(&list, &checked).map_err(|error| error.to_string())?;
+    }
     let gateways = selection.default_route.clone().unwrap_or_default();
-    Ok(Prepared { list, capabilities, arguments: selection.arguments(), gateways })
+    Ok(Prepared { list, capabilities, arguments: selection.arguments(), gateways, device: None })
+}
+
+/// Whether it is a network of one device, which is configured here: addresses need no capability of a plugin.
+fn is_device(list: &NetworkList) -> bool {
+    matches!(list.plugins(), [plugin] if plugin.kind() == "host-device")
 }
 
 /// The list with `args.cni` of every plugin, where the element's win.

@@ -12,6 +12,7 @@
 
 mod controller;
 mod definition;
+mod device;
 pub mod multus;
 mod report;
 mod settings;
@@ -20,6 +21,7 @@ mod watch;
 mod work;
 
 pub use controller::{Handle, Inquiries, Inquiry, run};
+pub use device::Devices;
 pub use report::{Report, Reporter};
 pub use settings::Settings;
 pub use work::NodeReader;

@@ -1,10 +1,12 @@
 //! What the controller works with.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use cni::Cache;
 use cri::Candidates;
 use networks::Networks;
+
+use crate::device::Devices;
 
 /// What the controller works with.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub struct Settings {
     pub multus_cache: Option<Cache>,
     /// Where the configuration of a definition with an empty spec is.
     pub configuration_dir: PathBuf,
+    /// The devices of this node that networks of type `host-device` can name.
+    pub devices: Arc<dyn Devices>,
     /// Whether a Pod may use only the definitions of its own namespace, and of the global ones (`namespaceIsolation` of
     /// Multus).
     pub is_isolated: bool,

@@ -10,7 +10,7 @@ use cni::{CacheEntry, ContainerId, Requested, Version};
 use cri::{Client, Deadlines, FoundSandbox};
 use link::OpenSandbox;
 use netdevice::{
-    InterfaceName, Pod,
+    Attachment, DeviceId, InterfaceName, Phase, Pod,
     networks::{
         EventVerb, KEY, NetworkSelection, Plan, Present, REJECTED_HOST_NETWORK, entries_of_result, event_text,
         merge_status, parse, plan, read_status, rejected_host_network,
@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 use crate::{
     NAME,
     definition::{Definitions, Prepared, prepare},
+    device::{self, Wish},
     report::Report,
     settings::Settings,
     watch::WatchedPod,
@@ -132,8 +133,17 @@ fn find_sandbox(settings: &Settings, watched: &WatchedPod) -> Result<FoundSandbo
 /// An interface that the Pod has.
 struct Attached {
     present: Present,
-    /// Its attachment, if this program made it; otherwise Multus did, when the Pod was created.
-    entry: Option<CacheEntry>,
+    by: Maker,
+}
+
+/// Who made an interface.
+enum Maker {
+    /// CNI plugins, called by this program or, for it, by Multus.
+    Plugins(Box<CacheEntry>),
+    /// This program: a device of the node.
+    Device(Box<Attachment>),
+    /// Multus, when the Pod was created; or another program.
+    Other,
 }
 
 struct OfPod<'a> {
@@ -150,7 +160,7 @@ impl OfPod<'_> {
         let status = read_status(&self.watched.status);
         let mut links =
             link::link_names(self.place.opened.namespace()).map_err(|error| WorkError::Node(error.to_string()))?;
-        let attached = self.attached(&status, &links)?;
+        let attached = self.attached(wanted, &status, &links)?;
         for attached in &attached {
             links.remove(&attached.present.interface);
         }
@@ -173,7 +183,7 @@ impl OfPod<'_> {
             if self.remove(attached) {
                 let key = (attached.present.network.clone(), attached.present.interface.to_string());
                 removed.push(key);
-                if let Some(entry) = &attached.entry {
+                if let Maker::Plugins(entry) = &attached.by {
                     replaced.insert(attached.present.interface.clone(), entry.clone());
                 }
             }
@@ -181,7 +191,9 @@ impl OfPod<'_> {
         for (index, interface) in &plan.add {
             let selection = &wanted[*index];
             match prepared.remove(index) {
-                Some(Ok(prepared)) => self.add(selection, interface, prepared, replaced.get(interface)),
+                Some(Ok(prepared)) => {
+                    self.add(selection, interface, prepared, replaced.get(interface).map(|before| &**before))
+                }
                 Some(Err(error)) => self.fail(EventVerb::FailedAdding, interface, selection, &error),
                 None => {}
             }
@@ -201,18 +213,18 @@ impl OfPod<'_> {
         }
         let prepared = prepare(selection, self.definitions, &settings.configuration_dir, settings.uses_multus())?;
         let devices = settings.networks.runtime.node_devices(&prepared.list, &prepared.capabilities);
-        if let Some(device) = devices.first() {
-            return Err(format!(
-                "plugin {} would take {} away from the node: request a device of the node in the annotation netdevices.nri.containerd.io",
-                device.plugin,
-                device.selector.as_str()
-            ));
-        }
-        Ok(prepared)
+        let view = settings.devices.view();
+        let device = Wish::of(&prepared.list, &devices, selection, &view, &settings.networks.sysfs)?;
+        Ok(Prepared { device, ..prepared })
     }
 
     /// What the Pod has: what this program plugged, and what Multus' status says it made, if it is there.
-    fn attached(&self, status: &[Value], links: &BTreeSet<InterfaceName>) -> Result<Vec<Attached>, WorkError> {
+    fn attached(
+        &self,
+        wanted: &[NetworkSelection],
+        status: &[Value],
+        links: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<Attached>, WorkError> {
         let mut attached = Vec::new();
         let mut known = BTreeSet::new();
         for entry in self.own_entries()? {
@@ -223,14 +235,23 @@ impl OfPod<'_> {
             let request = if is_complete { requested.element } else { Value::Null };
             known.insert(interface.clone());
             let present = Present { network: requested.network, interface, request: Some(request) };
-            attached.push(Attached { present, entry: Some(entry) });
+            attached.push(Attached { present, by: Maker::Plugins(Box::new(entry)) });
+        }
+        for (network, interface, record) in self.devices()? {
+            let request = self.request_of_device(wanted, &network, &interface, &record, links);
+            known.insert(interface.clone());
+            attached.push(Attached {
+                present: Present { network, interface, request },
+                by: Maker::Device(Box::new(record)),
+            });
         }
         for entry in status.iter().filter(|entry| !is_default(entry)) {
             let Some((network, interface)) = key(entry) else { continue };
             let Ok(interface) = interface.parse::<InterfaceName>() else { continue };
             let is_there = links.contains(&interface) || entry.get("device-info").is_some();
             if is_there && interface.as_bytes() != PRIMARY.as_bytes() && known.insert(interface.clone()) {
-                attached.push(Attached { present: Present { network, interface, request: None }, entry: None });
+                let present = Present { network, interface, request: None };
+                attached.push(Attached { present, by: Maker::Other });
             }
         }
         Ok(attached)
@@ -243,15 +264,48 @@ impl OfPod<'_> {
         Ok(entries)
     }
 
+    /// The devices of the node that the Pod has by this annotation.
+    fn devices(&self) -> Result<Vec<(String, InterfaceName, Attachment)>, WorkError> {
+        device::attached(&self.settings.networks.records, self.place.sandbox).map_err(WorkError::Node)
+    }
+
+    /// What a device was attached for: what is wanted, if its configuration is the same, or something else.
+    fn request_of_device(
+        &self,
+        wanted: &[NetworkSelection],
+        network: &str,
+        interface: &InterfaceName,
+        record: &Attachment,
+        links: &BTreeSet<InterfaceName>,
+    ) -> Option<Value> {
+        let is_meant = |selection: &&NetworkSelection| {
+            selection.network() == network && selection.interface.as_ref().is_none_or(|name| name == interface)
+        };
+        let selection = wanted.iter().find(is_meant)?;
+        let wish = self.prepare(selection).ok()?.device?;
+        let is_same = wish.configuration(interface).ok() == record.configuration
+            && DeviceId::from(&wish.name) == record.device
+            && record.phase == Phase::Attached
+            && links.contains(interface);
+        Some(if is_same { selection.to_request() } else { Value::Null })
+    }
+
     /// Returns whether it is removed.
     fn remove(&mut self, attached: &Attached) -> bool {
         let Present { network, interface, .. } = &attached.present;
-        let removed = match &attached.entry {
-            Some(_) => {
+        let removed = match &attached.by {
+            Maker::Plugins(_) => {
                 self.settings.networks.delete(&self.place, None, interface).map(drop).map_err(|error| error.to_string())
             }
-            None if self.settings.uses_multus() => self.remove_of_multus(network, interface),
-            None => {
+            Maker::Device(record) => device::detach(
+                &self.settings.networks.records,
+                &*self.settings.devices,
+                self.place.opened,
+                &record.device,
+                &record.owner,
+            ),
+            Maker::Other if self.settings.uses_multus() => self.remove_of_multus(network, interface),
+            Maker::Other => {
                 // another program's; nothing here knows how it was made
                 let note = format!("{interface} of network {network} was not plugged by this program: it stays");
                 tracing::debug!(pod = %self.watched.pod, "{note}");
@@ -317,7 +371,12 @@ impl OfPod<'_> {
     }
 
     fn add_one(&self, interface: &InterfaceName, prepared: Prepared, requested: Requested) -> Result<(), String> {
-        let Prepared { list, capabilities, arguments, gateways } = prepared;
+        let Prepared { list, capabilities, arguments, gateways, device } = prepared;
+        if let Some(wish) = device {
+            let owner = device::owner(self.place.sandbox, self.place.pod, &requested.network, interface);
+            let (records, devices) = (&self.settings.networks.records, &*self.settings.devices);
+            return device::attach(records, devices, self.place.opened, &owner, &wish, interface);
+        }
         let interface = interface.clone();
         let request =
             AddRequest { list: &list, interface, arguments, capabilities, requested: Some(requested), gateways };
@@ -335,7 +394,7 @@ impl OfPod<'_> {
                 requested.element.get("default-route").and_then(|value| serde_json::from_value(value.clone()).ok());
             let gateways = gateways.unwrap_or_default();
             let requested = Requested { displaced: Vec::new(), ..requested };
-            let prepared = Prepared { list, capabilities: target.capabilities, arguments, gateways };
+            let prepared = Prepared { list, capabilities: target.capabilities, arguments, gateways, device: None };
             self.add_one(interface, prepared, requested).ok()
         };
         if restored().is_some() {
@@ -352,6 +411,12 @@ impl OfPod<'_> {
             let result = entry.result_in(Version::V1_1_0).unwrap_or(Value::Object(Map::new()));
             present.push(entries_of_result(&requested.network, entry.interface(), &result));
             removed.retain(|(network, interface)| *network != requested.network || interface != entry.interface());
+        }
+        for (network, interface, record) in
+            self.devices()?.iter().filter(|(_, _, record)| record.phase == Phase::Attached)
+        {
+            present.push(vec![device::status_entry(network, interface, record)]);
+            removed.retain(|(other, name)| other != network || *name != interface.to_string());
         }
         self.done.has_own = !present.is_empty();
         self.done.status = Some(StatusChange { removed, present });

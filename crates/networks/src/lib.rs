@@ -16,4 +16,5 @@ mod operations;
 pub use attachment::{Boot, is_without_link};
 pub use ended::{Collected, Ended};
 pub use error::Error;
+pub use node_devices::find_links;
 pub use operations::{AddRequest, Deleted, Networks, Place, ReadNode};

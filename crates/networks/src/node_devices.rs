@@ -57,6 +57,13 @@ fn check_holder(records: &Records, plugin: &str, selector: &Selector, owner: &Ow
     Err(Error::Held { plugin: plugin.into(), device, error: Box::new(error) })
 }
 
+/// The links that a selector matches, by name.
+#[must_use]
+pub fn find_links(snapshot: &Snapshot, selector: &Selector, sysfs: &Path) -> Vec<InterfaceName> {
+    let selected = snapshot.links().values().filter(|link| is_selected(link, selector, sysfs));
+    selected.map(|link| link.name.clone()).collect()
+}
+
 fn is_selected(link: &Arc<Link>, selector: &Selector, sysfs: &Path) -> bool {
     match selector {
         Selector::Name(name) => {

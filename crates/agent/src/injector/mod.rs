@@ -47,7 +47,7 @@ const WORK_LIMIT: Duration = Duration::from_secs(30);
 /// How long after a connection a sandbox that is not in the runtime's list may still be one that is being created.
 const CREATION: Duration = Duration::from_secs(5);
 /// How long the kubelet may take to list the devices that it allocated.
-const KUBELET_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const KUBELET_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often sandboxes without devices are removed, without an event.
 const FORGET: Duration = Duration::from_secs(30);
 /// Sandboxes of a runtime's list that are worked on at a time. Requests do not wait for them.
@@ -189,14 +189,7 @@ impl Inner {
     async fn allocated(&self) -> Result<Allocated, Refusal> {
         let unknown = "cannot get the allocated devices from the kubelet";
         match timeout(KUBELET_TIMEOUT, PodResources::new(&self.config.pod_resources).list()).await {
-            Ok(Ok(pods)) => {
-                // of whichever resource: the agent that offers a device may have other pools, or be another program
-                let of_pod = |pod: &kubelet::Pod| {
-                    let owner = format!("{}/{}", pod.namespace, pod.name);
-                    pod.ids(None).filter_map(move |id| Some((id.parse().ok()?, owner.clone()))).collect::<Allocated>()
-                };
-                Ok(pods.iter().flatten().flat_map(of_pod).collect())
-            }
+            Ok(Ok(pods)) => Ok(allocated(&pods.unwrap_or_default())),
             Ok(Err(error)) => Err(Refusal::new(format_args!("{unknown}: {error}"))),
             Err(_) => Err(Refusal::new(format_args!("{unknown}: no answer within {KUBELET_TIMEOUT:?}"))),
         }
@@ -357,6 +350,16 @@ impl Plugin for Injector {
         self.0.known(|known| known.remove(&pod.id));
         self.0.release(&pod.id, deadline).await
     }
+}
+
+/// The devices that are allocated to Pods, of whichever resource: the agent that offers a device may have other pools, or be
+/// another program.
+pub(crate) fn allocated(pods: &[kubelet::Pod]) -> Allocated {
+    let of_pod = |pod: &kubelet::Pod| {
+        let owner = format!("{}/{}", pod.namespace, pod.name);
+        pod.ids(None).filter_map(move |id| Some((id.parse().ok()?, owner.clone()))).collect::<Allocated>()
+    };
+    pods.iter().flat_map(of_pod).collect()
 }
 
 /// The annotation of a Pod, from the runtime.

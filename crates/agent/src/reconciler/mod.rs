@@ -21,7 +21,7 @@ use std::{
 };
 
 use link::{Ended, Repair};
-use netdevice::{DeviceId, Ledger, owner::Request};
+use netdevice::{DeviceId, Ledger};
 use store::{Namespace, Records};
 use tokio::{
     sync::watch,
@@ -222,7 +222,7 @@ impl Reconciler {
         let now = Instant::now();
         let before = std::mem::replace(&mut self.ledger, ledger.clone());
         self.tracked.retain(|device, _| ledger.contains_key(device));
-        let by_command = before.values().filter(|record| record.owner.request() == Some(&Request::Command));
+        let by_command = before.values().filter(|record| work::is_by_pod(record));
         by_command.filter(|record| !ledger.contains_key(&record.device)).for_each(|record| self.notifier.ended(record));
         for (device, record) in ledger.iter() {
             let tracked = self.tracked.entry(device.clone()).or_insert_with(|| Tracked::new(record, now));

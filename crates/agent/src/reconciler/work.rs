@@ -21,7 +21,7 @@ pub(super) enum Cause {
 impl Cause {
     fn of(record: &Attachment, diagnosis: Diagnosis) -> Self {
         let has_ended = matches!(diagnosis, Diagnosis::HolderEnded | Diagnosis::SandboxEnded);
-        if record.phase == Phase::Attached && has_ended && record.owner.request() == Some(&Request::Command) {
+        if record.phase == Phase::Attached && has_ended && is_by_pod(record) {
             return Self::PodEnded;
         }
         // containerd names a container's namespace by its sandbox's process, CRI-O by a mount
@@ -33,6 +33,11 @@ impl Cause {
             Self::NotReturned
         }
     }
+}
+
+/// Whether a Pod that ran requested the device, by a command or by its networks: no event of a runtime without NRI returns it.
+pub(super) fn is_by_pod(record: &Attachment) -> bool {
+    matches!(record.owner.request(), Some(Request::Command | Request::Networks { .. }))
 }
 
 /// A device to check.
