@@ -51,8 +51,20 @@ impl Node {
     }
 
     fn start_agent(&self, program: &Path, admin_port: u16, args: &[&str]) -> Agent<'_> {
+        self.start_agent_with(&[], program, admin_port, args)
+    }
+
+    /// Starts the agent with environment variables (`NAME=VALUE`).
+    pub(crate) fn start_agent_with(
+        &self,
+        environment: &[&str],
+        program: &Path,
+        admin_port: u16,
+        args: &[&str],
+    ) -> Agent<'_> {
         let program = program.to_string_lossy();
-        Agent { node: self, process: self.spawn([&*program].iter().chain(args)), admin_port }
+        let environment = if environment.is_empty() { Vec::new() } else { [&["env"], environment].concat() };
+        Agent { node: self, process: self.spawn([&environment[..], &[&*program], args].concat()), admin_port }
     }
 
     /// A GET of the node's own address.
@@ -73,11 +85,17 @@ impl Node {
 #[must_use]
 #[track_caller]
 pub fn injector_program() -> PathBuf {
+    agent_as(INJECTOR)
+}
+
+/// The agent under another name.
+#[track_caller]
+pub(crate) fn agent_as(name: &str) -> PathBuf {
     let agent = crate::program("netdevice-agent");
-    let injector = agent.with_file_name(INJECTOR);
-    match symlink("netdevice-agent", &injector) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("{}: {error}", injector.display()),
-        _ => injector,
+    let link = agent.with_file_name(name);
+    match symlink("netdevice-agent", &link) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("{}: {error}", link.display()),
+        _ => link,
     }
 }
 

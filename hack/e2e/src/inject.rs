@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::Deref;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -107,8 +108,17 @@ impl Node {
     #[track_caller]
     pub fn running_pod_as(&self, name: &str, spec: PodSpec) -> RunningPod<'_> {
         let pod = self.run_pod(spec).unwrap_or_else(|error| panic!("{error}"));
-        let namespace = self.if_inject(&["netns", "-pod", name]).text().to_owned();
-        RunningPod { node: self, pod, name: name.to_owned(), namespace }
+        RunningPod { pod, name: name.to_owned(), network: self.pod_network(name) }
+    }
+
+    /// The network of a Pod that runs, found by `if-inject netns`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn pod_network(&self, pod: &str) -> PodNetwork<'_> {
+        PodNetwork { node: self, namespace: self.if_inject(&["netns", "-pod", pod]).text().to_owned() }
     }
 }
 
@@ -133,10 +143,9 @@ fn read_dir(directory: &Path) -> BTreeMap<String, String> {
 /// A Pod that runs, for `if-inject`.
 #[derive(Debug)]
 pub struct RunningPod<'n> {
-    node: &'n Node,
     pod: Pod<'n>,
     name: String,
-    namespace: String,
+    network: PodNetwork<'n>,
 }
 
 impl RunningPod<'_> {
@@ -152,20 +161,46 @@ impl RunningPod<'_> {
         self.pod.id()
     }
 
-    /// The path of its network namespace.
-    #[must_use]
-    pub fn namespace(&self) -> &str {
-        &self.namespace
-    }
-
     /// `if-inject ARGS -pod NAME`.
     pub fn if_inject(&self, args: &[&str]) -> Output {
-        self.node.if_inject(&[args, &["-pod", &self.name]].concat())
+        self.network.node.if_inject(&[args, &["-pod", &self.name]].concat())
     }
 
     /// `if-inject COMMAND -interface NAME -spec FILE`.
     pub fn plug(&self, command: &str, interface: &str, spec: &str) -> Output {
         self.if_inject(&[command, "-interface", interface, "-spec", spec])
+    }
+
+    /// Stops and removes it, as the kubelet does.
+    ///
+    /// # Panics
+    /// When the runtime refuses.
+    #[track_caller]
+    pub fn end(self) {
+        self.pod.stop().and_then(|()| self.pod.remove()).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+impl<'n> Deref for RunningPod<'n> {
+    type Target = PodNetwork<'n>;
+
+    fn deref(&self) -> &PodNetwork<'n> {
+        &self.network
+    }
+}
+
+/// The network namespace of a Pod.
+#[derive(Debug)]
+pub struct PodNetwork<'n> {
+    node: &'n Node,
+    namespace: String,
+}
+
+impl PodNetwork<'_> {
+    /// The path of its network namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// Runs a command in the Pod's network namespace.
@@ -204,14 +239,5 @@ impl RunningPod<'_> {
         let links = json_or_empty(&self.run(&["ip", "-j", "link"]));
         let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
         names.filter(|name| !FALLBACK_TUNNELS.contains(name)).map(str::to_owned).collect()
-    }
-
-    /// Stops and removes it, as the kubelet does.
-    ///
-    /// # Panics
-    /// When the runtime refuses.
-    #[track_caller]
-    pub fn end(self) {
-        self.pod.stop().and_then(|()| self.pod.remove()).unwrap_or_else(|error| panic!("{error}"));
     }
 }

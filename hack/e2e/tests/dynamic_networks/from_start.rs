@@ -1,0 +1,77 @@
+//! Annotations that are there when the Pod starts, without Multus.
+
+use e2e::wait_for;
+use serde_json::json;
+
+use crate::{agent, leased, lock};
+
+#[test]
+#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
+fn with_nri_the_interfaces_are_there_before_the_first_container() {
+    let node = lock();
+    let agent = agent(&node, &["-nri"]);
+    agent.wait_until_connected();
+    node.define_network("early", &leased("early", "10.63.1.0/24"));
+    let pod =
+        node.networked_pod("early", &json!([{"name": "early", "interface": "x0"}, {"name": "early"}]).to_string());
+    // the container lists its interfaces first
+    node.wait_for_logs(&[pod.name()], &["x0@", "net1@"]);
+    pod.wait_for_status(&[("default/early", "x0"), ("default/early", "net1")]);
+    pod.delete();
+    wait_for("the leases are free", || (node.cni_leases("early").len(), agent.output()), |(count, _)| *count == 0);
+}
+
+#[test]
+#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
+fn with_nri_a_pod_does_not_start_without_its_network_and_says_why() {
+    let node = lock();
+    let agent = agent(&node, &["-nri"]);
+    agent.wait_until_connected();
+    let pod = node.begin_networked_pod(
+        "refused-early",
+        &json!([{"name": "later", "interface": "x0"}]).to_string(),
+        &json!({}),
+    );
+    let described = || node.kubectl(&["describe", "pod", pod.name()]).stdout;
+    wait_for("the reason is shown", described, |text| text.contains("default/later"));
+    assert_ne!(node.get(&["pod", pod.name()])["status"]["phase"], "Running", "{}", agent.output());
+    node.define_network("later", &leased("later", "10.63.2.0/24"));
+    node.wait_until_ready(pod.name());
+    pod.wait_for_status(&[("default/later", "x0")]);
+    pod.delete();
+    drop(agent);
+}
+
+#[test]
+#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
+fn a_sandbox_that_is_made_anew_gets_everything_again() {
+    let node = lock();
+    let agent = agent(&node, &[]);
+    node.define_network("anew", &leased("anew", "10.63.3.0/24"));
+    let pod = node.networked_pod("anew", &json!([{"name": "anew", "interface": "x0"}]).to_string());
+    pod.wait_for_status(&[("default/anew", "x0")]);
+    let sandbox = || {
+        let pods = node.crictl(&["pods", "--name=^anew$", "--state=ready", "--output=json"]).json();
+        pods["items"][0]["id"].as_str().unwrap_or_default().to_owned()
+    };
+    let first = sandbox();
+    pod.request(&json!([{"name": "anew", "interface": "x0"}, {"name": "anew", "interface": "x1"}]));
+    pod.wait_for_status(&[("default/anew", "x0"), ("default/anew", "x1")]);
+    node.sh(&format!("kill -KILL $(crictl inspectp --output go-template --template '{{{{.info.pid}}}}' {first})"));
+    wait_for("a new sandbox", sandbox, |now| !now.is_empty() && *now != first);
+    wait_for("it has both", || (pod.interfaces(), agent.output()), |(names, _)| *names == ["x0", "x1"]);
+    let of_new = |owners: &Vec<String>| owners.len() == 2 && owners.iter().all(|id| *id == sandbox());
+    let owners = || node.cni_leases("anew").into_values().map(|(id, _)| id).collect();
+    wait_for("the old leases are free", owners, of_new);
+    let address = |name: &str| pod.network().addresses(name).concat().trim_end_matches("/24").to_owned();
+    wait_for(
+        "the status has the new addresses",
+        || pod.status(),
+        |status| {
+            status.len() == 2
+                && status.iter().all(|it| it["ips"] == json!([address(it["interface"].as_str().unwrap_or_default())]))
+        },
+    );
+    pod.delete();
+    drop(agent);
+}
