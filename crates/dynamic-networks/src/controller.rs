@@ -14,7 +14,7 @@ use kube::{Client, Error as KubeError, runtime::watcher};
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinSet, spawn_blocking},
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -43,8 +43,14 @@ const AFTER_RESTORATION: Duration = Duration::from_secs(600);
 const NAMESPACES: &str = "/run/netns";
 /// How often sandboxes are listed without an event.
 const POLL: Duration = Duration::from_secs(60);
-/// How long after an event: the runtime has the sandbox in its list then.
-const SETTLE: Duration = Duration::from_millis(50);
+/// When sandboxes are listed after an event: the runtime may take seconds until a new one is in its list.
+const LISTINGS: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+];
 const NOT_FOUND: u16 = 404;
 
 /// Asks a controller for one Pod.
@@ -162,6 +168,8 @@ struct Controller {
     definitions: Kept<Arc<str>>,
     /// UIDs of Pods that have attachments from before this process.
     own_before: BTreeSet<String>,
+    /// When sandboxes are listed next, and how often they were since the event.
+    listing: Option<(Instant, usize)>,
     waiting: HashMap<String, Vec<oneshot::Sender<Result<(), String>>>>,
     jobs: JoinSet<Ended>,
 }
@@ -194,6 +202,7 @@ pub async fn run(
         are_pods_listed: false,
         definitions: Kept::default(),
         own_before,
+        listing: None,
         waiting: HashMap::new(),
         jobs: JoinSet::new(),
     };
@@ -216,7 +225,8 @@ pub async fn run(
                 }
                 Err(error) => report_once(&mut reported, "NetworkAttachmentDefinitions", &error),
             },
-            _ = namespaces.changed() => controller.sandboxes_changed().await,
+            _ = namespaces.changed() => controller.list_soon(),
+            () = at(controller.listing.map(|(at, _)| at)) => controller.list_sandboxes().await,
             Some(inquiry) = inquiries.recv() => controller.inquire(inquiry),
             Some(job) = controller.jobs.join_next() => match job {
                 Ok(ended) => controller.end(ended),
@@ -309,8 +319,13 @@ impl Controller {
                     // a Pod on the node's network is rejected once for each request
                     entry.is_rejected = false;
                 }
-                if entry.is_relevant(uses_multus) && (is_changed || entry.sandbox.is_none()) {
-                    entry.wake();
+                if entry.is_relevant(uses_multus) {
+                    if is_changed || entry.sandbox.is_none() {
+                        entry.wake();
+                    } else {
+                        // it may have another sandbox
+                        self.list_soon();
+                    }
                 }
             }
         }
@@ -330,15 +345,23 @@ impl Controller {
         }
     }
 
+    fn list_soon(&mut self) {
+        let soon = Instant::now() + LISTINGS[0];
+        let at = self.listing.map_or(soon, |(at, _)| at.min(soon));
+        self.listing = Some((at, 0));
+    }
+
     /// Wakes the Pods whose sandbox is another one than that which they were worked on in.
-    async fn sandboxes_changed(&mut self) {
+    async fn list_sandboxes(&mut self) {
+        let times = self.listing.map_or(0, |(_, times)| times + 1);
+        self.listing = LISTINGS.get(times).map(|pause| (Instant::now() + *pause, times));
         let uses_multus = self.settings.uses_multus();
         if !self.pods.values().any(|entry| entry.is_relevant(uses_multus)) {
+            self.listing = None;
             return;
         }
-        sleep(SETTLE).await;
         let settings = self.settings.clone();
-        let listed = spawn_blocking(move || store::run_in_mounts_of_init(|| list_sandboxes(&settings))).await;
+        let listed = spawn_blocking(move || store::run_in_mounts_of_init(|| sandboxes_of_pods(&settings))).await;
         let Ok(Ok(Some(sandboxes))) = listed else { return };
         for entry in self.pods.values_mut().filter(|entry| entry.is_relevant(uses_multus)) {
             if sandboxes.get(&entry.watched.uid_on_node).is_some_and(|id| entry.sandbox.as_ref() != Some(id)) {
@@ -460,7 +483,7 @@ impl Controller {
 }
 
 /// The newest running sandbox of each Pod, by the Pod's UID.
-fn list_sandboxes(settings: &Settings) -> Option<BTreeMap<String, String>> {
+fn sandboxes_of_pods(settings: &Settings) -> Option<BTreeMap<String, String>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let listed = runtime.block_on(async {
         let client = RuntimeClient::connect(&settings.runtime, Deadlines::default()).await?;

@@ -198,7 +198,8 @@ impl OfPod<'_> {
                 None => {}
             }
         }
-        self.finish(removed)
+        let order = plan.keep.iter().chain(&plan.add).map(|(index, interface)| (interface.to_string(), *index));
+        self.finish(removed, &order.collect())
     }
 
     fn prepare(&self, selection: &NetworkSelection) -> Result<Prepared, String> {
@@ -403,8 +404,8 @@ impl OfPod<'_> {
         }
     }
 
-    /// The status, from what there is now.
-    fn finish(&mut self, mut removed: Vec<(String, String)>) -> Result<(), WorkError> {
+    /// The status, from what there is now, in the order of the annotation.
+    fn finish(&mut self, mut removed: Vec<(String, String)>, order: &BTreeMap<String, usize>) -> Result<(), WorkError> {
         let mut present = Vec::new();
         for entry in self.own_entries()?.iter().filter(|entry| !entry.is_unfinished()) {
             let Some(requested) = entry.marker().and_then(|marker| marker.requested.as_ref()) else { continue };
@@ -418,6 +419,11 @@ impl OfPod<'_> {
             present.push(vec![device::status_entry(network, interface, record)]);
             removed.retain(|(other, name)| other != network || *name != interface.to_string());
         }
+        let place = |entries: &Vec<Value>| {
+            let interface = entries.first().and_then(|entry| entry.get("interface")).and_then(Value::as_str);
+            interface.and_then(|interface| order.get(interface)).copied().unwrap_or(usize::MAX)
+        };
+        present.sort_by_key(place);
         self.done.has_own = !present.is_empty();
         self.done.status = Some(StatusChange { removed, present });
         Ok(())

@@ -43,11 +43,12 @@ impl Node {
         self.write(&format!("{SECRETS}/ca.crt"), authority.text());
     }
 
-    /// Starts the agent with `-dynamic-networks`. It offers no device.
+    /// Starts the agent with `-dynamic-networks`. It offers no device, unless the arguments have -config.
     #[must_use]
     pub fn networks_agent(&self, args: &[&str]) -> Agent<'_> {
         let plugins = format!("{PLUGINS}:/opt/cni/bin");
-        let own = ["-dynamic-networks", "-interfaces", "^no-device$", "-cni-path", &plugins, "-v=4"];
+        let selection: &[&str] = if args.contains(&"-config") { &[] } else { &["-interfaces", "^no-device$"] };
+        let own = [&["-dynamic-networks", "-cni-path", &plugins, "-v=4"], selection].concat();
         let node = format!("NODE_NAME={}", self.name());
         let environment = [&API_SERVER[..], &[&node]].concat();
         self.start_agent_with(&environment, &program("netdevice-agent"), 9780, &[&own[..], args].concat())

@@ -97,9 +97,6 @@ impl<'a> Element<'a> {
             None => ("interfaceRequest", self.text("interfaceRequest")?),
         };
         let Some(name) = name else { return Ok(None) };
-        if name == "eth0" {
-            return Err(self.error(key, "cannot be eth0: it is the interface of the cluster's default network"));
-        }
         if name.len() > MAX_NAME_LEN {
             return Err(self.error(key, "must have at most 15 bytes"));
         }

@@ -148,14 +148,6 @@ fn each_key_that_is_not_valid_is_refused_with_its_position_and_name() {
             "interface name \"a/b\" contains the byte 0x2f, which the kernel does not allow".to_owned(),
         ),
         (
-            r#""interface": "eth0""#,
-            "interface cannot be eth0: it is the interface of the cluster's default network".to_owned(),
-        ),
-        (
-            r#""interfaceRequest": "eth0""#,
-            "interfaceRequest cannot be eth0: it is the interface of the cluster's default network".to_owned(),
-        ),
-        (
             r#""interface": "lo""#,
             "interface name \"lo\" is not allowed in a sandbox: it is the loopback interface".to_owned(),
         ),
@@ -230,7 +222,6 @@ fn texts_that_are_neither_form_are_refused() {
         ("a,b/c/d", "element 2 must be [namespace/]name[@interface]"),
         ("a@b@c", "element 1 must be [namespace/]name[@interface]"),
         ("a.b", "element 1: name must be a DNS label: lower case letters, digits and \"-\""),
-        ("a@eth0", "element 1: interface cannot be eth0: it is the interface of the cluster's default network"),
         ("a b", "element 1: name must be a DNS subdomain: lower case letters, digits, \"-\" and \".\""),
     ];
     for (text, message) in cases {

@@ -6,7 +6,6 @@ use serde_json::json;
 use crate::{agent, leased, lock};
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn the_lease_of_a_deleted_pod_is_free_also_when_the_agent_was_down() {
     let node = lock();
     let first = agent(&node, &[]);
@@ -30,7 +29,6 @@ fn the_lease_of_a_deleted_pod_is_free_also_when_the_agent_was_down() {
 }
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn the_api_server_may_be_restarted_at_any_time() {
     let node = lock();
     let agent = agent(&node, &[]);

@@ -6,7 +6,6 @@ use serde_json::json;
 use crate::{agent, leased, lock};
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn with_nri_the_interfaces_are_there_before_the_first_container() {
     let node = lock();
     let agent = agent(&node, &["-nri"]);
@@ -22,7 +21,6 @@ fn with_nri_the_interfaces_are_there_before_the_first_container() {
 }
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn with_nri_a_pod_does_not_start_without_its_network_and_says_why() {
     let node = lock();
     let agent = agent(&node, &["-nri"]);
@@ -43,7 +41,6 @@ fn with_nri_a_pod_does_not_start_without_its_network_and_says_why() {
 }
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn a_sandbox_that_is_made_anew_gets_everything_again() {
     let node = lock();
     let agent = agent(&node, &[]);

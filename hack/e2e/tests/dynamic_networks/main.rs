@@ -2,6 +2,7 @@
 //! stand-in of Multus' daemon.
 
 mod defects;
+mod devices;
 mod ends;
 mod from_start;
 mod multus;
@@ -60,7 +61,6 @@ fn as_requested(name: &str) -> Value {
 }
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn the_flow_of_the_original_readme() {
     let node = lock();
     // neither names of networks nor what the plugins need not know are in it, as there
@@ -80,7 +80,7 @@ fn the_flow_of_the_original_readme() {
     pod.wait_for_interfaces(&["ens4"]);
     assert_eq!(pod.network().addresses("ens4"), ["10.1.1.11/24"], "{}", controller.output());
     assert_eq!(pod.status_of("ens4")["ips"], json!(["10.1.1.11"]));
-    let added = "pod [default/macvlan1-worker1]: added interface ens4 to network: macvlan1-config(ips: [10.1.1.11/24])";
+    let added = "pod [default/macvlan1-worker1]: added interface ens4 to network: macvlan1-config(ips: [10.1.1.11/24], mac: , cni-args: <nil>)";
     pod.wait_for_event("AddedInterface", added);
 
     let two =

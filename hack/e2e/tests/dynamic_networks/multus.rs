@@ -23,7 +23,6 @@ fn requests(multus: &Process) -> Vec<(String, String, u64)> {
 }
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn multus_plugs_and_unplugs_and_the_controller_never_sends_what_it_need_not() {
     let node = lock();
     let multus = multus(&node);
@@ -52,7 +51,6 @@ fn multus_plugs_and_unplugs_and_the_controller_never_sends_what_it_need_not() {
 }
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn what_is_requested_while_multus_is_away_is_done_when_it_is_back() {
     let node = lock();
     let first = multus(&node);
@@ -75,7 +73,6 @@ fn what_is_requested_while_multus_is_away_is_done_when_it_is_back() {
 }
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn the_lease_of_a_deleted_pod_is_free_although_multus_no_longer_knows_the_pod() {
     let node = lock();
     let multus = multus(&node);

@@ -7,7 +7,6 @@ use crate::{agent, as_requested, layer2, lock};
 const MAC: &str = "02:03:04:05:06:07";
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn a_to_c_a_pod_with_a_named_element_gets_another_interface_loses_one_and_exchanges_one() {
     let node = lock();
     let agent = agent(&node, &[]);
@@ -37,7 +36,6 @@ fn a_to_c_a_pod_with_a_named_element_gets_another_interface_loses_one_and_exchan
 }
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn d_and_e_an_interface_with_addresses_and_mac_is_plugged_and_unplugged() {
     let node = lock();
     let agent = agent(&node, &[]);
@@ -60,7 +58,6 @@ fn d_and_e_an_interface_with_addresses_and_mac_is_plugged_and_unplugged() {
 }
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn f_a_pod_with_the_default_network_only_gets_an_interface_with_a_mac() {
     let node = lock();
     let agent = agent(&node, &[]);
@@ -75,7 +72,6 @@ fn f_a_pod_with_the_default_network_only_gets_an_interface_with_a_mac() {
 }
 
 #[test]
-#[ignore = "written beside the controller and not yet run on a cluster: cargo test -p e2e --test dynamic_networks -- --ignored"]
 fn g_elements_without_names_of_interfaces_are_plugged_and_keep_theirs_when_one_is_named() {
     let node = lock();
     let agent = agent(&node, &[]);
