@@ -98,3 +98,57 @@ fn with_arguments(list: &NetworkList, arguments: &Map<String, Value>) -> Result<
     }
     NetworkList::from_json(value.to_string().as_bytes()).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const MACVLAN: &str = r#"{"cniVersion":"1.0.0","plugins":[{"type":"macvlan","args":{"cni":{"a":1,"b":1}}}]}"#;
+
+    fn prepared(element: &Value, config: &str, uses_multus: bool) -> Result<Prepared, String> {
+        let selection = netdevice::networks::parse(&json!([element]).to_string(), "default").unwrap().remove(0);
+        let definitions = Definitions::from([("default/n".to_owned(), Arc::from(config))]);
+        prepare(&selection, &definitions, Path::new("/nonexistent"), uses_multus)
+    }
+
+    #[test]
+    fn a_definition_is_named_in_every_error() {
+        for (element, config, error) in [
+            (json!({"name": "m"}), MACVLAN, "found no NetworkAttachmentDefinition default/m"),
+            (json!({"name": "n"}), "{", "NetworkAttachmentDefinition default/n"),
+            (json!({"name": "n"}), "", "NetworkAttachmentDefinition default/n"),
+            (json!({"name": "n", "ips": ["10.0.0.1/8"]}), MACVLAN, "no plugin of network n has the capability \"ips\""),
+        ] {
+            let refused = prepared(&element, config, false).map(drop).unwrap_err();
+            assert!(refused.starts_with(error), "{refused}");
+        }
+    }
+
+    #[test]
+    fn macvlan_takes_a_mac_from_the_arguments() {
+        let element = json!({"name": "n", "mac": "02:00:00:00:00:0a"});
+        let prepared = prepared(&element, MACVLAN, false).unwrap();
+        assert!(prepared.capabilities.is_empty());
+        assert_eq!(prepared.arguments, [("MAC".to_owned(), "02:00:00:00:00:0a".to_owned())]);
+    }
+
+    #[test]
+    fn the_elements_arguments_win_over_the_definitions() {
+        let prepared = prepared(&json!({"name": "n", "cni-args": {"b": 2, "c": 3}}), MACVLAN, false).unwrap();
+        assert_eq!(prepared.list.plugins()[0].object()["args"]["cni"], json!({"a": 1, "b": 2, "c": 3}));
+    }
+
+    #[test]
+    fn what_multus_does_not_pass_on_is_refused() {
+        let config = r#"{"plugins":[{"type":"p","capabilities":{"bandwidth":true,"ips":true}}]}"#;
+        let element = json!({"name": "n", "bandwidth": {"ingressRate": 1000}});
+        assert!(prepared(&element, config, false).is_ok());
+        assert!(prepared(&element, config, true).map(drop).unwrap_err().contains("\"bandwidth\""));
+        assert!(prepared(&json!({"name": "n", "ips": ["10.0.0.1/8"]}), config, true).is_ok());
+        let element = json!({"name": "n", "default-route": ["10.0.0.1"]});
+        assert!(prepared(&element, config, false).is_ok());
+        assert!(prepared(&element, config, true).map(drop).unwrap_err().contains("default-route"));
+    }
+}

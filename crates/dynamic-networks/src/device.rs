@@ -254,3 +254,25 @@ impl Chooser for Choosing<'_> {
         self.0.allocated()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_is_the_last_pci_address_of_a_path() {
+        let path = "/sys/devices/pci0000:00/0000:00:1c.0/0000:02:00.1/virtio3";
+        assert_eq!(pci_address(path), Some("0000:02:00.1"));
+        assert_eq!(pci_address("/sys/devices/platform/serial8250/net"), None);
+    }
+
+    #[test]
+    fn only_static_addresses_can_be_given_to_a_device() {
+        let ipam = json!({"type": "static", "addresses": [{"address": "10.0.0.1/24", "gateway": "10.0.0.254"}],
+            "routes": [{"dst": "192.0.2.0/24", "gw": "10.0.0.254"}]});
+        let expected = (vec![json!("10.0.0.1/24")], vec![json!({"to": "192.0.2.0/24", "via": "10.0.0.254"})]);
+        assert_eq!(addresses(Some(&ipam)), Ok(expected));
+        assert_eq!(addresses(Some(&json!({}))), Ok((vec![], vec![])));
+        assert!(addresses(Some(&json!({"type": "host-local"}))).unwrap_err().contains("\"host-local\""));
+    }
+}

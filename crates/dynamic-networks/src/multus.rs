@@ -134,3 +134,44 @@ async fn post(socket: &Path, body: String) -> Result<(StatusCode, Vec<u8>), Stri
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_the_form_of_the_delegate_api() {
+        let text = br#"{"cniVersion":"0.4.0","name":"n","plugins":[{"type":"macvlan"}]}"#;
+        let list = NetworkList::from_json(text).unwrap();
+        let mut target = Target::new("2de4".parse().unwrap(), "x2".parse().unwrap(), "/run/netns/a");
+        let arguments = [
+            ("IgnoreUnknown", "1"),
+            ("K8S_POD_NAMESPACE", "default"),
+            ("K8S_POD_NAME", "q1"),
+            ("K8S_POD_INFRA_CONTAINER_ID", "2de4"),
+            ("K8S_POD_UID", "624a"),
+            ("MAC", "02:00:00:00:00:10"),
+        ];
+        target.arguments = arguments.map(|(key, value)| (key.into(), value.into())).into();
+        target.capabilities.insert("mac".into(), "02:00:00:00:00:10".into());
+        let expected = json!({
+            "env": {"CNI_ARGS": "K8S_POD_NAMESPACE=default;K8S_POD_NAME=q1;K8S_POD_UID=624a", "CNI_COMMAND": "ADD",
+                "CNI_CONTAINERID": "2de4", "CNI_IFNAME": "x2", "CNI_NETNS": "/run/netns/a"},
+            "config": STANDARD.encode(text),
+            "interfaceAttributes": {"mac": "02:00:00:00:00:10", "cni-args": null},
+        });
+        assert_eq!(request("ADD", &list, &target), expected);
+        assert_eq!(request("DEL", &list, &target).get("interfaceAttributes"), None);
+    }
+
+    #[test]
+    fn a_daemon_that_is_away_is_not_a_failed_plugin() {
+        let list = NetworkList::from_json(br#"{"name":"n","type":"p"}"#).unwrap();
+        let target = Target::new("s".parse().unwrap(), "x".parse().unwrap(), "");
+        let error = Multus::new("/nonexistent/multus.sock").delete(&list, &target).unwrap_err();
+        assert!(
+            matches!(&error, DelegateError::Unavailable(text) if text.contains("/nonexistent/multus.sock")),
+            "{error}"
+        );
+    }
+}
