@@ -6,8 +6,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::{Context, bail};
 use netdevice::Pools;
 
-use crate::arguments::{Arguments, EventMode, Program};
-use crate::dynamic_networks;
+use crate::{
+    arguments::{Arguments, EventMode, Program},
+    dynamic_networks,
+};
 
 /// A valid configuration.
 pub(crate) struct Config {

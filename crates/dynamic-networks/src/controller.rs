@@ -12,18 +12,20 @@ use cni::ForeignFiles;
 use cri::{Client as RuntimeClient, Deadlines};
 use kube::{Client, Error as KubeError, runtime::watcher};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     task::{JoinSet, spawn_blocking},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until},
 };
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use wake::{Backoff, Directories};
+use wake::Directories;
 
 use crate::{
     NAME,
     definition::Definitions,
+    entry::Entry,
+    handle::{Inquiries, Inquiry},
     report::Reporter,
     settings::Settings,
     status,
@@ -33,12 +35,10 @@ use crate::{
 
 /// Pods that are worked on at a time.
 const MAX_WORK: usize = 8;
-/// The pause after a failure: of a plugin, or of a network that does not exist.
-const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// The pause while a Pod has no sandbox yet.
-const WITHOUT_SANDBOX: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
 /// The pause after an element was plugged again as it was before: each attempt interrupts the Pod's network.
 const AFTER_RESTORATION: Duration = Duration::from_secs(600);
+/// How often in a row the status of a Pod may lag behind Multus before it is believed.
+const MAX_LAGS: u32 = 5;
 /// Where the runtimes mount the network namespaces of Pods.
 const NAMESPACES: &str = "/run/netns";
 /// How often sandboxes are listed without an event.
@@ -52,102 +52,6 @@ const LISTINGS: [Duration; 5] = [
     Duration::from_secs(10),
 ];
 const NOT_FOUND: u16 = 404;
-
-/// Asks a controller for one Pod.
-#[derive(Debug, Clone)]
-pub struct Handle(mpsc::Sender<Inquiry>);
-
-/// What is asked of the controller.
-#[derive(Debug)]
-pub struct Inquiry {
-    uid: String,
-    answer: oneshot::Sender<Result<(), String>>,
-}
-
-/// The receiving end of a [`Handle`].
-pub type Inquiries = mpsc::Receiver<Inquiry>;
-
-/// How many Pods may be asked for at a time.
-const MAX_INQUIRIES: usize = 64;
-
-impl Handle {
-    /// A handle, and what [`run`] answers it with.
-    pub fn new() -> (Self, Inquiries) {
-        let (sender, receiver) = mpsc::channel(MAX_INQUIRIES);
-        (Self(sender), receiver)
-    }
-
-    /// Waits until a Pod has the interfaces that its annotation requests. Once it had them in its present sandbox, it is not
-    /// waited for again.
-    ///
-    /// # Errors
-    ///
-    /// What is missing at the deadline, and why.
-    pub async fn ensure(&self, uid: &str, deadline: std::time::Instant) -> Result<(), String> {
-        let (answer, answered) = oneshot::channel();
-        let asked = async {
-            self.0.send(Inquiry { uid: uid.to_owned(), answer }).await.ok()?;
-            answered.await.ok()
-        };
-        match timeout_at(deadline.into(), asked).await {
-            Ok(Some(answer)) => answer,
-            Ok(None) => Err("the controller of networks has ended".into()),
-            Err(_) => {
-                Err("the pod's networks are still being attached: the container is created when they are there".into())
-            }
-        }
-    }
-}
-
-/// One Pod of the node.
-struct Entry {
-    watched: WatchedPod,
-    is_running: bool,
-    /// Changed while it is worked on.
-    is_dirty: bool,
-    next: Option<Instant>,
-    failures: Backoff,
-    missing: Backoff,
-    sandbox: Option<String>,
-    /// The sandbox in which everything was there once.
-    complete_in: Option<String>,
-    is_failed: bool,
-    is_rejected: bool,
-    has_own: bool,
-}
-
-impl Entry {
-    fn new(watched: WatchedPod, has_own: bool) -> Self {
-        Self {
-            watched,
-            is_running: false,
-            is_dirty: false,
-            next: None,
-            failures: Backoff::new(AFTER_FAILURE.0, AFTER_FAILURE.1),
-            missing: Backoff::new(WITHOUT_SANDBOX.0, WITHOUT_SANDBOX.1),
-            sandbox: None,
-            complete_in: None,
-            is_failed: false,
-            is_rejected: false,
-            has_own,
-        }
-    }
-
-    /// Whether there can be anything to do.
-    fn is_relevant(&self, uses_multus: bool) -> bool {
-        let has_status = uses_multus && !self.watched.status.is_empty();
-        let is_wanted = !self.watched.networks.trim().is_empty();
-        !self.watched.is_deleted && !self.is_rejected && (is_wanted || self.has_own || has_status)
-    }
-
-    fn wake(&mut self) {
-        if self.is_running {
-            self.is_dirty = true;
-        } else {
-            self.next = Some(Instant::now());
-        }
-    }
-}
 
 /// The work on a Pod that has ended.
 struct Ended {
@@ -376,10 +280,14 @@ impl Controller {
             waiting.retain(|answer| !answer.is_closed());
             !waiting.is_empty()
         });
-        if let Some(entry) = self.pods.get_mut(&uid) {
-            if entry.complete_in.is_some() && entry.complete_in == entry.sandbox && !entry.is_dirty {
-                // the runtime may have made another sandbox: the work finds out, and nobody waits for it
-                entry.wake();
+        // a static Pod has another UID in the API server
+        if let Some(entry) = self.pods.values_mut().find(|entry| entry.watched.uid_on_node == uid) {
+            let is_complete = entry.complete_in.is_some() && entry.complete_in == entry.sandbox && !entry.is_dirty;
+            if is_complete || entry.is_rejected {
+                if is_complete {
+                    // the runtime may have made another sandbox: the work finds out, and nobody waits for it
+                    entry.wake();
+                }
                 // the receiver may have given up
                 let _ = answer.send(Ok(()));
                 return;
@@ -401,8 +309,9 @@ impl Controller {
             entry.is_running = true;
             let watched = entry.watched.clone();
             let definitions = self.definitions.objects.clone();
-            let job = job(self.settings.clone(), self.client.clone(), definitions, watched, self.node.clone());
-            self.jobs.spawn(job);
+            let is_patient = entry.lags < MAX_LAGS;
+            let (settings, client, node) = (self.settings.clone(), self.client.clone(), self.node.clone());
+            self.jobs.spawn(job(settings, client, definitions, watched, is_patient, node));
         }
     }
 
@@ -411,11 +320,13 @@ impl Controller {
         let answer = match &result {
             Ok(done) if done.failures.is_empty() => Some(Ok(())),
             Ok(done) => Some(Err(done.failures.join("; "))),
-            Err(WorkError::NoSandbox(_)) => None,
+            Err(WorkError::NoSandbox(_) | WorkError::Lagging) => None,
+            // it gets nothing, and runs
+            Err(WorkError::HostNetwork) => Some(Ok(())),
             Err(error) => Some(Err(error.to_string())),
         };
         if let Some(answer) = answer {
-            for waiting in self.waiting.remove(uid).into_iter().flatten() {
+            for waiting in self.waiting.remove(&watched.uid_on_node).into_iter().flatten() {
                 let _ = waiting.send(answer.clone());
             }
         }
@@ -427,6 +338,7 @@ impl Controller {
                 entry.sandbox = done.sandbox;
                 entry.has_own = done.has_own;
                 entry.missing.reset();
+                entry.lags = 0;
                 for report in done.reports {
                     match report.is_warning {
                         true => warn!(%pod, "{}", report.note),
@@ -459,6 +371,11 @@ impl Controller {
                 entry.sandbox = None;
                 Some(entry.missing.next_pause())
             }
+            Err(error @ WorkError::Lagging) => {
+                debug!(%pod, "{error}");
+                entry.lags += 1;
+                Some(entry.missing.next_pause())
+            }
             Err(error) => {
                 warn!(%pod, "the pod's networks are not as requested: {error}");
                 if let WorkError::Annotation(text) = &error {
@@ -470,8 +387,8 @@ impl Controller {
                 }
             }
         };
-        if let Some(status) = status {
-            // this program's own change is nothing to react to
+        // this program's own change is nothing to react to; what the watch has read since is newer
+        if let Some(status) = status.filter(|_| entry.watched.version == watched.version) {
             entry.watched.status = status;
         }
         if std::mem::take(&mut entry.is_dirty) {
@@ -501,11 +418,13 @@ async fn job(
     client: Client,
     definitions: Definitions,
     watched: WatchedPod,
+    is_patient: bool,
     node: NodeReader,
 ) -> Ended {
     let pod = watched.clone();
-    let worked =
-        spawn_blocking(move || store::run_in_mounts_of_init(|| work::work(&settings, &definitions, &pod, &*node)));
+    let worked = spawn_blocking(move || {
+        store::run_in_mounts_of_init(|| work::work(&settings, &definitions, &pod, is_patient, &*node))
+    });
     let mut result = match worked.await {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => Err(WorkError::Node(format!("cannot enter the mount namespace of PID 1: {error}"))),
@@ -517,7 +436,11 @@ async fn job(
     {
         match status::write(&client, &watched, change).await {
             Ok(text) => written = text,
-            Err(error) => done.failures.push(format!("cannot write the pod's network-status: {error}")),
+            Err(error) => {
+                let error = format!("cannot write the pod's network-status: {error}");
+                warn!(pod = %watched.pod, "{error}");
+                done.failures.push(error);
+            }
         }
     }
     Ended { watched, result, status: written }

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc};
 
-use crate::device::Wish;
 use cni::NetworkList;
 use netdevice::networks::{NetworkSelection, configuration_text};
 use serde_json::{Map, Value};
+
+use crate::device::{HOST_DEVICE, Wish};
 
 /// The definitions of the cluster, by `namespace/name`: the text of `spec.config`.
 pub(crate) type Definitions = BTreeMap<String, Arc<str>>;
@@ -61,18 +62,15 @@ pub(crate) fn prepare(
             "{key:?} cannot be requested of network {network} in a running pod: Multus takes ips and mac only"
         ));
     }
-    let takes_mac = |list: &NetworkList| {
-        let (takes, kinds) = (|key| list.plugins().iter().any(|plugin| plugin.takes(key)), list.plugins());
-        !takes("mac") && kinds.iter().any(|plugin| TAKE_MAC.contains(&plugin.kind()))
-    };
-    if !uses_multus && takes_mac(&list) {
-        capabilities.remove("mac");
+    let mut checked = capabilities.clone();
+    let takes_mac = list.plugins().iter().any(|plugin| plugin.takes("mac") || TAKE_MAC.contains(&plugin.kind()));
+    if takes_mac && !list.plugins().iter().any(|plugin| plugin.takes("mac")) {
+        // in CNI_ARGS; Multus makes these of the attribute
+        checked.remove("mac");
+        if !uses_multus {
+            capabilities.remove("mac");
+        }
     }
-    let checked: Map<String, Value> = capabilities
-        .iter()
-        .filter(|(key, _)| !(*key == "mac" && takes_mac(&list)))
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect();
     if !is_device(&list) {
         cni::check_capabilities(&list, &checked).map_err(|error| error.to_string())?;
     }
@@ -82,7 +80,7 @@ pub(crate) fn prepare(
 
 /// Whether it is a network of one device, which is configured here: addresses need no capability of a plugin.
 fn is_device(list: &NetworkList) -> bool {
-    matches!(list.plugins(), [plugin] if plugin.kind() == "host-device")
+    matches!(list.plugins(), [plugin] if plugin.kind() == HOST_DEVICE)
 }
 
 /// The list with `args.cni` of every plugin, where the element's win.

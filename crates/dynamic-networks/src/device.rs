@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use store::Records;
 
 /// The plugin whose work is done here.
-const HOST_DEVICE: &str = "host-device";
+pub(crate) const HOST_DEVICE: &str = "host-device";
 /// What the status says of a device of the node, beyond the specification: keys of others are reverse DNS.
 const OWN_KEY: &str = "networking.k8s.io/netdevice";
 /// How long the work on one device may take.

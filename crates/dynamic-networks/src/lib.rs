@@ -13,15 +13,19 @@
 mod controller;
 mod definition;
 mod device;
+mod entry;
+mod handle;
 pub mod multus;
 mod report;
 mod settings;
 mod status;
+mod status_change;
 mod watch;
 mod work;
 
-pub use controller::{Handle, Inquiries, Inquiry, run};
+pub use controller::run;
 pub use device::Devices;
+pub use handle::{Handle, Inquiries, Inquiry};
 pub use report::{Report, Reporter};
 pub use settings::Settings;
 pub use work::NodeReader;

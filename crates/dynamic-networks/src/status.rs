@@ -13,7 +13,7 @@ use netdevice::{
 };
 use serde_json::json;
 
-use crate::{watch::WatchedPod, work::StatusChange};
+use crate::{status_change::StatusChange, watch::WatchedPod};
 
 /// How often a write that another writer preceded is repeated.
 const ATTEMPTS: usize = 5;

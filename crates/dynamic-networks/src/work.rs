@@ -12,11 +12,11 @@ use link::OpenSandbox;
 use netdevice::{
     Attachment, DeviceId, InterfaceName, Phase, Pod,
     networks::{
-        EventVerb, KEY, NetworkSelection, Plan, Present, REJECTED_HOST_NETWORK, entries_of_result, event_text,
-        merge_status, parse, plan, read_status, rejected_host_network,
+        EventVerb, KEY, NetworkSelection, Plan, Present, REJECTED_HOST_NETWORK, entries_of_result, event_text, parse,
+        plan, read_status, rejected_host_network,
     },
 };
-use networks::{AddRequest, Place};
+use networks::{AddRequest, PRIMARY, Place};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -25,11 +25,9 @@ use crate::{
     device::{self, Wish},
     report::Report,
     settings::Settings,
+    status_change::{StatusChange, is_default, key, stale},
     watch::WatchedPod,
 };
-
-/// The interface that the runtime makes for every Pod.
-const PRIMARY: &str = "eth0";
 
 /// What was done for a Pod.
 #[derive(Debug, Default)]
@@ -48,21 +46,6 @@ pub(crate) struct Done {
     pub(crate) status: Option<StatusChange>,
 }
 
-/// How a Pod's status changes. It is applied to the status at that moment.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct StatusChange {
-    /// Entries that are no longer true.
-    removed: Vec<(String, String)>,
-    /// The entries of each interface that this program plugged.
-    present: Vec<Vec<Value>>,
-}
-
-impl StatusChange {
-    pub(crate) fn apply(&self, now: &[Value]) -> Vec<Value> {
-        merge_status(now, &self.removed, &self.present)
-    }
-}
-
 /// Why nothing was done for a Pod.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WorkError {
@@ -72,6 +55,9 @@ pub(crate) enum WorkError {
     /// The Pod uses the node's network.
     #[error("the pod uses the node's network")]
     HostNetwork,
+    /// Multus made an interface when the Pod was created, and the status that names it has not been read yet.
+    #[error("the pod's network-status does not have what Multus made yet")]
+    Lagging,
     /// The annotation.
     #[error("{0}")]
     Annotation(String),
@@ -92,11 +78,13 @@ pub(crate) fn invalid_annotation(pod: &Pod, error: &str) -> Report {
     Report { pod: pod.clone(), reason: "InvalidNetworksAnnotation", is_warning: true, note }
 }
 
-/// Compares what a Pod requests with what it has, and makes the difference.
+/// Compares what a Pod requests with what it has, and makes the difference. `is_patient`: waits for a status that lags behind
+/// Multus.
 pub(crate) fn work(
     settings: &Settings,
     definitions: &Definitions,
     watched: &WatchedPod,
+    is_patient: bool,
     node: &networks::ReadNode<'_>,
 ) -> Result<Done, WorkError> {
     let wanted = parse(&watched.networks, &watched.pod.namespace);
@@ -106,6 +94,9 @@ pub(crate) fn work(
     let container: ContainerId = found.id().parse().map_err(|error| WorkError::Node(format!("{error}")))?;
     let place = Place { pod: found.pod(), sandbox: found.id(), opened: &opened, container };
     let mut of_pod = OfPod { settings, definitions, watched, place, node, done: Done::default() };
+    if is_patient && of_pod.is_status_behind()? {
+        return Err(WorkError::Lagging);
+    }
     of_pod.converge(&wanted)?;
     Ok(Done { sandbox: Some(found.id().to_owned()), ..of_pod.done })
 }
@@ -250,12 +241,26 @@ impl OfPod<'_> {
             let Some((network, interface)) = key(entry) else { continue };
             let Ok(interface) = interface.parse::<InterfaceName>() else { continue };
             let is_there = links.contains(&interface) || entry.get("device-info").is_some();
-            if is_there && interface.as_bytes() != PRIMARY.as_bytes() && known.insert(interface.clone()) {
+            if is_there && interface.as_bytes() != PRIMARY && known.insert(interface.clone()) {
                 let present = Present { network, interface, request: None };
                 attached.push(Attached { present, by: Maker::Other });
             }
         }
         Ok(attached)
+    }
+
+    /// Whether Multus has made an interface, by its results, that neither the status nor this program knows.
+    fn is_status_behind(&self) -> Result<bool, WorkError> {
+        let Some(cache) = &self.settings.multus_cache else { return Ok(false) };
+        let made = cache.list_of(&self.place.container).map_err(|error| WorkError::Node(error.to_string()))?;
+        let (own, status) = (self.own_entries()?, read_status(&self.watched.status));
+        Ok(made.iter().any(|entry| {
+            let name = entry.interface();
+            let is_own = own.iter().any(|own| own.interface() == name);
+            let is_in_status =
+                status.iter().any(|status| status.get("interface").and_then(Value::as_str) == Some(name));
+            !is_own && !is_in_status
+        }))
     }
 
     fn own_entries(&self) -> Result<Vec<CacheEntry>, WorkError> {
@@ -451,8 +456,8 @@ impl OfPod<'_> {
             note.push_str(": ");
             note.push_str(error);
         }
-        let is_warning = matches!(verb, EventVerb::FailedAdding | EventVerb::FailedRemoving);
-        self.done.reports.push(Report { pod: self.watched.pod.clone(), reason: verb.reason(), is_warning, note });
+        let (pod, reason, is_warning) = (self.watched.pod.clone(), verb.reason(), verb.is_warning());
+        self.done.reports.push(Report { pod, reason, is_warning, note });
     }
 }
 
@@ -460,31 +465,6 @@ impl OfPod<'_> {
 fn blocks(plan: &Plan, present: &Present, prepared: &BTreeMap<usize, Result<Prepared, String>>) -> bool {
     let successor = plan.add.iter().find(|(_, interface)| *interface == present.interface);
     successor.is_some_and(|(index, _)| prepared.get(index).is_some_and(Result::is_err))
-}
-
-fn is_default(entry: &Value) -> bool {
-    entry.get("default").and_then(Value::as_bool).unwrap_or(false)
-}
-
-fn key(entry: &Value) -> Option<(String, String)> {
-    let text = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
-    Some((text("name").filter(|name| name.contains('/'))?, text("interface")?))
-}
-
-/// Entries of interfaces that are neither there nor requested.
-fn stale(
-    status: &[Value],
-    wanted: &[NetworkSelection],
-    links: &BTreeSet<InterfaceName>,
-    presents: &[Present],
-) -> Vec<(String, String)> {
-    let is_stale = |(network, interface): &(String, String)| {
-        let is_wanted = wanted.iter().any(|selection| selection.network() == *network);
-        let is_there = links.iter().any(|link| link.to_string() == *interface)
-            || presents.iter().any(|present| present.interface.to_string() == *interface);
-        !is_wanted && !is_there
-    };
-    status.iter().filter(|entry| !is_default(entry)).filter_map(key).filter(is_stale).collect()
 }
 
 /// Reads the node's interfaces, for the guard of `networks`.

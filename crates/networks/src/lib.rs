@@ -17,4 +17,4 @@ pub use attachment::{Boot, is_without_link};
 pub use ended::{Collected, Ended};
 pub use error::Error;
 pub use node_devices::find_links;
-pub use operations::{AddRequest, Deleted, Networks, Place, ReadNode};
+pub use operations::{AddRequest, Deleted, Networks, PRIMARY, Place, ReadNode};

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The interface that the runtime makes for every Pod.
-const PRIMARY: &[u8] = b"eth0";
+pub const PRIMARY: &[u8] = b"eth0";
 /// How long another program's work on a Pod is waited for, beyond the time of one plugin.
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -1,3 +1,5 @@
+//! The annotation: every rule of its elements.
+
 use serde_json::{Value, json};
 
 use super::{parsed, refused};

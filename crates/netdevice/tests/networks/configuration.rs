@@ -1,3 +1,5 @@
+//! The configuration in a definition.
+
 use netdevice::networks::configuration_text;
 
 #[test]

@@ -1,3 +1,5 @@
+//! The texts of Events.
+
 use netdevice::networks::{EventVerb, REJECTED_HOST_NETWORK, event_text, rejected_host_network};
 
 use super::parsed;

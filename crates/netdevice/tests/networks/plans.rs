@@ -1,3 +1,5 @@
+//! The difference of what is wanted and what is there.
+
 use std::collections::BTreeSet;
 
 use netdevice::networks::{Plan, Present, plan};

@@ -1,3 +1,5 @@
+//! What holds for any annotation, plan and status.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use netdevice::{

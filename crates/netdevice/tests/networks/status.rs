@@ -1,3 +1,5 @@
+//! The status: from results, and beside the entries of others.
+
 use netdevice::networks::{entries_of_result, merge_status, read_status, write_status};
 use serde_json::{Value, json};
 

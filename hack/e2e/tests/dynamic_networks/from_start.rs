@@ -41,6 +41,20 @@ fn with_nri_a_pod_does_not_start_without_its_network_and_says_why() {
 }
 
 #[test]
+fn with_nri_a_pod_on_the_nodes_network_runs() {
+    let node = lock();
+    let agent = agent(&node, &["-nri"]);
+    agent.wait_until_connected();
+    let host_network = json!({"hostNetwork": true});
+    let pod = node.begin_networked_pod("host-early", &json!([{"name": "any"}]).to_string(), &host_network);
+    node.wait_until_ready(pod.name());
+    pod.wait_for_event("InterfaceAddRejected", "will not add interface to host networked pod");
+    assert_eq!(pod.status(), [] as [serde_json::Value; 0], "{}", agent.output());
+    pod.delete();
+    drop(agent);
+}
+
+#[test]
 fn a_sandbox_that_is_made_anew_gets_everything_again() {
     let node = lock();
     let agent = agent(&node, &[]);
