@@ -12,6 +12,8 @@ pub mod cdi;
 pub mod cdi_spec;
 #[cfg(feature = "selection")]
 pub mod choice;
+#[cfg(feature = "selection")]
+pub mod claims;
 pub mod configuration;
 pub mod encoded_name;
 pub mod exclusion;

@@ -1,0 +1,1 @@
+//! The ResourceSlices of this node, kept as they should be.

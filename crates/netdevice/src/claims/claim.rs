@@ -1,0 +1,1 @@
+//! What a ResourceClaim allocates of this node.

@@ -1,0 +1,1 @@
+//! The CDI document of a claim.

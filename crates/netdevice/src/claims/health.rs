@@ -1,0 +1,1 @@
+//! The health of devices, as reported to the kubelet.

@@ -1,0 +1,1 @@
+//! The opaque parameters of a claim or of a class: `DeviceConfiguration`.
