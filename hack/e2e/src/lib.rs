@@ -8,6 +8,8 @@
 //! node is made of; see `hack/node/node --help`. With `NETDEVICE_KEEP=1` nodes stay up after the test.
 
 mod agent;
+mod claim_objects;
+mod claims;
 mod command;
 mod cri;
 mod device;
@@ -20,6 +22,8 @@ mod shared;
 mod wait;
 
 pub use agent::{Agent, Answer, CDI_FILE, HOOK_LOG, INJECTOR, injector_program};
+pub use claim_objects::{ClaimPod, ClaimSpec, Level, by_name, device_configuration};
+pub use claims::{DRIVER, DRIVER_SOCKETS, REGISTRY, repository_text};
 pub use command::Output;
 pub use cri::{Container, ContainerSpec, Failure, Network, Pod, PodSpec};
 pub use device::{Device, DeviceState};

@@ -1,10 +1,9 @@
 //! Networks of running Pods by annotation: the controller on a node, definitions of networks, and Pods with them.
 
-use std::fs;
-
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, agent_as};
+use crate::claims::repository_text;
 use crate::inject::PodNetwork;
 use crate::node::Node;
 use crate::wait::wait_for;
@@ -31,10 +30,10 @@ impl Node {
     /// When the API server refuses.
     #[track_caller]
     pub fn prepare_networks(&self) {
-        self.apply(&text("hack/samples/network-attachment-definition-crd.yaml"));
+        self.apply(&repository_text("hack/samples/network-attachment-definition-crd.yaml"));
         let established = "crd/network-attachment-definitions.k8s.cni.cncf.io";
         self.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", established]).text();
-        let install = text("install-dynamic-networks.yaml");
+        let install = repository_text("install-dynamic-networks.yaml");
         let objects: Vec<&str> = install.split("\n---\n").filter(|text| !text.contains("kind: DaemonSet")).collect();
         self.apply(&objects.join("\n---\n"));
         let token = self.kubectl(&["create", "token", "--namespace=kube-system", "--duration=24h", CONTROLLER]);
@@ -233,10 +232,4 @@ impl NetworkedPod<'_> {
     pub fn delete(self) {
         self.node.delete(&[&format!("pod/{}", self.name)]);
     }
-}
-
-/// A file of the repository.
-fn text(file: &str) -> String {
-    let path = crate::command::hack("..").join(file);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
