@@ -6,15 +6,22 @@ use std::{
 };
 
 use imbl::{OrdMap, ordmap::DiffItem};
-use netdevice::{Device, DeviceId, ResourceName, View};
+use netdevice::{Device, DeviceId, ResourceName, View, pool};
 use prost::{Message, bytes::Bytes};
 use proto::deviceplugin as wire;
 
-/// The resources that need a plugin: those of the pools, and those of devices that Pods have from a removed pool.
+/// The resources that need a plugin: those of the pools that are offered so, and those of devices that Pods have from a pool
+/// that was.
 pub fn resources(view: &View) -> BTreeSet<ResourceName> {
-    let pools = view.pools.iter().map(|pool| &pool.resource);
-    let held = view.ledger.keys().filter_map(|id| view.devices().get(id)).map(|device| &device.resource);
+    let pools = view.pools.iter().filter(|pool| pool.offer == pool::Offer::Resource).map(|pool| &pool.resource);
+    let held = view.ledger.keys().filter_map(|id| view.devices().get(id));
+    let held = held.filter(|device| device.is_offered_as_resource()).map(|device| &device.resource);
     pools.chain(held).cloned().collect()
+}
+
+/// Whether a pool offers devices as this resource.
+pub(crate) fn is_offered(view: &View, resource: &ResourceName) -> bool {
+    view.pools.named(resource).is_some_and(|pool| pool.offer == pool::Offer::Resource)
 }
 
 /// The difference between two views, for one pool.
@@ -58,7 +65,7 @@ impl Offer {
                 DiffItem::Remove(_, old) => (Some(old), None),
                 DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
             };
-            let ours = |device: &&Arc<Device>| device.resource == self.resource;
+            let ours = |device: &&Arc<Device>| device.resource == self.resource && device.is_offered_as_resource();
             change = change.max(match (old.filter(ours), new.filter(ours)) {
                 (None, None) => Change::Nothing,
                 (Some(old), None) => {

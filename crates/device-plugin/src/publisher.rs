@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     conflicts::{Conflicts, Scanner},
     error::Error,
-    offer::{Change, Offer, resources},
+    offer::{Change, Offer, is_offered, resources},
     shared::{Published, Shared},
     stats::{CdiReport, FailureLog, Stats},
 };
@@ -76,8 +76,8 @@ impl Publisher {
                     self.config.report_waker.notify_one();
                 }
             }
-            if is_written == Written::Nothing && wanted.is_empty() && view.pools.named(&resource).is_none() {
-                tracing::info!(%resource, "the pool was removed and no pod has a device of it: the device plugin ends");
+            if is_written == Written::Nothing && wanted.is_empty() && !is_offered(&view, &resource) {
+                tracing::info!(%resource, "the pool is no longer offered as a resource and no pod has a device of it: the device plugin ends");
                 stop.cancel();
             }
             tokio::select! {

@@ -96,12 +96,60 @@ impl Annotations {
     }
 }
 
+/// How Pods request the devices of a pool, in addition to annotations and commands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "OfferForm")]
+pub enum Offer {
+    /// In their limits: the device plugin offers the devices as an extended resource.
+    #[default]
+    Resource,
+    /// By a ResourceClaim: the devices are in the node's ResourceSlices.
+    Claims,
+}
+
+/// In the configuration: `resource` or `claims`. A list is read for the sake of its error.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "`offer` is resource or claims")]
+enum OfferForm {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl TryFrom<OfferForm> for Offer {
+    type Error = String;
+
+    fn try_from(form: OfferForm) -> Result<Self, Self::Error> {
+        let several = || "a pool is offered in one way: `offer` is resource or claims, not both".to_owned();
+        match form {
+            OfferForm::One(one) => match one.as_str() {
+                "resource" => Ok(Self::Resource),
+                "claims" => Ok(Self::Claims),
+                "both" | "all" => Err(several()),
+                other => Err(format!("`offer` is resource or claims, not {other:?}")),
+            },
+            OfferForm::Several(_) => Err(several()),
+        }
+    }
+}
+
+impl fmt::Display for Offer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Resource => "resource",
+            Self::Claims => "claims",
+        })
+    }
+}
+
 /// Devices that are offered under one resource name.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
-    /// The name that a Pod has in its limits.
+    /// The name that a Pod has in its limits. Of a pool that is offered by claims it is only the pool's name.
     pub resource: ResourceName,
+    /// How Pods request its devices. One way only: two schedulers do not know of each other's allocations.
+    #[serde(default)]
+    pub offer: Offer,
     /// The links of the pool.
     pub select: Selector,
     /// Links that do not belong to the pool although `select` matches.
@@ -185,6 +233,7 @@ impl Pools {
     pub fn by_name(pattern: Pattern) -> Self {
         Self(vec![Pool {
             resource: ResourceName::default(),
+            offer: Offer::default(),
             select: Selector::by_name(pattern),
             except: Selector::default(),
             health: HealthRule::default(),
@@ -197,6 +246,18 @@ impl Pools {
     pub fn with_annotations(mut self) -> Self {
         self.0.iter_mut().for_each(|pool| pool.annotations = Annotations::Allowed);
         self
+    }
+
+    /// The same pools, offered by claims.
+    #[must_use]
+    pub fn offered_by_claims(mut self) -> Self {
+        self.0.iter_mut().for_each(|pool| pool.offer = Offer::Claims);
+        self
+    }
+
+    /// Whether a pool is offered by claims.
+    pub fn has_claims(&self) -> bool {
+        self.0.iter().any(|pool| pool.offer == Offer::Claims)
     }
 
     /// The configuration that equals `-interfaces PATTERN`: [`Pools::by_name`] as YAML.
@@ -287,6 +348,26 @@ mod tests {
             let error = Pools::from_yaml(&pool(&format!(", annotations: {wrong}"))).unwrap_err().to_string();
             assert!(error.contains("`annotations` is true, false or {namespaces: [...]}"), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn a_pool_is_offered_as_a_resource_or_by_claims() {
+        let pools =
+            |offer: &str| Pools::from_yaml(&format!("pools:\n- {{resource: a.b/cc, select: {{names: [a]}}{offer}}}"));
+        let offers = |offer: &str| pools(offer).unwrap().iter().map(|pool| pool.offer).collect::<Vec<_>>();
+        assert_eq!(offers(""), [Offer::Resource]);
+        assert_eq!(offers(", offer: resource"), [Offer::Resource]);
+        assert_eq!(offers(", offer: claims"), [Offer::Claims]);
+        assert_eq!(pools(", offer: claims").unwrap(), pools("").unwrap().offered_by_claims());
+        assert!(!pools("").unwrap().has_claims() && pools(", offer: claims").unwrap().has_claims());
+        for both in ["[resource, claims]", "both"] {
+            let error = pools(&format!(", offer: {both}")).unwrap_err().to_string();
+            assert!(error.contains("a pool is offered in one way: `offer` is resource or claims, not both"), "{error}");
+        }
+        let error = pools(", offer: claim").unwrap_err().to_string();
+        assert!(error.contains("`offer` is resource or claims, not \"claim\""), "{error}");
+        let error = pools(", offer: {a: b}").unwrap_err().to_string();
+        assert!(error.contains("`offer` is resource or claims"), "{error}");
     }
 
     #[test]

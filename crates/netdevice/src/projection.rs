@@ -15,7 +15,7 @@ use crate::{
     id::DeviceId,
     link::Link,
     owner::Owner,
-    pool::{Pool, Pools},
+    pool::{Offer, Pool, Pools},
     record::{Attachment, Ledger, Phase},
     resource::ResourceName,
     selector::Condition,
@@ -29,6 +29,8 @@ pub struct Device {
     pub id: DeviceId,
     /// Its pool.
     pub resource: ResourceName,
+    /// How the pool is offered.
+    pub offer: Offer,
     /// Where it is.
     pub state: DeviceState,
     /// Its NUMA node.
@@ -59,6 +61,12 @@ impl Device {
         }
     }
 
+    /// Whether the device plugin lists it: the kubelet allocates it, or a Pod has it from the kubelet although its pool is
+    /// offered by claims now.
+    pub fn is_offered_as_resource(&self) -> bool {
+        self.offer == Offer::Resource || self.owner().is_some_and(Owner::is_of_kubelet)
+    }
+
     /// Its owner, if it has one.
     pub fn owner(&self) -> Option<&Owner> {
         match &self.state {
@@ -79,6 +87,8 @@ pub enum Refusal {
     NotSelected(ResourceName),
     /// It belongs to an earlier pool.
     OtherPool(ResourceName),
+    /// Its pool is offered by claims.
+    ByClaims(ResourceName),
     /// It has an owner.
     Held(Box<Owner>),
     /// Its record cannot be used, so its right state is unknown.
@@ -96,6 +106,9 @@ impl fmt::Display for Refusal {
             }
             Self::NotSelected(resource) => write!(out, "the pool {resource} does not select it: choose another device"),
             Self::OtherPool(resource) => write!(out, "it belongs to the pool {resource}: request that resource"),
+            Self::ByClaims(resource) => {
+                write!(out, "its pool {resource} is offered by claims: request it with a ResourceClaim")
+            }
             Self::Held(owner) => write!(out, "it is held by {owner}: delete that pod or choose another device"),
             Self::Unknown => write!(
                 out,
@@ -140,7 +153,7 @@ impl View {
         self.devices.values().filter(move |device| device.resource == *resource)
     }
 
-    /// The device, if it can be allocated as `resource` now.
+    /// The device, if the kubelet can allocate it as `resource` now.
     ///
     /// # Errors
     ///
@@ -149,6 +162,9 @@ impl View {
         if let Some(device) = self.devices.get(id) {
             return match &device.state {
                 DeviceState::Held(owner, _) => Err(Refusal::Held(owner.clone().into())),
+                DeviceState::Offered { .. } if device.offer == Offer::Claims => {
+                    Err(Refusal::ByClaims(device.resource.clone()))
+                }
                 DeviceState::Offered { .. } if device.resource == *resource => Ok(device),
                 DeviceState::Offered { .. } => Err(Refusal::OtherPool(device.resource.clone())),
             };
@@ -329,6 +345,7 @@ impl Projector {
         Some(Device {
             id: DeviceId::from(&link.name),
             resource: pool.resource.clone(),
+            offer: pool.offer,
             state: DeviceState::Offered { link: link.index, healthy: pool.health.is_healthy(link) },
             numa_node: link.hardware.as_ref().and_then(|hardware| hardware.numa_node),
         })
@@ -357,11 +374,13 @@ impl Projector {
     fn held(&self, record: &Attachment) -> Option<Device> {
         let known = || self.view.devices.get(&record.device).map(|device| device.resource.clone());
         let resource = record.resource.clone().or_else(known).unwrap_or_default();
-        if !record.owner.is_of_kubelet() && self.view.pools.named(&resource).is_none() {
+        let pool = self.view.pools.named(&resource);
+        if !record.owner.is_of_kubelet() && pool.is_none() {
             return None;
         }
         Some(Device {
             id: record.device.clone(),
+            offer: pool.map(|pool| pool.offer).unwrap_or_default(),
             resource,
             state: DeviceState::Held(record.owner.clone(), record.phase),
             numa_node: record.host().and_then(|host| host.hardware.as_ref()).and_then(|hardware| hardware.numa_node),
