@@ -102,7 +102,7 @@ impl Wish {
         if *interface != self.name {
             fields.insert("new_name".into(), interface.to_string().into());
         }
-        annotation::configuration(fields.into()).map_err(|problem| problem.to_string())
+        annotation::configuration(&fields.into()).map_err(|problem| problem.to_string())
     }
 }
 

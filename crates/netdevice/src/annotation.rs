@@ -8,7 +8,7 @@ mod entry;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use crate::{
-    configuration::SandboxConfiguration,
+    configuration::{FieldError, SandboxConfiguration},
     name::InterfaceName,
     pool::{Pool, Pools},
     yaml::{self, Limits, YamlError, YamlProblem},
@@ -167,60 +167,21 @@ pub enum AnnotationError {
 /// The problem of one device of the list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// Not a mapping.
-    #[error("not a mapping: write fields and values, as in name: eth1")]
-    NoMapping,
-    /// An unknown field.
-    #[error("unknown field {0:?}")]
-    Unknown(Shown),
+    /// A field, or the fields of a mapping.
+    #[error(transparent)]
+    Field(#[from] FieldError),
     /// Neither `name` nor `pool`.
     #[error("name or pool is missing")]
     NoName,
     /// `name` and `pool`.
     #[error("name and pool are both set: set only one of them")]
     NameAndPool,
-    /// An invalid value.
-    #[error("{field}: {rule}")]
-    Field {
-        /// The device, by name or by pool.
-        field: &'static str,
-        /// The rule that the value breaks.
-        rule: String,
-    },
-    /// One of the routes.
-    #[error("route {number}: {problem}")]
-    Route {
-        /// Counted from 1.
-        number: usize,
-        /// The problem.
-        problem: Box<Problem>,
-    },
     /// Two entries of one device.
     #[error("requested twice: it is also device {0} of the list")]
     SameDevice(usize),
     /// Two devices that would have one name inside.
     #[error("device {0} of the list has the same name in the pod: set another new_name")]
     SameName(usize),
-}
-
-/// The beginning of the name of an unknown field, if it is printable.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Shown(String);
-
-/// Maximum number of characters that are shown.
-const MAX_SHOWN: usize = 24;
-
-impl Shown {
-    fn new(field: &str) -> Self {
-        let printable = |letter: &char| letter.is_ascii_graphic() && !matches!(letter, '"' | '\\');
-        Self(field.chars().filter(printable).take(MAX_SHOWN).collect())
-    }
-}
-
-impl fmt::Debug for Shown {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, out)
-    }
 }
 
 /// Reads the text of an annotation: YAML or JSON, a list of devices. An empty text, `null` and an empty list request no device.
@@ -249,7 +210,7 @@ pub fn parse(text: &str) -> Result<Vec<DeviceRequest>, AnnotationError> {
         return Err(AnnotationError::TooMany(list.len()));
     }
     let mut devices = Vec::with_capacity(list.len());
-    for (at, value) in list.into_iter().enumerate() {
+    for (at, value) in list.iter().enumerate() {
         let device = entry::device(value).map_err(|problem| AnnotationError::Device { number: at + 1, problem })?;
         devices.push(device);
     }
@@ -263,7 +224,7 @@ pub fn parse(text: &str) -> Result<Vec<DeviceRequest>, AnnotationError> {
 /// # Errors
 ///
 /// The first problem.
-pub fn configuration(fields: serde_json::Value) -> Result<SandboxConfiguration, Problem> {
+pub fn configuration(fields: &serde_json::Value) -> Result<SandboxConfiguration, Problem> {
     entry::configuration(fields)
 }
 

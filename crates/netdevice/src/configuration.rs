@@ -2,6 +2,13 @@
 //!
 //! It is part of the record of an attachment, so that a repeated attach or a repair gives the same result.
 
+#[cfg(feature = "selection")]
+mod device;
+#[cfg(feature = "selection")]
+pub(crate) mod fields;
+#[cfg(feature = "selection")]
+pub(crate) mod read;
+
 use std::{
     fmt,
     net::{AddrParseError, IpAddr},
@@ -19,6 +26,9 @@ use crate::{
         route_attribute,
     },
 };
+
+#[cfg(feature = "selection")]
+pub use self::{device::DeviceConfiguration, fields::FieldError};
 
 /// Smallest MTU of IPv6 (RFC 8200, section 5). The kernel switches IPv6 off on a link with a smaller one.
 pub const MIN_IPV6_MTU: u32 = 1280;

@@ -23,6 +23,8 @@ mod networks_annotation;
 mod node_address;
 #[path = "../../../fuzz/cases/oci_state.rs"]
 mod oci_state;
+#[path = "../../../fuzz/cases/parameters.rs"]
+mod parameters;
 #[path = "../../../fuzz/cases/record.rs"]
 mod record;
 
@@ -49,6 +51,7 @@ fn the_inputs_of_each_fuzz_target_are_read_or_refused() {
         ("networks_annotation", networks_annotation::run),
         ("node_address", node_address::run),
         ("oci_state", oci_state::run),
+        ("parameters", parameters::run),
         ("record", record::run),
     ] {
         replay(target, case);

@@ -4,6 +4,7 @@ use anyhow::{Result, anyhow, bail};
 use netdevice::{
     SandboxConfiguration,
     annotation::{self, Problem},
+    configuration::FieldError,
 };
 use serde_json::{Map, Value, json};
 
@@ -26,7 +27,7 @@ impl DeviceRequestArguments {
             "mac": self.mac,
             "inherit": self.inherit,
         });
-        annotation::configuration(fields).map_err(|problem| of_flag(&problem))
+        annotation::configuration(&fields).map_err(|problem| of_flag(&problem))
     }
 }
 
@@ -53,10 +54,13 @@ fn route(text: &str) -> Result<Value> {
 
 /// The problem of a field, by the flag that it is from.
 fn of_flag(problem: &Problem) -> anyhow::Error {
-    match problem {
-        Problem::Field { field, rule } => anyhow!("{}: {rule}", flag(field)),
-        Problem::Route { number, problem } => anyhow!("-routes: route {number}: {problem}"),
-        other => anyhow!("{other}"),
+    let Problem::Field(FieldError { path, rule }) = problem else { return anyhow!("{problem}") };
+    let (field, inside) = path.split_once('[').unwrap_or((path, ""));
+    let flag = flag(field);
+    let number = |at: &str| at.parse().map_or(0, |at: usize| at + 1);
+    match inside.split_once("].") {
+        Some((at, inner)) => anyhow!("{flag}: route {}: {inner}: {rule}", number(at)),
+        None => anyhow!("{flag}: {rule}"),
     }
 }
 

@@ -1,0 +1,197 @@
+//! Parameters of claims: tables of what is read and what is refused, any bytes at all, and the same as in the annotation.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)] // all of it is a test
+
+mod written;
+
+use netdevice::{
+    Acquisition, SandboxConfiguration,
+    acquisition::{ChildKind, IpvlanMode, MacvlanMode, VlanId},
+    annotation,
+    claims::parameters::{API_VERSION, DeviceConfiguration, KIND, MAX_PARAMETERS, parse},
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use written::{any_fields, camel_case, snake_case};
+
+/// The parameters with these fields.
+fn parameters(mut fields: Value) -> Vec<u8> {
+    fields["apiVersion"] = API_VERSION.into();
+    fields["kind"] = KIND.into();
+    fields.to_string().into_bytes()
+}
+
+fn read(fields: Value) -> DeviceConfiguration {
+    parse(&parameters(fields)).unwrap()
+}
+
+#[track_caller]
+fn refusal(fields: Value) -> String {
+    let result = parse(&parameters(fields.clone())).and_then(DeviceConfiguration::resolve);
+    let error = result.map_or_else(|error| error.to_string(), |read| panic!("{fields}: {read:?}"));
+    assert!(error.len() < 1000 && !error.contains('\n'), "{error}");
+    error
+}
+
+#[test]
+fn an_empty_configuration_moves_the_device_as_it_is() {
+    let (acquisition, configuration) = read(json!({})).resolve().unwrap();
+    assert_eq!((acquisition, configuration), (Acquisition::Move, SandboxConfiguration::default()));
+}
+
+#[test]
+fn what_is_created_is_read() {
+    let table = [
+        (json!({"kind": "macvlan"}), ChildKind::Macvlan { mode: MacvlanMode::Bridge }),
+        (json!({"kind": "macvlan", "mode": "vepa"}), ChildKind::Macvlan { mode: MacvlanMode::Vepa }),
+        (json!({"kind": "ipvlan"}), ChildKind::Ipvlan { mode: IpvlanMode::L2 }),
+        (json!({"kind": "ipvlan", "mode": "l3s"}), ChildKind::Ipvlan { mode: IpvlanMode::L3s }),
+        (json!({"kind": "vlan", "id": 7}), ChildKind::Vlan { id: VlanId::try_from(7).unwrap() }),
+    ];
+    for (create, kind) in table {
+        assert_eq!(read(json!({"create": create})).resolve().unwrap().0, Acquisition::Create(kind));
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named_by_its_path() {
+    let route = |fields: Value| json!({"routes": [{"to": "10.1.0.0/16"}, fields]});
+    let table = [
+        (json!({"mtuu": 1500}), "unknown field \"mtuu\": did you mean mtu?"),
+        (json!({"new_name": "net1"}), "unknown field \"new_name\": did you mean name?"),
+        (json!({"address": "10.0.0.1"}), "unknown field \"address\": did you mean addresses?"),
+        (json!({"pool": "fast"}), "unknown field \"pool\": the fields are apiVersion, kind, name,"),
+        (json!({"name": "eth0/1"}), "name: the byte 0x2f is not allowed in an interface name"),
+        (json!({"name": "1234567890123456"}), "name: too long: 16 bytes, the limit is 15"),
+        (json!({"mtu": "1500"}), "mtu: must be a number from 68 to 65535"),
+        (json!({"mtu": 1279, "addresses": ["2001:db8::1/64"]}), "mtu: must be at least 1280 with an IPv6 address"),
+        (json!({"addresses": ["10.0.0.1/24", "10.0.0.1"]}), "addresses[1]: the same address is listed twice"),
+        (json!({"addresses": ["10.0.0.1/24", 7]}), "addresses[1]: must be a string"),
+        (json!({"mac": "01:00:00:00:00:01"}), "mac: a multicast address is not allowed"),
+        (route(json!({"to": "10.2.0.0/16", "via": "::1"})), "routes[1].via: the gateway and the destination"),
+        (route(json!({"to": "10.2.0.0/16", "vai": "10.0.0.1"})), "routes[1]: unknown field \"vai\": did you mean via?"),
+        (route(json!({"to": "10.1.0.0/16"})), "routes[1].to: the same route is listed twice"),
+        (route(json!(null)), "routes[1]: not a mapping"),
+        (json!({"create": "macvlan"}), "create: not a mapping"),
+        (json!({"create": {}}), "create.kind: missing"),
+        (json!({"create": {"kind": "veth"}}), "create.kind: must be macvlan, ipvlan or vlan"),
+        (json!({"create": {"kind": "macvlan", "mode": "l2"}}), "create.mode: must be private, vepa or bridge"),
+        (json!({"create": {"kind": "macvlan", "id": 7}}), "create.id: a macvlan has none"),
+        (json!({"create": {"kind": "ipvlan", "mode": "bridge"}}), "create.mode: must be l2, l3 or l3s"),
+        (json!({"create": {"kind": "vlan"}}), "create.id: missing"),
+        (json!({"create": {"kind": "vlan", "id": 0}}), "create.id: must be a number from 1 to 4094"),
+        (json!({"create": {"kind": "vlan", "id": 4095}}), "create.id: must be a number from 1 to 4094"),
+        (json!({"create": {"kind": "vlan", "id": 7, "mode": "l2"}}), "create.mode: a vlan has none"),
+        (
+            json!({"create": {"kind": "ipvlan"}, "mac": "02:00:00:00:00:01"}),
+            "mac: an ipvlan has the hardware address of its parent",
+        ),
+    ];
+    for (fields, words) in table {
+        let error = refusal(fields.clone());
+        assert!(error.starts_with(words), "{fields}: {error}");
+    }
+}
+
+#[test]
+fn the_object_is_checked_before_its_fields() {
+    let table = [
+        ("", "invalid JSON at line 1, column 0"),
+        ("{", "invalid JSON at line 1, column 1"),
+        ("{} {}", "invalid JSON at line 1"),
+        ("mtu: 7", "invalid JSON at line 1"),
+        ("[]", "not a mapping"),
+        ("null", "not a mapping"),
+        ("{}", "apiVersion: must be netdevice.networking.k8s.io/v1alpha1"),
+        (r#"{"kind": "DeviceConfiguration", "mtuu": 1}"#, "apiVersion: must be"),
+        (r#"{"apiVersion": "netdevice.networking.k8s.io/v1"}"#, "apiVersion: must be"),
+        (r#"{"apiVersion": "netdevice.networking.k8s.io/v1alpha1", "kind": "Device"}"#, "kind: must be"),
+        (r#"{"apiVersion": "netdevice.networking.k8s.io/v1alpha1", "apiVersion": 7}"#, "invalid JSON at line 1"),
+    ];
+    for (text, words) in table {
+        let error = parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.starts_with(words), "{text}: {error}");
+    }
+    let long = [b" ".repeat(MAX_PARAMETERS), parameters(json!({}))].concat();
+    assert_eq!(parse(&long).unwrap_err().to_string(), format!("too long: {} bytes, the limit is 10240", long.len()));
+    assert!(parse(&"[".repeat(MAX_PARAMETERS).into_bytes()).unwrap_err().to_string().starts_with("invalid JSON"));
+}
+
+#[test]
+fn bytes_that_are_not_utf_8_are_no_error_of_their_own() {
+    let text = [&br#"{"apiVersion": "netdevice.networking.k8s.io/v1alpha1", "kind": "DeviceConfiguration", ""#[..]];
+    let text = [text[0], b"\xff\xfe", br#"": 1}"#].concat();
+    assert!(parse(&text).unwrap_err().to_string().starts_with("unknown field \"\""));
+}
+
+#[test]
+fn false_and_null_are_values_and_no_values() {
+    let class = read(json!({"inherit": true, "mtu": 9000, "addresses": ["10.0.0.1/24", "10.0.0.2/24"], "name": "a"}));
+    let claim = read(json!({"inherit": false, "mtu": null, "addresses": [], "routes": []}));
+    let (_, merged) = class.merged(claim).resolve().unwrap();
+    assert_eq!((merged.inherit, merged.mtu), (false, Some(9000)));
+    assert_eq!((merged.addresses, merged.routes), (vec![], vec![]));
+    assert_eq!(merged.name.unwrap().to_string(), "a");
+}
+
+#[test]
+fn what_class_and_claim_say_together_is_checked() {
+    let class = read(json!({"mtu": 1000}));
+    let claim = read(json!({"addresses": ["2001:db8::1/64"]}));
+    assert!(class.clone().resolve().is_ok() && claim.clone().resolve().is_ok());
+    let error = class.merged(claim).resolve().unwrap_err().to_string();
+    assert_eq!(error, "mtu: must be at least 1280 with an IPv6 address");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_are_read_or_refused_in_one_short_line(bytes: Vec<u8>, field in "\\PC{0,60}", value in any_value()) {
+        for text in [bytes, parameters(json!({field: value}))] {
+            if let Err(error) = parse(&text).and_then(DeviceConfiguration::resolve) {
+                let error = error.to_string();
+                prop_assert!(error.len() < 1000 && error.lines().count() == 1, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn merging_is_associative_and_an_empty_configuration_changes_nothing(
+        a in any_fields(), b in any_fields(), c in any_fields()
+    ) {
+        let [a, b, c] = [a, b, c].map(|fields| read(camel_case(&fields)));
+        let left = a.clone().merged(b.clone()).merged(c.clone());
+        prop_assert_eq!(&a.clone().merged(b.merged(c)), &left);
+        prop_assert_eq!(&left.clone().merged(DeviceConfiguration::default()), &left);
+        prop_assert_eq!(&DeviceConfiguration::default().merged(left.clone()), &left);
+        prop_assert_eq!(&a.clone().merged(a.clone()), &a);
+    }
+
+    #[test]
+    fn the_annotation_says_the_same(fields in any_fields()) {
+        let claim = read(camel_case(&fields)).resolve();
+        let annotation = annotation::configuration(&snake_case(&fields));
+        match (claim, annotation) {
+            (Ok((_, claim)), Ok(annotation)) => prop_assert_eq!(claim, annotation),
+            (Err(claim), Err(annotation)) => prop_assert_eq!(claim.to_string(), annotation.to_string()),
+            (claim, annotation) => prop_assert!(false, "{:?} {:?}", claim, annotation),
+        }
+    }
+}
+
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,40}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-zA-Z]{1,8}", inner, 0..4).prop_map(|map| json!(map)),
+        ]
+    })
+}
