@@ -37,6 +37,46 @@ pub mod pluginregistration {
     tonic::include_proto!("pluginregistration");
 }
 
+/// The kubelet's DRA plugin API, package `k8s.io.kubelet.pkg.apis.dra.v1`.
+#[allow(missing_docs, unreachable_pub, reason = "generated: what the .proto file says nothing of has no comment")]
+#[allow(clippy::all, clippy::pedantic, reason = "generated")]
+pub mod dra {
+    include!(concat!(env!("OUT_DIR"), "/dra/k8s.io.kubelet.pkg.apis.dra.v1.rs"));
+
+    /// The version as the driver registers it.
+    pub const VERSION: &str = "v1.DRAPlugin";
+}
+
+/// The same API of kubelets before 1.34, package `k8s.io.kubelet.pkg.apis.dra.v1beta1`: the service, with the messages of v1.
+#[allow(missing_docs, unreachable_pub, reason = "generated: what the .proto file says nothing of has no comment")]
+#[allow(clippy::all, clippy::pedantic, reason = "generated")]
+pub mod dra_v1beta1 {
+    include!(concat!(env!("OUT_DIR"), "/dra-v1beta1/k8s.io.kubelet.pkg.apis.dra.v1beta1.rs"));
+
+    /// The version as the driver registers it.
+    pub const VERSION: &str = "v1beta1.DRAPlugin";
+}
+
+/// The kubelet's API for the health of devices in claims, package `v1`.
+#[allow(missing_docs, unreachable_pub, reason = "generated: what the .proto file says nothing of has no comment")]
+#[allow(clippy::all, clippy::pedantic, reason = "generated")]
+pub mod drahealth {
+    include!(concat!(env!("OUT_DIR"), "/drahealth/v1.rs"));
+
+    /// The version as the driver registers it.
+    pub const VERSION: &str = "v1.DRAResourceHealth";
+}
+
+/// The same API of kubelets before 1.37, package `v1alpha1`: the service, with the messages of v1.
+#[allow(missing_docs, unreachable_pub, reason = "generated: what the .proto file says nothing of has no comment")]
+#[allow(clippy::all, clippy::pedantic, reason = "generated")]
+pub mod drahealth_v1alpha1 {
+    include!(concat!(env!("OUT_DIR"), "/drahealth-v1alpha1/v1alpha1.rs"));
+
+    /// The version as the driver registers it.
+    pub const VERSION: &str = "v1alpha1.DRAResourceHealth";
+}
+
 /// The Node Resource Interface, package `nri.pkg.api.v1alpha1`: messages only, spoken over ttrpc.
 #[allow(missing_docs, unreachable_pub, reason = "generated: what the .proto file says nothing of has no comment")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated")]
