@@ -33,7 +33,7 @@ pub(crate) fn attach_locked(
 ) -> Result<Attached, Error> {
     let result = attach_under(records, request, &mut lock);
     if let Some(lock) = lock {
-        // the record says whose it is; and a sandbox that could not have it chooses anew
+        // the record says whose it is, and a claim's reservation stays; and a sandbox that could not have it chooses anew
         if result.is_ok() || matches!(request.owner, Owner::Sandbox { .. }) {
             records.release(request.device, &lock);
         }
@@ -65,6 +65,8 @@ fn attach_under(records: &Records, request: &AttachRequest<'_>, lock: &mut Optio
         Some(lock) => lock,
         None => lock.insert(records.lock(request.device)?),
     };
+    // first: who has no right to the device does not take it from an older sandbox either
+    records.check_reservation(request.device, request.owner, lock)?;
     if let Some(record) = records.take(request.device)? {
         // an attempt that was cut off may have ended before the move: a link inside with that index is another one then
         let went = match record.phase {
@@ -80,7 +82,6 @@ fn attach_under(records: &Records, request: &AttachRequest<'_>, lock: &mut Optio
         }
         finish(records, record, request, &mut home)?;
     }
-    records.check_reservation(request.device, request.owner, lock)?;
     let (home, inside) = (&mut home, &mut inside);
     let task = Task { records, request, host_name: &host_name, name: &name, home, inside };
     match request.acquisition {

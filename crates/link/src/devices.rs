@@ -1,6 +1,8 @@
 //! All devices of one sandbox: attached together or not at all, and each detached whatever happens to the others.
 
 use std::collections::BTreeSet;
+#[cfg(feature = "selection")]
+use std::time::Instant;
 
 use netdevice::{DeviceId, InterfaceName, Ledger, Owner, Reservation, ResourceName};
 use store::{Lock, Namespace, Records, journal};
@@ -58,6 +60,26 @@ pub enum ReserveError {
 }
 
 impl Reserved {
+    /// Locks the devices of reservations that a claim's Prepare wrote, and waits for other programs until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// The first device on which another program works until then.
+    #[cfg(feature = "selection")]
+    pub(crate) fn lock_all<'a>(
+        records: &Records,
+        devices: impl IntoIterator<Item = &'a DeviceId>,
+        limit: Instant,
+    ) -> Result<Self, ReserveError> {
+        let lock = |device: &DeviceId| {
+            let locked = records.lock_until(device, limit);
+            let refused = |error| ReserveError::Refused(device.clone(), Box::new(error));
+            let lock = locked.map_err(refused)?.ok_or_else(|| ReserveError::Busy(device.clone()))?;
+            Ok(ReservedDevice { records: records.clone(), device: device.clone(), lock: Some(lock) })
+        };
+        devices.into_iter().map(lock).collect::<Result<_, _>>().map(Self)
+    }
+
     /// Reserves devices with the resources that they are handed out as, without waiting: all or none.
     ///
     /// # Errors
@@ -136,7 +158,13 @@ fn name_inside(request: &AttachRequest<'_>) -> InterfaceName {
 
 /// Detaches a device that was just attached; returns it if that fails.
 fn give_back(records: &Records, request: &AttachRequest<'_>) -> Option<(DeviceId, Option<Error>)> {
-    let detached = detach(records, &DetachRequest { device: request.device, owner: request.owner.id() });
+    let detached = match request.owner {
+        // a newer sandbox of the Pod may have it by now
+        Owner::Claim { sandbox: Some(sandbox), .. } => {
+            detach_from_sandbox(records, request.device, sandbox, Some(request.sandbox.namespace()))
+        }
+        owner => detach(records, &DetachRequest { device: request.device, owner: owner.id() }),
+    };
     match detached {
         Ok(Detached::Done(Ended::OutOfReach)) => Some((request.device.clone(), None)),
         Ok(_) => None,

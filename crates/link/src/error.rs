@@ -75,6 +75,9 @@ pub enum Error {
         /// What the system said.
         error: io::Error,
     },
+    /// Another program does not finish.
+    #[error("it is being attached or detached: try again in a moment")]
+    Busy,
     /// The device left the place where it was put.
     #[error("it disappeared during the move")]
     Vanished,

@@ -12,6 +12,8 @@ mod attach;
 mod bpf;
 #[cfg(feature = "selection")]
 mod choose;
+#[cfg(feature = "selection")]
+mod claims;
 mod clean;
 mod configure;
 mod create;
@@ -51,6 +53,11 @@ pub use announce::{Announcement, announce_in_sandbox, announce_on_host};
 pub use attach::attach;
 #[cfg(feature = "selection")]
 pub use choose::{ChooseError, ChooseRequest, Chooser, choose_and_reserve};
+#[cfg(feature = "selection")]
+pub use claims::{
+    AttachClaims, AttachClaimsError, AttachedClaim, Unprepared, attach_claims, hand_claim_over, reserved_by_claims,
+    unprepare,
+};
 #[cfg(feature = "selection")]
 pub use default_route::{default_routes_of_others, restore_default_routes, take_default_route};
 pub use detach::{DetachRequest, Detached, detach, detach_from_sandbox};

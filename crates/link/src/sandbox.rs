@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use netdevice::{Sandbox, record::Process, sandbox::Network};
+use netdevice::{Owner, Sandbox, record::Process, sandbox::Network};
 use store::Namespace;
 
 use crate::{error::Error, identity::process};
@@ -20,6 +20,8 @@ pub struct OpenSandbox {
     namespace: Namespace,
     paths: Vec<String>,
     process: Option<Process>,
+    /// Whether that process is a container's.
+    is_container: bool,
 }
 
 /// Why a sandbox cannot be opened.
@@ -96,7 +98,7 @@ impl OpenSandbox {
         let process = Some(process.ok_or(OpenSandboxError::ContainerExited)?);
         let path = path.filter(|path| *path != own).map(Into::into);
         let paths = std::iter::once(own).chain(path).collect();
-        Ok(Self { namespace, paths, process })
+        Ok(Self { namespace, paths, process, is_container: true })
     }
 
     fn at_path(path: &str, pid: Option<i32>) -> Result<Self, OpenSandboxError> {
@@ -113,7 +115,7 @@ impl OpenSandbox {
         let process = pid.filter(|_| of_process.is_some()).and_then(|pid| process(pid).ok().flatten());
         let mut paths = vec![namespace.path().to_string_lossy().into_owned()];
         paths.extend(of_process.filter(|path| *path != paths[0]));
-        Ok(Self { namespace, paths, process })
+        Ok(Self { namespace, paths, process, is_container: false })
     }
 
     /// Its network namespace.
@@ -130,6 +132,17 @@ impl OpenSandbox {
     /// is no process's, or another one's.
     pub(crate) fn process(&self) -> Option<Process> {
         self.process
+    }
+
+    /// The process whose end is the end of the owner: one that outlives its containers has the sandbox's, where containerd
+    /// names the namespace by it, or none.
+    pub(crate) fn process_of(&self, owner: &Owner) -> Option<Process> {
+        if !self.is_container || !owner.outlives_containers() {
+            return self.process;
+        }
+        let path = self.paths.get(1).filter(|path| inode(path) == Some(self.namespace.inode()))?;
+        let pid = path.strip_prefix("/proc/")?.strip_suffix("/ns/net")?.parse().ok()?;
+        process(pid).ok().flatten()
     }
 }
 

@@ -61,7 +61,7 @@ impl Task<'_> {
             resource: self.request.resource.cloned(),
             phase: Phase::Attaching,
             owner: self.request.owner.clone(),
-            process: sandbox.process(),
+            process: sandbox.process_of(self.request.owner),
             sandbox: SandboxPlace {
                 cookie: self.inside.cookie(),
                 inode: sandbox.namespace().inode(),

@@ -149,11 +149,26 @@ impl Owner {
     }
 
     /// Whether both are of one Pod, so that one may take over from the other. Without a Pod, whether both are the same owner.
+    /// What a claim has goes only to another sandbox of that Pod, by the same claim.
     pub fn is_same_pod(&self, other: &Self) -> bool {
+        let is_claim = |owner: &Self| matches!(owner, Self::Claim { .. });
+        if (is_claim(self) || is_claim(other)) && !self.is_same_claim(other) {
+            return false;
+        }
         match (self.pod(), other.pod()) {
             (Some(pod), Some(other)) => pod == other,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other) && self.id() == other.id(),
         }
+    }
+
+    /// Whether it is the claim with that UID.
+    pub fn is_claim(&self, claim: &str) -> bool {
+        matches!(self, Self::Claim { uid, .. } if uid == claim)
+    }
+
+    /// Whether both are one claim, whichever sandbox and Pod has it.
+    pub fn is_same_claim(&self, other: &Self) -> bool {
+        matches!(other, Self::Claim { uid, .. } if self.is_claim(uid))
     }
 }
 
@@ -277,7 +292,37 @@ mod tests {
     fn owners_of_one_pod_may_take_over_and_others_may_not() {
         let all = owners();
         let same = |one: usize, other: usize| all[one].is_same_pod(&all[other]);
-        assert!(same(0, 2) && same(2, 5) && same(1, 1) && same(3, 3));
-        assert!(!same(0, 4) && !same(1, 3) && !same(0, 6));
+        assert!(same(0, 2) && same(1, 1) && same(3, 3) && same(5, 5));
+        assert!(!same(0, 4) && !same(1, 3) && !same(0, 6) && !same(2, 5) && !same(5, 2));
+    }
+
+    #[test]
+    fn a_claim_follows_its_pod_from_sandbox_to_sandbox_and_no_other_claim_or_pod_takes_over() {
+        let claim = |uid: &str, of: Option<&str>, sandbox: Option<&str>| Owner::Claim {
+            uid: uid.into(),
+            namespace: "default".into(),
+            name: "fast".into(),
+            request: "nic".into(),
+            sandbox: sandbox.map(Into::into),
+            pod: of.map(pod),
+        };
+        let first = claim("c1", Some("1"), Some("s1"));
+        let table = [
+            (claim("c1", Some("1"), Some("s2")), true, true),
+            (claim("c1", Some("1"), None), true, true),
+            (claim("c1", None, None), true, true),
+            // another Pod that shares the claim
+            (claim("c1", Some("2"), Some("s2")), false, true),
+            // another claim of the Pod
+            (claim("c2", Some("1"), Some("s1")), false, false),
+        ];
+        for (other, is_same_pod, is_same_claim) in table {
+            assert_eq!(
+                (first.is_same_pod(&other), first.is_same_claim(&other)),
+                (is_same_pod, is_same_claim),
+                "{other:?}"
+            );
+            assert_eq!(other.is_same_pod(&first), is_same_pod, "{other:?}");
+        }
     }
 }

@@ -99,6 +99,13 @@ impl Sandbox {
     pub fn owner(&self, by: Request) -> Option<Owner> {
         Some(Owner::Sandbox { id: self.id.clone()?, pod: self.pod.clone(), by })
     }
+
+    /// A claim, as the owner of a device in this sandbox; none without an id, or if `reserved` is not a claim.
+    pub fn claim(&self, reserved: &Owner) -> Option<Owner> {
+        let Owner::Claim { uid, namespace, name, request, pod, .. } = reserved.clone() else { return None };
+        let (sandbox, pod) = (Some(self.id.clone()?), self.pod.clone().or(pod));
+        Some(Owner::Claim { uid, namespace, name, request, sandbox, pod })
+    }
 }
 
 impl Network {

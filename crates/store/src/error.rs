@@ -54,6 +54,9 @@ pub enum Error {
     /// Somebody else has it, or a right to it.
     #[error("it is held by {0}: delete that pod or choose another device")]
     Held(Box<Owner>),
+    /// The claim that it is to be attached for has no right to it (any longer).
+    #[error("it is not reserved for {0}: the claim is not prepared on this node")]
+    NotPrepared(Box<Owner>),
     /// A device that was created on it is in a sandbox.
     #[error("{0} has a device that was created on it: delete that pod or choose another device")]
     Parent(Box<Owner>),

@@ -3,7 +3,7 @@
 //! There are three kinds. The kubelet's lasts from Allocate until the container's hook attaches the device; Allocate does
 //! not say whose container it is, so any container may use it. A sandbox's lasts as long as the lock of the device, while an
 //! injector attaches what it chose: one that is found without the lock is left over from a process that was killed. A claim's
-//! lasts from Prepare to Unprepare.
+//! lasts from Prepare to Unprepare, also while the device is attached: a new sandbox of the Pod gets the device again.
 
 use std::{
     collections::BTreeMap,
@@ -44,6 +44,12 @@ fn keeps_from(reservation: &Reservation, owner: &Owner, now: u64) -> bool {
     }
 }
 
+/// Whether a reservation keeps `owner` from attaching the device: also the sandbox of another Pod that shares the claim.
+fn keeps_from_attaching(reservation: &Reservation, owner: &Owner, now: u64) -> bool {
+    let is_other_pod = || matches!((reservation.owner.pod(), owner.pod()), (Some(pod), Some(other)) if pod != other);
+    keeps_from(reservation, owner, now) || reservation.owner.is_same_claim(owner) && is_other_pod()
+}
+
 /// Whether a reservation of the kubelet is younger than [`FRESH`]. The clock may have been set back since.
 fn is_fresh(reservation: &Reservation, now: u64) -> bool {
     now.checked_sub(reservation.since).is_some_and(|age| age < FRESH)
@@ -64,6 +70,14 @@ impl Records {
     /// attachment is what a device's return depends on.
     pub fn reservation(&self, device: &DeviceId) -> Option<Reservation> {
         Reservation::from_json(device, &read_record_file(&self.reservation_path(device)).ok()?).ok()
+    }
+
+    /// Whether there is any reservation. It reads none.
+    pub fn has_reservations(&self) -> bool {
+        match fs::read_dir(self.directory().join(DIRECTORY)) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     /// All reservations.
@@ -115,14 +129,18 @@ impl Records {
         Ok(others.map(|(device, reservation)| (device, reservation.owner)).collect())
     }
 
-    /// Checks that no other owner has a right to a device that is on the host. The device's lock is held.
+    /// Checks that `owner` may attach a device: no other owner has a right to it, and a claim has one. The device's lock is held.
     ///
     /// # Errors
     ///
-    /// [`Error::Held`] with that owner.
+    /// [`Error::Held`] with that other owner; [`Error::NotPrepared`].
     pub fn check_reservation(&self, device: &DeviceId, owner: &Owner, _lock: &Lock) -> Result<(), Error> {
         match self.reservation(device) {
-            Some(reservation) if keeps_from(&reservation, owner, now()) => Err(Error::Held(reservation.owner.into())),
+            Some(reservation) if keeps_from_attaching(&reservation, owner, now()) => {
+                Err(Error::Held(reservation.owner.into()))
+            }
+            Some(reservation) if reservation.owner.is_same_claim(owner) => Ok(()),
+            _ if matches!(owner, Owner::Claim { .. }) => Err(Error::NotPrepared(owner.clone().into())),
             _ => Ok(()),
         }
     }
@@ -170,7 +188,7 @@ impl Records {
         Ok(())
     }
 
-    /// Reserves a device that is on the host. Its lock is held.
+    /// Reserves a device that is on the host, or that the same claim has already. Its lock is held.
     ///
     /// # Errors
     ///
@@ -179,10 +197,13 @@ impl Records {
         let device = &reservation.device;
         if let Some(record) = self.take(device)?
             && !record.owner.is_same_pod(&reservation.owner)
+            && !record.owner.is_same_claim(&reservation.owner)
         {
             return Err(Error::Held(record.owner.into()));
         }
-        self.check_reservation(device, &reservation.owner, lock)?;
+        if let Some(other) = self.reservation(device).filter(|other| keeps_from(other, &reservation.owner, now())) {
+            return Err(Error::Held(other.owner.into()));
+        }
         self.check_children(device, lock)?;
         let path = self.reservation_path(device);
         let beside = self.reservation_beside(device);
@@ -228,10 +249,24 @@ impl Records {
         self.reserve(&reservation, &lock)
     }
 
-    /// Ends the reservation of a device, if there is one. The device's lock is held.
+    /// Ends the reservation of a device that was attached or is not wanted any longer. A claim's stays, see
+    /// [`Records::release_claim`]. The device's lock is held.
     pub fn release(&self, device: &DeviceId, _lock: &Lock) {
-        // mostly there is none
-        let _ = fs::remove_file(self.reservation_path(device));
+        if !self.reservation(device).is_some_and(|reservation| matches!(reservation.owner, Owner::Claim { .. })) {
+            // mostly there is none
+            let _ = fs::remove_file(self.reservation_path(device));
+        }
+    }
+
+    /// Ends a claim's reservation of a device, if it has one: the claim is unprepared. The device's lock is held.
+    pub fn release_claim(&self, device: &DeviceId, claim: &str, _lock: &Lock) -> io::Result<()> {
+        if !self.reservation(device).is_some_and(|reservation| reservation.owner.is_claim(claim)) {
+            return Ok(());
+        }
+        match fs::remove_file(self.reservation_path(device)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Ends the reservations of a sandbox that has ended, except of devices that a program works on.
@@ -279,7 +314,7 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
-    use netdevice::{fixture, owner::Request};
+    use netdevice::{Attachment, Pod, fixture, owner::Request};
 
     use super::*;
 
@@ -338,6 +373,10 @@ mod tests {
         let refused = records.reserve(&of(&claim("2"), now()), &lock).unwrap_err();
         assert_eq!(refused.to_string(), "it is held by claim default/fast: delete that pod or choose another device");
         records.release(&reservation.device, &lock);
+        records.release_claim(&reservation.device, "2", &lock).unwrap();
+        assert!(records.reservation(&reservation.device).is_some(), "it lasts until that claim is unprepared");
+        records.release_claim(&reservation.device, "1", &lock).unwrap();
+        records.release_claim(&reservation.device, "1", &lock).unwrap();
         records.reserve(&of(&claim("2"), now()), &lock).unwrap();
         // nor a device that is attached
         let attached = fixture::record("eth1");
@@ -346,6 +385,37 @@ mod tests {
         let lock = records.lock(&attached.device).unwrap();
         assert!(matches!(records.reserve(&other, &lock), Err(Error::Held(owner)) if *owner == attached.owner));
         assert!(records.list().unwrap().1.is_empty(), "a reservation is not taken for a record");
+    }
+
+    #[test]
+    fn a_claim_is_prepared_again_while_it_is_attached_and_only_its_own_pod_attaches_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
+        let in_sandbox = |uid: &str, sandbox: Option<&str>, pod: Option<&str>| {
+            let Owner::Claim { namespace, name, request, .. } = claim(uid) else { unreachable!() };
+            let pod = pod.map(|uid| Pod { namespace: "default".into(), name: "web".into(), uid: uid.into() });
+            Owner::Claim { uid: uid.into(), namespace, name, request, sandbox: sandbox.map(Into::into), pod }
+        };
+        let (reserved, eth0) = (in_sandbox("1", None, Some("p1")), "eth0".parse().unwrap());
+        let lock = records.lock(&eth0).unwrap();
+        let attached = Attachment { owner: in_sandbox("1", Some("s1"), Some("p1")), ..fixture::record("eth0") };
+        let may_attach = |owner: &Owner| records.check_reservation(&eth0, owner, &lock);
+        assert!(matches!(may_attach(&attached.owner), Err(Error::NotPrepared(owner)) if *owner == attached.owner));
+        records.reserve(&of(&reserved, now()), &lock).unwrap();
+        records.write(&attached).unwrap();
+        records.reserve(&of(&reserved, now()), &lock).unwrap();
+        // the first Pod of those that the claim is reserved for has ended
+        records.reserve(&of(&in_sandbox("1", None, Some("p2")), now()), &lock).unwrap();
+        records.reserve(&of(&reserved, now()), &lock).unwrap();
+        assert!(may_attach(&attached.owner).is_ok() && may_attach(&in_sandbox("1", Some("s2"), Some("p1"))).is_ok());
+        let refused = [in_sandbox("1", Some("s3"), Some("p2")), in_sandbox("2", Some("s1"), Some("p1"))];
+        for owner in refused.iter().chain([&fixture::owner("container"), &fixture::owner("sandbox")]) {
+            assert!(matches!(may_attach(owner), Err(Error::Held(owner)) if *owner == reserved), "{owner:?}");
+        }
+        assert!(records.reserve(&of(&in_sandbox("2", None, Some("p1")), now()), &lock).is_err());
+        assert_eq!(records.reservations_in_force().unwrap().len(), 1);
+        records.release(&eth0, &lock);
+        assert_eq!(records.reservation(&eth0).map(|reservation| reservation.owner), Some(reserved));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // outside #[test] functions too: all of it is a test
 
 mod announce;
+mod claims;
 mod command;
 mod configured;
 mod created;
