@@ -190,6 +190,7 @@ impl App {
             events,
             texts,
             networks,
+            holders: None,
         });
         self.spawn(serve_runtime(runtime, injector, metrics, self.shutdown.clone()));
     }

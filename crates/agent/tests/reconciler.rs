@@ -14,7 +14,7 @@ use std::{
 };
 
 use link::{AttachRequest, DetachRequest, OpenSandbox};
-use netdevice::{Acquisition, DeviceId, Owner, Pod, oci::State, owner::Request};
+use netdevice::{Acquisition, DeviceId, Owner, Pod, Reservation, oci::State, owner::Request};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -520,5 +520,128 @@ fn a_device_that_a_command_returned_and_another_program_renames_gets_its_name_ba
         host.ip("link set dev0 name other0");
         agent.wait_for("it has its name again", || host.has_link("dev0"));
         agent.wait_for_line("dev0", "renamed back from other0");
+    });
+}
+
+/// The claim of the Pod of that id, in a sandbox or not attached yet.
+fn claim(id: &str, sandbox: Option<&str>) -> Owner {
+    Owner::Claim {
+        uid: format!("claim-uid-{id}"),
+        namespace: "default".into(),
+        name: format!("claim-{id}"),
+        request: "nic".into(),
+        sandbox: sandbox.map(Into::into),
+        pod: container(id).pod().cloned(),
+    }
+}
+
+/// As Prepare does.
+fn prepare(host: &Host, device: &str, id: &str) {
+    let (records, device) = (host.records(), device.parse().unwrap());
+    let lock = records.lock(&device).unwrap();
+    let since = store::journal::now();
+    let reservation = Reservation { device, resource: None, owner: claim(id, None), configuration: None, since };
+    records.reserve(&reservation, &lock).unwrap();
+}
+
+fn listed(id: &str, sandbox: &str, pod: &Sandbox) -> PodSandbox {
+    PodSandbox {
+        id: sandbox.into(),
+        name: id.into(),
+        namespace: "default".into(),
+        uid: format!("uid-{id}"),
+        network_namespace: Some(pod.path().to_str().unwrap().into()),
+        pid: Some(pod.pid().cast_unsigned()),
+        ..PodSandbox::default()
+    }
+}
+
+#[test]
+fn each_sandbox_of_a_pod_has_the_devices_of_its_claims_before_its_first_container() {
+    on_host(|host| {
+        ["dev0", "dev1", "dev2"].iter().for_each(|name| host.add_device(name));
+        let (first, second, late) = (host.sandbox(), host.sandbox(), host.sandbox());
+        prepare(host, "dev0", "a");
+        prepare(host, "dev1", "a");
+        // its Pod started while nobody was connected
+        prepare(host, "dev2", "late");
+        let socket = host.path("nri.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = runtime.block_on(async { Listener::bind(&socket).unwrap() });
+        let agent = host.agent_with("1024:4096", &["-nri", "-nri-socket", socket.to_str().unwrap()]);
+        let peer = runtime.block_on(async {
+            let mut peer = listener.accept().await.unwrap();
+            peer.start(stand_in::runtime(), &[listed("late", "s-late", &late)], &[]).await.unwrap();
+            peer
+        });
+        agent.wait_for_line("dev2", "attached after the pod had started");
+        assert!(!host.has_link("dev2"));
+
+        let sandbox = listed("a", "s-1", &first);
+        runtime.block_on(peer.run_pod_sandbox(&sandbox)).unwrap();
+        assert!(!host.has_link("dev0") && !host.has_link("dev1"), "{}", agent.log());
+        let container = nri::Container { id: "c1".into(), sandbox_id: "s-1".into(), ..nri::Container::default() };
+        runtime.block_on(peer.create_container(&sandbox, &container)).unwrap();
+        // the next sandbox is there before the first one is stopped
+        let next = listed("a", "s-2", &second);
+        runtime.block_on(peer.run_pod_sandbox(&next)).unwrap();
+        runtime.block_on(peer.stop_pod_sandbox(&sandbox)).unwrap();
+        let record = host.records().read(&"dev0".parse().unwrap()).unwrap().unwrap();
+        assert_eq!(record.owner, claim("a", Some("s-2")));
+        runtime.block_on(peer.stop_pod_sandbox(&next)).unwrap();
+        assert!(host.has_link("dev0") && host.has_link("dev1"), "{}", agent.log());
+        assert!(host.records().reservation(&"dev0".parse().unwrap()).is_some());
+        assert_eq!(link::unprepare(&host.records(), "claim-uid-a", Instant::now()).unwrap().len(), 2);
+        assert_eq!(host.records().reservations().unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_container_is_refused_while_the_device_of_a_claim_cannot_be_attached() {
+    on_host(|host| {
+        host.add_device("dev0");
+        let pod = host.sandbox();
+        let socket = host.path("nri.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = runtime.block_on(async { Listener::bind(&socket).unwrap() });
+        let agent = host.agent_with("1024:4096", &["-nri", "-nri-socket", socket.to_str().unwrap()]);
+        let mut peer = runtime.block_on(async { listener.accept().await.unwrap() });
+        runtime.block_on(peer.start(stand_in::old_runtime(), &[], &[])).unwrap();
+        let sandbox = listed("a", "s-1", &pod);
+        let container = nri::Container { id: "c1".into(), sandbox_id: "s-1".into(), ..nri::Container::default() };
+        prepare(host, "dev0", "a");
+        host.ip("link set dev0 name gone0");
+        runtime.block_on(peer.run_pod_sandbox(&sandbox)).unwrap();
+        let error = runtime.block_on(peer.create_container(&sandbox, &container)).unwrap_err().to_string();
+        assert!(
+            error.contains("netdevice: claim default/claim-a: device dev0: the node has no such interface"),
+            "{error}"
+        );
+        host.ip("link set gone0 name dev0");
+        runtime.block_on(peer.create_container(&sandbox, &container)).unwrap();
+        assert!(!host.has_link("dev0"), "{}", agent.log());
+    });
+}
+
+#[test]
+fn without_nri_the_device_of_a_claim_returns_when_its_sandbox_ends_and_stays_reserved() {
+    on_host(|host| {
+        ["dev0", "dev1"].iter().for_each(|name| host.add_device(name));
+        let (pod, ended) = (host.sandbox(), host.sandbox());
+        for (device, id, sandbox) in [("dev0", "a", &pod), ("dev1", "b", &ended)] {
+            prepare(host, device, id);
+            host.attach(device, &sandbox.path(), &claim(id, Some(&format!("sandbox-{id}"))), Some(sandbox.pid()));
+        }
+        // while the agent was away
+        drop(ended);
+        let agent = host.agent();
+        agent.wait_for_line("dev1", "returned to the host: its pod ended");
+        agent.wait_until_followed("dev0");
+        assert!(!host.has_link("dev0") && host.has_link("dev1"));
+        drop(pod);
+        agent.wait_for_line("dev0", "returned to the host: its pod ended");
+        assert!(host.has_link("dev0"));
+        assert_eq!(host.records().reservations().unwrap().len(), 2);
+        assert!(!agent.log().contains("no hook had done so"), "{}", agent.log());
     });
 }

@@ -21,6 +21,10 @@ pub(crate) enum Occurrence {
     Network(dynamic_networks::Report),
     /// A Pod does not get what its annotation asks for.
     InjectionRefused { pod: Pod, reason: String },
+    /// A Pod does not get the device of a claim.
+    ClaimNotAttached { pod: Pod, reason: String },
+    /// A Pod got the device of a claim after it had started.
+    ClaimAttachedLate { device: DeviceId, pod: Pod, claim: String },
 }
 
 /// Who reports what this agent does with devices.
@@ -86,7 +90,10 @@ impl Occurrence {
             }
             Self::Returned { pod, .. } => pod.as_ref().map(Subject::pod).or_else(on_node).into_iter().collect(),
             Self::RecordQuarantined { .. } => on_node().into_iter().collect(),
-            Self::InjectionRefused { pod, .. } | Self::Network(dynamic_networks::Report { pod, .. }) => {
+            Self::InjectionRefused { pod, .. }
+            | Self::ClaimNotAttached { pod, .. }
+            | Self::ClaimAttachedLate { pod, .. }
+            | Self::Network(dynamic_networks::Report { pod, .. }) => {
                 vec![Subject::pod(pod)]
             }
         };
@@ -104,6 +111,8 @@ impl Occurrence {
             Self::Renamed { .. } => ("DeviceRenamed", "Detach", Severity::Warning),
             Self::RecordQuarantined { .. } => ("DeviceRecordQuarantined", "Quarantine", Severity::Warning),
             Self::InjectionRefused { .. } => ("InjectionRefused", "Attach", Severity::Warning),
+            Self::ClaimNotAttached { .. } => ("ClaimNotAttached", "Attach", Severity::Warning),
+            Self::ClaimAttachedLate { .. } => ("ClaimAttachedLate", "Attach", Severity::Warning),
             Self::Network(report) => {
                 let severity = if report.is_warning { Severity::Warning } else { Severity::Normal };
                 (report.reason, "Attach", severity)
@@ -133,7 +142,10 @@ impl Occurrence {
             Self::RecordQuarantined { device, file, reason } => format!(
                 "network device {device} is in quarantine, it is neither moved nor offered: check that the interface is on the node with the right settings, then remove {file}: {reason}"
             ),
-            Self::InjectionRefused { reason, .. } => reason.clone(),
+            Self::InjectionRefused { reason, .. } | Self::ClaimNotAttached { reason, .. } => reason.clone(),
+            Self::ClaimAttachedLate { device, claim, .. } => format!(
+                "network device {device} of {claim} was attached after the pod had started: netdevice-agent was not connected to the container runtime"
+            ),
             Self::Network(report) => report.note.clone(),
         }
     }
@@ -194,6 +206,10 @@ pub(super) mod tests {
         let quarantined = Occurrence::RecordQuarantined { device: device(), file, reason: "invalid JSON".into() };
         assert_eq!(on(&quarantined, node), [("DeviceRecordQuarantined", Warning, false)]);
         assert_eq!(on(&refused("no such device"), node), [("InjectionRefused", Warning, true)]);
+        let late = Occurrence::ClaimAttachedLate { device: device(), pod: pod(), claim: "claim default/fast".into() };
+        assert_eq!(on(&late, node), [("ClaimAttachedLate", Warning, true)]);
+        let not = Occurrence::ClaimNotAttached { pod: pod(), reason: "no such device".into() };
+        assert_eq!(on(&not, node), [("ClaimNotAttached", Warning, true)]);
     }
 
     #[test]
@@ -206,6 +222,8 @@ pub(super) mod tests {
             Occurrence::Renamed { device: device(), pod: None, name },
             Occurrence::RecordQuarantined { device: device(), file: String::new(), reason: String::new() },
             refused(""),
+            Occurrence::ClaimNotAttached { pod: pod(), reason: String::new() },
+            Occurrence::ClaimAttachedLate { device: device(), pod: pod(), claim: String::new() },
         ];
         for (reason, _, severity) in occurrences.iter().map(Occurrence::kind) {
             let row = format!("| `{reason}` | {severity:?} |");

@@ -11,6 +11,8 @@ pub(super) struct Connection(u64);
 pub(super) struct KnownSandboxes {
     connection: Connection,
     sandboxes: BTreeSet<String>,
+    /// Sandboxes whose Pods' shared claims were checked.
+    checked: BTreeSet<String>,
 }
 
 impl KnownSandboxes {
@@ -28,11 +30,22 @@ impl KnownSandboxes {
     /// A sandbox was removed.
     pub(super) fn remove(&mut self, sandbox: &str) {
         self.sandboxes.remove(sandbox);
+        self.checked.remove(sandbox);
+    }
+
+    /// The shared claims of a sandbox's Pod were checked: for which Pods a claim is reserved does not change for a Pod that
+    /// runs.
+    pub(super) fn set_checked(&mut self, sandbox: &str) {
+        self.checked.insert(sandbox.to_owned());
+    }
+
+    pub(super) fn is_checked(&self, sandbox: &str) -> bool {
+        self.checked.contains(sandbox)
     }
 
     /// Ends the connection: what the runtime named in it no longer counts.
     pub(super) fn end_connection(&mut self) {
-        *self = Self { connection: Connection(self.connection.0 + 1), sandboxes: BTreeSet::new() };
+        *self = Self { connection: Connection(self.connection.0 + 1), ..Self::default() };
     }
 
     /// Whether a sandbox has ended without an event: it is not known, and the connection of that list has not ended.

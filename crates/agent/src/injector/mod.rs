@@ -1,4 +1,5 @@
-//! Devices by annotation: attaches the interfaces that a Pod requests in `netdevices.nri.containerd.io` to its sandbox.
+//! Devices by annotation and by claim: attaches the interfaces that a Pod requests in `netdevices.nri.containerd.io`, and those
+//! that Prepare reserved for its ResourceClaims, to its sandbox.
 //!
 //! A plugin of the runtime (NRI). A Pod that requests a device never runs without it: what could not be attached when the
 //! sandbox was created is attached when a container is created, or that container is refused. Selection, exclusion, records
@@ -7,6 +8,7 @@
 //! A request is answered by its deadline, and the work that it started continues: a sandbox whose devices take longer is
 //! accepted, and its first container waits for them. So the runtime's timeout does not limit the number of devices.
 
+mod claims;
 mod known;
 mod sandbox;
 mod stage;
@@ -37,8 +39,10 @@ use crate::{
     metrics::Metrics,
     view::{Part, Views},
 };
+pub(crate) use claims::Holders;
+use claims::{Checked, SharedError, check_shared};
 use known::{Connection, KnownSandboxes};
-use sandbox::{ProvideRequest, Provided, Provider, Released};
+use sandbox::{New, ProvideError, ProvideRequest, Provided, Provider, Released};
 use stage::{Peer, Stage};
 use work::{Sandboxes, Waited, Work};
 
@@ -69,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) texts: watch::Sender<Option<String>>,
     /// Attaches the networks of Pods, if the agent does that.
     pub(crate) networks: Option<dynamic_networks::Handle>,
+    /// Who knows which Pods share a claim.
+    pub(crate) holders: Holders,
 }
 
 /// The plugin. Requests are answered by their deadline; the work that they start continues until it is done.
@@ -83,6 +89,24 @@ struct Inner {
     listed: Semaphore,
     /// Work that continues after its request was answered.
     jobs: TaskTracker,
+}
+
+/// Why a Pod does not start.
+#[derive(Debug, thiserror::Error)]
+enum WorkError {
+    #[error(transparent)]
+    Shared(#[from] SharedError),
+    #[error(transparent)]
+    Provide(#[from] ProvideError),
+    #[error("the task that attaches its devices failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl WorkError {
+    /// Whether a claim is the reason.
+    fn is_of_claim(&self) -> bool {
+        matches!(self, Self::Shared(_) | Self::Provide(ProvideError::Claim(_)))
+    }
 }
 
 /// Why a sandbox is worked on.
@@ -137,10 +161,13 @@ impl Inner {
         *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes sure that a sandbox has the devices that its Pod requests, and waits for that until the deadline. Costs nothing
-    /// for a Pod that requests none.
+    /// Makes sure that a sandbox has the devices that its Pod requests and those of its claims, and waits for that until the
+    /// deadline. Costs nothing for a Pod that requests none, while no device of the node is reserved.
     async fn provide(self: &Arc<Self>, sandbox: PodSandbox, deadline: Instant, reason: Reason) -> Waited {
-        let Some(annotation) = annotation(&sandbox) else { return Waited::Done(Ok(())) };
+        let annotation = annotation(&sandbox);
+        if annotation.is_none() && !self.config.records.has_reservations() {
+            return Waited::Done(Ok(()));
+        }
         let work = self.sandboxes.of(&sandbox.id);
         if work.begin() {
             let (inner, work) = (self.clone(), work.clone());
@@ -149,11 +176,54 @@ impl Inner {
         work.wait_until(deadline).await
     }
 
-    /// The work on one sandbox, from its annotation to its last device.
-    async fn work(self: &Arc<Self>, sandbox: PodSandbox, annotation: Annotation, work: &Arc<Work>, reason: Reason) {
+    /// The work on one sandbox, from its annotation and claims to its last device.
+    async fn work(
+        self: &Arc<Self>,
+        sandbox: PodSandbox,
+        annotation: Option<Annotation>,
+        work: &Arc<Work>,
+        reason: Reason,
+    ) {
         let PodSandbox { id, name, namespace, uid, network_namespace, pid, .. } = sandbox;
         let owner = Pod { namespace, name, uid };
         let sandbox = Sandbox::from_nri(&id, owner.clone(), network_namespace, pid);
+        let provided = match self.check_shared(&id, &owner, reason).await {
+            Ok(()) => self.provide_all(sandbox, annotation, work, reason).await,
+            Err(error) => Err(error.into()),
+        };
+        match &provided {
+            Ok(Provided::All(new)) => self.report_new(&owner, new, reason),
+            Ok(Provided::Nothing) => {}
+            Err(error) => self.report_refused(owner, error),
+        }
+        let has_devices = matches!(provided, Ok(Provided::All(_)));
+        work.end(provided.map(drop).map_err(|error| prefixed(&Refusal::new(error))));
+        if !has_devices {
+            self.sandboxes.forget(&id, work);
+        }
+    }
+
+    /// Makes sure that the Pod does not share a claim whose devices another one has. Once for each sandbox: it asks the API
+    /// server. A sandbox of a list runs already.
+    async fn check_shared(&self, sandbox: &str, pod: &Pod, reason: Reason) -> Result<(), SharedError> {
+        let Some(holders) = self.config.holders.as_deref().filter(|_| reason == Reason::Request) else { return Ok(()) };
+        if self.known(|known| known.is_checked(sandbox)) {
+            return Ok(());
+        }
+        let limit = Instant::now() + WORK_LIMIT;
+        if check_shared(holders, &self.config.records, pod, limit).await? == Checked::Completely {
+            self.known(|known| known.set_checked(sandbox));
+        }
+        Ok(())
+    }
+
+    async fn provide_all(
+        self: &Arc<Self>,
+        sandbox: Sandbox,
+        annotation: Option<Annotation>,
+        work: &Arc<Work>,
+        reason: Reason,
+    ) -> Result<Provided, WorkError> {
         let (inner, runtime) = (self.clone(), Handle::current());
         let order = ProvideRequest {
             sandbox,
@@ -165,24 +235,30 @@ impl Inner {
             allocated: Box::new(move || runtime.block_on(inner.allocated())),
         };
         let provider = self.provider.clone();
-        let provided = spawn_blocking(move || provider.provide(&order).map_err(Refusal::new)).await;
-        let provided = provided.map_err(Refusal::new).flatten();
-        match &provided {
-            Ok(Provided::All(count)) => self.config.metrics.count_injected(*count),
-            Ok(Provided::Nothing) => {}
-            Err(refusal) => self.report_refused(owner, refusal),
+        Ok(spawn_blocking(move || provider.provide(&order)).await??)
+    }
+
+    fn report_new(&self, pod: &Pod, new: &New, reason: Reason) {
+        self.config.metrics.count_injected(new.by_annotation + new.by_claims.len());
+        if reason == Reason::Request {
+            return;
         }
-        let has_devices = matches!(provided, Ok(Provided::All(_)));
-        work.end(provided.map(drop).map_err(|refusal| prefixed(&refusal)));
-        if !has_devices {
-            self.sandboxes.forget(&id, work);
+        // the plugin was not connected when the Pod started
+        for (device, claim) in &new.by_claims {
+            warn!(%device, %claim, "attached after the pod had started");
+            let (device, pod, claim) = (device.clone(), pod.clone(), claim.to_string());
+            self.config.events.report(Occurrence::ClaimAttachedLate { device, pod, claim });
         }
     }
 
-    fn report_refused(&self, pod: Pod, refusal: &Refusal) {
+    fn report_refused(&self, pod: Pod, error: &WorkError) {
         self.config.metrics.count_injection_failure();
-        warn!(pod = format!("{}/{}", pod.namespace, pod.name), "the pod does not get its devices: {refusal}");
-        self.config.events.report(Occurrence::InjectionRefused { pod, reason: prefixed(refusal).to_string() });
+        warn!(pod = format!("{}/{}", pod.namespace, pod.name), "the pod does not get its devices: {error}");
+        let reason = prefixed(&Refusal::new(error)).to_string();
+        self.config.events.report(match error.is_of_claim() {
+            true => Occurrence::ClaimNotAttached { pod, reason },
+            false => Occurrence::InjectionRefused { pod, reason },
+        });
     }
 
     /// The devices that the kubelet allocated.

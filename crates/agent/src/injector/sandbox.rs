@@ -9,11 +9,12 @@ use std::{
 };
 
 use link::{
-    AttachAllError, AttachRequest, ChooseError, ChooseRequest, Chooser, Detached, Ended, OpenSandbox, OpenSandboxError,
-    attach_all, choose_and_reserve, detach_all,
+    AttachAllError, AttachClaims, AttachClaimsError, AttachRequest, Attached, AttachedClaim, ChooseError,
+    ChooseRequest, Chooser, Detached, Diagnosis, Ended, OpenSandbox, OpenSandboxError, RouteSocket, attach_all,
+    attach_claims, choose_and_reserve, detach_all, reserved_by_claims,
 };
 use netdevice::{
-    Acquisition, DeviceId, DeviceRequest, InterfaceName, Owner, Pod, Sandbox, View,
+    Acquisition, DeviceId, DeviceRequest, InterfaceName, Owner, Pod, Reservation, Sandbox, View,
     annotation::{self, AnnotationError},
     choice::Allocated,
     owner::Request,
@@ -38,6 +39,8 @@ pub(super) enum ProvideError {
     #[error(transparent)]
     Attach(#[from] AttachAllError),
     #[error(transparent)]
+    Claim(#[from] AttachClaimsError),
+    #[error(transparent)]
     Sandbox(#[from] OpenSandboxError),
     #[error("the runtime did not pass the id of the sandbox")]
     NoId,
@@ -53,10 +56,10 @@ impl From<io::Error> for ProvideError {
     }
 }
 
-/// A sandbox and the annotation of its Pod.
+/// A sandbox and the annotation of its Pod, if that has one.
 pub(super) struct ProvideRequest {
     pub(super) sandbox: Sandbox,
-    pub(super) annotation: Annotation,
+    pub(super) annotation: Option<Annotation>,
     pub(super) reason: Reason,
     /// Whether a sandbox without a network namespace is one on the node's own network, for this runtime.
     pub(super) none_is_host_network: bool,
@@ -101,12 +104,21 @@ impl Chooser for Injection<'_> {
 }
 
 /// The devices that a sandbox has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Provided {
     /// None: its Pod requests none, or it has ended.
     Nothing,
-    /// All that its Pod requests, and how many of them are new.
-    All(usize),
+    /// All that its Pod requests; this is what is new.
+    All(New),
+}
+
+/// Devices that a sandbox has just got.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct New {
+    /// By annotation.
+    pub(super) by_annotation: usize,
+    /// By claims.
+    pub(super) by_claims: Vec<(DeviceId, Owner)>,
 }
 
 /// Attaches and returns devices.
@@ -117,7 +129,7 @@ pub(super) struct Provider {
 }
 
 impl Provider {
-    /// Attaches the devices that a Pod requests to its sandbox. Devices that it has already stay.
+    /// Attaches the devices that a Pod requests, and those of its claims, to its sandbox. Devices that it has already stay.
     pub(super) fn provide(&self, order: &ProvideRequest) -> Result<Provided, ProvideError> {
         let opened = match open(order) {
             Err(error) if order.reason == Reason::List && error.is_gone() => {
@@ -126,24 +138,97 @@ impl Provider {
             }
             opened => opened,
         };
-        let requests = read(&order.annotation)?;
-        if requests.is_empty() {
+        let requests = order.annotation.as_ref().map(read).transpose()?.unwrap_or_default();
+        if requests.is_empty() && self.reserved(order)?.is_empty() {
             return Ok(Provided::Nothing);
         }
         let sandbox = opened?;
         let (owner, pod) = owner(&order.sandbox).ok_or(ProvideError::NoId)?;
         order.work.set_obstacle(Some(ProvideError::Busy.to_string()));
         let _lock = self.records.lock_sandbox(owner.id(), order.limit)?.ok_or(ProvideError::Busy)?;
-        let request = ChooseRequest { owner: &owner, pod, devices: &requests, limit: order.limit };
+        order.work.set_obstacle(None);
+        // a claim that ended meanwhile has nothing any longer
+        let by_claims = self.attach_claims(order, &self.reserved(order)?, &sandbox)?;
+        let by_annotation = match requests.is_empty() {
+            true => 0,
+            false => self.attach_requested(order, &requests, &owner, pod, &sandbox)?,
+        };
+        Ok(Provided::All(New { by_annotation, by_claims }))
+    }
+
+    /// What the claims of the Pod have reserved. A sandbox of a list may be an older one: it does not take what a newer one has.
+    fn reserved(&self, order: &ProvideRequest) -> io::Result<Vec<Reservation>> {
+        let Some(pod) = order.sandbox.pod() else { return Ok(Vec::new()) };
+        let mut reserved = reserved_by_claims(&self.records, pod)?;
+        if order.reason == Reason::List {
+            reserved.retain(|reservation| !self.is_elsewhere(&reservation.device, order.sandbox.id()));
+        }
+        Ok(reserved)
+    }
+
+    /// Whether a device is in a living sandbox other than that one.
+    fn is_elsewhere(&self, device: &DeviceId, sandbox: Option<&str>) -> bool {
+        let Ok(Some(record)) = self.records.read(device) else { return false };
+        let is_healthy = || {
+            let diagnosis = RouteSocket::open().map(|mut node| link::diagnose(&record, &mut node));
+            matches!(diagnosis, Ok(Diagnosis::Healthy))
+        };
+        record.owner.sandbox() != sandbox && is_healthy()
+    }
+
+    /// Attaches the devices of claims. Returns those that are new.
+    fn attach_claims(
+        &self,
+        order: &ProvideRequest,
+        reserved: &[Reservation],
+        sandbox: &OpenSandbox,
+    ) -> Result<Vec<(DeviceId, Owner)>, ProvideError> {
+        let resource = |device: &DeviceId| {
+            let view = self.views.borrow();
+            let parent = device.parent();
+            view.devices().get(parent.as_ref().unwrap_or(device)).map(|device| device.resource.clone())
+        };
+        let failed = |claim: &Owner, device: &DeviceId, error: &link::Error| {
+            order.work.fail(prefixed(&Refusal::new(format_args!("{claim}: device {device}: {error}"))));
+        };
+        let request = AttachClaims {
+            sandbox: &order.sandbox,
+            opened: sandbox,
+            resource: &resource,
+            limit: order.limit,
+            is_stopped: &|| order.is_over(),
+            failed: &failed,
+        };
+        let attached = attach_claims(&self.records, reserved, &request);
+        let attached = attached.inspect_err(|error| log_stranded(&error.error))?;
+        let new = attached.into_iter().filter(|device| !device.attached.was_there);
+        Ok(new
+            .map(|AttachedClaim { device, owner, attached }| {
+                log_attached(&device, &owner, &attached);
+                (device, owner)
+            })
+            .collect())
+    }
+
+    /// Attaches the devices of the annotation. Returns how many are new.
+    fn attach_requested(
+        &self,
+        order: &ProvideRequest,
+        requests: &[DeviceRequest],
+        owner: &Owner,
+        pod: &Pod,
+        sandbox: &OpenSandbox,
+    ) -> Result<usize, ProvideError> {
+        let request = ChooseRequest { owner, pod, devices: requests, limit: order.limit };
         let (choices, reserved) = choose_and_reserve(&self.records, &Injection { order, views: &self.views }, request)?;
-        let parts: Vec<_> = choices.iter().zip(&requests).collect();
+        let parts: Vec<_> = choices.iter().zip(requests).collect();
         let requests: Vec<AttachRequest<'_>> = parts
             .iter()
             .map(|(choice, request)| AttachRequest {
                 device: &choice.device,
                 resource: Some(&choice.resource),
-                sandbox: &sandbox,
-                owner: &owner,
+                sandbox,
+                owner,
                 acquisition: Acquisition::Move,
                 configuration: Some(&request.configuration),
             })
@@ -153,15 +238,8 @@ impl Provider {
         };
         let attached = attach_all(&self.records, &requests, reserved, &|| order.is_over(), &failed);
         let attached = attached.inspect_err(log_stranded)?;
-        for (request, attached) in requests.iter().zip(&attached).filter(|(_, attached)| !attached.was_there) {
-            let left_out: Vec<String> = attached.skipped.iter().map(ToString::to_string).collect();
-            if left_out.is_empty() {
-                info!(device = %request.device, %owner, "injected");
-            } else {
-                info!(device = %request.device, %owner, "injected; left out: {}", left_out.join("; "));
-            }
-        }
-        Ok(Provided::All(attached.iter().filter(|attached| !attached.was_there).count()))
+        let new = requests.iter().zip(&attached).filter(|(_, attached)| !attached.was_there);
+        Ok(new.inspect(|(request, attached)| log_attached(request.device, owner, attached)).count())
     }
 
     /// Whether any device of the node is attached.
@@ -192,11 +270,11 @@ impl Provider {
         Ok(detach_all(&self.records, &ledger, sandbox, kept).map(with_pod).collect())
     }
 
-    /// Sandboxes that have devices themselves, by annotation or by a command: the runtime reports their end.
+    /// Sandboxes that have devices themselves, by annotation, by a command or by a claim: the runtime reports their end.
     pub(super) fn owners(&self) -> io::Result<BTreeSet<String>> {
         let (ledger, _) = self.records.list()?;
-        let of_sandboxes = ledger.into_values().filter(|record| record.owner.request().is_some());
-        Ok(of_sandboxes.map(|record| record.owner.id().to_owned()).collect())
+        let of_sandboxes = ledger.into_values().filter(|record| record.owner.outlives_containers());
+        Ok(of_sandboxes.filter_map(|record| record.owner.sandbox().map(str::to_owned)).collect())
     }
 }
 
@@ -245,6 +323,15 @@ impl From<Result<Detached, link::Error>> for Released {
     }
 }
 
+fn log_attached(device: &DeviceId, owner: &Owner, attached: &Attached) {
+    let left_out: Vec<String> = attached.skipped.iter().map(ToString::to_string).collect();
+    if left_out.is_empty() {
+        info!(%device, %owner, "injected");
+    } else {
+        info!(%device, %owner, "injected; left out: {}", left_out.join("; "));
+    }
+}
+
 fn log_stranded(error: &AttachAllError) {
     for (device, why) in &error.stranded {
         let why = why.as_ref().map_or_else(|| "not on the node yet".to_owned(), ToString::to_string);
@@ -280,7 +367,7 @@ mod tests {
         let pod = Pod { namespace: "default".into(), name: "web".into(), uid: "u".into() };
         ProvideRequest {
             sandbox: Sandbox::from_nri("s", pod, network_namespace, pid),
-            annotation: Annotation { key: annotation::KEYS[0], text: "[{name: dev0}]".into() },
+            annotation: Some(Annotation { key: annotation::KEYS[0], text: "[{name: dev0}]".into() }),
             reason,
             none_is_host_network,
             limit: Instant::now(),
@@ -305,11 +392,12 @@ mod tests {
         let (_sender, views) = tokio::sync::watch::channel(Arc::default());
         let provider = Provider { records: Records::new(directory.path()), views };
         let mut ended = order(Some("/run/netns/none"), None, false, Reason::List);
-        ended.annotation.text = "nonsense".into();
+        let text = |text: &str| Some(Annotation { key: annotation::KEYS[0], text: text.into() });
+        ended.annotation = text("nonsense");
         assert_eq!(provider.provide(&ended).unwrap(), Provided::Nothing);
         ended.reason = Reason::Request;
         assert!(matches!(provider.provide(&ended), Err(ProvideError::Annotation { .. })));
-        ended.annotation.text = "[{name: dev0}]".into();
+        ended.annotation = text("[{name: dev0}]");
         assert!(matches!(provider.provide(&ended), Err(ProvideError::Sandbox(OpenSandboxError::Namespace { .. }))));
     }
 }

@@ -12,7 +12,8 @@ pub(super) enum Cause {
     /// Its container ended, and the runtime runs the hook only when it removes that container: CRI-O, whose order is
     /// StopContainer, StopPodSandbox, RemoveContainer.
     ContainerEnded,
-    /// Its Pod ended, for which a command had attached it: no hook returns it, nor does an event of a runtime without NRI.
+    /// Its Pod ended, for which a command or a claim had attached it: no hook returns it, nor does an event of a runtime without
+    /// NRI.
     PodEnded,
     /// The hook, or the runtime's event at the end of the sandbox, should have returned it.
     NotReturned,
@@ -21,7 +22,8 @@ pub(super) enum Cause {
 impl Cause {
     fn of(record: &Attachment, diagnosis: Diagnosis) -> Self {
         let has_ended = matches!(diagnosis, Diagnosis::HolderEnded | Diagnosis::SandboxEnded);
-        if record.phase == Phase::Attached && has_ended && is_by_pod(record) {
+        let is_claim = matches!(record.owner, Owner::Claim { .. });
+        if record.phase == Phase::Attached && has_ended && (is_by_pod(record) || is_claim) {
             return Self::PodEnded;
         }
         // containerd names a container's namespace by its sandbox's process, CRI-O by a mount
