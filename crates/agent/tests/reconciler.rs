@@ -540,7 +540,14 @@ fn prepare(host: &Host, device: &str, id: &str) {
     let (records, device) = (host.records(), device.parse().unwrap());
     let lock = records.lock(&device).unwrap();
     let since = store::journal::now();
-    let reservation = Reservation { device, resource: None, owner: claim(id, None), configuration: None, since };
+    let reservation = Reservation {
+        device,
+        resource: None,
+        owner: claim(id, None),
+        acquisition: netdevice::Acquisition::Move,
+        configuration: None,
+        since,
+    };
     records.reserve(&reservation, &lock).unwrap();
 }
 

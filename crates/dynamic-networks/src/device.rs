@@ -155,8 +155,8 @@ pub(crate) fn attach(
     let limit = Instant::now() + LIMIT;
     let lock = records.lock_sandbox(owner.id(), limit).map_err(|error| format!("cannot lock: {error}"))?;
     let _lock = lock.ok_or("another program works on this pod")?;
-    let requests =
-        [DeviceRequest { device: Wanted::Name(wish.name.clone()), configuration: wish.configuration(interface)? }];
+    let (device, configuration) = (Wanted::Name(wish.name.clone()), wish.configuration(interface)?);
+    let requests = [DeviceRequest { device, acquisition: Acquisition::Move, configuration }];
     let request = ChooseRequest { owner, pod, devices: &requests, limit };
     let chosen = choose_and_reserve(records, &Choosing(devices), request).map_err(|error| match error {
         ChooseError::Chooser(error) => error,
@@ -168,7 +168,7 @@ pub(crate) fn attach(
         resource: Some(&choice.resource),
         sandbox,
         owner,
-        acquisition: Acquisition::Move,
+        acquisition: choice.acquisition,
         configuration: Some(&request.configuration),
     });
     let attach: Vec<AttachRequest<'_>> = attach.collect();

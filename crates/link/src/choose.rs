@@ -145,11 +145,18 @@ pub fn choose_and_reserve<C: Chooser>(
             allocated = Some(chooser.allocated().map_err(ChooseError::Chooser)?);
             continue;
         }
-        let devices = choices.iter().map(|choice| (&choice.device, Some(&choice.resource)));
+        let devices = choices.iter().map(|choice| (&choice.device, Some(&choice.resource), choice.acquisition));
         match Reserved::take(records, owner, devices) {
             Ok(reserved) => {
                 chooser.set_obstacle(None);
                 return Ok((choices, reserved));
+            }
+            // another number does as well
+            Err(ReserveError::Busy(device) | ReserveError::Refused(device, _))
+                if device.child().is_some() && !ledger.contains_key(&device) && Instant::now() < limit =>
+            {
+                drop(choice_lock);
+                busy.insert(device);
             }
             Err(ReserveError::Busy(device)) => {
                 drop(choice_lock);

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, io, time::Instant};
 
-use netdevice::{Acquisition, DeviceId, Owner, Pod, Reservation, ResourceName, Sandbox};
+use netdevice::{DeviceId, Owner, Pod, Reservation, ResourceName, Sandbox};
 use store::Records;
 
 use crate::{
@@ -112,7 +112,7 @@ pub fn attach_claims(
             resource: resource.as_ref(),
             sandbox: opened,
             owner,
-            acquisition: Acquisition::Move,
+            acquisition: reservation.acquisition,
             configuration: reservation.configuration.as_ref(),
         })
         .collect();

@@ -35,6 +35,10 @@ impl Task<'_> {
         let lock = self.records.lock(&parent)?;
         self.records.check_parent(&parent, &lock)?;
         let link = self.parent()?;
+        let asked = self.request.configuration.and_then(|configuration| configuration.mtu);
+        if let Some(mtu) = asked.filter(|mtu| *mtu > link.mtu) {
+            return Err(Error::ParentMtu { parent: link.name, limit: link.mtu, mtu });
+        }
         let name = self.name.as_interface_name();
         if read_bare(self.inside, Which::Name(name))?.is_some() {
             return Err(Error::NewNameTaken(name.clone()));
@@ -100,7 +104,12 @@ impl Task<'_> {
             // an older kernel also looks for the index on the host
             let is_taken = has(self.inside, Which::Index(index))? || has(self.home, Which::Index(index))?;
             if !is_taken || attempt > INDEX_ATTEMPTS {
-                return Err(Error::Create(error));
+                let Created { parent, kind, .. } = &record.acquired;
+                return Err(match (error.errno, *kind) {
+                    (libc::EEXIST, ChildKind::Vlan { id }) => Error::VlanTaken(parent.clone(), id.into()),
+                    (libc::EBUSY, _) => Error::ParentInUse(parent.clone()),
+                    _ => Error::Create(error),
+                });
             }
             record.sandbox.ifindex = first + attempt * INDEX_STEP;
             *written = self.records.write(record)?;

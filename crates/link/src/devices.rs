@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 #[cfg(feature = "selection")]
 use std::time::Instant;
 
-use netdevice::{DeviceId, InterfaceName, Ledger, Owner, Reservation, ResourceName};
+use netdevice::{Acquisition, DeviceId, InterfaceName, Ledger, Owner, Reservation, ResourceName};
 use store::{Lock, Namespace, Records, journal};
 
 use crate::{
@@ -80,7 +80,7 @@ impl Reserved {
         devices.into_iter().map(lock).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Reserves devices with the resources that they are handed out as, without waiting: all or none.
+    /// Reserves devices with the resources that they are handed out as and how they are acquired, without waiting: all or none.
     ///
     /// # Errors
     ///
@@ -88,16 +88,17 @@ impl Reserved {
     pub fn take<'a>(
         records: &Records,
         owner: &Owner,
-        devices: impl IntoIterator<Item = (&'a DeviceId, Option<&'a ResourceName>)>,
+        devices: impl IntoIterator<Item = (&'a DeviceId, Option<&'a ResourceName>, Acquisition)>,
     ) -> Result<Self, ReserveError> {
         let mut reserved = Vec::new();
-        for (device, resource) in devices {
+        for (device, resource, acquisition) in devices {
             let refused = |error| ReserveError::Refused(device.clone(), Box::new(error));
             let lock = records.try_lock(device).map_err(refused)?.ok_or_else(|| ReserveError::Busy(device.clone()))?;
             let reservation = Reservation {
                 device: device.clone(),
                 resource: resource.cloned(),
                 owner: owner.clone(),
+                acquisition,
                 configuration: None,
                 since: journal::now(),
             };

@@ -42,6 +42,22 @@ pub enum Error {
     /// The interface that it is to be created on.
     #[error("its parent {0} is down: set it up, then try again")]
     ParentDown(InterfaceName),
+    /// A VLAN of the parent, on the node or in a namespace.
+    #[error("VLAN {1} of {0} exists already: choose another id, or delete that link")]
+    VlanTaken(InterfaceName, u16),
+    /// What the parent is used for excludes what is to be created (`rx_handler` of the kernel).
+    #[error("its parent {0} is used in another way, as a port or by links of another kind: choose another device")]
+    ParentInUse(InterfaceName),
+    /// An MTU larger than the parent's.
+    #[error("mtu {mtu} is larger than that of its parent {parent}, {limit}: request at most that")]
+    ParentMtu {
+        /// The parent.
+        parent: InterfaceName,
+        /// Its MTU.
+        limit: u32,
+        /// What was requested.
+        mtu: u32,
+    },
     /// An id of the form `parent:number` is of a device that is created, any other one of a device that is moved.
     #[error("an id with a number is of a device that is created, any other id of one that is moved")]
     WrongAcquisition,

@@ -129,6 +129,7 @@ pub(crate) fn reservations(devices: &[&str]) -> Reservations {
         device: device.parse().expect("an id of a test"),
         resource: None,
         owner: if at == 0 { Owner::Kubelet } else { claim.clone() },
+        acquisition: netdevice::Acquisition::Move,
         configuration: None,
         since: 1_700_000_000,
     };

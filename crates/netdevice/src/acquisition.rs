@@ -14,6 +14,16 @@ pub enum Acquisition {
     Create(ChildKind),
 }
 
+impl Acquisition {
+    /// What is created; none if the device moves.
+    pub fn created(self) -> Option<ChildKind> {
+        match self {
+            Self::Move => None,
+            Self::Create(kind) => Some(kind),
+        }
+    }
+}
+
 /// The kind of a link that is created on a parent, with the settings of that kind (`IFLA_INFO_KIND`, `IFLA_INFO_DATA`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -8,6 +8,7 @@ mod entry;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use crate::{
+    acquisition::Acquisition,
     configuration::{FieldError, SandboxConfiguration},
     name::InterfaceName,
     pool::{Pool, Pools},
@@ -57,6 +58,8 @@ pub fn select<'a>(annotation: impl Fn(&str) -> Option<&'a str>) -> Option<Select
 pub struct DeviceRequest {
     /// The device, by name or by pool.
     pub device: Wanted,
+    /// How it comes into the sandbox: it moves, or something is created on it.
+    pub acquisition: Acquisition,
     /// Its configuration in the sandbox.
     pub configuration: SandboxConfiguration,
 }
@@ -179,6 +182,9 @@ pub enum Problem {
     /// Two entries of one device.
     #[error("requested twice: it is also device {0} of the list")]
     SameDevice(usize),
+    /// One entry that moves a device, and one that creates another one on it.
+    #[error("device {0} of the list is the same interface: either move it or create devices on it")]
+    MovedParent(usize),
     /// Two devices that would have one name inside.
     #[error("device {0} of the list has the same name in the pod: set another new_name")]
     SameName(usize),
@@ -228,7 +234,7 @@ pub fn configuration(fields: &serde_json::Value) -> Result<SandboxConfiguration,
     entry::configuration(fields)
 }
 
-/// No device is requested twice, and no two have the same name in the Pod.
+/// No device is requested twice, unless all of its entries create devices on it, and no two have the same name in the Pod.
 fn check_names(devices: &[DeviceRequest]) -> Result<(), AnnotationError> {
     let (mut on_host, mut inside) = (BTreeMap::new(), BTreeMap::new());
     for (number, request) in (1..).zip(devices) {
@@ -237,8 +243,11 @@ fn check_names(devices: &[DeviceRequest]) -> Result<(), AnnotationError> {
             Wanted::Name(name) => Some(name),
             Wanted::Pool(_) => None,
         };
-        if let Some(first) = host.and_then(|name| on_host.insert(name, number)) {
-            return refuse(Problem::SameDevice(first));
+        let moves = request.acquisition == Acquisition::Move;
+        match host.and_then(|name| on_host.insert(name, (number, moves))) {
+            Some((first, true)) if moves => return refuse(Problem::SameDevice(first)),
+            Some((first, moved)) if moved != moves => return refuse(Problem::MovedParent(first)),
+            _ => {}
         }
         let new_name = request.configuration.name.as_ref().map(|name| name.as_interface_name());
         if let Some(first) = new_name.or(host).and_then(|name| inside.insert(name, number)) {

@@ -1,11 +1,17 @@
 //! Chooses the devices that a Pod requests in an annotation, or that a command requests for it: which pools it may use, and why
 //! other devices are refused.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU16,
+};
 
 use crate::{
+    acquisition::{Acquisition, ChildKind},
     annotation::{DeviceRequest, PoolNameError, Wanted},
+    exclusion::Exclusion,
     id::DeviceId,
+    link::Link,
     name::InterfaceName,
     owner::{Owner, Pod, Request},
     pool::{Annotations, Pool},
@@ -43,6 +49,8 @@ pub struct Choice {
     pub device: DeviceId,
     /// Its pool.
     pub resource: ResourceName,
+    /// How it comes into the sandbox.
+    pub acquisition: Acquisition,
 }
 
 /// Why a Pod does not get the devices that are requested for it.
@@ -78,6 +86,17 @@ pub enum ChoiceError {
     /// All devices of the pool are in use, or none is healthy.
     #[error("no device of pool {0} is free: delete a pod that has one or choose another pool")]
     NoneFree(ResourceName),
+    /// No interface of the pool can have devices created on it now.
+    #[error("no interface of pool {0} is up and on the node, to create a device on: choose another pool")]
+    NoParent(ResourceName),
+    /// The pool does not allow devices on the node's own links.
+    #[error(
+        "device {0}: no device is created on it because {1}: choose another device, or set allowUplinkParent in its pool"
+    )]
+    NotParent(DeviceId, Exclusion),
+    /// All numbers are taken.
+    #[error("device {0}: it has 65535 devices already: choose another device")]
+    NoNumber(DeviceId),
 }
 
 impl ChoiceError {
@@ -102,9 +121,10 @@ pub fn choose(view: &View, demand: &Demand<'_>) -> Result<Vec<Choice>, ChoiceErr
     let (named, of_pools): (Vec<_>, Vec<_>) =
         demand.requests.iter().enumerate().partition(|(_, request)| by_name(request));
     for (at, request) in named.into_iter().chain(of_pools) {
-        let choice = match &request.device {
-            Wanted::Name(name) => demand.named(view, name)?,
-            Wanted::Pool(pool) => demand.any_of(view, pool.find(&view.pools)?, request, &taken)?,
+        let choice = match (&request.device, request.acquisition) {
+            (wanted, Acquisition::Create(kind)) => demand.child(view, wanted, kind, request, &taken)?,
+            (Wanted::Name(name), Acquisition::Move) => demand.named(view, name)?,
+            (Wanted::Pool(pool), Acquisition::Move) => demand.any_of(view, pool.find(&view.pools)?, request, &taken)?,
         };
         taken.insert(choice.device.clone());
         chosen.insert(at, choice);
@@ -132,30 +152,134 @@ impl Demand<'_> {
 
     fn named(&self, view: &View, name: &InterfaceName) -> Result<Choice, ChoiceError> {
         let id = DeviceId::from(name);
-        let held = self.ledger.get(&id);
-        if let Some(record) = held.filter(|record| self.has(record)) {
-            return Ok(Choice { device: id, resource: record.resource.clone().unwrap_or_default() });
+        if let Some(record) = self.ledger.get(&id).filter(|record| self.has(record)) {
+            let resource = record.resource.clone().unwrap_or_default();
+            return Ok(Choice { device: id, resource, acquisition: Acquisition::Move });
         }
         let Some(device) = view.devices().get(&id) else { return Err(not_offered(view, name, id)) };
-        let choice = Choice { device: id.clone(), resource: device.resource.clone() };
-        match view.pools.named(&device.resource).map(|pool| &pool.annotations) {
-            None => return Err(ChoiceError::NotSelected(id)),
-            Some(annotations) if self.is_refused(annotations) => {
-                return Err(ChoiceError::NotForAnnotations(id, choice.resource));
+        let Some(pool) = view.pools.named(&device.resource) else { return Err(ChoiceError::NotSelected(id)) };
+        self.check_named(&id, pool)?;
+        self.check_free(&id)?;
+        Ok(Choice { device: id, resource: pool.resource.clone(), acquisition: Acquisition::Move })
+    }
+
+    /// Whether a device of that pool may be requested by its name.
+    fn check_named(&self, id: &DeviceId, pool: &Pool) -> Result<(), ChoiceError> {
+        let (id, resource) = (id.clone(), pool.resource.clone());
+        match &pool.annotations {
+            annotations if self.is_refused(annotations) => Err(ChoiceError::NotForAnnotations(id, resource)),
+            annotations if !self.allows(annotations) => {
+                Err(ChoiceError::OtherNamespace(id, resource, self.pod.namespace.clone()))
             }
-            Some(annotations) if !self.allows(annotations) => {
-                return Err(ChoiceError::OtherNamespace(id, choice.resource, self.pod.namespace.clone()));
-            }
-            Some(_) => {}
+            _ => Ok(()),
         }
-        if let Some(record) = held {
+    }
+
+    /// Whether any device of a pool may be requested.
+    fn check_pool(&self, pool: &Pool) -> Result<(), ChoiceError> {
+        match &pool.annotations {
+            annotations if self.is_refused(annotations) => {
+                Err(ChoiceError::PoolNotForAnnotations(pool.resource.clone()))
+            }
+            annotations if !self.allows(annotations) => {
+                Err(ChoiceError::PoolOtherNamespace(pool.resource.clone(), self.pod.namespace.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether nobody has a device or a right to it.
+    fn check_free(&self, id: &DeviceId) -> Result<(), ChoiceError> {
+        let id = id.clone();
+        if let Some(record) = self.ledger.get(&id) {
             return Err(ChoiceError::Refused(id, Refusal::Held(record.owner.clone().into()).into()));
         }
         match (self.allocated.get(&id), self.reserved.get(&id)) {
             (Some(pod), _) => Err(ChoiceError::Allocated(id, pod.clone())),
             (None, Some(owner)) => Err(ChoiceError::Reserved(id, owner.clone().into())),
-            (None, None) => Ok(choice),
+            (None, None) => Ok(()),
         }
+    }
+
+    /// A device that is created: the one that the Pod has, or a new one on the named interface, or on the one of the pool that
+    /// has the fewest.
+    fn child(
+        &self,
+        view: &View,
+        wanted: &Wanted,
+        kind: ChildKind,
+        request: &DeviceRequest,
+        taken: &BTreeSet<DeviceId>,
+    ) -> Result<Choice, ChoiceError> {
+        let acquisition = Acquisition::Create(kind);
+        let pool = match wanted {
+            Wanted::Name(_) => None,
+            Wanted::Pool(pool) => Some(pool.find(&view.pools)?),
+        };
+        let had = self.ledger.values().find(|record| {
+            let is_on = match wanted {
+                Wanted::Name(name) => record.device.parent() == Some(DeviceId::from(name)),
+                Wanted::Pool(_) => record.resource.as_ref() == pool.map(|pool| &pool.resource),
+            };
+            let is_same = record.created().is_some_and(|created| created.kind == kind)
+                && record.configuration.as_ref() == Some(&request.configuration);
+            is_on && is_same && self.has(record) && !taken.contains(&record.device)
+        });
+        if let Some(record) = had {
+            let resource = record.resource.clone().unwrap_or_default();
+            return Ok(Choice { device: record.device.clone(), resource, acquisition });
+        }
+        let (parent, pool) = match (wanted, pool) {
+            (Wanted::Name(name), _) => self.parent(view, name)?,
+            (Wanted::Pool(_), Some(pool)) => (self.any_parent(view, pool, taken)?, pool),
+            (Wanted::Pool(pool), None) => return Err(PoolNameError::Unknown(pool.clone()).into()),
+        };
+        let is_taken = |device: &DeviceId| {
+            let others = self.ledger.contains_key(device) || self.reserved.contains_key(device);
+            others || self.allocated.contains_key(device) || self.busy.contains(device) || taken.contains(device)
+        };
+        let device = free_child(&parent, is_taken).ok_or_else(|| ChoiceError::NoNumber(DeviceId::from(&parent)))?;
+        Ok(Choice { device, resource: pool.resource.clone(), acquisition })
+    }
+
+    /// The interface of that name and its pool, if devices may be created on it.
+    fn parent<'v>(&self, view: &'v View, name: &InterfaceName) -> Result<(InterfaceName, &'v Pool), ChoiceError> {
+        let id = DeviceId::from(name);
+        let Some(link) = view.snapshot.link_named(name) else {
+            self.check_free(&id)?;
+            return Err(not_offered(view, name, id));
+        };
+        let pool = view.pools.of(link).ok_or_else(|| ChoiceError::NotSelected(id.clone()))?;
+        if view.unknown.contains(&id) {
+            return Err(ChoiceError::Refused(id, Refusal::Unknown.into()));
+        }
+        if let Some(exclusion) = view.parent_exclusion(link, pool) {
+            return Err(ChoiceError::NotParent(id, exclusion));
+        }
+        self.check_named(&id, pool)?;
+        self.check_free(&id)?;
+        Ok((name.clone(), pool))
+    }
+
+    /// The interface of a pool that has the fewest devices created on it.
+    fn any_parent(&self, view: &View, pool: &Pool, taken: &BTreeSet<DeviceId>) -> Result<InterfaceName, ChoiceError> {
+        self.check_pool(pool)?;
+        let children = |id: &DeviceId| {
+            self.ledger.keys().chain(taken).filter(|device| device.parent().as_ref() == Some(id)).count()
+        };
+        let suits = |link: &&Link| {
+            let id = DeviceId::from(&link.name);
+            let is_of_pool = view.pools.of(link).is_some_and(|of| of.resource == pool.resource);
+            is_of_pool
+                && link.is_up()
+                && view.parent_exclusion(link, pool).is_none()
+                && !view.unknown.contains(&id)
+                && !taken.contains(&id)
+                && self.check_free(&id).is_ok()
+        };
+        let links = view.snapshot.links().values().map(|link| &**link).filter(suits);
+        let best = links.min_by_key(|link| (children(&DeviceId::from(&link.name)), link.name.clone()));
+        best.map(|link| link.name.clone()).ok_or_else(|| ChoiceError::NoParent(pool.resource.clone()))
     }
 
     fn any_of(
@@ -165,31 +289,32 @@ impl Demand<'_> {
         request: &DeviceRequest,
         taken: &BTreeSet<DeviceId>,
     ) -> Result<Choice, ChoiceError> {
-        match &pool.annotations {
-            annotations if self.is_refused(annotations) => {
-                return Err(ChoiceError::PoolNotForAnnotations(pool.resource.clone()));
-            }
-            annotations if !self.allows(annotations) => {
-                return Err(ChoiceError::PoolOtherNamespace(pool.resource.clone(), self.pod.namespace.clone()));
-            }
-            _ => {}
-        }
-        let had = self.ledger.values().filter(|record| record.resource.as_ref() == Some(&pool.resource));
+        self.check_pool(pool)?;
+        let moved = self.ledger.values().filter(|record| record.created().is_none());
+        let had = moved.filter(|record| record.resource.as_ref() == Some(&pool.resource));
         let had = had.filter(|record| self.has(record)).map(|record| {
             let is_same = record.configuration.as_ref() == Some(&request.configuration);
             (if is_same { Rank::Had } else { Rank::HadOtherwise }, &record.device)
         });
-        let free = view.devices_of(&pool.resource).filter(|device| self.is_free(&device.id));
+        let parents: BTreeSet<DeviceId> = self.ledger.keys().filter_map(DeviceId::parent).collect();
+        let is_free = |id: &DeviceId| id.child().is_none() && !parents.contains(id) && self.is_free(id);
+        let free = view.devices_of(&pool.resource).filter(|device| is_free(&device.id));
         let free = free.filter_map(|device| Some((rank(view, device)?, &device.id)));
         let best = had.chain(free).filter(|(_, device)| !taken.contains(*device)).min();
         let (_, device) = best.ok_or_else(|| ChoiceError::NoneFree(pool.resource.clone()))?;
-        Ok(Choice { device: device.clone(), resource: pool.resource.clone() })
+        Ok(Choice { device: device.clone(), resource: pool.resource.clone(), acquisition: Acquisition::Move })
     }
 
     fn is_free(&self, device: &DeviceId) -> bool {
         let is_taken = self.allocated.contains_key(device) || self.reserved.contains_key(device);
         !self.ledger.contains_key(device) && !is_taken && !self.busy.contains(device)
     }
+}
+
+/// The lowest id of a device on `parent` that is not taken.
+pub fn free_child(parent: &InterfaceName, is_taken: impl Fn(&DeviceId) -> bool) -> Option<DeviceId> {
+    let numbers = (1..=u16::MAX).filter_map(NonZeroU16::new);
+    numbers.map(|number| DeviceId::child_of(parent, number)).find(|device| !is_taken(device))
 }
 
 /// The rank of a free device, the lowest is best; none if it is not suitable.
@@ -235,9 +360,10 @@ mod tests {
     use super::*;
     use crate::{
         SandboxConfiguration, Snapshot,
+        acquisition::{Created, MacvlanMode},
         annotation::parse,
         fixture,
-        link::{Link, flags},
+        link::flags,
         pool::Pools,
         projection::Projector,
         record::Ledger,
@@ -248,8 +374,11 @@ mod tests {
 - {resource: example.com/fast, select: {names: [^fast]}, annotations: true}
 - {resource: example.com/team, select: {names: [^team]}, annotations: {namespaces: [a]}}
 - {resource: example.com/kubelet, select: {names: [^kubelet]}}
+- {resource: example.com/node, select: {names: [^node]}, annotations: true, allowUplinkParent: true}
 - {resource: example.com/carrier, select: {names: [^carrier]}, health: carrier, annotations: true}
 ";
+
+    const MACVLAN: ChildKind = ChildKind::Macvlan { mode: MacvlanMode::Bridge };
 
     fn pod(namespace: &str, name: &str) -> Pod {
         Pod { namespace: namespace.into(), name: name.into(), uid: format!("uid-{name}") }
@@ -398,6 +527,53 @@ mod tests {
         assert_eq!(ask("[{pool: fast}, {name: fast2}]").unwrap(), ["fast3", "fast2"]);
         assert_eq!(ask("[{pool: fast, mtu: 1400}]").unwrap(), ["fast1"]);
         assert!(!view.devices().values().any(|device| device.id.to_string() != "fast1" && device.is_healthy()));
+    }
+
+    #[test]
+    fn a_device_that_is_created_gets_the_lowest_free_number_and_its_parent_stays() {
+        let you = owner(&pod("b", "you"), "abc");
+        let child = |name: &str, owner: &Owner| {
+            let created = Created { parent: "fast1".parse().unwrap(), parent_index: 2, kind: MACVLAN };
+            let (_, record) = record("fast0", "example.com/fast", owner.clone());
+            let record = Attachment { device: name.parse().unwrap(), acquired: created.into(), ..(*record).clone() };
+            (record.device.clone(), Arc::new(record))
+        };
+        let records = vec![
+            child("fast1:1", &you),
+            child("fast1:3", &owner(&pod("a", "me"), "new")),
+            record("fast3", "example.com/fast", you.clone()),
+        ];
+        let view = view(&["fast-uplink", "fast1", "fast2", "fast-down", "kubelet0", "other0", "node-uplink"], records);
+        let create = |wanted: &str| format!("{{{wanted}, create: {{kind: macvlan}}, new_name: net{}}}", wanted.len());
+        let ask = |annotation: &str| ask(&view, "a", annotation);
+        // it has fast1:3 by a request without a name
+        assert_eq!(ask("[{name: fast1, create: {kind: macvlan}}]").unwrap(), ["fast1:3"]);
+        assert_eq!(ask("[{name: fast1, create: {kind: macvlan, mode: vepa}}]").unwrap(), ["fast1:2"]);
+        assert_eq!(
+            ask(&format!("[{}, {}]", create("name: fast2"), create("pool: fast"))).unwrap(),
+            ["fast2:1", "fast2:2"]
+        );
+        assert_eq!(ask(&format!("[{}]", create("pool: fast"))).unwrap(), ["fast2:1"], "it has the fewest");
+        // a parent is not any device of the pool
+        assert_eq!(ask("[{pool: fast}]").unwrap(), ["fast2"]);
+        let refusals = [
+            ("name: fast3", "device fast3: it is held by pod b/you"),
+            ("name: none0", "device none0: the node has no such interface"),
+            ("name: other0", "device other0: no pool of this node selects it"),
+            ("name: kubelet0", "device kubelet0: pool example.com/kubelet is not available to annotations"),
+            (
+                "name: fast-uplink",
+                "device fast-uplink: no device is created on it because the node's IPv4 default route",
+            ),
+            ("pool: kubelet", "pool example.com/kubelet is not available to annotations"),
+        ];
+        for (wanted, words) in refusals {
+            let refused = ask(&format!("[{}]", create(wanted))).unwrap_err();
+            assert!(refused.starts_with(words), "{refused}");
+        }
+        // the node's own link, where the pool says so
+        assert_eq!(ask(&format!("[{}]", create("name: node-uplink"))).unwrap(), ["node-uplink:1"]);
+        assert!(ask("[{name: node-uplink}]").unwrap_err().contains("it is never handed out because"));
     }
 
     #[test]

@@ -158,10 +158,43 @@ impl Exclusions {
         if snapshot.redirect_targets().contains(&link.index) {
             return Some(Exclusion::RedirectTarget);
         }
-        let master = snapshot.link(link.master?)?;
-        let kind = kind_of(master);
-        (&*kind != VRF).then(|| Exclusion::Port(kind, master.name.clone()))
+        port(link, snapshot)
     }
+
+    /// Why no device is created on this link, if so. The link stays on the host, so what is built on it already is no reason.
+    pub fn of_parent(&self, link: &Link, snapshot: &Snapshot, uplinks: UplinkParents) -> Option<Exclusion> {
+        match self.of(link, snapshot)? {
+            Exclusion::Uplink(_)
+            | Exclusion::NodeAddress(_)
+            | Exclusion::BelowUplink(_)
+            | Exclusion::AboveUplink(_)
+                if uplinks == UplinkParents::Allowed =>
+            {
+                port(link, snapshot)
+            }
+            Exclusion::Immovable(_)
+            | Exclusion::Below(..)
+            | Exclusion::BelowElsewhere(_)
+            | Exclusion::RedirectTarget => port(link, snapshot),
+            other => Some(other),
+        }
+    }
+}
+
+/// Whether devices may be created on a link that the node itself is connected by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkParents {
+    /// As the pool says: `allowUplinkParent`.
+    Allowed,
+    /// Not unless a pool says it.
+    Refused,
+}
+
+/// The master that a link is a port of. A VRF is none: its links have addresses and routes of their own.
+fn port(link: &Link, snapshot: &Snapshot) -> Option<Exclusion> {
+    let master = snapshot.link(link.master?)?;
+    let kind = kind_of(master);
+    (&*kind != VRF).then(|| Exclusion::Port(kind, master.name.clone()))
 }
 
 /// What an attached device says of the link of the host that it is built on: that link is below a link of another

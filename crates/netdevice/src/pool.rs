@@ -161,6 +161,9 @@ pub struct Pool {
     /// Which Pods may request its devices in an annotation, in addition to those that request the resource.
     #[serde(default)]
     pub annotations: Annotations,
+    /// Whether devices may be created on a selected link that the node itself is connected by. The link stays on the host.
+    #[serde(default, rename = "allowUplinkParent")]
+    pub allow_uplink_parent: bool,
 }
 
 impl Pool {
@@ -238,6 +241,7 @@ impl Pools {
             except: Selector::default(),
             health: HealthRule::default(),
             annotations: Annotations::default(),
+            allow_uplink_parent: false,
         }])
     }
 

@@ -11,7 +11,7 @@ use std::{
 use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
-    exclusion::{Exclusion, Exclusions, below_attached},
+    exclusion::{Exclusion, Exclusions, UplinkParents, below_attached},
     id::DeviceId,
     link::Link,
     owner::Owner,
@@ -62,9 +62,12 @@ impl Device {
     }
 
     /// Whether the device plugin lists it: the kubelet allocates it, or a Pod has it from the kubelet although its pool is
-    /// offered by claims now.
+    /// offered by claims now. What was created for an annotation or a claim is no device that the kubelet can allocate.
     pub fn is_offered_as_resource(&self) -> bool {
-        self.offer == Offer::Resource || self.owner().is_some_and(Owner::is_of_kubelet)
+        match self.owner() {
+            None => self.offer == Offer::Resource,
+            Some(owner) => owner.is_of_kubelet() || (self.offer == Offer::Resource && self.id.child().is_none()),
+        }
     }
 
     /// Its owner, if it has one.
@@ -186,6 +189,12 @@ impl View {
             let mut below = self.ledger.values().filter_map(|record| below_attached(record));
             below.find(|(parent, _)| *parent == link.index).map(|(_, exclusion)| exclusion)
         })
+    }
+
+    /// Why no device of a pool is created on a link of the host, if so.
+    pub fn parent_exclusion(&self, link: &Link, pool: &Pool) -> Option<Exclusion> {
+        let uplinks = if pool.allow_uplink_parent { UplinkParents::Allowed } else { UplinkParents::Refused };
+        self.exclusions.of_parent(link, &self.snapshot, uplinks)
     }
 
     /// Rule by rule, why a link of the host is or is not offered.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    acquisition::{Acquired, Created, Moved, Recorded},
+    acquisition::{Acquired, Acquisition, Created, Moved, Recorded},
     configuration::SandboxConfiguration,
     encoded_name,
     id::DeviceId,
@@ -81,6 +81,8 @@ pub struct Reservation {
     pub resource: Option<ResourceName>,
     /// Who has the right to it.
     pub owner: Owner,
+    /// How it comes into the sandbox.
+    pub acquisition: Acquisition,
     /// Its configuration in the sandbox. None: as on the host.
     pub configuration: Option<SandboxConfiguration>,
     /// When it was made: seconds since 1970.

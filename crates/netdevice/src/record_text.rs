@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    acquisition::{Acquired, Created, HomePlace, Moved, Recorded},
+    acquisition::{Acquired, Acquisition, ChildKind, Created, HomePlace, Moved, Recorded},
     configuration::SandboxConfiguration,
     id::DeviceId,
     json,
@@ -81,6 +81,9 @@ struct ReservationText {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     resource: Option<ResourceName>,
     owner: Owner,
+    /// What is to be created. None: the device moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    create: Option<ChildKind>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     configuration: Option<SandboxConfiguration>,
     since: u64,
@@ -191,18 +194,20 @@ impl Reservation {
     ///
     /// The first reason why it cannot be used; the version is checked before the rest.
     pub fn from_json(device: &DeviceId, text: &[u8]) -> Result<Self, RecordError> {
-        let ReservationText { device: of, resource, owner, configuration, since, .. } =
+        let ReservationText { device: of, resource, owner, create, configuration, since, .. } =
             read_versioned(text, |read: &ReservationText| read.version)?;
         if of != *device {
             return Err(RecordError::OtherDevice(of));
         }
-        Ok(Self { device: of, resource, owner, configuration, since })
+        let acquisition = create.map_or(Acquisition::Move, Acquisition::Create);
+        Ok(Self { device: of, resource, owner, acquisition, configuration, since })
     }
 
     /// The text of a reservation's file.
     pub fn to_json(&self) -> Vec<u8> {
-        let Self { device, resource, owner, configuration, since } = self.clone();
-        to_text(&ReservationText { version: OWNER_VERSION, device, resource, owner, configuration, since })
+        let Self { device, resource, owner, acquisition, configuration, since } = self.clone();
+        let create = acquisition.created();
+        to_text(&ReservationText { version: OWNER_VERSION, device, resource, owner, create, configuration, since })
     }
 }
 

@@ -7,7 +7,8 @@ mod states;
 use std::{collections::BTreeMap, fmt::Write};
 
 use netdevice::{
-    DeviceRequest, HardwareAddress, InterfaceName, Pools, SandboxConfiguration, SandboxInterfaceName, Wanted,
+    Acquisition, DeviceRequest, HardwareAddress, InterfaceName, Pools, SandboxConfiguration, SandboxInterfaceName,
+    Wanted,
     annotation::{KEYS, MAX_ANNOTATION, PoolNameError, parse, select},
     configuration::{IpPrefix, SandboxRoute},
 };
@@ -18,7 +19,7 @@ fn name(text: &str) -> InterfaceName {
 }
 
 fn wanted(device: &str, configuration: SandboxConfiguration) -> DeviceRequest {
-    DeviceRequest { device: Wanted::Name(name(device)), configuration }
+    DeviceRequest { device: Wanted::Name(name(device)), acquisition: Acquisition::Move, configuration }
 }
 
 fn inside(text: &str) -> Option<SandboxInterfaceName> {
@@ -72,7 +73,8 @@ fn our_own_fields_are_read() {
         mac: HardwareAddress::new(&[2, 0, 0, 0, 0, 10]),
         inherit: true,
     };
-    assert_eq!(devices.unwrap(), [DeviceRequest { device: Wanted::Pool("fast".parse().unwrap()), configuration }]);
+    let device = Wanted::Pool("fast".parse().unwrap());
+    assert_eq!(devices.unwrap(), [DeviceRequest { device, acquisition: Acquisition::Move, configuration }]);
 }
 
 #[test]
@@ -171,6 +173,11 @@ fn what_is_wrong_is_named_by_its_place() {
         ("- {pool: 'a b'}", "pool: invalid pool name"),
         ("- name: a\n- name: a", "device 2 of the list: requested twice: it is also device 1"),
         (
+            "- {name: a, create: {kind: vlan, id: 7}, new_name: x}\n- {name: a}",
+            "device 2 of the list: device 1 of the list is the same interface: either move it or create devices on it",
+        ),
+        ("- {name: a, create: {kind: vlan}}", "device 1 of the list: create.id: missing"),
+        (
             "- {name: a, new_name: x}\n- {name: b, new_name: x}".trim(),
             "device 2 of the list: device 1 of the list has the same name",
         ),
@@ -222,6 +229,8 @@ fn names_that_the_kernel_or_we_refuse_are_refused_in_both_places() {
 fn two_devices_may_swap_names_and_come_from_one_pool() {
     assert!(parse("- {name: a, new_name: b}\n- {name: b, new_name: a}").is_ok());
     assert!(parse("- pool: fast\n- pool: fast").is_ok());
+    let create = |id| format!("- {{name: a, create: {{kind: vlan, id: {id}}}, new_name: x{id}}}\n");
+    assert_eq!(parse(&[create(7), create(8)].concat()).unwrap().len(), 2);
 }
 
 #[test]
@@ -301,7 +310,7 @@ fn a_pool_is_named_in_whole_or_by_its_last_part() {
 /// The text of an annotation that asks for these devices.
 fn print(devices: &[DeviceRequest]) -> String {
     let mut text = String::new();
-    for DeviceRequest { device, configuration } in devices {
+    for DeviceRequest { device, configuration, .. } in devices {
         let (field, value) = match device {
             Wanted::Name(name) => ("name", name.to_string()),
             Wanted::Pool(pool) => ("pool", pool.to_string()),

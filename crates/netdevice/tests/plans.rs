@@ -5,7 +5,7 @@
 mod states;
 
 use netdevice::{
-    Attachment, KernelString, LinkState, Owner, Phase, Reservation,
+    Acquisition, Attachment, KernelString, LinkState, Owner, Phase, Reservation,
     owner::Request,
     plan::{LINK_TOKEN, LinkChange, Location, Step, missing, plan, relabel, wanted_as_configured},
     record_text::attached_in_place,
@@ -180,8 +180,9 @@ proptest! {
 
     #[test]
     fn a_reservation_is_read_as_it_was_written(record in any_record()) {
+        let acquisition = record.created().map_or(Acquisition::Move, |created| Acquisition::Create(created.kind));
         let Attachment { device, resource, owner, configuration, since, .. } = record;
-        let reservation = Reservation { device, resource, owner, configuration, since };
+        let reservation = Reservation { device, resource, owner, acquisition, configuration, since };
         let text = reservation.to_json();
         prop_assert_eq!(Reservation::from_json(&reservation.device, &text).unwrap(), reservation);
     }

@@ -314,8 +314,14 @@ fn no_plugin_takes_a_device_that_the_node_needs_or_that_somebody_has() {
         sandbox: None,
         pod: None,
     };
-    let reservation =
-        Reservation { device: "eth1".parse().unwrap(), resource: None, owner: claim, configuration: None, since: 0 };
+    let reservation = Reservation {
+        device: "eth1".parse().unwrap(),
+        resource: None,
+        owner: claim,
+        acquisition: netdevice::Acquisition::Move,
+        configuration: None,
+        since: 0,
+    };
     records.reserve(&reservation, &records.lock(&reservation.device).unwrap()).unwrap();
     let error = rig.add_on(&sleeper, &taking("eth1"), "net1", snapshot()).unwrap_err().to_string();
     assert!(error.contains("held by claim default/fast"), "{error}");

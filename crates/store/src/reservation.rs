@@ -12,7 +12,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use netdevice::{DeviceId, Owner, Reservation, ResourceName, record::Reservations};
+use netdevice::{Acquisition, DeviceId, Owner, Reservation, ResourceName, record::Reservations};
 
 use crate::{
     error::Error,
@@ -243,9 +243,10 @@ impl Records {
     ///
     /// Those of [`Records::reserve`].
     pub fn reserve_for_kubelet(&self, device: &DeviceId, resource: &ResourceName) -> Result<(), Error> {
-        let (device, resource) = (device.clone(), Some(resource.clone()));
+        let (device, resource, acquisition) = (device.clone(), Some(resource.clone()), Acquisition::Move);
         let Some(lock) = self.try_lock(&device)? else { return Ok(()) };
-        let reservation = Reservation { device, resource, owner: Owner::Kubelet, configuration: None, since: now() };
+        let reservation =
+            Reservation { device, resource, owner: Owner::Kubelet, acquisition, configuration: None, since: now() };
         self.reserve(&reservation, &lock)
     }
 
@@ -331,7 +332,14 @@ mod tests {
 
     fn of(owner: &Owner, since: u64) -> Reservation {
         let device = "eth0".parse().unwrap();
-        Reservation { device, resource: None, owner: owner.clone(), configuration: None, since }
+        Reservation {
+            device,
+            resource: None,
+            owner: owner.clone(),
+            acquisition: Acquisition::Move,
+            configuration: None,
+            since,
+        }
     }
 
     #[test]

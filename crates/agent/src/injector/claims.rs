@@ -161,7 +161,19 @@ mod tests {
             let since = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
             let device: DeviceId = device.parse().unwrap();
             let lock = records.lock(&device).unwrap();
-            records.reserve(&Reservation { device, resource: None, owner, configuration: None, since }, &lock).unwrap();
+            records
+                .reserve(
+                    &Reservation {
+                        device,
+                        resource: None,
+                        owner,
+                        acquisition: netdevice::Acquisition::Move,
+                        configuration: None,
+                        since,
+                    },
+                    &lock,
+                )
+                .unwrap();
         }
         Node { _directory: directory, records }
     }

@@ -14,7 +14,7 @@ use link::{
     attach_claims, choose_and_reserve, detach_all, reserved_by_claims,
 };
 use netdevice::{
-    Acquisition, DeviceId, DeviceRequest, InterfaceName, Owner, Pod, Reservation, Sandbox, View,
+    DeviceId, DeviceRequest, InterfaceName, Owner, Pod, Reservation, Sandbox, View,
     annotation::{self, AnnotationError},
     choice::Allocated,
     owner::Request,
@@ -229,7 +229,7 @@ impl Provider {
                 resource: Some(&choice.resource),
                 sandbox,
                 owner,
-                acquisition: Acquisition::Move,
+                acquisition: choice.acquisition,
                 configuration: Some(&request.configuration),
             })
             .collect();

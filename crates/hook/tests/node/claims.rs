@@ -49,7 +49,14 @@ impl Claim<'_> {
         let lock = records.lock(&device)?;
         let configuration: Option<SandboxConfiguration> = serde_json::from_value(configuration.clone()).unwrap();
         let since = store::journal::now();
-        let reservation = Reservation { device, resource: None, owner: self.owner(None), configuration, since };
+        let reservation = Reservation {
+            device,
+            resource: None,
+            owner: self.owner(None),
+            acquisition: netdevice::Acquisition::Move,
+            configuration,
+            since,
+        };
         records.reserve(&reservation, &lock)
     }
 

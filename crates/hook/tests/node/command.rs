@@ -37,7 +37,19 @@ fn reserve(host: &Host, device: &str, owner: Owner) {
     let (records, device) = (Records::new(host.state_dir()), device.parse().unwrap());
     let lock = records.lock(&device).unwrap();
     let since = store::journal::now();
-    records.reserve(&Reservation { device, resource: None, owner, configuration: None, since }, &lock).unwrap();
+    records
+        .reserve(
+            &Reservation {
+                device,
+                resource: None,
+                owner,
+                acquisition: netdevice::Acquisition::Move,
+                configuration: None,
+                since,
+            },
+            &lock,
+        )
+        .unwrap();
 }
 
 #[test]

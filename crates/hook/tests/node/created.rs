@@ -111,7 +111,7 @@ fn what_cannot_be_created_is_refused_and_leaves_nothing() {
             ("lo:1", json!({"name": "net2"}), "it is never handed out because it is the loopback interface"),
             ("down0:1", json!({}), "its parent down0 is down: set it up"),
             ("dev0:1", json!({"name": "net1"}), "the name net1 is taken in the pod's network namespace"),
-            ("dev0:1", json!({"mtu": 9000}), "the kernel refused to create it: "),
+            ("dev0:1", json!({"mtu": 9000}), "mtu 9000 is larger than that of its parent dev0, 1400"),
             ("dev0:1", json!({"routes": [{"to": "10.9.0.0/16", "via": "10.7.0.1"}]}), "cannot apply route 10.9.0.0/16"),
             (
                 "dev0",

@@ -14,7 +14,7 @@ const POOL: Key = Key::new("pool");
 
 /// Reads one device.
 pub(super) fn device(value: &Value) -> Result<DeviceRequest, Problem> {
-    let known: Vec<Key> = [NAME, POOL].into_iter().chain(configuration_fields()).collect();
+    let known: Vec<Key> = [NAME, POOL].into_iter().chain(read::CONFIGURATION).chain(read::ANNOTATION_ONLY).collect();
     let fields = Field::whole(value, Spelling::Annotation).mapping(&known)?;
     let name = fields.read(NAME, |field| field.text(read::sandbox_name))?;
     let pool =
@@ -25,19 +25,16 @@ pub(super) fn device(value: &Value) -> Result<DeviceRequest, Problem> {
         (None, None) => return Err(Problem::NoName),
         (Some(_), Some(_)) => return Err(Problem::NameAndPool),
     };
-    let (_, configuration) = read::configuration(&fields, Spelling::Annotation)?.resolve_as(Spelling::Annotation)?;
-    Ok(DeviceRequest { device, configuration })
+    let read = read::configuration(&fields, Spelling::Annotation)?;
+    let (acquisition, configuration) = read.resolve_as(Spelling::Annotation)?;
+    Ok(DeviceRequest { device, acquisition, configuration })
 }
 
-/// Reads the configuration of a device.
+/// Reads the configuration of a device that is moved.
 pub(super) fn configuration(value: &Value) -> Result<SandboxConfiguration, Problem> {
-    let known: Vec<Key> = configuration_fields().collect();
+    let of_moved = read::CONFIGURATION.into_iter().filter(|key| *key != read::CREATE);
+    let known: Vec<Key> = of_moved.chain(read::ANNOTATION_ONLY).collect();
     let fields = Field::whole(value, Spelling::Annotation).mapping(&known)?;
     let (_, configuration) = read::configuration(&fields, Spelling::Annotation)?.resolve_as(Spelling::Annotation)?;
     Ok(configuration)
-}
-
-fn configuration_fields() -> impl Iterator<Item = Key> {
-    // a device by annotation is moved
-    read::CONFIGURATION.into_iter().chain(read::ANNOTATION_ONLY).filter(|key| key.annotation != "create")
 }

@@ -19,7 +19,7 @@ const MIN_MTU: u32 = 68;
 const MAX_MTU: u32 = 65535;
 
 const NAME: Key = Key::two("new_name", "name");
-const CREATE: Key = Key::new("create");
+pub(crate) const CREATE: Key = Key::new("create");
 const ADDRESSES: Key = Key::new("addresses");
 const ROUTES: Key = Key::new("routes");
 pub(super) const MTU: Key = Key::new("mtu");

@@ -54,7 +54,7 @@ fn a_vlan_of_a_number_that_the_card_has_already_is_refused() {
         };
         let first = vlan(&web, "eth1:1");
         first.arrives();
-        vlan(&other, "eth1:2").fails_with("the kernel refused to create it: ");
+        vlan(&other, "eth1:2").fails_with("VLAN 7 of eth1 exists already: choose another id");
         first.comes_home();
         let second = vlan(&other, "eth1:2");
         second.arrives();

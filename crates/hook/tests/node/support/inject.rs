@@ -67,7 +67,7 @@ impl Order {
         };
         let requests: Vec<_> = self.devices.iter().map(request).collect();
         let reserve = || {
-            let devices = requests.iter().map(|request| (request.device, request.resource));
+            let devices = requests.iter().map(|request| (request.device, request.resource, request.acquisition));
             link::Reserved::take(records, &self.owner, devices)
         };
         // a program that another test starts at this moment has the lock's descriptor until it is executed

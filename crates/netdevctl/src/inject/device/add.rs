@@ -71,7 +71,7 @@ pub fn add(place: &Place, sandbox: &Sandbox, arguments: &DeviceRequestArguments)
     let limit = Instant::now() + LIMIT;
     let _lock = records.lock_sandbox(owner.id(), limit)?.context(BUSY)?;
     refuse_another_configuration(&records, &device, &owner, &configuration)?;
-    let requests = [DeviceRequest { device: Wanted::Name(name), configuration }];
+    let requests = [DeviceRequest { device: Wanted::Name(name), acquisition: Acquisition::Move, configuration }];
     let request = ChooseRequest { owner: &owner, pod, devices: &requests, limit };
     let (choices, reserved) = choose_and_reserve(&records, &Command(place), request).map_err(|error| match error {
         ChooseError::Chooser(error) => error,
@@ -83,7 +83,7 @@ pub fn add(place: &Place, sandbox: &Sandbox, arguments: &DeviceRequestArguments)
         resource: Some(&choice.resource),
         sandbox: &opened,
         owner: &owner,
-        acquisition: Acquisition::Move,
+        acquisition: choice.acquisition,
         configuration: Some(&request.configuration),
     };
     let attached = attach_all(&records, &[attach], reserved, &|| false, &|_, _| {}).map_err(refused)?;

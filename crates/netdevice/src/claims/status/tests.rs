@@ -17,7 +17,14 @@ fn owner(request: &str, sandbox: Option<&str>) -> Owner {
 
 fn reservation(device: &str, request: &str) -> Reservation {
     let device = device.parse().unwrap();
-    Reservation { device, resource: None, owner: owner(request, None), configuration: None, since: 0 }
+    Reservation {
+        device,
+        resource: None,
+        owner: owner(request, None),
+        acquisition: crate::Acquisition::Move,
+        configuration: None,
+        since: 0,
+    }
 }
 
 fn record(device: &str, request: &str, configuration: Option<Value>) -> Attachment {
