@@ -13,7 +13,10 @@ use kubelet_stand_in::{Kubelet, KubeletState};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::{bench::Bench, process::cpu_of};
+use crate::{
+    bench::Bench,
+    process::{cpu_of, memory_of},
+};
 
 /// The default resource of the agent.
 pub(crate) const RESOURCE: &str = "networking.k8s.io/netdevice";
@@ -116,16 +119,7 @@ impl Agent {
 
     /// RSS, PSS and anonymous memory in MB.
     pub(crate) fn memory(&self) -> Result<[f64; 3]> {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
-        let mut sizes: BTreeMap<&str, f64> = BTreeMap::new();
-        for line in text.lines() {
-            let mut words = line.split_whitespace();
-            if let (Some(name), Some(Ok(kb))) = (words.next(), words.next().map(str::parse::<f64>)) {
-                sizes.insert(name, kb / 1024.0);
-            }
-        }
-        let size = |name: &str| sizes.get(name).copied().with_context(|| format!("no {name} in smaps_rollup"));
-        Ok([size("Rss:")?, size("Pss:")?, size("Anonymous:")?])
+        memory_of(self.pid())
     }
 
     /// How often each of its threads went to sleep: each time it had been woken up.

@@ -10,17 +10,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow};
-use rtnl::messages;
+use ::link::run_inside;
+use anyhow::{Context, Result, anyhow};
+use rtnl::{
+    link::{self, LinkMessage, attribute as ifla},
+    message::Message,
+    messages,
+};
 use rustix::{
     io::Errno,
-    net::{RecvFlags, recv},
+    net::{
+        RecvFlags, recv,
+        sockopt::{self, Timeout},
+    },
 };
+use store::Namespace;
 
 use crate::{kernel::route_socket, process::cpu_of_this_thread};
 
+/// The group of links.
+const LINKS: u32 = 1;
+/// How long a link is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Groups of links (1) and of IPv4 routes (7).
-const WATCHED: u32 = 1 | 1 << 6;
+const WATCHED: u32 = LINKS | 1 << 6;
 /// All groups of the agent's inventory below group 32.
 const ALL: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 18 | 1 << 27;
 const BUFFER: usize = 64 << 10;
@@ -66,6 +79,41 @@ fn listen(socket: &OwnedFd, notes: &Mutex<Vec<Notification>>) {
         let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
         for message in messages(&buffer[..length]).flatten() {
             notes.push(Notification { at, kind: message.kind });
+        }
+    }
+}
+
+/// The next report of one link, in a network namespace, received on a thread of its own.
+pub(crate) struct LinkEvent(JoinHandle<Result<Instant>>);
+
+impl LinkEvent {
+    /// Begins to wait for a message of that kind with that name.
+    pub(crate) fn begin(namespace: &Namespace, kind: u16, name: &str) -> Result<Self> {
+        let socket = run_inside(namespace, || route_socket(LINKS))??;
+        sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        let name = name.to_owned();
+        let wait = move || wait_for_link(&socket, kind, name.as_bytes());
+        Ok(Self(std::thread::Builder::new().name("link event".into()).spawn(wait)?))
+    }
+
+    /// When it was received.
+    pub(crate) fn wait(self) -> Result<Instant> {
+        self.0.join().map_err(|_| anyhow!("the reader of a link's events panicked"))?
+    }
+}
+
+fn wait_for_link(socket: &OwnedFd, kind: u16, name: &[u8]) -> Result<Instant> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let received = recv(socket, &mut buffer[..], RecvFlags::empty());
+        let at = Instant::now();
+        let (length, _) = received.with_context(|| format!("no event of link {}", String::from_utf8_lossy(name)))?;
+        let is_named = |link: LinkMessage<'_>| {
+            link.attributes().any(|attribute| attribute.kind == ifla::IFNAME && attribute.string() == name)
+        };
+        let is_it = |message: Message<'_>| message.kind == kind && link::parse(message.payload).is_ok_and(is_named);
+        if messages(&buffer[..length]).flatten().any(is_it) {
+            return Ok(at);
         }
     }
 }

@@ -10,6 +10,7 @@ mod agent;
 mod bench;
 mod calls;
 mod device;
+mod dynamic_networks;
 mod files;
 mod hook;
 mod injections;

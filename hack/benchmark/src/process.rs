@@ -1,7 +1,8 @@
 //! Processes and threads: how long they take, and how much of a processor.
 
 use std::{
-    io,
+    collections::BTreeMap,
+    fs, io,
     process::Command,
     time::{Duration, Instant},
 };
@@ -76,6 +77,20 @@ pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
     // CPUCLOCK_SCHED of the process (include/linux/posix-timers_types.h), what clock_getcpuclockid(3) gives
     let clock = (!i32::try_from(pid)? << 3) | 2;
     clock_time(clock).with_context(|| format!("processor time of {pid}"))
+}
+
+/// RSS, PSS and anonymous memory of a process in MB.
+pub(crate) fn memory_of(pid: u32) -> Result<[f64; 3]> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let mut sizes: BTreeMap<&str, f64> = BTreeMap::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(name), Some(Ok(kb))) = (words.next(), words.next().map(str::parse::<f64>)) {
+            sizes.insert(name, kb / 1024.0);
+        }
+    }
+    let size = |name: &str| sizes.get(name).copied().with_context(|| format!("no {name} in smaps_rollup"));
+    Ok([size("Rss:")?, size("Pss:")?, size("Anonymous:")?])
 }
 
 /// Processor time of the calling thread so far.

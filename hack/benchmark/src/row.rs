@@ -51,6 +51,8 @@ pub(crate) enum Budget {
     Most(f64),
     /// The median in the row's unit, and times the floor.
     MedianAndRatio(f64, f64),
+    /// The median and the 99th percentile, in the row's unit.
+    MedianAndP99(f64, f64),
 }
 
 impl Row {
@@ -89,6 +91,7 @@ impl Row {
             Budget::Median(most) => self.median <= most,
             Budget::P99(most) | Budget::Most(most) => self.p99 <= most,
             Budget::MedianAndRatio(most, ratio) => self.median <= most && within(ratio),
+            Budget::MedianAndP99(median, p99) => self.median <= median && self.p99 <= p99,
         });
         self.budget = Some(budget);
         self
@@ -107,6 +110,7 @@ impl std::fmt::Display for Budget {
             Self::Median(most) | Self::Most(most) => write!(out, "≤ {most}"),
             Self::P99(most) => write!(out, "p99 ≤ {most}"),
             Self::MedianAndRatio(most, ratio) => write!(out, "≤ {most}, ≤ {ratio}×"),
+            Self::MedianAndP99(median, p99) => write!(out, "≤ {median}, p99 ≤ {p99}"),
         }
     }
 }

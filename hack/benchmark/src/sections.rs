@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{bench::Bench, calls, files, hook, injections, networks, node, rig, row::Row, storm};
+use crate::{bench::Bench, calls, dynamic_networks, files, hook, injections, networks, node, rig, row::Row, storm};
 
 /// The namespaces that a section runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,5 +41,6 @@ pub(crate) const SECTIONS: &[Section] = &[
     Section { name: "sizes", namespaces: Namespaces::Machine, is_slow: false, run: files::sizes },
     Section { name: "containers", namespaces: Namespaces::Machine, is_slow: true, run: rig::containers },
     Section { name: "networks", namespaces: Namespaces::Machine, is_slow: true, run: networks::networks },
+    Section { name: "dynamic-networks", namespaces: Namespaces::Machine, is_slow: true, run: dynamic_networks::rows },
     Section { name: "kubelet", namespaces: Namespaces::Machine, is_slow: true, run: rig::kubelet },
 ];

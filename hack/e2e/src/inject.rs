@@ -49,9 +49,7 @@ impl Node {
         static PATH: OnceLock<String> = OnceLock::new();
         // the same for every node of this process
         let path = PATH.get_or_init(|| self.run(["sh", "-c", "echo PATH=$PATH"]).text().to_owned());
-        let file = self.path("/").with_file_name("init.pid");
-        let init = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let init = format!("--target={}", init.trim());
+        let init = format!("--target={}", self.init_pid());
         let entered = [&init, "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--", "env", path];
         let dying = ["setpriv", "--pdeathsig", "KILL"];
         run("nsenter".into(), [&entered[..], &dying, argv].concat(), input)

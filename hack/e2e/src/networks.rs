@@ -6,6 +6,7 @@ use crate::agent::{Agent, agent_as};
 use crate::claims::repository_text;
 use crate::inject::PodNetwork;
 use crate::node::Node;
+use crate::process::Process;
 use crate::wait::wait_for;
 use crate::{BUSYBOX_IMAGE, program};
 
@@ -61,6 +62,13 @@ impl Node {
         let node = format!("NODE_NAME={}", self.name());
         let environment = [&API_SERVER[..], &[&node]].concat();
         self.start_agent_with(&environment, &agent_as(CONTROLLER), 9782, &[&config, "-v=5"])
+    }
+
+    /// Starts another agent than that of the tests in the same environment: where the API server is, and the Node's name.
+    #[must_use]
+    pub fn spawn_networks_agent(&self, node: &str, argv: &[&str]) -> Process {
+        let node = format!("NODE_NAME={node}");
+        self.spawn([&["env"], &API_SERVER[..], &[&node], argv].concat())
     }
 
     /// Makes or changes a NetworkAttachmentDefinition in the namespace `default`.

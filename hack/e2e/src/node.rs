@@ -96,6 +96,18 @@ impl Node {
         self.files.join(inside.trim_start_matches('/'))
     }
 
+    /// The pid of its first process as this machine knows it: the namespaces of that process are the node's.
+    ///
+    /// # Panics
+    /// When the node is not up.
+    #[must_use]
+    #[track_caller]
+    pub fn init_pid(&self) -> u32 {
+        let file = self.files.with_file_name("init.pid");
+        let init = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        init.trim().parse().unwrap_or_else(|error| panic!("{}: {error}: {init}", file.display()))
+    }
+
     /// Runs a command in the node to its end.
     pub fn run<I>(&self, argv: I) -> Output
     where
