@@ -13,7 +13,7 @@ use std::{
 
 use netdevice::{
     InterfaceName, Link,
-    link::{Hardware, VirtualFunction},
+    link::{Hardware, VirtualFunction, pcie_root},
 };
 
 /// Reads hardware for one snapshot. It keeps the virtual functions of each physical function, so that 128 of them are not
@@ -45,19 +45,26 @@ impl<'a> Reader<'a> {
             return None;
         }
         let device = fs::canonicalize(class.join("device")).ok()?;
-        let pci = pci_function(&device);
+        // -1 and EINVAL: no carrier, or unknown to the driver
+        let speed = read_number(&class.join("speed")).filter(|speed| *speed > 0);
+        Some(Hardware { speed: speed.and_then(|speed| speed.try_into().ok()), ..self.read_device(&device) })
+    }
+
+    /// What a device says itself, in whichever network namespace its interface is: all but the speed.
+    pub(crate) fn read_device(&mut self, device: &Path) -> Hardware {
+        let pci = pci_function(device);
         let numa_node = |folder: &Path| read_number(&folder.join("numa_node"));
-        let numa = numa_node(&device).or_else(|| numa_node(device.parent()?));
+        let numa = numa_node(device).or_else(|| numa_node(device.parent()?));
         let id = |pci: &Path| Some((read_hex(&pci.join("vendor"))?, read_hex(&pci.join("device"))?));
-        Some(Hardware {
+        Hardware {
             driver: link_target(&device.join("driver")),
             pci_address: pci.and_then(last_part),
+            pcie_root: device.to_str().filter(|_| pci.is_some()).and_then(pcie_root).map(Into::into),
             pci_id: pci.and_then(id),
             numa_node: numa.and_then(|node| node.try_into().ok()),
             virtual_function: pci.and_then(|pci| self.virtual_function(pci)),
-            // -1 and EINVAL: no carrier, or unknown to the driver
-            speed: read_number(&class.join("speed")).filter(|speed| *speed > 0).and_then(|speed| speed.try_into().ok()),
-        })
+            speed: None,
+        }
     }
 
     fn virtual_function(&mut self, pci: &Path) -> Option<VirtualFunction> {
@@ -193,6 +200,7 @@ mod tests {
         let expected = Hardware {
             driver: Some("ice".into()),
             pci_address: Some("0000:3b:00.0".into()),
+            pcie_root: Some("pci0000:00".into()),
             pci_id: Some((0x8086, 0x1592)),
             numa_node: Some(1),
             virtual_function: None,
@@ -218,7 +226,11 @@ mod tests {
             .file(&format!("{PF}/numa_node"), "-1\n")
             .file(&format!("{PF}/vendor"), "rubbish")
             .file(&format!("{PF}/net/eth0/speed"), "-1\n");
-        let expected = Hardware { pci_address: Some("0000:3b:00.0".into()), ..Hardware::default() };
+        let expected = Hardware {
+            pci_address: Some("0000:3b:00.0".into()),
+            pcie_root: Some("pci0000:00".into()),
+            ..Hardware::default()
+        };
         assert_eq!(sysfs.read(2, b"eth0"), Some(expected));
     }
 

@@ -19,7 +19,7 @@ use std::{
 
 pub use error::Error;
 pub use follow::{Config, Inventory, Stats};
-use netdevice::Snapshot;
+use netdevice::{Snapshot, link::Hardware};
 pub use state::Part;
 
 /// Where sysfs is mounted.
@@ -38,6 +38,12 @@ pub fn read_once(sysfs: &Path, node_addresses: BTreeSet<IpAddr>) -> Result<Snaps
     follow::list_stale(&mut requests, &mut state)?;
     let mut reader = hardware::Reader::new(sysfs);
     Ok(state.next_snapshot(|link| reader.read(link)).unwrap_or_default())
+}
+
+/// Reads the hardware at a resolved path below `/sys/devices`, in whichever network namespace its interface is. The speed is
+/// not known, and nothing is if the path does not exist.
+pub fn read_hardware(path: &Path) -> Hardware {
+    hardware::Reader::new(Path::new(SYSFS)).read_device(path)
 }
 
 impl Default for Config {

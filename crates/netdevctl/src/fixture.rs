@@ -29,6 +29,7 @@ fn card(driver: &str, address: &str, speed: Option<u32>) -> Option<Arc<Hardware>
     Some(Arc::new(Hardware {
         driver: Some(driver.into()),
         pci_address: Some(address.into()),
+        pcie_root: None,
         pci_id: Some((0x8086, 0x1592)),
         numa_node: Some(1),
         virtual_function: None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     bytes::{HardwareAddress, KernelString},
     name::InterfaceName,
+    state::{HardwarePlace, LinkState},
 };
 
 /// The flags of `ifi_flags` that we use (`include/uapi/linux/if.h`).
@@ -82,6 +83,25 @@ impl Link {
     pub fn is_loopback(&self) -> bool {
         self.flags & flags::LOOPBACK != 0
     }
+
+    /// The link as it was on the host when it was recorded. A record has not all of its hardware: `hardware`, if it is known.
+    pub fn recorded(host: &LinkState, hardware: Option<Arc<Hardware>>) -> Self {
+        Self {
+            index: host.index,
+            name: host.name.clone(),
+            altnames: host.altnames.clone().into(),
+            alias: host.alias.clone(),
+            kind: host.kind.as_deref().map(Into::into),
+            mac: host.mac.clone(),
+            flags: host.flags,
+            mtu: host.mtu,
+            master: host.master,
+            parent: host.parent,
+            link_netnsid: host.link_netnsid,
+            netns_immutable: host.netns_immutable,
+            hardware: hardware.or_else(|| host.hardware.as_ref().map(|place| Arc::new(Hardware::at(place)))),
+        }
+    }
 }
 
 /// The hardware of a link, from `/sys/class/net/<name>/device`.
@@ -91,6 +111,8 @@ pub struct Hardware {
     pub driver: Option<Box<str>>,
     /// PCI address `dddd:bb:dd.f`, also of the PCI function above a virtio device.
     pub pci_address: Option<Box<str>>,
+    /// The root of the PCI hierarchy that it is in, `pci0000:00`.
+    pub pcie_root: Option<Box<str>>,
     /// PCI vendor and device id.
     pub pci_id: Option<(u16, u16)>,
     /// NUMA node; none if the platform has none (-1 in sysfs).
@@ -102,6 +124,38 @@ pub struct Hardware {
     pub speed: Option<u32>,
 }
 
+impl Hardware {
+    /// What the position in sysfs alone says.
+    pub fn at(place: &HardwarePlace) -> Self {
+        Self {
+            pci_address: place.path.rsplit('/').find(|part| is_pci_address(part)).map(Into::into),
+            pcie_root: pcie_root(&place.path).map(Into::into),
+            numa_node: place.numa_node,
+            ..Self::default()
+        }
+    }
+}
+
+/// The part of a path below `/sys/devices` that is the root of a PCI hierarchy: `pci0000:00`.
+pub fn pcie_root(path: &str) -> Option<&str> {
+    path.split('/').find(|part| {
+        let domain_and_bus = part.strip_prefix("pci").and_then(|rest| rest.split_once(':'));
+        domain_and_bus.is_some_and(|(domain, bus)| is_hexadecimal(domain, 4..=8) && is_hexadecimal(bus, 2..=2))
+    })
+}
+
+/// `0000:3b:00.0`.
+fn is_pci_address(part: &str) -> bool {
+    let Some((slot, function)) = part.rsplit_once('.') else { return false };
+    let mut fields = slot.splitn(3, ':');
+    let mut next = |digits| fields.next().is_some_and(|field| is_hexadecimal(field, digits));
+    next(4..=8) && next(2..=2) && next(2..=2) && is_hexadecimal(function, 1..=1)
+}
+
+fn is_hexadecimal(text: &str, digits: std::ops::RangeInclusive<usize>) -> bool {
+    digits.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// An SR-IOV virtual function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualFunction {
@@ -111,4 +165,23 @@ pub struct VirtualFunction {
     pub physical_function_name: Option<InterfaceName>,
     /// Index of the virtual function, counted from 0.
     pub index: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_position_in_sysfs_says_where_a_card_is() {
+        let at = |path: &str| {
+            let hardware = Hardware::at(&HardwarePlace { path: path.into(), numa_node: Some(1) });
+            (hardware.pci_address.map(String::from), hardware.pcie_root.map(String::from))
+        };
+        let known = |address: &str, root: &str| (Some(address.to_owned()), Some(root.to_owned()));
+        let card = "/sys/devices/pci0000:3a/0000:3a:00.0/0000:3b:00.0";
+        assert_eq!(at(card), known("0000:3b:00.0", "pci0000:3a"));
+        assert_eq!(at(&format!("{card}/virtio0")), known("0000:3b:00.0", "pci0000:3a"));
+        assert_eq!(at("/sys/devices/pci10000:00/10000:01:02.3"), known("10000:01:02.3", "pci10000:00"));
+        assert_eq!(at("/sys/devices/platform/soc/fd580000.ethernet"), (None, None));
+    }
 }

@@ -13,7 +13,7 @@ use imbl::{OrdMap, ordmap::DiffItem};
 use crate::{
     exclusion::{Exclusion, Exclusions, UplinkParents, below_attached},
     id::DeviceId,
-    link::Link,
+    link::{Hardware, Link},
     owner::Owner,
     pool::{Offer, Pool, Pools},
     record::{Attachment, Ledger, Phase},
@@ -35,6 +35,8 @@ pub struct Device {
     pub state: DeviceState,
     /// Its NUMA node.
     pub numa_node: Option<u32>,
+    /// What it was on the host, while it is not there; none if it was created.
+    pub home: Option<Arc<Link>>,
 }
 
 /// Where a device is.
@@ -183,6 +185,14 @@ impl View {
         }
     }
 
+    /// The link and the pool of a device whose record cannot be used, if it would be offered with a valid record.
+    pub fn quarantined(&self, id: &DeviceId) -> Option<(&Arc<Link>, &Pool)> {
+        let link =
+            self.snapshot.link_named(&id.to_name()).filter(|_| id.child().is_none() && self.unknown.contains(id))?;
+        let pool = self.pools.of(link).filter(|_| self.exclusion(link).is_none())?;
+        Some((link, pool))
+    }
+
     /// Why a link of the host must not be offered, if so.
     fn exclusion(&self, link: &Link) -> Option<Exclusion> {
         self.exclusions.of(link, &self.snapshot).or_else(|| {
@@ -262,7 +272,12 @@ pub struct Projector {
     /// Links that are offered if no device with that id has an owner.
     candidates: BTreeMap<u32, Device>,
     by_id: BTreeMap<DeviceId, BTreeSet<u32>>,
+    /// Hardware of the devices that were seen on the host: a record has only a part of it.
+    hardware: BTreeMap<DeviceId, Arc<Hardware>>,
 }
+
+/// Devices whose hardware is kept. If there are more, those that are not in the view are forgotten.
+const KEPT_HARDWARE: usize = 16_384;
 
 impl Projector {
     /// No pools and no links.
@@ -323,6 +338,12 @@ impl Projector {
         self.project(parents);
     }
 
+    /// Sets the hardware of a device that was not on the host when this projector began.
+    pub fn set_hardware(&mut self, id: DeviceId, hardware: Hardware) {
+        self.hardware.entry(id.clone()).or_insert_with(|| Arc::new(hardware));
+        self.publish(&id);
+    }
+
     /// Sets the devices whose record cannot be used.
     pub fn set_unknown(&mut self, unknown: BTreeSet<DeviceId>) {
         let before = std::mem::replace(&mut self.view.unknown, Arc::new(unknown));
@@ -340,10 +361,20 @@ impl Projector {
             if let Some(device) = self.view.snapshot.link(index).and_then(|link| self.candidate(link)) {
                 self.by_id.entry(device.id.clone()).or_default().insert(index);
                 ids.insert(device.id.clone());
+                self.keep_hardware(index, &device.id);
                 self.candidates.insert(index, device);
             }
         }
         ids.iter().for_each(|id| self.publish(id));
+    }
+
+    fn keep_hardware(&mut self, index: u32, id: &DeviceId) {
+        let hardware = self.view.snapshot.link(index).and_then(|link| link.hardware.clone());
+        let Some(hardware) = hardware else { return };
+        if self.hardware.len() >= KEPT_HARDWARE {
+            self.hardware.retain(|id, _| self.view.devices.contains_key(id));
+        }
+        self.hardware.insert(id.clone(), hardware);
     }
 
     fn candidate(&self, link: &Link) -> Option<Device> {
@@ -357,6 +388,7 @@ impl Projector {
             offer: pool.offer,
             state: DeviceState::Offered { link: link.index, healthy: pool.health.is_healthy(link) },
             numa_node: link.hardware.as_ref().and_then(|hardware| hardware.numa_node),
+            home: None,
         })
     }
 
@@ -379,10 +411,18 @@ impl Projector {
         }
     }
 
-    /// A device with a record; none if it was requested in an annotation and is not in a pool of this agent.
+    /// A device with a record; none if the kubelet did not allocate it and it is not in a pool of this agent.
     fn held(&self, record: &Attachment) -> Option<Device> {
+        let hardware = || {
+            // other hardware may have got the name
+            let known = self.hardware.get(&record.device)?;
+            let place = Hardware::at(record.host()?.hardware.as_ref()?);
+            (place.pci_address == known.pci_address).then(|| known.clone())
+        };
+        let home = record.host().map(|host| Link::recorded(host, hardware()));
+        let by_home = || self.view.pools.of(home.as_ref()?).map(|pool| pool.resource.clone());
         let known = || self.view.devices.get(&record.device).map(|device| device.resource.clone());
-        let resource = record.resource.clone().or_else(known).unwrap_or_default();
+        let resource = record.resource.clone().or_else(by_home).or_else(known).unwrap_or_default();
         let pool = self.view.pools.named(&resource);
         if !record.owner.is_of_kubelet() && pool.is_none() {
             return None;
@@ -393,6 +433,7 @@ impl Projector {
             resource,
             state: DeviceState::Held(record.owner.clone(), record.phase),
             numa_node: record.host().and_then(|host| host.hardware.as_ref()).and_then(|hardware| hardware.numa_node),
+            home: home.map(Arc::new),
         })
     }
 }

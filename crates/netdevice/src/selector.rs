@@ -438,6 +438,7 @@ mod tests {
             hardware: Some(Arc::new(Hardware {
                 driver: Some("igbvf".into()),
                 pci_address: Some("0000:3b:10.5".into()),
+                pcie_root: Some("pci0000:3a".into()),
                 pci_id: Some((0x8086, 0x1520)),
                 numa_node: Some(1),
                 virtual_function: Some(function),

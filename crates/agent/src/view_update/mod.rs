@@ -32,6 +32,16 @@ pub(crate) struct Inputs {
     pub(crate) records: Records,
 }
 
+/// Reads the hardware of devices that are in Pods: their records do not have all of it.
+fn read_hardware(projector: &mut Projector) {
+    let ledger = projector.view().ledger.clone();
+    for (device, record) in ledger.iter() {
+        if let Some(place) = record.host().and_then(|host| host.hardware.as_ref()) {
+            projector.set_hardware(device.clone(), inventory::read_hardware(place.path.as_ref()));
+        }
+    }
+}
+
 /// Updates the view.
 pub(crate) struct Updater {
     snapshots: watch::Receiver<Snapshot>,
@@ -59,6 +69,7 @@ impl Updater {
         let mut node_addresses = NodeAddressFile::new(records.clone());
         let mut ledger = LedgerReader::new(records, metrics, events);
         ledger.read_into(&mut projector);
+        read_hardware(&mut projector);
         log_selection(projector.view());
         node_addresses.update(&projector.view().snapshot);
         let views = watch::Sender::new(Arc::new(projector.view().clone()));

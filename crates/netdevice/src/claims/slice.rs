@@ -1,5 +1,14 @@
-//! The ResourceSlices of this node.
+//! The ResourceSlices of this node: which devices are in them, with which attributes and taints, and what has to be written.
 
-pub mod name;
+mod attribute;
+mod device;
+mod name;
+mod plan;
+mod wanted;
 
+pub use attribute::{Attribute, Attributes, MAX_STRING};
+pub use device::{HELD, LINK_DOWN, NO_CARRIER, QUARANTINED, SliceDevice, Taint, devices};
+pub(crate) use device::{Obstacle, Offered, candidates};
 pub use name::{DeviceName, DeviceNameError, device_name, find};
+pub use plan::{Change, Content, DEVICES_PER_SLICE, Fingerprint, Form, Present, Slices, Wanted, changes};
+pub use wanted::Tracker;

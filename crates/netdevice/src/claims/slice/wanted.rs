@@ -1,0 +1,219 @@
+//! What the slices should contain, followed from view to view. The cost of a view grows with what differs from the one before;
+//! of a device only a fingerprint is kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use imbl::ordmap::DiffItem;
+
+use super::{
+    Offered, SliceDevice,
+    name::{DeviceName, device_name},
+    plan::{Fingerprint, Wanted},
+};
+use crate::{id::DeviceId, projection::View};
+
+/// What the slices should contain.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    view: Arc<View>,
+    wanted: Wanted,
+    /// The last known speed of devices that have one. A link without a carrier has none, and that shall not be a change.
+    speeds: BTreeMap<DeviceName, u32>,
+}
+
+impl Tracker {
+    /// What should be there; none if no pool is offered by claims.
+    pub fn wanted(&self) -> Option<&Wanted> {
+        (self.view.pools.has_claims() || !self.wanted.is_empty()).then_some(&self.wanted)
+    }
+
+    /// A device as it is to be published.
+    pub fn device(&self, name: &DeviceName) -> Option<SliceDevice> {
+        let speed = self.speeds.get(name).copied();
+        Some(Offered::find(&self.view, &name.device())?.publish(&self.view, name.clone(), speed))
+    }
+
+    /// The speed of a device that an earlier instance published. It counts until the link has one.
+    pub fn remember_speed(&mut self, name: &DeviceName, speed: u32) {
+        if self.speeds.contains_key(name) {
+            return;
+        }
+        let has_hardware = |offered: Offered<'_>| offered.link.hardware.is_some();
+        if Offered::find(&self.view, &name.device()).is_some_and(has_hardware) {
+            self.speeds.insert(name.clone(), speed);
+            self.update(&name.device());
+        }
+    }
+
+    /// Takes a new view. Returns whether something that is published differs.
+    pub fn set_view(&mut self, view: Arc<View>) -> bool {
+        let had = self.wanted().is_some();
+        let before = std::mem::replace(&mut self.view, view);
+        let mut differs = false;
+        for id in changed(&before, &self.view) {
+            differs |= self.update(&id);
+        }
+        differs |= had != self.wanted().is_some();
+        differs
+    }
+
+    /// Returns whether what is published of the device differs.
+    fn update(&mut self, id: &DeviceId) -> bool {
+        let name = device_name(id);
+        let Some(offered) = Offered::find(&self.view, id) else {
+            self.speeds.remove(&name);
+            return self.wanted.remove(&name).is_some();
+        };
+        if let Some(speed) = offered.link.hardware.as_ref().and_then(|hardware| hardware.speed) {
+            self.speeds.insert(name.clone(), speed);
+        }
+        let device = offered.publish(&self.view, name.clone(), self.speeds.get(&name).copied());
+        let fingerprint = Fingerprint::of(&serde_json::to_value(device).unwrap_or_default());
+        self.wanted.insert(name, fingerprint) != Some(fingerprint)
+    }
+}
+
+/// Devices of which something may differ.
+fn changed(before: &View, now: &View) -> BTreeSet<DeviceId> {
+    let mut ids = BTreeSet::new();
+    for item in before.devices().diff(now.devices()) {
+        let (DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. }) = item;
+        ids.insert(id.clone());
+    }
+    for item in before.snapshot.links().diff(now.snapshot.links()) {
+        let (index, links) = match item {
+            DiffItem::Add(index, link) | DiffItem::Remove(index, link) => (*index, [Some(link), None]),
+            DiffItem::Update { old: (_, old), new: (index, new) } => (*index, [Some(old), Some(new)]),
+        };
+        // a link names the one below it
+        let uppers = [before, now].into_iter().flat_map(|view| view.snapshot.uppers(index));
+        let uppers = uppers.filter_map(|upper| now.snapshot.link(upper));
+        ids.extend(links.into_iter().flatten().chain(uppers).map(|link| DeviceId::from(&link.name)));
+    }
+    // whether one in quarantine is offered depends on more than its own link; there are few
+    ids.extend(before.unknown.iter().chain(now.unknown.iter()).cloned());
+    if !Arc::ptr_eq(&before.pools, &now.pools) {
+        ids.extend(before.devices().keys().chain(now.devices().keys()).cloned());
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        Attachment, Ledger, Link, Pools, Projector, Snapshot, claims::slice::devices, fixture, link::Hardware,
+    };
+
+    const POOLS: [&str; 3] = [
+        "pools: [{resource: a.b/cc, select: {names: [dev]}, offer: claims}]",
+        "pools: [{resource: a.b/dd, select: {names: [dev]}, offer: claims, health: carrier}, {resource: a.b/ee, select: {names: [x]}}]",
+        "pools: [{resource: a.b/cc, select: {names: [dev]}}]",
+    ];
+
+    #[derive(Debug, Clone)]
+    enum Change {
+        Link { index: u32, name: u32, flags: u32, mtu: u32, parent: Option<u32> },
+        NoLink(u32),
+        Pools(usize),
+        Held(u32, bool),
+        Home(u32),
+        Unknown(u32),
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let index = || 1..6u32;
+        let flags = prop::sample::select(vec![0, 1, 0x10001]);
+        prop_oneof![
+            (index(), index(), flags, 0..2u32, prop::option::of(index()))
+                .prop_map(|(index, name, flags, mtu, parent)| Change::Link { index, name, flags, mtu, parent }),
+            index().prop_map(Change::NoLink),
+            (0..3usize).prop_map(Change::Pools),
+            (index(), any::<bool>()).prop_map(|(name, by_claim)| Change::Held(name, by_claim)),
+            index().prop_map(Change::Home),
+            index().prop_map(Change::Unknown),
+        ]
+    }
+
+    fn fingerprint(device: &SliceDevice) -> Fingerprint {
+        Fingerprint::of(&serde_json::to_value(device).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_followed_is_what_the_view_has(changes in prop::collection::vec(any_change(), 0..40)) {
+            let mut projector = Projector::new();
+            projector.set_pools(Arc::new(Pools::from_yaml(POOLS[0]).unwrap()));
+            let (mut snapshot, mut ledger, mut unknown) = (Snapshot::default(), Ledger::new(), BTreeSet::new());
+            let mut tracker = Tracker::default();
+            for change in changes {
+                let name = |number: u32| format!("dev{number}");
+                match change {
+                    Change::Link { index, name: number, flags, mtu, parent } => {
+                        let parent = parent.filter(|parent| *parent != index);
+                        snapshot.insert_link(Arc::new(Link { flags, mtu, parent, ..fixture::link(index, &name(number)) }));
+                    }
+                    Change::NoLink(index) => drop(snapshot.remove_link(index)),
+                    Change::Pools(at) => projector.set_pools(Arc::new(Pools::from_yaml(POOLS[at]).unwrap())),
+                    Change::Held(number, by_claim) => {
+                        let claim = crate::Owner::Claim {
+                            uid: "u".into(), namespace: "n".into(), name: "c".into(), request: "r".into(), sandbox: None, pod: None,
+                        };
+                        let owner = if by_claim { claim } else { fixture::owner("sandbox") };
+                        let record = Attachment { owner, ..fixture::record(&name(number)) };
+                        ledger.insert(record.device.clone(), Arc::new(record));
+                    }
+                    Change::Home(number) => drop(ledger.remove(&name(number).parse().unwrap())),
+                    Change::Unknown(number) => {
+                        let id: DeviceId = name(number).parse().unwrap();
+                        if !unknown.remove(&id) {
+                            unknown.insert(id);
+                        }
+                    }
+                }
+                projector.set_snapshot(snapshot.clone());
+                projector.set_ledger(Arc::new(ledger.clone()));
+                projector.set_unknown(unknown.clone());
+                let before = tracker.wanted().cloned();
+                let differs = tracker.set_view(Arc::new(projector.view().clone()));
+                prop_assert_eq!(differs, before.as_ref() != tracker.wanted());
+                let scratch: Wanted = devices(projector.view()).map(|device| (device.name.clone(), fingerprint(&device))).collect();
+                prop_assert_eq!(&tracker.wanted, &scratch);
+                for name in scratch.keys() {
+                    prop_assert_eq!(fingerprint(&tracker.device(name).unwrap()), scratch[name]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_carrier_does_not_change_the_speed() {
+        let mut projector = Projector::new();
+        projector.set_pools(Arc::new(Pools::from_yaml(POOLS[0]).unwrap()));
+        let mut tracker = Tracker::default();
+        let mut view = |speed: Option<u32>, flags: u32| {
+            let hardware = Some(Arc::new(Hardware { speed, ..Hardware::default() }));
+            let mut snapshot = Snapshot::default();
+            snapshot.insert_link(Arc::new(Link { hardware, flags, ..fixture::link(2, "dev0") }));
+            projector.set_snapshot(snapshot);
+            Arc::new(projector.view().clone())
+        };
+        assert!(tracker.set_view(view(Some(25_000), 0x10001)));
+        assert!(!tracker.set_view(view(None, 1)), "the rule of the pool is `up`");
+        assert!(tracker.set_view(view(Some(10_000), 0x10001)));
+        let name: DeviceName = "dev0".parse().unwrap();
+        tracker.remember_speed(&name, 40_000);
+        let speed =
+            |tracker: &Tracker| serde_json::to_value(&tracker.device(&name).unwrap().attributes["speed"]).unwrap();
+        assert_eq!(speed(&tracker), serde_json::json!({"int": 10_000}));
+        let mut restarted = Tracker::default();
+        restarted.set_view(view(None, 1));
+        restarted.remember_speed(&name, 40_000);
+        assert_eq!(speed(&restarted), serde_json::json!({"int": 40_000}));
+    }
+}
