@@ -119,15 +119,15 @@ impl TryFrom<OfferForm> for Offer {
     type Error = String;
 
     fn try_from(form: OfferForm) -> Result<Self, Self::Error> {
-        let several = || "a pool is offered in one way: `offer` is resource or claims, not both".to_owned();
+        let several = |ways: &str| format!("a pool is offered in one way: `offer` is resource or claims, not {ways}");
         match form {
             OfferForm::One(one) => match one.as_str() {
                 "resource" => Ok(Self::Resource),
                 "claims" => Ok(Self::Claims),
-                "both" | "all" => Err(several()),
+                "both" => Err(several("both")),
                 other => Err(format!("`offer` is resource or claims, not {other:?}")),
             },
-            OfferForm::Several(_) => Err(several()),
+            OfferForm::Several(ways) => Err(several(&ways.join(" and "))),
         }
     }
 }
@@ -364,9 +364,10 @@ mod tests {
         assert_eq!(offers(", offer: claims"), [Offer::Claims]);
         assert_eq!(pools(", offer: claims").unwrap(), pools("").unwrap().offered_by_claims());
         assert!(!pools("").unwrap().has_claims() && pools(", offer: claims").unwrap().has_claims());
-        for both in ["[resource, claims]", "both"] {
+        for (both, ways) in [("[resource, claims]", "resource and claims"), ("both", "both")] {
             let error = pools(&format!(", offer: {both}")).unwrap_err().to_string();
-            assert!(error.contains("a pool is offered in one way: `offer` is resource or claims, not both"), "{error}");
+            let expected = format!("a pool is offered in one way: `offer` is resource or claims, not {ways}");
+            assert!(error.contains(&expected), "{error}");
         }
         let error = pools(", offer: claim").unwrap_err().to_string();
         assert!(error.contains("`offer` is resource or claims, not \"claim\""), "{error}");

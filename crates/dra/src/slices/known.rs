@@ -1,0 +1,217 @@
+//! The slices that are on the API server, from the watch and from the answers to our own requests.
+//!
+//! The watch is behind the answers: what it says of a slice before it shows our own last write is older than what is known.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::Duration,
+};
+
+use kube::runtime::watcher::Event;
+use netdevice::claims::slice::{DeviceName, Fingerprint, Form, Present, Slices, Wanted, changes};
+use tokio::time::Instant;
+
+use super::object::{Slice, TaintTime};
+
+/// How long the watch may take to show a write. Then what it says counts.
+const UNSEEN: Duration = Duration::from_secs(60);
+
+/// What an event of the watch means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Nothing that was not known.
+    Expected,
+    /// All slices are known now.
+    Listed,
+    /// A slice is not as it was known.
+    Foreign,
+    /// A slice was deleted, and not by us.
+    Deleted,
+}
+
+/// What is there.
+#[derive(Debug)]
+pub(super) struct Known {
+    node: String,
+    pub(super) slices: Slices,
+    /// The highest generation so far.
+    pub(super) last_generation: i64,
+    /// Whether all slices were listed once.
+    pub(super) is_complete: bool,
+    /// Speeds that an earlier instance published.
+    pub(super) speeds: Vec<(DeviceName, u32)>,
+    taints: BTreeMap<String, Vec<TaintTime>>,
+    listing: Option<Vec<Slice>>,
+    /// Slices that we wrote, and the version that the watch has not shown yet.
+    unseen: BTreeMap<String, (String, Instant)>,
+    /// Slices that we deleted.
+    deleted: BTreeMap<String, Instant>,
+}
+
+impl Known {
+    pub(super) fn new(node: String) -> Self {
+        Self {
+            node,
+            slices: Slices::new(),
+            last_generation: 0,
+            is_complete: false,
+            speeds: Vec::new(),
+            taints: BTreeMap::new(),
+            listing: None,
+            unseen: BTreeMap::new(),
+            deleted: BTreeMap::new(),
+        }
+    }
+
+    /// Whether something has to be written.
+    pub(super) fn needs(&self, wanted: Option<&Wanted>) -> bool {
+        !changes(wanted, &self.slices, self.last_generation).is_empty()
+    }
+
+    /// Since when the device has the taint.
+    pub(super) fn added(&self, slice: &str, device: &DeviceName, taint: (&str, &str)) -> Option<&TaintTime> {
+        let is_it = |time: &&TaintTime| {
+            time.device == *device && (time.taint.0.as_str(), time.taint.1.as_str()) == taint && !time.added.is_null()
+        };
+        self.taints.get(slice)?.iter().find(is_it)
+    }
+
+    /// Takes an event of the watch.
+    pub(super) fn event(&mut self, event: Event<Slice>, now: Instant) -> Seen {
+        self.unseen.retain(|_, (_, since)| now < *since + UNSEEN);
+        self.deleted.retain(|_, since| now < *since + UNSEEN);
+        match event {
+            Event::Init => {
+                self.listing = Some(Vec::new());
+                Seen::Expected
+            }
+            Event::InitApply(slice) => {
+                self.listing.get_or_insert_default().push(slice);
+                Seen::Expected
+            }
+            Event::InitDone => self.listed(),
+            Event::Apply(slice) => self.apply(slice),
+            Event::Delete(slice) => {
+                let name = slice.metadata.name.unwrap_or_default();
+                let was_known = self.slices.contains_key(&name);
+                self.remove(&name);
+                if was_known { Seen::Deleted } else { Seen::Expected }
+            }
+        }
+    }
+
+    fn listed(&mut self) -> Seen {
+        let listed = self.listing.take().unwrap_or_default();
+        let names: Vec<&String> = listed.iter().filter_map(|slice| slice.metadata.name.as_ref()).collect();
+        let is_gone = |name: &&String| !names.contains(name) && !self.unseen.contains_key(*name);
+        let gone: Vec<String> = self.slices.keys().filter(is_gone).cloned().collect();
+        gone.iter().for_each(|name| self.remove(name));
+        if !self.is_complete {
+            self.speeds = listed.iter().flat_map(|slice| slice.speeds.iter().cloned()).collect();
+        }
+        for slice in listed {
+            self.apply(slice);
+        }
+        self.is_complete = true;
+        Seen::Listed
+    }
+
+    fn apply(&mut self, slice: Slice) -> Seen {
+        let (Some(name), Some(version)) = (slice.metadata.name.clone(), slice.metadata.resource_version.clone()) else {
+            return Seen::Expected;
+        };
+        if self.deleted.contains_key(&name) {
+            return Seen::Expected;
+        }
+        if let Entry::Occupied(written) = self.unseen.entry(name.clone()) {
+            if written.get().0 == version {
+                written.remove();
+                return Seen::Expected;
+            }
+            if is_older(&version, &written.get().0) {
+                return Seen::Expected;
+            }
+            written.remove();
+        }
+        if self.slices.get(&name).is_some_and(|known| known.version == version) {
+            return Seen::Expected;
+        }
+        self.insert(name, slice, None);
+        Seen::Foreign
+    }
+
+    /// A request wrote the slice. Returns whether the API server dropped something.
+    pub(super) fn written(&mut self, slice: Slice, sent: Vec<(DeviceName, Fingerprint)>, now: Instant) -> bool {
+        let (Some(name), Some(version)) = (slice.metadata.name.clone(), slice.metadata.resource_version.clone()) else {
+            return false;
+        };
+        let is_same =
+            |((name, fingerprint), (sent, was)): (&(Option<DeviceName>, Fingerprint), &(DeviceName, Fingerprint))| {
+                name.as_ref() == Some(sent) && fingerprint == was
+            };
+        let is_complete = slice.devices.len() == sent.len() && slice.devices.iter().zip(&sent).all(is_same);
+        // a write that changed nothing makes no event
+        if self.slices.get(&name).is_none_or(|known| known.version != version) {
+            self.unseen.insert(name.clone(), (version, now));
+        }
+        self.insert(name, slice, (!is_complete).then_some(sent));
+        !is_complete
+    }
+
+    /// A request read the slice.
+    pub(super) fn read(&mut self, slice: Slice) {
+        if let Some(name) = slice.metadata.name.clone() {
+            self.unseen.remove(&name);
+            self.insert(name, slice, None);
+        }
+    }
+
+    /// A request deleted the slice, or found that it is gone.
+    pub(super) fn gone(&mut self, name: &str, now: Instant) {
+        self.remove(name);
+        self.deleted.insert(name.into(), now);
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.slices.remove(name);
+        self.taints.remove(name);
+        self.unseen.remove(name);
+    }
+
+    fn insert(&mut self, name: String, slice: Slice, written: Option<Vec<(DeviceName, Fingerprint)>>) {
+        let Slice { metadata, node, pool, generation, count, devices, taints, .. } = slice;
+        let is_owner = |kind: &str, name: &str| kind == "Node" && name == self.node;
+        let owners = metadata.owner_references.unwrap_or_default();
+        let form = if node.as_ref() != Some(&self.node) || pool != self.node {
+            Form::Foreign
+        } else if owners.iter().any(|owner| is_owner(&owner.kind, &owner.name)) {
+            Form::Own
+        } else {
+            Form::Changed
+        };
+        self.last_generation = self.last_generation.max(if form == Form::Foreign { 0 } else { generation });
+        let present = Present {
+            uid: metadata.uid.unwrap_or_default(),
+            version: metadata.resource_version.unwrap_or_default(),
+            form,
+            generation,
+            count,
+            devices,
+            written,
+        };
+        if taints.is_empty() {
+            self.taints.remove(&name);
+        } else {
+            self.taints.insert(name.clone(), taints);
+        }
+        self.slices.insert(name, present);
+    }
+}
+
+/// Whether a resourceVersion is older: they are numbers, and the API promises since 1.35 that they can be compared.
+fn is_older(version: &str, other: &str) -> bool {
+    match (version.parse::<u64>(), other.parse::<u64>()) {
+        (Ok(version), Ok(other)) => version < other,
+        _ => false,
+    }
+}
