@@ -115,3 +115,37 @@ impl Entry {
         Self { is_held: device.owner().is_some(), encoded: message.encode_to_vec().into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netdevice::{Attachment, Ledger, Pools, Projector, Refusal, Snapshot, fixture};
+
+    use super::*;
+
+    #[test]
+    fn a_pool_that_is_offered_by_claims_is_not_served_but_for_what_a_pod_has_of_it() {
+        let resource = ResourceName::default();
+        let pools = || Pools::by_name("dummy".parse().unwrap());
+        let mut projector = Projector::new();
+        let mut snapshot = Snapshot::default();
+        snapshot.insert_link(Arc::new(fixture::link(2, "dummy1")));
+        projector.set_snapshot(snapshot);
+        projector.set_pools(Arc::new(pools()));
+        let record = Attachment { resource: Some(resource.clone()), ..fixture::record("dummy0") };
+        projector.set_ledger(Arc::new(Ledger::from([(record.device.clone(), Arc::new(record))])));
+        let mut offer = Offer::new(resource.clone());
+        assert_eq!(offer.update(projector.view()), Change::Ids);
+        assert_eq!(offer.list().0.len(), 2);
+        projector.set_pools(Arc::new(pools().offered_by_claims()));
+        assert_eq!(offer.update(projector.view()), Change::Ids);
+        assert_eq!(offer.list().0.len(), 1, "the Pod's device stays: a kubelet that restarts would reject the Pod");
+        assert_eq!(resources(projector.view()), BTreeSet::from([resource.clone()]));
+        let refusal = projector.view().allocate(&resource, &"dummy1".parse().unwrap()).unwrap_err();
+        assert_eq!(refusal, Refusal::ByClaims(resource.clone()));
+        projector.set_ledger(Arc::default());
+        assert_eq!(offer.update(projector.view()), Change::Ids);
+        assert_eq!(offer.list(), List::default());
+        assert_eq!(resources(projector.view()), BTreeSet::new());
+        assert!(!is_offered(projector.view(), &resource));
+    }
+}

@@ -76,7 +76,8 @@ impl Content {
         object
     }
 
-    fn request(&mut self, method: &str, path: &str, body: &[u8]) -> (u16, Option<u64>, Value) {
+    /// `only` is the name of the one object that a list is limited to.
+    fn request(&mut self, method: &str, path: &str, only: Option<&str>, body: &[u8]) -> (u16, Option<u64>, Value) {
         if method == "GET" && path == format!("/api/v1/nodes/{NODE}") {
             return (
                 200,
@@ -86,7 +87,9 @@ impl Content {
         }
         let name = path.strip_prefix(PATH).unwrap().trim_start_matches('/').to_owned();
         if method == "GET" && name.is_empty() {
-            let items: Vec<&Value> = self.slices.values().collect();
+            let is_listed = |name: &str| only.is_none_or(|only| only == name);
+            let items: Vec<&Value> =
+                self.slices.iter().filter(|(name, _)| is_listed(name)).map(|(_, slice)| slice).collect();
             let version = self.version.to_string();
             let list = json!({"kind": "ResourceSliceList", "apiVersion": "resource.k8s.io/v1", "metadata": {"resourceVersion": version}, "items": items});
             return (200, None, list);
@@ -110,7 +113,6 @@ impl Content {
                 let object = self.admit(object);
                 (201, None, self.change("ADDED", object))
             }
-            ("GET", Some(object)) => (200, None, object),
             ("PUT", Some(present)) => {
                 let mut object: Value = serde_json::from_slice(body).unwrap();
                 if object["metadata"]["resourceVersion"] != present["metadata"]["resourceVersion"] {
@@ -181,7 +183,8 @@ impl Server {
             content.watches.push(sender);
             return Ok(Response::new(Pieces(pieces).boxed()));
         }
-        let (code, retry_after, answer) = self.content().request(head.method.as_str(), head.uri.path(), &body);
+        let only = query.split('&').find_map(|part| part.strip_prefix("fieldSelector=metadata.name%3D"));
+        let (code, retry_after, answer) = self.content().request(head.method.as_str(), head.uri.path(), only, &body);
         self.changed.send_replace(());
         let mut response = Response::builder().status(code);
         if let Some(seconds) = retry_after {

@@ -8,7 +8,7 @@ use std::{
 
 use kube::{
     Client,
-    api::{DeleteParams, GetParams, PostParams},
+    api::{DeleteParams, GetParams, ListParams, PostParams},
     client::Body,
     core::{Request, params::Preconditions},
     runtime::watcher,
@@ -85,6 +85,11 @@ pub(super) struct Writer {
 #[derive(Deserialize)]
 struct NodeObject {
     metadata: kube::core::ObjectMeta,
+}
+
+#[derive(Deserialize)]
+struct List {
+    items: Vec<Slice>,
 }
 
 #[derive(Default, Deserialize)]
@@ -188,12 +193,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn send_slice(
-        &self,
-        request: HttpRequest,
-        sent: Vec<(DeviceName, Fingerprint)>,
-        known: &mut Known,
-    ) -> Result<(), RequestError> {
+    async fn send_slice(&self, request: HttpRequest, sent: Sent, known: &mut Known) -> Result<(), RequestError> {
         let slice: Slice = self.send(request).await?;
         if known.written(slice, sent, Instant::now()) && self.stats.set_dropped() {
             tracing::warn!(
@@ -249,13 +249,12 @@ impl Writer {
         }
     }
 
+    /// By a list, for which the agent has the right anyway.
     async fn read(&self, name: &str) -> Result<Option<Slice>, RequestError> {
-        let request = Request::new(path()).get(name, &GetParams::default()).map_err(RequestError::Build)?;
-        match self.send(request).await {
-            Ok(slice) => Ok(Some(slice)),
-            Err(error) if error.code() == Some(404) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let parameters = ListParams::default().fields(&format!("metadata.name={name}"));
+        let request = Request::new(path()).list(&parameters).map_err(RequestError::Build)?;
+        let List { items } = self.send(request).await?;
+        Ok(items.into_iter().next())
     }
 
     async fn send<T: DeserializeOwned>(&self, request: HttpRequest) -> Result<T, RequestError> {
@@ -282,7 +281,10 @@ fn path() -> String {
     format!("/apis/{GROUP}/{VERSION}/{PLURAL}")
 }
 
-/// The body of a slice, and what it says of each device.
+/// What a request says of each device.
+type Sent = Vec<(DeviceName, Fingerprint)>;
+
+/// The body of a slice.
 fn content_of(
     name: &str,
     version: Option<&str>,
@@ -290,7 +292,7 @@ fn content_of(
     content: &Content,
     tracker: &Tracker,
     known: &Known,
-) -> Result<(Vec<u8>, Vec<(DeviceName, Fingerprint)>), RequestError> {
+) -> Result<(Vec<u8>, Sent), RequestError> {
     let (mut devices, mut sent) = (Vec::new(), Vec::new());
     for device in content.devices.iter().filter_map(|device| tracker.device(device)) {
         let mut value = serde_json::to_value(&device).map_err(RequestError::Answer)?;

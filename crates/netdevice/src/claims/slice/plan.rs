@@ -500,7 +500,7 @@ mod tests {
                 let nth = |server: &Server, at: u8| server.slices.keys().nth(usize::from(at) % server.slices.len().max(1)).cloned();
                 match step {
                     Step::Add(from, count) => devices.extend(wanted(from..from + count)),
-                    Step::Remove(from, count) => (from..from + count).for_each(|number| drop(devices.remove(&name(number)))),
+                    Step::Remove(from, count) => (from..from + count).for_each(|number| _ = devices.remove(&name(number))),
                     Step::Alter(number) => {
                         devices.entry(name(number)).and_modify(|fingerprint| fingerprint.0 += 1000);
                     }
