@@ -11,7 +11,7 @@ use crate::{id::DeviceId, resource::ResourceName};
 
 /// Seconds after which a runtime kills the hook. A move waits for one grace period of the kernel, and for those of all moves
 /// before it: 30 s are a thousand grace periods.
-const HOOK_TIMEOUT: u32 = 30;
+pub(crate) const HOOK_TIMEOUT: u32 = 30;
 
 /// The CDI document of one pool.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Claims: devices by Dynamic Resource Allocation (DRA, API `resource.k8s.io/v1`).
 
 pub mod claim;
+pub mod claimant;
 pub mod document;
 pub mod health;
 pub mod parameters;
