@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `<id>.json` | record of an attachment |
 //! | `reservations/<id>.json` | a right to a device that has not moved yet |
-//! | `lock/<id>`, `lock/sandbox <id>`, `injector.lock`, `networks.lock` | locks: one actor at a time works on a device or a sandbox, or chooses, or cleans networks |
+//! | `lock/<id>`, `lock/sandbox <id>`, `lock/claim <uid>`, `injector.lock`, `networks.lock` | locks: one actor at a time works on a device, a sandbox or a claim, or chooses, or cleans networks |
 //! | `netns/<id>` | pin of the network namespace that a virtual device is in |
 //! | `quarantine/<id>.<n>.json` | a record that cannot be used |
 //! | `waiting/<id>.<index>.json` | a device that is on the host under another name |

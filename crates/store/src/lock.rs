@@ -20,7 +20,7 @@ use crate::{error::Error, records::Records};
 
 /// The pause between two attempts to take a lock with a deadline.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Most bytes of a sandbox's id that count for the name of its lock; runtimes give 64.
+/// Most bytes of an id that count for the name of its lock; runtimes give 64.
 const MAX_ID: usize = 80;
 
 /// How long a lock is waited for.
@@ -146,8 +146,18 @@ impl Records {
     ///
     /// When the directory cannot be made or written.
     pub fn lock_sandbox(&self, sandbox: &str, deadline: Instant) -> io::Result<Option<NamedLock>> {
-        let path = self.locks().join(file_name(sandbox));
+        let path = self.locks().join(file_name("sandbox ", sandbox));
         Ok(lock(&path, Wait::Until(deadline))?.map(|_file| NamedLock { path: Some(path), _file }))
+    }
+
+    /// The right to prepare or unprepare a claim; none if another instance of the agent has it.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made or written.
+    pub fn try_lock_claim(&self, claim: &str) -> io::Result<Option<NamedLock>> {
+        let path = self.locks().join(file_name("claim ", claim));
+        Ok(lock(&path, Wait::No)?.map(|_file| NamedLock { path: Some(path), _file }))
     }
 
     /// The right to work on CNI networks: shared by all that add and delete attachments, exclusive for a program that tells
@@ -167,9 +177,9 @@ impl Records {
 }
 
 /// A name that no device's lock has: an interface's name has no space.
-fn file_name(sandbox: &str) -> String {
-    let mut name = "sandbox ".to_owned();
-    for byte in sandbox.bytes().take(MAX_ID) {
+fn file_name(prefix: &str, id: &str) -> String {
+    let mut name = prefix.to_owned();
+    for byte in id.bytes().take(MAX_ID) {
         match byte {
             b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'_' => name.push(char::from(byte)),
             other => write!(name, "%{other:02x}").expect("a string takes any text"),
@@ -256,6 +266,17 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_is_worked_on_by_one_at_a_time() {
+        let (_directory, records) = records();
+        let first = records.try_lock_claim("0c1d").unwrap();
+        assert!(first.is_some() && records.try_lock_claim("0c1d").unwrap().is_none());
+        assert!(records.try_lock_claim("0c1e").unwrap().is_some());
+        drop(first);
+        assert!(records.try_lock_claim("0c1d").unwrap().is_some());
+        assert_eq!(fs::read_dir(records.locks()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn a_device_is_locked_by_one_at_a_time_and_waited_for() {
         let (_directory, records) = records();
         let device: DeviceId = "eth0".parse().unwrap();
@@ -272,9 +293,9 @@ mod tests {
 
     #[test]
     fn no_sandbox_has_the_lock_of_a_device() {
-        let id: Result<DeviceId, _> = file_name("eth0").parse();
+        let id: Result<DeviceId, _> = file_name("sandbox ", "eth0").parse();
         assert!(id.is_err());
-        assert_eq!(file_name("../x y"), "sandbox %2e%2e%2fx%20y");
-        assert!(file_name(&"/".repeat(10_000)).len() < 255);
+        assert_eq!(file_name("sandbox ", "../x y"), "sandbox %2e%2e%2fx%20y");
+        assert!(file_name("claim ", &"/".repeat(10_000)).len() < 255);
     }
 }
