@@ -9,11 +9,14 @@ const HELP: &str = "\
 netdevice-hook: moves network devices into a container and returns them to the host
 
 usage: netdevice-hook attach|detach [-state-dir DIR] DEVICE...
+       netdevice-hook attach -claim UID [-state-dir DIR] DEVICE...
 
 A container runtime starts it as an OCI hook with the OCI state on standard
 input: attach at createRuntime, detach at poststop.
 
   DEVICE           a device id, or a CDI name: networking.k8s.io/netdevice=eth1
+  -claim UID       attach what is reserved for this ResourceClaim; it is detached
+                   with the Pod or the claim, not with the container
   -state-dir DIR   directory of the records and of hook.log (default /run/netdevice)
   -help, -version
 
@@ -33,6 +36,8 @@ pub(crate) struct Arguments {
     pub(crate) action: Action,
     pub(crate) state_dir: PathBuf,
     pub(crate) devices: Vec<Device>,
+    /// UID of the claim that the devices are attached for; none if they are the container's.
+    pub(crate) claim: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -44,7 +49,7 @@ pub(crate) struct Device {
 pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Invocation, String> {
     let mut action = None;
     let mut state_dir = PathBuf::from(DEFAULT_STATE_DIR);
-    let mut devices = Vec::new();
+    let (mut devices, mut claim) = (Vec::new(), None);
     while let Some(argument) = arguments.next() {
         let text = argument.to_str().ok_or("an argument is not UTF-8: write a device by its id")?;
         match text.strip_prefix("--").or(text.strip_prefix('-')) {
@@ -53,6 +58,10 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Inv
                 return Ok(Invocation::Print(concat!("netdevice-hook ", env!("CARGO_PKG_VERSION"), "\n")));
             }
             Some("state-dir") => state_dir = arguments.next().ok_or("-state-dir needs a directory")?.into(),
+            Some("claim") => {
+                let uid = arguments.next().and_then(|uid| uid.into_string().ok());
+                claim = Some(uid.ok_or("-claim needs the UID of a claim")?);
+            }
             Some(flag) => match flag.strip_prefix("state-dir=") {
                 Some(directory) => state_dir = directory.into(),
                 None => return Err(format!("unknown flag {text}: see -help")),
@@ -74,7 +83,10 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Inv
     if devices.is_empty() {
         return Err("no device is named: see -help".into());
     }
-    Ok(Invocation::Run(Arguments { action, state_dir, devices }))
+    if claim.is_some() && action == Action::Detach {
+        return Err("-claim is for attach: a claim's devices are detached with the pod or the claim".into());
+    }
+    Ok(Invocation::Run(Arguments { action, state_dir, devices, claim }))
 }
 
 #[cfg(test)]
@@ -96,6 +108,11 @@ mod tests {
         assert_eq!(arguments.state_dir, PathBuf::from("/run/x"));
         let ids: Vec<_> = arguments.devices.iter().map(|device| device.id.as_str()).collect();
         assert_eq!(ids, ["x:-a", "eth0"]);
+        assert_eq!(arguments.claim, None);
+        let Ok(Invocation::Run(arguments)) = parse_all(&["attach", "-claim", "0c1d", "eth0"]) else {
+            panic!("they are right");
+        };
+        assert_eq!(arguments.claim.as_deref(), Some("0c1d"));
     }
 
     #[test]
@@ -107,6 +124,8 @@ mod tests {
             &["attach", "-x", "eth0"],
             &["attach", "a/b"],
             &["detach", "-state-dir"],
+            &["attach", "eth0", "-claim"],
+            &["detach", "-claim", "0c1d", "eth0"],
         ] {
             assert!(parse_all(words).is_err(), "{words:?}");
         }

@@ -14,9 +14,9 @@ use std::{
 };
 
 use arguments::{Arguments, Device, Invocation};
-use link::{AttachRequest, DetachRequest, Detached, Ended, Error, OpenSandbox, Skipped};
+use link::{AttachRequest, DetachRequest, Detached, Ended, OpenSandbox, Skipped};
 use netdevice::{
-    Acquisition, DeviceId, Owner, Sandbox,
+    Acquisition, DeviceId, Owner, Reservation, Sandbox,
     oci::{Config, MAX_STATE, State},
 };
 use store::{
@@ -58,16 +58,18 @@ fn fail(line: &str, status: u8) -> ExitCode {
 }
 
 /// One run of the hook: for one container, with one thing to do.
-struct Hook {
+struct Hook<'a> {
     action: Action,
+    /// UID of the claim that devices are attached for.
+    claim: Option<&'a str>,
     records: Records,
     container: String,
     sandbox: Sandbox,
     owner: Owner,
 }
 
-impl Hook {
-    fn new(arguments: &Arguments) -> Result<Self, String> {
+impl<'a> Hook<'a> {
+    fn new(arguments: &'a Arguments) -> Result<Self, String> {
         let records = Records::new(&arguments.state_dir);
         let action = arguments.action;
         match read_state() {
@@ -77,7 +79,8 @@ impl Hook {
                     Action::Detach => None,
                 };
                 let sandbox = Sandbox::from_oci(&state, path);
-                Ok(Self { action, records, owner: sandbox.container(&state.id), container: state.id, sandbox })
+                let (claim, owner) = (arguments.claim.as_deref(), sandbox.container(&state.id));
+                Ok(Self { action, claim, records, owner, container: state.id, sandbox })
             }
             Err(error) => {
                 // for whom it was is not known; for which devices is
@@ -100,10 +103,10 @@ impl Hook {
     fn attach_all(&self, devices: &[Device]) -> Result<(), String> {
         let sandbox = OpenSandbox::open(&self.sandbox).map_err(|error| error.to_string());
         for device in devices {
-            let attached = sandbox
-                .as_ref()
-                .map_err(Clone::clone)
-                .and_then(|sandbox| self.attach(device, sandbox).map_err(|error| error.to_string()));
+            let attached = sandbox.as_ref().map_err(Clone::clone).and_then(|sandbox| match self.claim {
+                None => self.attach(device, sandbox, &self.owner, None),
+                Some(claim) => self.attach_claimed(device, sandbox, claim),
+            });
             if let Err(error) = attached {
                 self.note(&device.id, Noted::failed(&error));
                 self.give_back();
@@ -113,20 +116,38 @@ impl Hook {
         Ok(())
     }
 
-    fn attach(&self, device: &Device, sandbox: &OpenSandbox) -> Result<(), Error> {
-        let attached = link::attach(
-            &self.records,
-            &AttachRequest {
-                device: &device.id,
-                resource: device.resource.as_ref(),
-                sandbox,
-                owner: &self.owner,
-                acquisition: Acquisition::Move,
-                configuration: None,
-            },
-        )?;
+    /// Attaches what Prepare reserved for a claim. It stays in the sandbox when the container ends.
+    fn attach_claimed(&self, device: &Device, sandbox: &OpenSandbox, claim: &str) -> Result<(), String> {
+        let reservation = self.records.reservation(&device.id).filter(|found| found.owner.is_claim(claim));
+        let Some(reservation) = reservation else {
+            return Err(format!(
+                "it is not reserved for claim {claim} on this node: delete the pod and create it anew"
+            ));
+        };
+        let owner = self.sandbox.claim(&reservation.owner).ok_or("the container is not in a sandbox of Kubernetes")?;
+        self.attach(device, sandbox, &owner, Some(&reservation))
+    }
+
+    fn attach(
+        &self,
+        device: &Device,
+        sandbox: &OpenSandbox,
+        owner: &Owner,
+        reservation: Option<&Reservation>,
+    ) -> Result<(), String> {
+        let reserved = reservation.and_then(|reservation| reservation.resource.as_ref());
+        let request = AttachRequest {
+            device: &device.id,
+            resource: device.resource.as_ref().or(reserved),
+            sandbox,
+            owner,
+            acquisition: Acquisition::Move,
+            configuration: reservation.and_then(|reservation| reservation.configuration.as_ref()),
+        };
+        let attached = link::attach(&self.records, &request).map_err(|error| error.to_string())?;
         let outcome = if attached.was_there { Outcome::Nothing } else { Outcome::Ok };
-        self.note(&device.id, Noted::new(outcome, join(&attached.skipped)));
+        let noted = Noted::new(outcome, join(&attached.skipped));
+        write_journal(&self.records, self.action, device.id.as_str(), Some(owner), noted);
         Ok(())
     }
 
