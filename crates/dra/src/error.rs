@@ -1,0 +1,138 @@
+//! Why a claim is not prepared, in the words that the Pod's author reads: the kubelet shows them in `kubectl describe pod`.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use netdevice::{
+    DeviceId, Owner, ResourceName,
+    claims::{claim::ClaimError, parameters::ParameterError},
+    exclusion::Exclusion,
+};
+
+use crate::api::ApiError;
+
+/// Why a claim is not prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The kubelet's UID cannot be one.
+    #[error("{0:?} is not the UID of a claim")]
+    InvalidUid(String),
+    /// Another call works on the claim.
+    #[error("the claim is being prepared or unprepared by another call: the kubelet tries again")]
+    Busy,
+    /// The claim or the Pod cannot be read.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The claim cannot be used.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// Another claim has the name.
+    #[error("claim {name} was deleted and created anew (it has UID {found}, the pod's has {asked}): delete the pod")]
+    OtherUid {
+        /// `namespace/name`.
+        name: String,
+        /// What the API server has.
+        found: String,
+        /// What the kubelet asks for.
+        asked: String,
+    },
+    /// The Pod has no network namespace.
+    #[error("pod {0} uses the host's network: a device cannot be moved there. Remove the claim or hostNetwork")]
+    HostNetwork(String),
+    /// No container starts the hook, and the sandbox's start is not noticed.
+    #[error(
+        "request {request}: no container of pod {pod} names the claim in resources.claims, and {reason}: name the claim in a container, or connect netdevice-agent to the container runtime (-nri)"
+    )]
+    Unguarded {
+        /// The request.
+        request: String,
+        /// The Pod, or none that is known.
+        pod: String,
+        /// Why the sandbox's start is not noticed.
+        reason: String,
+    },
+    /// There is no hook at the path that the CDI file would name.
+    #[error("the hook {0} is not installed: see the log of netdevice-agent on the node")]
+    NoHook(String),
+    /// A device.
+    #[error("device {device}: {error}")]
+    Device {
+        /// As in the ResourceSlice.
+        device: String,
+        /// Why.
+        error: Box<DeviceError>,
+    },
+    /// A device, after waiting.
+    #[error("device {device}: {error} (waited {} s)", .waited.as_secs())]
+    Waited {
+        /// As in the ResourceSlice.
+        device: String,
+        /// Why.
+        error: Box<DeviceError>,
+        /// How long.
+        waited: Duration,
+    },
+    /// A file.
+    #[error("cannot write {}: {error}", .path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// Why a device cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Its parameters.
+    #[error("invalid parameters of the claim or its class: {0}")]
+    Parameters(#[from] ParameterError),
+    /// It is gone.
+    #[error("the node has no such interface any longer: delete the pod, so that another device is allocated")]
+    NotThere,
+    /// It must not be given.
+    #[error("it is never handed out because {0}: delete the pod, so that another device is allocated")]
+    Excluded(Exclusion),
+    /// It is no longer selected.
+    #[error("no pool of the node selects it any longer: delete the pod, so that another device is allocated")]
+    NotSelected,
+    /// It is offered in another way.
+    #[error("its pool {0} is offered as an extended resource: set `offer: claims` in the agent's configuration")]
+    NotByClaims(ResourceName),
+    /// Its record cannot be used.
+    #[error("its record on the node cannot be used: see `netdevctl explain` on the node, or delete the pod")]
+    Unknown,
+    /// Another owner has it, or a right to it.
+    #[error("it is held by {0}: delete that pod or choose another device")]
+    Held(Box<Owner>),
+    /// A program works on it.
+    #[error("it is being attached or detached")]
+    Busy,
+    /// The view does not have it yet.
+    #[error("it has just returned to the node")]
+    Returning,
+    /// What is on disk.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// An MTU that the device cannot have.
+    #[error("mtu {asked} is larger than the {most} of {of}: set a smaller mtu")]
+    Mtu {
+        /// In the parameters.
+        asked: u32,
+        /// The limit.
+        most: u32,
+        /// Whose.
+        of: String,
+    },
+    /// Two devices of the Pod with one name.
+    #[error("the pod has device {other} under the name {name}, too: set another name in the parameters")]
+    SameName {
+        /// Name in the Pod.
+        name: String,
+        /// The other device.
+        other: DeviceId,
+    },
+    /// The name of the Pod's own interface.
+    #[error("{0} is the pod's own interface: set another name in the parameters")]
+    PodInterface(String),
+}

@@ -1,0 +1,487 @@
+//! Prepare: from the kubelet's UID of a claim to reservations and a CDI file on disk, or to the reason for a refusal.
+//!
+//! All state is on disk, and every call writes it anew: two instances of the agent may answer in turn, and after a reboot the
+//! files are gone while the claim is still allocated. An error costs the Pod 60 to 90 s (kubernetes#139836), so what passes by
+//! itself is waited for: the device's former Pod ends, the interface returns to the host. What does not pass is refused at once.
+//! Devices that could be reserved stay reserved: the kubelet repeats the call with all claims of the Pod.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use netdevice::{
+    DeviceId, InterfaceName, Link, Owner, Pod, Reservation, SandboxConfiguration, View,
+    claims::{
+        DRIVER,
+        claim::{Allocation, Claim, is_uid},
+        claimant::Claimant,
+        document::{self, Document, Request},
+        parameters::{self, ParameterError},
+        slice::DeviceName,
+    },
+    pool::Offer,
+};
+use proto::dra as wire;
+use store::{NamedLock, journal};
+use tokio::time::{Instant, sleep_until};
+use wake::Backoff;
+
+use crate::{
+    api::ApiError,
+    cdi_file,
+    driver::Driver,
+    error::{DeviceError, PrepareError},
+    metadata::{self, NetworkData},
+    obstacle::{Obstacle, Passes},
+    settings::RuntimeState,
+};
+
+/// How often the disk is read while something is waited for.
+const CHECK: Duration = Duration::from_millis(25);
+/// How long the kernel's notification of a link may take to reach the view.
+const NOTIFICATION: Duration = Duration::from_secs(1);
+/// How often the API server is asked whether the claim that holds a device still exists.
+const CHECK_HOLDER: Duration = Duration::from_secs(2);
+/// Pauses between attempts to read an object.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+
+/// The interface of the Pod itself, in every runtime.
+const POD_INTERFACE: &str = "eth0";
+
+/// A device that the claim is to have.
+pub(crate) struct Wanted<'a> {
+    pub(crate) allocation: &'a Allocation,
+    /// None: as on the host.
+    pub(crate) configuration: Option<SandboxConfiguration>,
+    /// The reserved device.
+    pub(crate) device: Option<DeviceId>,
+}
+
+impl Wanted<'_> {
+    /// Its name in the Pod, if it is this device.
+    fn name_inside(&self, device: &DeviceId) -> InterfaceName {
+        let host = device.to_name();
+        self.configuration.as_ref().map_or(host.clone(), |configuration| configuration.name_inside(&host).clone())
+    }
+
+    fn error(&self, error: DeviceError) -> PrepareError {
+        PrepareError::Device { device: self.allocation.device.clone(), error: error.into() }
+    }
+}
+
+/// A claim with the Pod that it is prepared for.
+pub(crate) struct Subject {
+    pub(crate) claim: Claim,
+    /// The first one of those that it is reserved for.
+    pub(crate) pod: Option<Pod>,
+}
+
+impl Subject {
+    pub(crate) fn owner(&self, allocation: &Allocation) -> Owner {
+        let Claim { uid, namespace, name, .. } = &self.claim;
+        Owner::Claim {
+            uid: uid.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            request: allocation.request.clone(),
+            sandbox: None,
+            pod: self.pod.clone(),
+        }
+    }
+}
+
+impl Driver {
+    /// Prepares a claim.
+    ///
+    /// # Errors
+    ///
+    /// The first reason against it, also when it has not passed at the deadline.
+    pub(crate) async fn prepare(
+        &self,
+        asked: &wire::Claim,
+        deadline: Instant,
+    ) -> Result<(Vec<wire::Device>, Option<Pod>), (PrepareError, Option<Pod>)> {
+        if !is_uid(&asked.uid) {
+            return Err((PrepareError::InvalidUid(asked.uid.clone()), None));
+        }
+        let lock = self.lock_claim(&asked.uid, deadline).await.ok_or((PrepareError::Busy, None))?;
+        let subject = self.read_claim(asked, deadline).await.map_err(|error| (error, None))?;
+        let prepared = self.prepare_claim(&subject, deadline).await;
+        drop(lock);
+        let pod = subject.pod;
+        match prepared {
+            Ok(devices) => Ok((devices, pod)),
+            Err(error) => Err((error, pod)),
+        }
+    }
+
+    async fn prepare_claim(&self, subject: &Subject, deadline: Instant) -> Result<Vec<wire::Device>, PrepareError> {
+        let allocations = &subject.claim.allocations;
+        if allocations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let hook = &self.settings.paths.hook;
+        if !Path::new(hook).exists() {
+            return Err(PrepareError::NoHook(hook.clone()));
+        }
+        let mut wanted = Vec::new();
+        for allocation in allocations {
+            let configuration = resolve(allocation).map_err(|error| PrepareError::Device {
+                device: allocation.device.clone(),
+                error: Box::new(error.into()),
+            })?;
+            wanted.push(Wanted { allocation, configuration, device: None });
+        }
+        if allocations.iter().any(|allocation| !allocation.is_admin) {
+            self.check_pod(subject, deadline).await?;
+        }
+        self.reserve_all(subject, &mut wanted, deadline).await?;
+        self.write_files(subject, &wanted)?;
+        let device = |allocation: &Allocation| wire::Device {
+            request_names: vec![allocation.main_request().to_owned()],
+            pool_name: self.settings.node.clone(),
+            device_name: allocation.device.clone(),
+            cdi_device_ids: vec![document::qualified_name(&subject.claim.uid, allocation.main_request())],
+            share_id: allocation.share_id.clone(),
+        };
+        Ok(allocations.iter().map(device).collect())
+    }
+
+    /// The lock of a claim, which other instances take, too; none if one of them works on it until the deadline.
+    pub(crate) async fn lock_claim(&self, uid: &str, deadline: Instant) -> Option<NamedLock> {
+        loop {
+            // a directory that cannot be written is reported by what is written next
+            match self.settings.records.try_lock_claim(uid) {
+                Ok(Some(lock)) => return Some(lock),
+                _ if Instant::now() >= deadline => return None,
+                _ => sleep_until(deadline.min(Instant::now() + CHECK)).await,
+            }
+        }
+    }
+
+    async fn read_claim(&self, asked: &wire::Claim, deadline: Instant) -> Result<Subject, PrepareError> {
+        let wire::Claim { namespace, uid, name } = asked;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let text = loop {
+            match self.api.claim(namespace, name).await {
+                Ok(text) => break text,
+                Err(error) if error.is_passing() && Instant::now() < deadline => {
+                    sleep_until(deadline.min(Instant::now() + backoff.next_pause())).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let claim = Claim::read(&text, &self.settings.node)?;
+        if claim.uid != *uid {
+            let name = format!("{namespace}/{name}");
+            return Err(PrepareError::OtherUid { name, found: claim.uid, asked: uid.clone() });
+        }
+        let first = claim.reserved_for.first().cloned();
+        let pod = first.map(|pod| Pod { namespace: claim.namespace.clone(), name: pod.name, uid: pod.uid });
+        Ok(Subject { claim, pod })
+    }
+
+    /// Checks that the Pod has a network namespace, and that something attaches the devices before its containers run.
+    async fn check_pod(&self, subject: &Subject, deadline: Instant) -> Result<(), PrepareError> {
+        let claimant = match &subject.pod {
+            Some(pod) => self.read_pod(pod).await?,
+            None => None,
+        };
+        let pod = subject.pod.as_ref().map_or_else(|| "unknown".to_owned(), Pod::to_string);
+        if claimant.as_ref().is_some_and(|claimant| claimant.is_host_network) {
+            return Err(PrepareError::HostNetwork(pod));
+        }
+        let Subject { claim, .. } = subject;
+        let is_named = |allocation: &&Allocation| match &claimant {
+            Some(claimant) => claimant.names(claim, allocation),
+            None => claim.is_extended_resource,
+        };
+        let moving = claim.allocations.iter().filter(|allocation| !allocation.is_admin);
+        let Some(unguarded) = moving.clone().find(|allocation| !is_named(allocation)) else { return Ok(()) };
+        loop {
+            let (reason, is_passing) = match (self.settings.runtime)() {
+                RuntimeState::Connected => return Ok(()),
+                RuntimeState::Disconnected(reason) => {
+                    (format!("netdevice-agent is not connected to the container runtime ({reason})"), true)
+                }
+                RuntimeState::Off => ("netdevice-agent runs without -nri".to_owned(), false),
+            };
+            if !is_passing || Instant::now() >= deadline {
+                let request = unguarded.request.clone();
+                return Err(PrepareError::Unguarded { request, pod, reason });
+            }
+            sleep_until(deadline.min(Instant::now() + CHECK)).await;
+        }
+    }
+
+    /// The Pod; none if the agent may not read Pods, or it is another one by now.
+    async fn read_pod(&self, pod: &Pod) -> Result<Option<Claimant>, PrepareError> {
+        let text = match self.api.pod(&pod.namespace, &pod.name).await {
+            Ok(text) => text,
+            // the hook and the injector refuse later, with less of an explanation
+            Err(ApiError::Forbidden(_)) => return Ok(None),
+            Err(error) if error.is_passing() => {
+                tracing::warn!("a claim is prepared without knowledge of its pod: {error}");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Claimant::read(&text).ok().filter(|claimant| claimant.uid == pod.uid))
+    }
+
+    /// Reserves each device as soon as it can be had.
+    async fn reserve_all(
+        &self,
+        subject: &Subject,
+        wanted: &mut [Wanted<'_>],
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
+        let began = Instant::now();
+        let mut views = self.settings.views.clone();
+        let mut holders_checked: BTreeMap<String, Instant> = BTreeMap::new();
+        loop {
+            let view = views.borrow_and_update().clone();
+            self.check_names(subject, wanted)?;
+            let mut passing: Option<(usize, Obstacle)> = None;
+            for at in 0..wanted.len() {
+                if wanted[at].allocation.is_admin || wanted[at].device.is_some() {
+                    continue;
+                }
+                match self.reserve(subject, &wanted[at], &view) {
+                    Ok(device) => wanted[at].device = Some(device),
+                    Err(obstacle) if obstacle.passes == Passes::Never => {
+                        return Err(wanted[at].error(obstacle.error));
+                    }
+                    Err(obstacle) => passing = passing.or(Some((at, obstacle))),
+                }
+            }
+            let Some((at, obstacle)) = passing else { return Ok(()) };
+            let limit = match obstacle.passes {
+                Passes::Soon => deadline.min(began + NOTIFICATION),
+                Passes::InTime | Passes::Never => deadline,
+            };
+            if Instant::now() >= limit {
+                let (device, error) = (wanted[at].allocation.device.clone(), obstacle.error.into());
+                return Err(PrepareError::Waited { device, error, waited: began.elapsed() });
+            }
+            if let Some(holder) = &obstacle.reserved_by
+                && holders_checked.get(holder.id()).is_none_or(|checked| checked.elapsed() >= CHECK_HOLDER)
+            {
+                holders_checked.insert(holder.id().to_owned(), Instant::now());
+                self.end_if_gone(holder, &obstacle.device).await;
+            }
+            tokio::select! {
+                Ok(()) = views.changed() => {}
+                () = sleep_until(limit.min(Instant::now() + CHECK)) => {}
+            }
+        }
+    }
+
+    /// Reserves a device under its lock.
+    fn reserve(&self, subject: &Subject, wanted: &Wanted<'_>, view: &Arc<View>) -> Result<DeviceId, Obstacle> {
+        let records = &self.settings.records;
+        let owner = subject.owner(wanted.allocation);
+        let never = |error: DeviceError, device: &DeviceId| Obstacle::new(device, Passes::Never, error);
+        let device = match wanted.allocation.device.parse::<DeviceName>() {
+            Ok(name) => name.device(),
+            Err(_) => {
+                let device = DeviceId::from(&InterfaceName::try_from("none").expect("a valid name"));
+                return Err(never(DeviceError::NotThere, &device));
+            }
+        };
+        let record = records.read(&device).map_err(|error| never(error.into(), &device))?;
+        match &record {
+            Some(record) if record.owner.is_claim(&subject.claim.uid) => {}
+            Some(record) => return Err(Obstacle::held(&device, record)),
+            None => self.check(view, &device, wanted)?,
+        }
+        let lock = records.try_lock(&device).map_err(|error| never(error.into(), &device))?;
+        let Some(lock) = lock else { return Err(Obstacle::new(&device, Passes::InTime, DeviceError::Busy)) };
+        let reservation = Reservation {
+            device: device.clone(),
+            resource: None,
+            owner,
+            configuration: wanted.configuration.clone(),
+            since: journal::now(),
+        };
+        let reserved = records.reserve(&reservation, &lock);
+        if record.is_some() {
+            lock.leave();
+        }
+        match reserved {
+            Ok(()) => Ok(device),
+            Err(store::Error::Held(owner)) => Err(Obstacle::reserved(&device, *owner)),
+            Err(error) => Err(never(error.into(), &device)),
+        }
+    }
+
+    /// Checks that a device on the host may be given, and can be configured as it is wanted.
+    fn check(&self, view: &View, device: &DeviceId, wanted: &Wanted<'_>) -> Result<(), Obstacle> {
+        let never = |error| Obstacle::new(device, Passes::Never, error);
+        let soon = |error| Obstacle::new(device, Passes::Soon, error);
+        if view.unknown.contains(device) {
+            return Err(never(DeviceError::Unknown));
+        }
+        let Some(link) = view.snapshot.link_named(&device.to_name()) else {
+            return Err(soon(DeviceError::NotThere));
+        };
+        match view.devices().get(device) {
+            Some(found) if found.offer != Offer::Claims => {
+                return Err(never(DeviceError::NotByClaims(found.resource.clone())));
+            }
+            Some(found) if found.owner().is_some() => return Err(soon(DeviceError::Returning)),
+            Some(_) => {}
+            None => {
+                let error = view.explain(link).exclusion.map_or(DeviceError::NotSelected, DeviceError::Excluded);
+                return Err(soon(error));
+            }
+        }
+        check_mtu(view, link, wanted.configuration.as_ref()).map_err(never)
+    }
+
+    /// Checks that no two devices of the Pod have one name, as far as Prepare knows them, nor that of its own interface.
+    fn check_names(&self, subject: &Subject, wanted: &[Wanted<'_>]) -> Result<(), PrepareError> {
+        let reservations = self.settings.records.reservations().unwrap_or_default().into_values();
+        let of_others = reservations.filter(|reservation| {
+            matches!(reservation.owner, Owner::Claim { .. })
+                && !reservation.owner.is_claim(&subject.claim.uid)
+                && subject.pod.is_some()
+                && reservation.owner.pod() == subject.pod.as_ref()
+        });
+        let mut names: BTreeMap<InterfaceName, DeviceId> = of_others
+            .map(|reservation| {
+                let host = reservation.device.to_name();
+                let inside = reservation.configuration.as_ref().map(|it| it.name_inside(&host).clone());
+                (inside.unwrap_or(host), reservation.device)
+            })
+            .collect();
+        for wanted in wanted.iter().filter(|wanted| !wanted.allocation.is_admin) {
+            let Ok(name) = wanted.allocation.device.parse::<DeviceName>() else { continue };
+            let device = name.device();
+            let name = wanted.name_inside(&device);
+            if name.as_bytes() == POD_INTERFACE.as_bytes() {
+                return Err(wanted.error(DeviceError::PodInterface(name.to_string())));
+            }
+            if let Some(other) = names.insert(name.clone(), device) {
+                return Err(wanted.error(DeviceError::SameName { name: name.to_string(), other }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the reservation of a claim that is gone, which was never unprepared or will be in a moment: after a forced deletion the
+    /// kubelet prepares the next claim first (kubernetes#141471). A device that is still in a sandbox stays there.
+    async fn end_if_gone(&self, holder: &Owner, device: &DeviceId) {
+        let Owner::Claim { uid, namespace, name, .. } = holder else { return };
+        let is_gone = match self.api.claim(namespace, name).await {
+            Ok(text) => match Claim::read(&text, &self.settings.node) {
+                Ok(claim) => claim.uid != *uid || claim.allocations.is_empty(),
+                Err(_) => true,
+            },
+            Err(error) => matches!(error, ApiError::NotFound(_)),
+        };
+        let records = &self.settings.records;
+        if !is_gone || !matches!(records.read(device), Ok(None)) {
+            return;
+        }
+        if let Ok(Some(lock)) = records.try_lock(device)
+            && matches!(records.read(device), Ok(None))
+        {
+            tracing::info!(%device, "ended the reservation of {holder}, which is gone");
+            let _ = records.release_claim(device, uid, &lock);
+        }
+    }
+
+    /// Writes the metadata of each request, and then the CDI file.
+    fn write_files(&self, subject: &Subject, wanted: &[Wanted<'_>]) -> Result<(), PrepareError> {
+        let (paths, claim) = (&self.settings.paths, &subject.claim);
+        let view = self.settings.views.borrow().clone();
+        let mut seen = BTreeSet::new();
+        let names = wanted.iter().map(|wanted| wanted.allocation.main_request()).filter(|name| seen.insert(*name));
+        let requests = names.map(|name| {
+            let of_request: Vec<&Wanted<'_>> =
+                wanted.iter().filter(|wanted| wanted.allocation.main_request() == name).collect();
+            let devices: Vec<metadata::Device> =
+                of_request.iter().map(|wanted| self.metadata_of(wanted, &view)).collect();
+            let file = metadata::write(paths, claim, name, &devices)
+                .map_err(|error| PrepareError::Write { path: paths.plugin.join("dra-device-metadata"), error })?;
+            let devices = of_request.iter().filter_map(|wanted| wanted.device.clone()).collect();
+            Ok(Request {
+                name: name.to_owned(),
+                environment: environment(claim, name, &of_request, &view),
+                devices,
+                file: Some(file),
+            })
+        });
+        let requests: Vec<Request> = requests.collect::<Result<_, PrepareError>>()?;
+        let (hook, state_dir) = (paths.hook.as_str(), paths.state_dir.as_deref());
+        let document = Document { uid: &claim.uid, hook, state_dir, requests: &requests };
+        let text = document.to_json().unwrap_or_default();
+        let written = cdi_file::write(&paths.cdi, &claim.uid, &text);
+        written.map_err(|error| PrepareError::Write { path: cdi_file::path(&paths.cdi, &claim.uid), error })
+    }
+
+    fn metadata_of(&self, wanted: &Wanted<'_>, view: &View) -> metadata::Device {
+        let network_data = wanted.device.as_ref().map(|device| {
+            let configuration = wanted.configuration.as_ref();
+            let host = view.snapshot.link_named(&device.to_name()).and_then(|link| link.mac.clone());
+            NetworkData {
+                interface_name: wanted.name_inside(device).to_string(),
+                ips: configuration.map_or_else(Vec::new, |it| it.addresses.iter().map(ToString::to_string).collect()),
+                hardware_address: configuration.and_then(|it| it.mac.clone()).or(host).map(|mac| mac.to_string()),
+            }
+        });
+        metadata::Device {
+            driver: DRIVER,
+            pool: self.settings.node.clone(),
+            name: wanted.allocation.device.clone(),
+            network_data,
+        }
+    }
+}
+
+/// The configuration of a device: the class's, changed by the claim's.
+fn resolve(allocation: &Allocation) -> Result<Option<SandboxConfiguration>, ParameterError> {
+    let mut merged = None;
+    for text in &allocation.parameters {
+        let later = parameters::parse(text)?;
+        merged = Some(match merged {
+            None => later,
+            Some(earlier) => parameters::DeviceConfiguration::merged(earlier, later),
+        });
+    }
+    merged.map(|merged| merged.resolve().map(|(_, configuration)| configuration)).transpose()
+}
+
+/// A virtual function has at most the MTU of its physical function, and what is built on an interface that of the interface.
+fn check_mtu(view: &View, link: &Link, configuration: Option<&SandboxConfiguration>) -> Result<(), DeviceError> {
+    let Some(asked) = configuration.and_then(|configuration| configuration.mtu) else { return Ok(()) };
+    let function = link.hardware.as_ref().and_then(|hardware| hardware.virtual_function.as_ref());
+    let physical = function.and_then(|function| function.physical_function_name.as_ref());
+    let physical = physical.and_then(|name| view.snapshot.link_named(name));
+    let is_bounded = matches!(link.kind.as_deref(), Some("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap"));
+    let parent = link.parent.filter(|_| is_bounded).and_then(|parent| view.snapshot.link(parent));
+    match physical.or(parent).filter(|limit| asked > limit.mtu) {
+        None => Ok(()),
+        Some(limit) => Err(DeviceError::Mtu { asked, most: limit.mtu, of: limit.name.to_string() }),
+    }
+}
+
+/// The variables that list the interfaces of a request in the Pod, separated by spaces. A claim for an extended resource also
+/// has the device plugin's.
+fn environment(claim: &Claim, request: &str, wanted: &[&Wanted<'_>], view: &View) -> Vec<String> {
+    let text = |name: InterfaceName| name.to_str().map_or_else(|| DeviceId::from(&name).to_string(), str::to_owned);
+    let devices = || wanted.iter().filter_map(|wanted| Some((wanted, wanted.device.as_ref()?)));
+    let names: Vec<String> = devices().map(|(wanted, device)| text(wanted.name_inside(device))).collect();
+    let names = names.join(" ");
+    let claim_name = claim.pod_claim_name.as_deref().unwrap_or(&claim.name);
+    let mut variables = vec![format!("{}={names}", document::environment_variable(claim_name, request))];
+    if claim.is_extended_resource {
+        let resource = devices().find_map(|(_, device)| Some(view.devices().get(device)?.resource.clone()));
+        variables.extend(resource.map(|resource| format!("{}={names}", resource.environment_variable())));
+    }
+    variables
+}

@@ -1,0 +1,6 @@
+//! The driver against a kubelet and an API server that are played by the test.
+
+mod prepare;
+mod sockets;
+mod unprepare;
+mod world;

@@ -1,0 +1,237 @@
+use std::fs;
+
+use netdevice::{Attachment, Owner, Phase, claims::DRIVER, fixture, owner::Request};
+use serde_json::json;
+use tokio::task::yield_now;
+
+use super::world::{ClaimForm, NODE, World, claim_owner, path_of, view};
+use crate::settings::RuntimeState;
+
+#[tokio::test]
+async fn a_claim_is_reserved_and_has_a_cdi_file_before_the_answer() {
+    let world = World::new();
+    let results = &[("nic", "eth1"), ("other/vf", "eth2"), ("nic", "eth3")];
+    let claim = ClaimForm { results, ..ClaimForm::default() };
+    let devices = world.put_and_prepare(&claim).await.unwrap();
+    let answer: Vec<_> = devices.iter().map(|it| (it.request_names.join(" "), it.device_name.as_str())).collect();
+    assert_eq!(answer, [("nic".into(), "eth1"), ("other".into(), "eth2"), ("nic".into(), "eth3")]);
+    assert!(devices.iter().all(|device| device.pool_name == NODE && device.share_id.is_none()));
+    assert_eq!(devices[1].cdi_device_ids, [format!("{DRIVER}/claim=c1-other")]);
+    assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c1 eth1", "c1 eth2", "c1 eth3"]);
+    let owner = world.records.reservation(&"eth2".parse().unwrap()).unwrap().owner;
+    assert_eq!(owner.to_string(), "claim default/fast of pod default/web");
+    let document = world.document("c1");
+    let edits = &document["devices"][0]["containerEdits"];
+    assert_eq!(document["devices"].as_array().unwrap().len(), 2);
+    assert_eq!(edits["hooks"][0]["args"], json!(["netdevice-hook", "attach", "-claim", "c1", "eth1", "eth3"]));
+    assert_eq!(edits["env"], json!(["NETDEVICE_CLAIM_FAST_NIC=eth1 eth3"]));
+    let metadata = edits["mounts"][0]["hostPath"].as_str().unwrap();
+    assert!(fs::read_to_string(metadata).unwrap().contains("\"name\":\"eth3\""));
+}
+
+#[tokio::test]
+async fn everything_is_written_anew_by_each_call() {
+    let world = World::new();
+    let parameters = Some(json!({"name": "net1", "addresses": ["10.0.0.2/24"], "mtu": 1400}));
+    let claim = ClaimForm { parameters, ..ClaimForm::default() };
+    let first = world.put_and_prepare(&claim).await.unwrap();
+    assert_eq!(world.document("c1")["devices"][0]["containerEdits"]["env"][0], "NETDEVICE_CLAIM_FAST_NIC=net1");
+    // a reboot
+    fs::remove_dir_all(world.records.directory()).unwrap();
+    fs::remove_dir_all(world.paths().cdi).unwrap();
+    assert_eq!(world.prepare(&claim).await.unwrap(), first);
+    assert!(world.cdi_file("c1").exists());
+    let configuration = world.records.reservation(&"eth1".parse().unwrap()).unwrap().configuration.unwrap();
+    assert_eq!(configuration.mtu, Some(1400));
+    // and while it is attached
+    let attached = Attachment { owner: claim_owner("c1", "fast"), ..fixture::record("eth1") };
+    world.records.write(&attached).unwrap();
+    fs::remove_file(world.cdi_file("c1")).unwrap();
+    assert_eq!(world.prepare(&claim).await.unwrap(), first);
+    assert!(world.cdi_file("c1").exists());
+}
+
+#[tokio::test]
+async fn what_does_not_pass_is_refused_at_once_with_what_to_do() {
+    let world = World::new();
+    world.put_pod("host", &["fast"], true);
+    world.put_pod("bare", &[], false);
+    let form = ClaimForm::default;
+    let parameters = |value| Some(value);
+    let table = [
+        (ClaimForm { uid: "../x", ..form() }, "\"../x\" is not the UID of a claim"),
+        (
+            ClaimForm { parameters: parameters(json!({"mtuu": 1})), ..form() },
+            "device eth1: invalid parameters of the claim",
+        ),
+        (ClaimForm { parameters: parameters(json!({"mtuu": 1})), ..form() }, "mtu"),
+        (ClaimForm { parameters: parameters(json!({"name": "eth0"})), ..form() }, "device eth1: eth0 is the pod's own"),
+        (
+            ClaimForm {
+                parameters: parameters(json!({"name": "net1"})),
+                results: &[("a", "eth1"), ("b", "eth2")],
+                ..form()
+            },
+            "device eth2: the pod has device eth1 under the name net1, too",
+        ),
+        (ClaimForm { pod: "host", ..form() }, "pod default/host uses the host's network"),
+        (
+            ClaimForm { pod: "bare", ..form() },
+            "no container of pod default/bare names the claim in resources.claims, and netdevice-agent runs without -nri",
+        ),
+        (ClaimForm { pod: "gone", ..form() }, "the pod default/gone does not exist"),
+    ];
+    for (claim, expected) in table {
+        let error = world.put_and_prepare(&claim).await.unwrap_err();
+        assert!(error.contains(expected) && error.lines().count() == 1, "{error}\n{expected}");
+        assert!(!world.cdi_file("c1").exists());
+    }
+    // what could be reserved before another one failed stays, for the next call
+    world.runtime.lock().unwrap().clone_from(&RuntimeState::Connected);
+    world.put_and_prepare(&ClaimForm { pod: "bare", ..form() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_claim_that_is_not_the_one_the_kubelet_means_is_refused() {
+    let world = World::new();
+    let claim = ClaimForm::default();
+    world.put_claim(&ClaimForm { uid: "c2", ..ClaimForm::default() });
+    let error = world.prepare(&claim).await.unwrap_err();
+    assert_eq!(
+        error,
+        "claim default/fast was deleted and created anew (it has UID c2, the pod's has c1): delete the pod"
+    );
+    world.delete(&claim);
+    assert_eq!(world.prepare(&claim).await.unwrap_err(), "the claim default/fast does not exist");
+    let mut object = claim.object();
+    object["status"] = json!({});
+    world.put(&path_of(&claim), 200, object.to_string());
+    assert!(world.prepare(&claim).await.unwrap_err().starts_with("the claim is not allocated"));
+    world.put(&path_of(&claim), 403, "{}");
+    assert!(world.prepare(&claim).await.unwrap_err().contains("apply the rights of install-dra.yaml"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_gone_or_not_selected_is_refused_after_a_moment() {
+    let world = World::new();
+    for (device, expected) in [
+        ("eth9", "device eth9: the node has no such interface any longer: delete the pod"),
+        ("wlan1", "device wlan1: no pool of the node selects it any longer"),
+    ] {
+        let claim = ClaimForm { results: &[("nic", device)], ..ClaimForm::default() };
+        let error = world.put_and_prepare(&claim).await.unwrap_err();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_mtu_over_that_of_the_parent_is_refused() {
+    let world = World::new();
+    let parent = fixture::link(2, "eth1");
+    let vlan = netdevice::Link { kind: Some("vlan".into()), parent: Some(2), ..fixture::link(3, "eth2") };
+    world.views.send_replace(view(vec![parent, vlan]));
+    let parameters = Some(json!({"mtu": 9000}));
+    let claim = ClaimForm { parameters, results: &[("nic", "eth2")], ..ClaimForm::default() };
+    let error = world.put_and_prepare(&claim).await.unwrap_err();
+    assert_eq!(error, "device eth2: mtu 9000 is larger than the 1500 of eth1: set a smaller mtu");
+}
+
+#[tokio::test]
+async fn the_end_of_another_claim_is_waited_for() {
+    let world = World::new();
+    let (claim, other) = (ClaimForm::default(), ClaimForm { uid: "c0", name: "before", ..ClaimForm::default() });
+    world.put_claim(&claim);
+    world.put_claim(&other);
+    world.reserve("eth1", claim_owner("c0", "before"));
+    let waiting = world.prepare(&claim);
+    let unprepared = async {
+        while !world.records.directory().join("lock/claim c1").exists() {
+            yield_now().await;
+        }
+        assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c0 eth1"]);
+        world.unprepare(&other).await.unwrap();
+    };
+    let (prepared, ()) = tokio::join!(waiting, unprepared);
+    prepared.unwrap();
+    assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c1 eth1"]);
+}
+
+#[tokio::test]
+async fn a_claim_that_is_gone_keeps_no_device() {
+    let world = World::new();
+    world.reserve("eth1", claim_owner("c0", "before"));
+    world.put_and_prepare(&ClaimForm::default()).await.unwrap();
+    assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c1 eth1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_stays_with_its_holder_is_refused_with_the_holders_name() {
+    let world = World::new();
+    world.put_claim(&ClaimForm { uid: "c0", name: "before", ..ClaimForm::default() });
+    world.reserve("eth1", claim_owner("c0", "before"));
+    let error = world.put_and_prepare(&ClaimForm::default()).await.unwrap_err();
+    assert_eq!(
+        error,
+        "device eth1: it is held by claim default/before of pod default/old: delete that pod or choose another device (waited 40 s)"
+    );
+    // a Pod that has it by annotation does not end by itself
+    let by_annotation =
+        Owner::Sandbox { id: "s1".into(), pod: claim_owner("c0", "before").pod().cloned(), by: Request::Annotation };
+    let record = Attachment { owner: by_annotation, phase: Phase::Attached, ..fixture::record("eth2") };
+    world.records.write(&record).unwrap();
+    let claim = ClaimForm { uid: "c2", name: "fast", results: &[("nic", "eth2")], ..ClaimForm::default() };
+    let error = world.put_and_prepare(&claim).await.unwrap_err();
+    assert!(error.starts_with("device eth2: it is held by pod default/old") && !error.contains("waited"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_away_is_waited_for() {
+    let world = World::new();
+    let claim = ClaimForm::default();
+    world.put(&path_of(&claim), 503, "");
+    let waiting = world.prepare(&claim);
+    let back = async {
+        while !world.records.directory().join("lock/claim c1").exists() {
+            yield_now().await;
+        }
+        world.put_claim(&claim);
+    };
+    let (prepared, ()) = tokio::join!(waiting, back);
+    prepared.unwrap();
+    world.put(&path_of(&claim), 503, "");
+    let error = world.prepare(&claim).await.unwrap_err();
+    assert!(error.ends_with("from the API server: it answered with status 503"), "{error}");
+}
+
+#[tokio::test]
+async fn administration_reserves_and_moves_nothing() {
+    let world = World::new();
+    world.reserve("eth1", claim_owner("c0", "before"));
+    let claim = ClaimForm { results: &[("!look", "eth1")], pod: "host", ..ClaimForm::default() };
+    world.put_pod("host", &[], true);
+    let devices = world.put_and_prepare(&claim).await.unwrap();
+    assert_eq!(devices[0].device_name, "eth1");
+    assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c0 eth1"]);
+    assert!(world.document("c1")["devices"][0]["containerEdits"].get("hooks").is_none());
+}
+
+#[tokio::test]
+async fn a_pod_that_may_not_be_read_is_treated_as_one_that_names_no_claim() {
+    let world = World::new();
+    world.put("/api/v1/namespaces/default/pods/web", 403, "{}");
+    let error = world.put_and_prepare(&ClaimForm::default()).await.unwrap_err();
+    assert!(error.contains("netdevice-agent runs without -nri"), "{error}");
+    *world.runtime.lock().unwrap() = RuntimeState::Connected;
+    world.prepare(&ClaimForm::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn parameters_that_are_not_utf_8_are_refused_or_read_and_never_fatal() {
+    let world = World::new();
+    let claim = ClaimForm { parameters: Some(json!({"name": "MARK"})), ..ClaimForm::default() };
+    let mut text = claim.object().to_string().into_bytes();
+    let at = text.windows(4).position(|window| window == b"MARK").unwrap();
+    text[at] = 0xff;
+    world.put(&path_of(&claim), 200, text);
+    let _ = world.prepare(&claim).await;
+}

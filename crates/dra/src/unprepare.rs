@@ -1,0 +1,55 @@
+//! Unprepare: ends what Prepare and the attachments made of a claim. The claim may be gone, and nothing of it may be there: that
+//! is a success.
+
+use netdevice::{InterfaceName, claims::claim::is_uid};
+use proto::dra as wire;
+use tokio::{task::spawn_blocking, time::Instant};
+
+use link::{Detached, Ended, Unprepared};
+
+use crate::{cdi_file, driver::Driver, metadata};
+
+impl Driver {
+    /// Unprepares a claim. Returns the interfaces that are on the host again.
+    ///
+    /// # Errors
+    ///
+    /// What is left of it; the kubelet repeats the call.
+    pub(crate) async fn unprepare(&self, asked: &wire::Claim, deadline: Instant) -> Result<Vec<InterfaceName>, String> {
+        let wire::Claim { namespace, uid, name } = asked;
+        if !is_uid(uid) {
+            // no claim of that UID was ever prepared
+            return Ok(Vec::new());
+        }
+        let Some(_lock) = self.lock_claim(uid, deadline).await else {
+            return Err("the claim is being prepared or unprepared by another call".into());
+        };
+        // first: no container starts with a device that it cannot keep
+        let paths = &self.settings.paths;
+        cdi_file::remove(&paths.cdi, uid)
+            .map_err(|error| format!("cannot remove {}: {error}", cdi_file::path(&paths.cdi, uid).display()))?;
+        let (records, claim, limit) = (self.settings.records.clone(), uid.clone(), deadline.into_std());
+        let ended = spawn_blocking(move || link::unprepare(&records, &claim, limit)).await;
+        let ended = ended.map_err(|error| format!("cannot detach its devices: {error}"))?;
+        let ended = ended.map_err(|error| format!("cannot read the records of this node: {error}"))?;
+        if let Err(error) = metadata::remove(paths, namespace, name) {
+            tracing::warn!("cannot remove the metadata of claim {namespace}/{name}: {error}");
+        }
+        let failures: Vec<String> = ended.iter().filter_map(failure).collect();
+        if failures.is_empty() { Ok(ended.iter().filter_map(on_host).collect()) } else { Err(failures.join("; ")) }
+    }
+}
+
+fn failure((device, detached): &Unprepared) -> Option<String> {
+    detached.as_ref().err().map(|error| format!("device {device}: {error}"))
+}
+
+/// The interface that is on the host again.
+fn on_host((device, detached): &Unprepared) -> Option<InterfaceName> {
+    match detached {
+        Ok(Detached::Done(Ended::Returned { renamed, .. })) => {
+            Some(renamed.clone().unwrap_or_else(|| device.to_name()))
+        }
+        _ => None,
+    }
+}
