@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin, announcer,
+    claims::{self, Claims},
     config::{Config, NetworkPaths, Offer},
     descriptors, dynamic_networks,
     events::{self, Events},
@@ -60,6 +61,12 @@ struct Shared {
     restored: mpsc::UnboundedSender<InterfaceName>,
     /// What is offered and what is attached.
     views: Views,
+}
+
+/// Other ways to request interfaces, which the injector asks about a Pod.
+struct Others {
+    networks: Option<::dynamic_networks::Handle>,
+    holders: Option<Arc<dyn ::dra::holders::ClaimHolders>>,
 }
 
 impl App {
@@ -106,8 +113,14 @@ impl App {
             let ends = network_ends::Config { plugin_dirs, cache, multus_cache, records, metrics };
             app.spawn(network_ends::run(ends, inventory.subscribe_namespaces_ended(), app.shutdown.clone()));
         }
-        if let Some(runtime) = config.runtime {
-            app.inject(runtime, config.pod_resources, texts_sender, has_networks.then_some(handle), &shared);
+        let claims = config.claims.map(Claims::open).transpose()?;
+        let others = Others { networks: has_networks.then_some(handle), holders: claims.as_ref().map(Claims::holders) };
+        let runtime =
+            config.runtime.map(|runtime| app.inject(runtime, config.pod_resources, texts_sender, others, &shared));
+        if let Some(claims) = claims {
+            let Shared { records, metrics, restored, views, .. } = shared.clone();
+            let parts = claims::Parts { records, views, runtime, restored, metrics };
+            app.spawn(claims.run(parts, app.shutdown.clone()));
         }
         if let Some(offer) = config.offer {
             app.offer(offer, &shared);
@@ -171,15 +184,15 @@ impl App {
         self.spawn(reconciler::run(triggers, records, notifier, self.shutdown.clone()));
     }
 
-    /// Attaches devices by annotation, as a plugin of the runtime.
+    /// Attaches devices by annotation, as a plugin of the runtime. Returns the state of the connection.
     fn inject(
         &mut self,
         runtime: nri::Config,
         pod_resources: PathBuf,
         texts: watch::Sender<Option<String>>,
-        networks: Option<::dynamic_networks::Handle>,
+        Others { networks, holders }: Others,
         shared: &Shared,
-    ) {
+    ) -> watch::Receiver<nri::ConnectionState> {
         let Shared { records, metrics, events, restored, views, .. } = shared.clone();
         let injector = Injector::new(injector::Config {
             records,
@@ -190,9 +203,14 @@ impl App {
             events,
             texts,
             networks,
-            holders: None,
+            holders,
         });
-        self.spawn(serve_runtime(runtime, injector, metrics, self.shutdown.clone()));
+        let kept = injector.keep(self.shutdown.clone());
+        let connector = nri::Connector::new(runtime, Arc::new(injector));
+        let state = connector.state();
+        metrics.set_runtime(state.clone());
+        self.spawn(serve_runtime(connector, kept, self.shutdown.clone()));
+        state
     }
 
     /// Offers devices as extended resources: a plugin for each pool, and the hook that moves the devices.
@@ -228,14 +246,10 @@ fn open_records(config: &Config, metrics: &Metrics) -> Records {
 
 /// Serves the runtime. A process that the runtime started ends with the runtime.
 async fn serve_runtime(
-    runtime: nri::Config,
-    injector: Injector,
-    metrics: Arc<Metrics>,
+    connector: nri::Connector<Injector>,
+    kept: impl Future<Output = ()> + Send,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let kept = injector.keep(shutdown.clone());
-    let connector = nri::Connector::new(runtime, Arc::new(injector));
-    metrics.set_runtime(connector.state());
     let connected = async {
         let ended = connector.run(shutdown.clone()).await;
         shutdown.cancel();

@@ -80,7 +80,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) events: EventMode,
 
-    /// Name of the Node, for Events about the Node
+    /// Name of the Node, for Events about the Node and for -dra
     #[arg(long, value_name = "NAME", env = "NODE_NAME", default_value = "", hide_default_value = true)]
     node_name: String,
 
@@ -100,6 +100,19 @@ pub(crate) struct Arguments {
     /// Also add and remove interfaces of running Pods when the Pod annotation k8s.v1.cni.cncf.io/networks changes
     #[arg(long)]
     pub(crate) dynamic_networks: bool,
+
+    /// Also give devices by ResourceClaim, as a driver for Dynamic Resource Allocation (DRA); those of -interfaces are then
+    /// offered by claims only
+    #[arg(long)]
+    pub(crate) dra: bool,
+
+    /// The kubelet's directory, in which -dra finds plugins_registry and plugins
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet")]
+    pub(crate) kubelet_dir: PathBuf,
+
+    /// UID of this Pod: two instances of -dra serve side by side during an update
+    #[arg(long, value_name = "UID", env = "POD_UID", default_value = "", hide_default_value = true)]
+    pub(crate) pod_uid: String,
 
     /// Socket of Multus' thick daemon, which then runs the CNI plugins for -dynamic-networks; without it this agent does
     #[arg(long, value_name = "SOCKET")]
@@ -202,7 +215,17 @@ impl Program {
             Self::DynamicNetworks => return controller_command(command),
             Self::Injector => {}
         }
-        let of_the_agent = ["nri", "device_plugin_dir", "cdi_dir", "cdi_spec_dirs", "hook_path", "hook_source"];
+        let of_the_agent = [
+            "nri",
+            "dra",
+            "kubelet_dir",
+            "pod_uid",
+            "device_plugin_dir",
+            "cdi_dir",
+            "cdi_spec_dirs",
+            "hook_path",
+            "hook_source",
+        ];
         let command = of_the_agent.into_iter().fold(command, |command, id| command.mut_arg(id, |arg| arg.hide(true)));
         command
             .name(INJECTOR)
@@ -224,6 +247,9 @@ fn controller_command(command: Command) -> Command {
     let of_the_agent = [
         "dynamic_networks",
         "nri",
+        "dra",
+        "kubelet_dir",
+        "pod_uid",
         "nri_socket",
         "idx",
         "name",

@@ -8,7 +8,7 @@ use netdevice::Pools;
 
 use crate::{
     arguments::{Arguments, EventMode, Program},
-    dynamic_networks,
+    claims, dynamic_networks,
 };
 
 /// A valid configuration.
@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) networks: Option<NetworkPaths>,
     /// How interfaces are added to running Pods by annotation; none if they are not.
     pub(crate) dynamic_networks: Option<dynamic_networks::Config>,
+    /// How devices are given by claim; none if they are not.
+    pub(crate) claims: Option<claims::Config>,
     /// How devices are attached by annotation; none if they are not.
     pub(crate) runtime: Option<nri::Config>,
     /// How devices are offered as extended resources; none if they are not.
@@ -70,6 +72,7 @@ impl TryFrom<Arguments> for Config {
             selection: Selection::try_from(&arguments)?,
             inventory: arguments.inventory(),
             offer: (arguments.program == Program::Agent).then(|| Offer::from(&arguments)),
+            claims: claims::Config::from_arguments(&arguments)?,
             dynamic_networks: dynamic_networks::Config::from_arguments(&arguments)?,
             networks: (arguments.program != Program::Injector).then(|| NetworkPaths::from(&arguments)),
             node_name: arguments.node_name(),
@@ -96,6 +99,10 @@ impl TryFrom<&Arguments> for Selection {
                 if arguments.nri {
                     pools = pools.with_annotations();
                     yaml.push_str("  annotations: true\n");
+                }
+                if arguments.dra {
+                    pools = pools.offered_by_claims();
+                    yaml.push_str("  offer: claims\n");
                 }
                 Ok(Self::Flag(Arc::new(pools), yaml))
             }

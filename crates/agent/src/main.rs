@@ -13,6 +13,7 @@ mod announcer;
 mod api_server;
 mod app;
 mod arguments;
+mod claims;
 mod config;
 mod descriptors;
 mod directory;

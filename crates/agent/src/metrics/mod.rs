@@ -93,6 +93,16 @@ impl Metrics {
         self.with(|values| *values.network_deletions.entry(if is_deleted { "ok" } else { "failed" }).or_default() += 1);
     }
 
+    /// Reports claims, from now on.
+    pub(crate) fn set_claims(&self, state: watch::Receiver<dra::RegistrationState>) {
+        self.with(|values| values.claims = Some(state));
+    }
+
+    /// A claim was prepared or unprepared, or that failed.
+    pub(crate) fn count_claim(&self, change: &'static str, result: &'static str) {
+        self.with(|values| *values.claim_changes.entry((change, result)).or_default() += 1);
+    }
+
     /// Reports Events, from now on.
     pub(crate) fn set_events(&self) {
         self.with(|values| values.events = Some(BTreeMap::new()));

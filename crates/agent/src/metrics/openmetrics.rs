@@ -135,6 +135,19 @@ fn add_reloads_and_repairs(values: &Values, registry: &mut Registry) {
         let changes: BTreeMap<&'static str, u64> = changes.map(|((_, result), count)| (*result, *count)).collect();
         registry.register(name, help, by_result(&changes, &["ok", "failed"]));
     }
+    if let Some(state) = &values.claims {
+        let registered = Gauge::<i64>::default();
+        registered.set(i64::from(*state.borrow() == dra::RegistrationState::Registered));
+        registry.register("claims_registered", "Whether the kubelet uses the driver of claims", registered);
+        for (change, name, help) in [
+            ("prepare", "claims_prepared", "Claims that the kubelet had prepared, by result"),
+            ("unprepare", "claims_unprepared", "Claims that the kubelet had unprepared, by result"),
+        ] {
+            let changes = values.claim_changes.iter().filter(|((of, _), _)| *of == change);
+            let changes: BTreeMap<&'static str, u64> = changes.map(|((_, result), count)| (*result, *count)).collect();
+            registry.register(name, help, by_result(&changes, &["ok", "failed"]));
+        }
+    }
     let deletions = by_result(&values.network_deletions, &["ok", "failed"]);
     let help = "Attachments of ended Pods to CNI networks that were deleted, by result";
     registry.register("network_deletions", help, deletions);

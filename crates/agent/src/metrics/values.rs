@@ -26,6 +26,9 @@ pub(super) struct Values {
     pub(super) releases: BTreeMap<&'static str, u64>,
     pub(super) network_changes: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) network_deletions: BTreeMap<&'static str, u64>,
+    /// Whether the kubelet uses the driver of claims; none without -dra.
+    pub(super) claims: Option<watch::Receiver<dra::RegistrationState>>,
+    pub(super) claim_changes: BTreeMap<(&'static str, &'static str), u64>,
     /// None while no Events are posted.
     pub(super) events: Option<BTreeMap<EventResult, u64>>,
     pub(super) records: usize,
@@ -64,6 +67,11 @@ impl Values {
             let why = stats.last_error().map_or_else(String::new, |error| format!(": {error}"));
             format!("{resource} is not registered with the kubelet{why}")
         });
+        let claims = self.claims.as_ref().and_then(|state| match &*state.borrow() {
+            dra::RegistrationState::Registered => None,
+            dra::RegistrationState::Pending => Some("claims: the driver is not registered with the kubelet".to_owned()),
+            dra::RegistrationState::Refused(why) => Some(format!("claims: the kubelet refused the driver: {why}")),
+        });
         let cdi: Vec<CdiReport> = self.plugins.values().map(|stats| stats.cdi_report()).collect();
         let conflicts = cdi.iter().flat_map(|report| report.conflicts.clone());
         let ignored = cdi.iter().flat_map(|report| report.ignored.clone());
@@ -79,7 +87,7 @@ impl Values {
         let reported = self.problems.iter().flat_map(|(kind, texts)| texts.iter().cloned().map(of(*kind)));
         let found = view.into_iter().map(of(Kind::Starting));
         found
-            .chain(unregistered.map(of(Kind::Registration)))
+            .chain(unregistered.chain(claims).map(of(Kind::Registration)))
             .chain(conflicts.map(of(Kind::CdiConflict)))
             .chain(ignored.map(of(Kind::CdiIgnored)))
             .chain(runtime.into_iter().map(of(Kind::Runtime)))
