@@ -23,9 +23,10 @@ pub(crate) fn start(arguments: &Arguments) {
     let libraries = if arguments.verbosity > 6 { "debug" } else { "warn" };
     // the caller of a request logs its result
     let client = if arguments.verbosity > 6 { "" } else { ",kube_client=off" };
-    let ours = ["netdevice_agent", "device_plugin", "dynamic_networks", "inventory", "kubelet", "link", "nri", "wake"]
-        .map(|name| format!("{name}={level}"))
-        .join(",");
+    let ours =
+        ["netdevice_agent", "device_plugin", "dra", "dynamic_networks", "inventory", "kubelet", "link", "nri", "wake"]
+            .map(|name| format!("{name}={level}"))
+            .join(",");
     let log =
         fmt().with_env_filter(EnvFilter::new(format!("{libraries},{ours}{client}"))).with_writer(writer(arguments));
     match arguments.log_format {

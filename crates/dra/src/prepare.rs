@@ -13,7 +13,8 @@ use std::{
 };
 
 use netdevice::{
-    DeviceId, InterfaceName, Link, Owner, Pod, Reservation, SandboxConfiguration, View,
+    Acquisition, DeviceId, InterfaceName, Link, Owner, Pod, Reservation, SandboxConfiguration, View,
+    choice::free_child,
     claims::{
         DRIVER,
         claim::{Allocation, Claim, is_uid},
@@ -54,6 +55,8 @@ const POD_INTERFACE: &str = "eth0";
 /// A device that the claim is to have.
 pub(crate) struct Wanted<'a> {
     pub(crate) allocation: &'a Allocation,
+    /// How it comes into the Pod.
+    pub(crate) acquisition: Acquisition,
     /// None: as on the host.
     pub(crate) configuration: Option<SandboxConfiguration>,
     /// The reserved device.
@@ -129,11 +132,11 @@ impl Driver {
         }
         let mut wanted = Vec::new();
         for allocation in allocations {
-            let configuration = resolve(allocation).map_err(|error| PrepareError::Device {
+            let (acquisition, configuration) = resolve(allocation).map_err(|error| PrepareError::Device {
                 device: allocation.device.clone(),
                 error: Box::new(error.into()),
             })?;
-            wanted.push(Wanted { allocation, configuration, device: None });
+            wanted.push(Wanted { allocation, acquisition, configuration, device: None });
         }
         if allocations.iter().any(|allocation| !allocation.is_admin) {
             self.check_pod(subject, deadline).await?;
@@ -250,7 +253,8 @@ impl Driver {
                 if wanted[at].allocation.is_admin || wanted[at].device.is_some() {
                     continue;
                 }
-                match self.reserve(subject, &wanted[at], &view) {
+                let others: BTreeSet<DeviceId> = wanted.iter().filter_map(|wanted| wanted.device.clone()).collect();
+                match self.reserve(subject, &wanted[at], &others, &view) {
                     Ok(device) => wanted[at].device = Some(device),
                     Err(obstacle) if obstacle.passes == Passes::Never => {
                         return Err(wanted[at].error(obstacle.error));
@@ -280,8 +284,14 @@ impl Driver {
         }
     }
 
-    /// Reserves a device under its lock.
-    fn reserve(&self, subject: &Subject, wanted: &Wanted<'_>, view: &Arc<View>) -> Result<DeviceId, Obstacle> {
+    /// Reserves a device under its lock. `others` are those of the claim that are reserved already.
+    fn reserve(
+        &self,
+        subject: &Subject,
+        wanted: &Wanted<'_>,
+        others: &BTreeSet<DeviceId>,
+        view: &Arc<View>,
+    ) -> Result<DeviceId, Obstacle> {
         let records = &self.settings.records;
         let owner = subject.owner(wanted.allocation);
         let never = |error: DeviceError, device: &DeviceId| Obstacle::new(device, Passes::Never, error);
@@ -292,6 +302,9 @@ impl Driver {
                 return Err(never(DeviceError::NotThere, &device));
             }
         };
+        if matches!(wanted.acquisition, Acquisition::Create(_)) {
+            return self.reserve_child(subject, wanted, others, view, &device);
+        }
         let record = records.read(&device).map_err(|error| never(error.into(), &device))?;
         match &record {
             Some(record) if record.owner.is_claim(&subject.claim.uid) => {}
@@ -304,6 +317,7 @@ impl Driver {
             device: device.clone(),
             resource: None,
             owner,
+            acquisition: Acquisition::Move,
             configuration: wanted.configuration.clone(),
             since: journal::now(),
         };
@@ -318,6 +332,65 @@ impl Driver {
         }
     }
 
+    /// Reserves a device that is to be created on `parent`, under the lock of the parent, which every program takes that creates one:
+    /// the one that the claim has for the request already, or the first free one.
+    fn reserve_child(
+        &self,
+        subject: &Subject,
+        wanted: &Wanted<'_>,
+        others: &BTreeSet<DeviceId>,
+        view: &View,
+        parent: &DeviceId,
+    ) -> Result<DeviceId, Obstacle> {
+        let records = &self.settings.records;
+        let owner = subject.owner(wanted.allocation);
+        let never = |error: DeviceError| Obstacle::new(parent, Passes::Never, error);
+        let busy = || Obstacle::new(parent, Passes::InTime, DeviceError::Busy);
+        if let Some(record) = records.read(parent).map_err(|error| never(error.into()))? {
+            return Err(Obstacle::held(parent, &record));
+        }
+        self.check(view, parent, wanted)?;
+        let lock = records.try_lock(parent).map_err(|error| never(error.into()))?.ok_or_else(busy)?;
+        match records.check_parent(parent, &lock) {
+            Ok(()) => {}
+            Err(store::Error::Held(owner)) => return Err(Obstacle::reserved(parent, *owner)),
+            Err(error) => return Err(never(error.into())),
+        }
+        let reservations = records.reservations().unwrap_or_default();
+        let is_own = |reservation: &&Reservation| {
+            let is_for_request =
+                matches!(&reservation.owner, Owner::Claim { request, .. } if *request == wanted.allocation.request);
+            reservation.owner.is_claim(&subject.claim.uid)
+                && is_for_request
+                && reservation.acquisition == wanted.acquisition
+                && reservation.device.parent().as_ref() == Some(parent)
+                && !others.contains(&reservation.device)
+        };
+        let is_taken = |device: &DeviceId| {
+            others.contains(device) || reservations.contains_key(device) || !matches!(records.read(device), Ok(None))
+        };
+        let own = reservations.values().find(is_own).map(|reservation| reservation.device.clone());
+        let device = own.or_else(|| free_child(&parent.to_name(), is_taken)).ok_or_else(busy)?;
+        let child_lock = records.try_lock(&device).map_err(|error| never(error.into()))?.ok_or_else(busy)?;
+        let reservation = Reservation {
+            device: device.clone(),
+            resource: None,
+            owner,
+            acquisition: wanted.acquisition,
+            configuration: wanted.configuration.clone(),
+            since: journal::now(),
+        };
+        let reserved = records.reserve(&reservation, &child_lock);
+        if !matches!(records.read(&device), Ok(None)) {
+            child_lock.leave();
+        }
+        match reserved {
+            Ok(()) => Ok(device),
+            Err(store::Error::Held(owner)) => Err(Obstacle::reserved(&device, *owner)),
+            Err(error) => Err(never(error.into())),
+        }
+    }
+
     /// Checks that a device on the host may be given, and can be configured as it is wanted.
     fn check(&self, view: &View, device: &DeviceId, wanted: &Wanted<'_>) -> Result<(), Obstacle> {
         let never = |error| Obstacle::new(device, Passes::Never, error);
@@ -328,6 +401,16 @@ impl Driver {
         let Some(link) = view.snapshot.link_named(&device.to_name()) else {
             return Err(soon(DeviceError::NotThere));
         };
+        if matches!(wanted.acquisition, Acquisition::Create(_)) {
+            let Some(pool) = view.pools.of(link) else { return Err(soon(DeviceError::NotSelected)) };
+            if pool.offer != Offer::Claims {
+                return Err(never(DeviceError::NotByClaims(pool.resource.clone())));
+            }
+            if let Some(exclusion) = view.parent_exclusion(link, pool) {
+                return Err(soon(DeviceError::Excluded(exclusion)));
+            }
+            return check_mtu_of(Some(link.as_ref()), wanted.configuration.as_ref()).map_err(never);
+        }
         match view.devices().get(device) {
             Some(found) if found.offer != Offer::Claims => {
                 return Err(never(DeviceError::NotByClaims(found.resource.clone())));
@@ -427,11 +510,15 @@ impl Driver {
     fn metadata_of(&self, wanted: &Wanted<'_>, view: &View) -> metadata::Device {
         let network_data = wanted.device.as_ref().map(|device| {
             let configuration = wanted.configuration.as_ref();
+            let is_moved = wanted.acquisition == Acquisition::Move;
             let host = view.snapshot.link_named(&device.to_name()).and_then(|link| link.mac.clone());
             NetworkData {
                 interface_name: wanted.name_inside(device).to_string(),
                 ips: configuration.map_or_else(Vec::new, |it| it.addresses.iter().map(ToString::to_string).collect()),
-                hardware_address: configuration.and_then(|it| it.mac.clone()).or(host).map(|mac| mac.to_string()),
+                hardware_address: configuration
+                    .and_then(|it| it.mac.clone())
+                    .or(host.filter(|_| is_moved))
+                    .map(|mac| mac.to_string()),
             }
         });
         metadata::Device {
@@ -443,8 +530,8 @@ impl Driver {
     }
 }
 
-/// The configuration of a device: the class's, changed by the claim's.
-fn resolve(allocation: &Allocation) -> Result<Option<SandboxConfiguration>, ParameterError> {
+/// How a device comes into the Pod and its configuration: the class's parameters, changed by the claim's.
+fn resolve(allocation: &Allocation) -> Result<(Acquisition, Option<SandboxConfiguration>), ParameterError> {
     let mut merged = None;
     for text in &allocation.parameters {
         let later = parameters::parse(text)?;
@@ -453,18 +540,26 @@ fn resolve(allocation: &Allocation) -> Result<Option<SandboxConfiguration>, Para
             Some(earlier) => parameters::DeviceConfiguration::merged(earlier, later),
         });
     }
-    merged.map(|merged| merged.resolve().map(|(_, configuration)| configuration)).transpose()
+    match merged {
+        None => Ok((Acquisition::Move, None)),
+        Some(merged) => merged.resolve().map(|(acquisition, configuration)| (acquisition, Some(configuration))),
+    }
 }
 
 /// A virtual function has at most the MTU of its physical function, and what is built on an interface that of the interface.
 fn check_mtu(view: &View, link: &Link, configuration: Option<&SandboxConfiguration>) -> Result<(), DeviceError> {
-    let Some(asked) = configuration.and_then(|configuration| configuration.mtu) else { return Ok(()) };
     let function = link.hardware.as_ref().and_then(|hardware| hardware.virtual_function.as_ref());
     let physical = function.and_then(|function| function.physical_function_name.as_ref());
     let physical = physical.and_then(|name| view.snapshot.link_named(name));
     let is_bounded = matches!(link.kind.as_deref(), Some("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap"));
     let parent = link.parent.filter(|_| is_bounded).and_then(|parent| view.snapshot.link(parent));
-    match physical.or(parent).filter(|limit| asked > limit.mtu) {
+    check_mtu_of(physical.or(parent).map(|limit| &**limit), configuration)
+}
+
+/// Checks the MTU against that of the interface below.
+fn check_mtu_of(limit: Option<&Link>, configuration: Option<&SandboxConfiguration>) -> Result<(), DeviceError> {
+    let Some(asked) = configuration.and_then(|configuration| configuration.mtu) else { return Ok(()) };
+    match limit.filter(|limit| asked > limit.mtu) {
         None => Ok(()),
         Some(limit) => Err(DeviceError::Mtu { asked, most: limit.mtu, of: limit.name.to_string() }),
     }

@@ -141,7 +141,7 @@ impl<'a> Hook<'a> {
             resource: device.resource.as_ref().or(reserved),
             sandbox,
             owner,
-            acquisition: Acquisition::Move,
+            acquisition: reservation.map_or(Acquisition::Move, |reservation| reservation.acquisition),
             configuration: reservation.and_then(|reservation| reservation.configuration.as_ref()),
         };
         let attached = link::attach(&self.records, &request).map_err(|error| error.to_string())?;

@@ -137,6 +137,25 @@ async fn an_mtu_over_that_of_the_parent_is_refused() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_created_has_a_number_which_it_keeps() {
+    let world = World::new();
+    world.put_pod("web", &["fast", "other"], false);
+    let create = |name: &str| Some(json!({"create": {"kind": "macvlan"}, "name": name}));
+    let claim = ClaimForm { parameters: create("net1"), ..ClaimForm::default() };
+    let other = ClaimForm { uid: "c2", name: "other", parameters: create("net2"), ..ClaimForm::default() };
+    for _ in 0..2 {
+        world.put_and_prepare(&claim).await.unwrap();
+        world.put_and_prepare(&other).await.unwrap();
+        assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c1 eth1:1", "c2 eth1:2"]);
+    }
+    let args = world.document("c2")["devices"][0]["containerEdits"]["hooks"][0]["args"].clone();
+    assert_eq!(args, json!(["netdevice-hook", "attach", "-claim", "c2", "eth1:2"]));
+    assert!(world.records.reservation(&"eth1:1".parse().unwrap()).unwrap().acquisition.created().is_some());
+    world.unprepare(&claim).await.unwrap();
+    assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c2 eth1:2"]);
+}
+
+#[tokio::test]
 async fn the_end_of_another_claim_is_waited_for() {
     let world = World::new();
     let (claim, other) = (ClaimForm::default(), ClaimForm { uid: "c0", name: "before", ..ClaimForm::default() });

@@ -10,7 +10,7 @@ use std::{
 
 use kube::{Client, client::Body};
 use netdevice::{
-    DeviceId, Link, Owner, Pod, Pools, Projector, Reservation, Snapshot, View,
+    Acquisition, DeviceId, Link, Owner, Pod, Pools, Projector, Reservation, Snapshot, View,
     claims::{DRIVER, parameters},
     fixture,
 };
@@ -207,7 +207,14 @@ impl World {
     pub(super) fn reserve(&self, device: &str, owner: Owner) {
         let device: DeviceId = device.parse().unwrap();
         let lock = self.records.lock(&device).unwrap();
-        let reservation = Reservation { device, resource: None, owner, configuration: None, since: journal::now() };
+        let reservation = Reservation {
+            device,
+            resource: None,
+            owner,
+            acquisition: Acquisition::Move,
+            configuration: None,
+            since: journal::now(),
+        };
         self.records.reserve(&reservation, &lock).unwrap();
     }
 }
