@@ -15,7 +15,10 @@ use netdevice::{InterfaceName, View, choice::Allocated};
 use networks::{Boot, Networks};
 use serde::Deserialize;
 use store::Records;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -187,6 +190,10 @@ struct NodeDevices {
 impl Devices for NodeDevices {
     fn view(&self) -> Arc<View> {
         self.views.borrow().clone()
+    }
+
+    fn changes(&self) -> watch::Receiver<Arc<View>> {
+        self.views.clone()
     }
 
     fn allocated(&self) -> Result<Allocated, String> {

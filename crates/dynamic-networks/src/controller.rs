@@ -11,6 +11,7 @@ use std::{
 use cni::ForeignFiles;
 use cri::{Client as RuntimeClient, Deadlines};
 use kube::{Client, Error as KubeError, runtime::watcher};
+use netdevice::{Owner, View, owner::Request};
 use tokio::{
     sync::oneshot,
     task::{JoinSet, spawn_blocking},
@@ -24,13 +25,14 @@ use wake::Directories;
 use crate::{
     NAME,
     definition::Definitions,
-    entry::Entry,
+    entry::{AFTER_CHANGE, Entry},
     handle::{Inquiries, Inquiry},
+    outcome::{Done, WorkError, rejected},
     report::Reporter,
     settings::Settings,
     status,
     watch::{self, Change, DefinitionChange, Kept, WatchedPod},
-    work::{self, Done, NodeReader, WorkError, rejected},
+    work::{self, NodeReader},
 };
 
 /// Pods that are worked on at a time.
@@ -66,6 +68,7 @@ struct Controller {
     client: Client,
     reporter: Reporter,
     node: NodeReader,
+    view: Arc<View>,
     pods: HashMap<String, Entry>,
     listed: Option<BTreeSet<String>>,
     are_pods_listed: bool,
@@ -96,11 +99,14 @@ pub async fn run(
     let mut namespaces = Directories::new([PathBuf::from(NAMESPACES)], POLL);
     let settings = Arc::new(settings);
     let own_before = own_before(settings.clone()).await;
+    let mut views = settings.devices.changes();
+    let view = views.borrow_and_update().clone();
     let mut controller = Controller {
         settings,
         client,
         reporter,
         node,
+        view,
         pods: HashMap::new(),
         listed: None,
         are_pods_listed: false,
@@ -130,6 +136,10 @@ pub async fn run(
                 Err(error) => report_once(&mut reported, "NetworkAttachmentDefinitions", &error),
             },
             _ = namespaces.changed() => controller.list_soon(),
+            Ok(()) = views.changed() => {
+                let now = views.borrow_and_update().clone();
+                controller.view_changed(now);
+            }
             () = at(controller.listing.map(|(at, _)| at)) => controller.list_sandboxes().await,
             Some(inquiry) = inquiries.recv() => controller.inquire(inquiry),
             Some(job) = controller.jobs.join_next() => match job {
@@ -159,27 +169,32 @@ fn report_once(reported: &mut Option<String>, what: &str, error: &watcher::Error
     *reported = Some(line);
 }
 
-/// The Pods that have attachments of this program.
+/// The Pods that have attachments of this program, by plugins or of devices.
 async fn own_before(settings: Arc<Settings>) -> BTreeSet<String> {
     let listed = spawn_blocking(move || {
-        let list = || settings.networks.runtime.cache.list_own(&mut ForeignFiles::default());
-        store::run_in_mounts_of_init(list)
+        let networks = &settings.networks;
+        let list = || networks.runtime.cache.list_own(&mut ForeignFiles::default());
+        (store::run_in_mounts_of_init(list), networks.records.list())
     });
-    match listed.await {
-        Ok(Ok(Ok((entries, _)))) => {
+    let Ok((entries, records)) = listed.await else { return BTreeSet::new() };
+    let mut uids = BTreeSet::new();
+    match entries {
+        Ok(Ok((entries, _))) => {
             let markers = entries.iter().filter_map(|entry| entry.marker());
-            markers.filter(|marker| marker.by == NAME).map(|marker| marker.pod.uid.clone()).collect()
+            uids.extend(markers.filter(|marker| marker.by == NAME).map(|marker| marker.pod.uid.clone()));
         }
-        Ok(Ok(Err(error))) => {
-            warn!("cannot read which networks were attached before: {error}");
-            BTreeSet::new()
-        }
-        Ok(Err(error)) => {
-            warn!("cannot enter the mount namespace of PID 1: {error}");
-            BTreeSet::new()
-        }
-        Err(_) => BTreeSet::new(),
+        Ok(Err(error)) => warn!("cannot read which networks were attached before: {error}"),
+        Err(error) => warn!("cannot enter the mount namespace of PID 1: {error}"),
     }
+    match records {
+        Ok((ledger, _)) => {
+            let is_own = |owner: &&Owner| matches!(owner.request(), Some(Request::Networks { .. }));
+            let owners = ledger.values().map(|record| &record.owner).filter(is_own);
+            uids.extend(owners.filter_map(Owner::pod).map(|pod| pod.uid.clone()));
+        }
+        Err(error) => warn!("cannot read which devices were attached before: {error}"),
+    }
+    uids
 }
 
 impl Controller {
@@ -216,7 +231,7 @@ impl Controller {
             }
             Some(entry) => {
                 let before = std::mem::replace(&mut entry.watched, watched);
-                let is_requested_anew = before.networks != entry.watched.networks;
+                let is_requested_anew = !before.has_same_requests(&entry.watched);
                 let is_changed = is_requested_anew || before.status != entry.watched.status;
                 if is_requested_anew {
                     entry.failures.reset();
@@ -246,6 +261,14 @@ impl Controller {
         for entry in self.pods.values_mut().filter(|entry| entry.is_failed) {
             entry.failures.reset();
             entry.wake();
+        }
+    }
+
+    /// A device that a Pod waits for may be free now.
+    fn view_changed(&mut self, now: Arc<View>) {
+        let before = std::mem::replace(&mut self.view, now);
+        if self.view.changed_since(&before).next().is_some() || !Arc::ptr_eq(&self.view.pools, &before.pools) {
+            self.pods.values_mut().for_each(Entry::devices_changed);
         }
     }
 
@@ -317,9 +340,9 @@ impl Controller {
 
     fn end(&mut self, Ended { watched, result, status }: Ended) {
         let uid = &watched.pod.uid;
+        let missing = result.as_ref().ok().and_then(Done::missing);
         let answer = match &result {
-            Ok(done) if done.failures.is_empty() => Some(Ok(())),
-            Ok(done) => Some(Err(done.failures.join("; "))),
+            Ok(_) => Some(missing.clone().map_or(Ok(()), Err)),
             Err(WorkError::NoSandbox(_) | WorkError::Lagging) => None,
             // it gets nothing, and runs
             Err(WorkError::HostNetwork) => Some(Ok(())),
@@ -339,31 +362,41 @@ impl Controller {
                 entry.has_own = done.has_own;
                 entry.missing.reset();
                 entry.lags = 0;
-                for report in done.reports {
+                // an invalid annotation is reported once, however often the Pod is worked on
+                let new = done.invalid.iter().filter(|report| !entry.invalid.contains(report)).cloned();
+                for report in new.chain(done.reports) {
                     match report.is_warning {
                         true => warn!(%pod, "{}", report.note),
                         false => info!(%pod, "{}", report.note),
                     }
                     self.reporter.report(report);
                 }
-                entry.is_failed = !done.failures.is_empty();
-                if entry.is_failed {
-                    debug!(%pod, "{}", done.failures.join("; "));
-                } else {
-                    entry.complete_in = entry.sandbox.clone();
+                entry.invalid = done.invalid;
+                let is_failed = !done.failures.is_empty();
+                entry.waits_for_devices = is_failed && done.refused == done.failures.len();
+                entry.is_failed = is_failed || !entry.invalid.is_empty();
+                match &missing {
+                    Some(missing) => debug!(%pod, "{missing}"),
+                    None => entry.complete_in = entry.sandbox.clone(),
+                }
+                if !is_failed {
                     entry.failures.reset();
                 }
-                match (entry.is_failed, done.is_restored) {
+                let has_new_view = std::mem::take(&mut entry.is_view_new) && entry.waits_for_devices;
+                match (is_failed, done.is_restored) {
                     (true, true) => Some(AFTER_RESTORATION),
+                    (true, false) if has_new_view => Some(entry.failures.next_pause().min(AFTER_CHANGE)),
                     (true, false) => Some(entry.failures.next_pause()),
                     (false, _) => None,
                 }
             }
             Err(WorkError::HostNetwork) => {
-                if !watched.networks.trim().is_empty() {
+                if watched.requests_any() && !entry.is_rejected {
                     self.reporter.report(rejected(pod));
                 }
-                entry.is_rejected = true;
+                // another request is rejected again
+                entry.is_rejected = watched.has_same_requests(&entry.watched);
+                entry.is_dirty &= !entry.is_rejected;
                 None
             }
             Err(error @ WorkError::NoSandbox(_)) => {
@@ -378,13 +411,7 @@ impl Controller {
             }
             Err(error) => {
                 warn!(%pod, "the pod's networks are not as requested: {error}");
-                if let WorkError::Annotation(text) = &error {
-                    self.reporter.report(work::invalid_annotation(pod, text));
-                    entry.is_failed = true;
-                    None
-                } else {
-                    Some(entry.failures.next_pause())
-                }
+                Some(entry.failures.next_pause())
             }
         };
         // this program's own change is nothing to react to; what the watch has read since is newer

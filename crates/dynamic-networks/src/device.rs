@@ -19,6 +19,7 @@ use netdevice::{
 };
 use serde_json::{Map, Value, json};
 use store::Records;
+use tokio::sync::watch;
 
 /// The plugin whose work is done here.
 pub(crate) const HOST_DEVICE: &str = "host-device";
@@ -33,6 +34,9 @@ const POLL: Duration = Duration::from_millis(2);
 pub trait Devices: fmt::Debug + Send + Sync {
     /// What is offered, and where it is.
     fn view(&self) -> Arc<View>;
+
+    /// The same, with its changes.
+    fn changes(&self) -> watch::Receiver<Arc<View>>;
 
     /// The devices that the kubelet has allocated. Blocks.
     ///
@@ -96,6 +100,12 @@ impl Wish {
         Ok(Some(Self { name, fields }))
     }
 
+    /// The request for it under a name in the Pod.
+    pub(crate) fn request(&self, interface: &InterfaceName) -> Result<DeviceRequest, String> {
+        let (device, configuration) = (Wanted::Name(self.name.clone()), self.configuration(interface)?);
+        Ok(DeviceRequest { device, acquisition: Acquisition::Move, configuration })
+    }
+
     /// The configuration under a name in the Pod.
     pub(crate) fn configuration(&self, interface: &InterfaceName) -> Result<SandboxConfiguration, String> {
         let mut fields = self.fields.clone();
@@ -128,13 +138,24 @@ pub(crate) fn owner(sandbox: &str, pod: &Pod, network: &str, interface: &Interfa
     Owner::Sandbox { id: sandbox.to_owned(), pod: Some(pod.clone()), by }
 }
 
-/// The devices that a sandbox has by the annotation: the network, the name that was requested, the record.
+/// Why a device is not attached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DeviceError {
+    /// The Pod cannot have it at this moment; nothing was done.
+    #[error("{0}")]
+    Refused(String),
+    /// The node, or the attachment.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The devices that a sandbox has by its networks: the network, the name that was requested, the record.
 pub(crate) fn attached(records: &Records, sandbox: &str) -> Result<Vec<(String, InterfaceName, Attachment)>, String> {
     let (ledger, _) = records.list().map_err(|error| format!("cannot read the records of this node: {error}"))?;
     let of_sandbox = ledger.values().filter(|record| record.owner.id() == sandbox);
     Ok(of_sandbox
         .filter_map(|record| match record.owner.request() {
-            Some(Request::Networks { network, interface }) => {
+            Some(request @ Request::Networks { network, interface }) if !request.is_attach() => {
                 Some((network.clone(), interface.parse().ok()?, (**record).clone()))
             }
             _ => None,
@@ -142,37 +163,39 @@ pub(crate) fn attached(records: &Records, sandbox: &str) -> Result<Vec<(String, 
         .collect())
 }
 
-/// Attaches a device to a sandbox.
+/// Attaches the first one of the requested devices to a sandbox, and returns which it is. The others are its owner's already.
 pub(crate) fn attach(
     records: &Records,
     devices: &dyn Devices,
     sandbox: &OpenSandbox,
     owner: &Owner,
-    wish: &Wish,
-    interface: &InterfaceName,
-) -> Result<(), String> {
-    let pod = owner.pod().ok_or("the pod is not known")?;
+    requests: &[DeviceRequest],
+) -> Result<DeviceId, DeviceError> {
+    let failed = |error: &dyn fmt::Display| DeviceError::Failed(error.to_string());
+    let pod = owner.pod().ok_or_else(|| failed(&"the pod is not known"))?;
     let limit = Instant::now() + LIMIT;
-    let lock = records.lock_sandbox(owner.id(), limit).map_err(|error| format!("cannot lock: {error}"))?;
-    let _lock = lock.ok_or("another program works on this pod")?;
-    let (device, configuration) = (Wanted::Name(wish.name.clone()), wish.configuration(interface)?);
-    let requests = [DeviceRequest { device, acquisition: Acquisition::Move, configuration }];
-    let request = ChooseRequest { owner, pod, devices: &requests, limit };
+    let lock =
+        records.lock_sandbox(owner.id(), limit).map_err(|error| failed(&format_args!("cannot lock: {error}")))?;
+    let _lock = lock.ok_or_else(|| failed(&"another program works on this pod"))?;
+    let request = ChooseRequest { owner, pod, devices: requests, limit };
     let chosen = choose_and_reserve(records, &Choosing(devices), request).map_err(|error| match error {
-        ChooseError::Chooser(error) => error,
-        other => other.to_string(),
+        ChooseError::Chooser(error) => DeviceError::Failed(error),
+        error @ (ChooseError::Choice(_) | ChooseError::Reserve(_)) => DeviceError::Refused(error.to_string()),
+        other => failed(&other),
     })?;
     let (choices, reserved) = chosen;
-    let attach = choices.iter().zip(&requests).map(|(choice, request)| AttachRequest {
+    let first = choices.first().zip(requests.first());
+    let (choice, request) = first.ok_or_else(|| failed(&"no device is requested"))?;
+    let attach = AttachRequest {
         device: &choice.device,
         resource: Some(&choice.resource),
         sandbox,
         owner,
         acquisition: choice.acquisition,
         configuration: Some(&request.configuration),
-    });
-    let attach: Vec<AttachRequest<'_>> = attach.collect();
-    attach_all(records, &attach, reserved, &|| false, &|_, _| {}).map(drop).map_err(|error| error.to_string())
+    };
+    let attached = attach_all(records, &[attach], reserved, &|| false, &|_, _| {});
+    attached.map(|_| choice.device.clone()).map_err(|error| failed(&error))
 }
 
 /// Returns a device to the host.
@@ -264,6 +287,20 @@ mod tests {
         let path = "/sys/devices/pci0000:00/0000:00:1c.0/0000:02:00.1/virtio3";
         assert_eq!(pci_address(path), Some("0000:02:00.1"));
         assert_eq!(pci_address("/sys/devices/platform/serial8250/net"), None);
+    }
+
+    #[test]
+    fn the_status_has_the_device_its_pci_address_and_its_numa_node() {
+        let mut record = netdevice::fixture::record("eth1");
+        let interface = "fast0".parse().unwrap();
+        let entry = status_entry("netdevice.networking.k8s.io/eth1", &interface, &record);
+        assert_eq!(entry["networking.k8s.io/netdevice"], json!({"device": "eth1"}));
+        let path = "/sys/devices/pci0000:00/0000:02:00.1".to_owned();
+        record.host_mut().unwrap().hardware = Some(netdevice::state::HardwarePlace { path, numa_node: Some(1) });
+        let entry = status_entry("netdevice.networking.k8s.io/eth1", &interface, &record);
+        assert_eq!(entry["name"], "netdevice.networking.k8s.io/eth1");
+        assert_eq!(entry["networking.k8s.io/netdevice"], json!({"device": "eth1", "numaNode": 1}));
+        assert_eq!(entry["device-info"]["pci"], json!({"pci-address": "0000:02:00.1"}));
     }
 
     #[test]

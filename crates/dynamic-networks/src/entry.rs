@@ -5,10 +5,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wake::Backoff;
 
-use crate::watch::WatchedPod;
+use crate::{report::Report, watch::WatchedPod};
 
 /// The pause after a failure: of a plugin, or of a network that does not exist.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// The pause after devices of the node have changed, for a Pod that waits for one.
+pub(crate) const AFTER_CHANGE: Duration = Duration::from_secs(1);
 /// The pause while a Pod has no sandbox yet.
 const WITHOUT_SANDBOX: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
 
@@ -27,6 +29,12 @@ pub(crate) struct Entry {
     /// The sandbox in which everything was there once.
     pub(crate) complete_in: Option<String>,
     pub(crate) is_failed: bool,
+    /// Only devices that others have, or that are not offered, are missing.
+    pub(crate) waits_for_devices: bool,
+    /// Devices of the node have changed while it was worked on.
+    pub(crate) is_view_new: bool,
+    /// The reports of invalid annotations that were made.
+    pub(crate) invalid: Vec<Report>,
     pub(crate) is_rejected: bool,
     pub(crate) has_own: bool,
 }
@@ -44,6 +52,9 @@ impl Entry {
             sandbox: None,
             complete_in: None,
             is_failed: false,
+            waits_for_devices: false,
+            is_view_new: false,
+            invalid: Vec::new(),
             is_rejected: false,
             has_own,
         }
@@ -52,8 +63,16 @@ impl Entry {
     /// Whether there can be anything to do.
     pub(crate) fn is_relevant(&self, uses_multus: bool) -> bool {
         let has_status = uses_multus && !self.watched.status.is_empty();
-        let is_wanted = !self.watched.networks.trim().is_empty();
-        !self.watched.is_deleted && !self.is_rejected && (is_wanted || self.has_own || has_status)
+        !self.watched.is_deleted && !self.is_rejected && (self.watched.requests_any() || self.has_own || has_status)
+    }
+
+    /// Devices of the node have changed: soon it may have what it waits for. Not at once: devices may change often.
+    pub(crate) fn devices_changed(&mut self) {
+        self.is_view_new |= self.is_running;
+        if self.waits_for_devices && !self.is_running {
+            let soon = Instant::now() + AFTER_CHANGE;
+            self.next = self.next.map(|next| next.min(soon));
+        }
     }
 
     /// Works on it now, or again when the work that runs has ended.

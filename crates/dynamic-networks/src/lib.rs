@@ -1,4 +1,5 @@
-//! Plugs and unplugs interfaces while a Pod runs, as its annotation `k8s.v1.cni.cncf.io/networks` says.
+//! Plugs and unplugs interfaces while a Pod runs, as its annotation `k8s.v1.cni.cncf.io/networks` says, and devices of the node
+//! as `netdevice.networking.k8s.io/attach` says ([`attach`]).
 //!
 //! Level, not edge. Each time, what is wanted (the annotation) is compared with what there is: the attachments in libcni's
 //! cache and the links in the Pod's network namespace. So a lost event, a restart of this program, of the runtime or of the
@@ -10,12 +11,14 @@
 //! the plugins or Multus ([`multus`]), and returns what happened, which is then written to the Pod's status ([`status`]) and
 //! reported as Events.
 
+mod attach;
 mod controller;
 mod definition;
 mod device;
 mod entry;
 mod handle;
 pub mod multus;
+mod outcome;
 mod report;
 mod settings;
 mod status;

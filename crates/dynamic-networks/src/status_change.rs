@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use netdevice::{
     InterfaceName,
+    annotation::attach::is_status_name,
     networks::{NetworkSelection, Present, merge_status},
 };
 use serde_json::Value;
@@ -30,8 +31,17 @@ pub(crate) fn is_default(entry: &Value) -> bool {
 
 /// Network and interface of an entry; none if its network has no NetworkAttachmentDefinition.
 pub(crate) fn key(entry: &Value) -> Option<(String, String)> {
+    names(entry).filter(|(name, _)| name.contains('/') && !is_status_name(name))
+}
+
+fn names(entry: &Value) -> Option<(String, String)> {
     let text = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
-    Some((text("name").filter(|name| name.contains('/'))?, text("interface")?))
+    Some((text("name")?, text("interface")?))
+}
+
+/// Entries of listed devices. Those that are not present are removed.
+pub(crate) fn of_devices(status: &[Value]) -> Vec<(String, String)> {
+    status.iter().filter_map(names).filter(|(name, _)| is_status_name(name)).collect()
 }
 
 /// Entries of interfaces that are neither there nor requested.
@@ -65,10 +75,14 @@ mod tests {
             json!({"name": "default/ours", "interface": "net3"}),
             json!({"name": "default/wanted", "interface": "net4"}),
             json!({"name": "by-a-file", "interface": "net5"}),
+            json!({"name": "netdevice.networking.k8s.io/eth1", "interface": "eth1"}),
         ];
         let wanted = [NetworkSelection::of("default", "wanted")];
         let links = BTreeSet::from(["net2".parse().unwrap()]);
         let ours = Present { network: "default/ours".into(), interface: "net3".parse().unwrap(), request: None };
         assert_eq!(stale(&status, &wanted, &links, &[ours]), [("default/gone".to_owned(), "net1".to_owned())]);
+        let device = ("netdevice.networking.k8s.io/eth1".to_owned(), "eth1".to_owned());
+        assert_eq!(of_devices(&status), [device]);
+        assert_eq!(key(&status[6]), None, "it is not a network, and never Multus'");
     }
 }

@@ -14,6 +14,7 @@ use kube::{
 };
 use netdevice::{
     Pod,
+    annotation::attach,
     networks::{KEY, STATUS_KEY},
 };
 use serde_json::Value;
@@ -31,8 +32,10 @@ pub(crate) struct WatchedPod {
     pub(crate) pod: Pod,
     /// The UID that the runtime knows.
     pub(crate) uid_on_node: String,
-    /// The annotation; empty if there is none.
+    /// The annotation with networks; empty if there is none.
     pub(crate) networks: String,
+    /// The annotation with devices; empty if there is none.
+    pub(crate) devices: String,
     /// The status; empty if there is none.
     pub(crate) status: String,
     /// Its version when it was read.
@@ -42,14 +45,24 @@ pub(crate) struct WatchedPod {
 }
 
 impl WatchedPod {
+    /// Whether both have the same annotations that request something.
+    pub(crate) fn has_same_requests(&self, other: &Self) -> bool {
+        (&self.networks, &self.devices) == (&other.networks, &other.devices)
+    }
+
+    /// Whether it has one of the annotations that request something.
+    pub(crate) fn requests_any(&self) -> bool {
+        !self.networks.trim().is_empty() || !self.devices.trim().is_empty()
+    }
+
     fn new(metadata: ObjectMeta) -> Option<Self> {
         let mut annotations = metadata.annotations.unwrap_or_default();
         let pod = Pod { namespace: metadata.namespace?, name: metadata.name?, uid: metadata.uid? };
         let uid_on_node = annotations.remove(MIRROR).unwrap_or_else(|| pod.uid.clone());
         let mut text = |key| annotations.remove(key).unwrap_or_default();
-        let (networks, status) = (text(KEY), text(STATUS_KEY));
+        let (networks, devices, status) = (text(KEY), text(attach::KEY), text(STATUS_KEY));
         let is_deleted = metadata.deletion_timestamp.is_some();
-        Some(Self { pod, uid_on_node, networks, status, version: metadata.resource_version, is_deleted })
+        Some(Self { pod, uid_on_node, networks, devices, status, version: metadata.resource_version, is_deleted })
     }
 }
 

@@ -11,9 +11,9 @@ use cri::{Client, Deadlines, FoundSandbox};
 use link::OpenSandbox;
 use netdevice::{
     Attachment, DeviceId, InterfaceName, Phase, Pod,
+    annotation::{self, attach},
     networks::{
-        EventVerb, KEY, NetworkSelection, Plan, Present, REJECTED_HOST_NETWORK, entries_of_result, event_text, parse,
-        plan, read_status, rejected_host_network,
+        EventVerb, KEY, NetworkSelection, Plan, Present, entries_of_result, event_text, parse, plan, read_status,
     },
 };
 use networks::{AddRequest, PRIMARY, Place};
@@ -21,62 +21,15 @@ use serde_json::{Map, Value};
 
 use crate::{
     NAME,
+    attach::OfAnnotation,
     definition::{Definitions, Prepared, prepare},
     device::{self, Wish},
+    outcome::{Done, WorkError, invalid_annotation},
     report::Report,
     settings::Settings,
-    status_change::{StatusChange, is_default, key, stale},
+    status_change::{StatusChange, is_default, key, of_devices, stale},
     watch::WatchedPod,
 };
-
-/// What was done for a Pod.
-#[derive(Debug, Default)]
-pub(crate) struct Done {
-    /// Its sandbox.
-    pub(crate) sandbox: Option<String>,
-    /// What happened.
-    pub(crate) reports: Vec<Report>,
-    /// What was not done. Empty: the Pod has what it requests.
-    pub(crate) failures: Vec<String>,
-    /// Whether a repetition would only repeat the harm: a changed element was plugged again as it was before.
-    pub(crate) is_restored: bool,
-    /// Whether the Pod has attachments that this program made.
-    pub(crate) has_own: bool,
-    /// What the Pod's status is to say.
-    pub(crate) status: Option<StatusChange>,
-}
-
-/// Why nothing was done for a Pod.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum WorkError {
-    /// The sandbox is not there yet, or no longer.
-    #[error("the pod has no sandbox that runs: {0}")]
-    NoSandbox(String),
-    /// The Pod uses the node's network.
-    #[error("the pod uses the node's network")]
-    HostNetwork,
-    /// Multus made an interface when the Pod was created, and the status that names it has not been read yet.
-    #[error("the pod's network-status does not have what Multus made yet")]
-    Lagging,
-    /// The annotation.
-    #[error("{0}")]
-    Annotation(String),
-    /// The runtime, or the node.
-    #[error("{0}")]
-    Node(String),
-}
-
-/// The report that a Pod on the node's network gets nothing.
-pub(crate) fn rejected(pod: &Pod) -> Report {
-    let note = rejected_host_network(&pod.namespace, &pod.name);
-    Report { pod: pod.clone(), reason: REJECTED_HOST_NETWORK, is_warning: true, note }
-}
-
-/// The report that an annotation cannot be used.
-pub(crate) fn invalid_annotation(pod: &Pod, error: &str) -> Report {
-    let note = format!("pod [{pod}]: annotation {KEY} is not used: {error}");
-    Report { pod: pod.clone(), reason: "InvalidNetworksAnnotation", is_warning: true, note }
-}
 
 /// Compares what a Pod requests with what it has, and makes the difference. `is_patient`: waits for a status that lags behind
 /// Multus.
@@ -87,9 +40,7 @@ pub(crate) fn work(
     is_patient: bool,
     node: &networks::ReadNode<'_>,
 ) -> Result<Done, WorkError> {
-    let wanted = parse(&watched.networks, &watched.pod.namespace);
     let found = find_sandbox(settings, watched)?;
-    let wanted = wanted.map_err(|error| WorkError::Annotation(error.to_string()))?;
     let opened = OpenSandbox::open(found.sandbox()).map_err(|error| WorkError::NoSandbox(error.to_string()))?;
     let container: ContainerId = found.id().parse().map_err(|error| WorkError::Node(format!("{error}")))?;
     let place = Place { pod: found.pod(), sandbox: found.id(), opened: &opened, container };
@@ -97,7 +48,7 @@ pub(crate) fn work(
     if is_patient && of_pod.is_status_behind()? {
         return Err(WorkError::Lagging);
     }
-    of_pod.converge(&wanted)?;
+    of_pod.converge_all()?;
     Ok(Done { sandbox: Some(found.id().to_owned()), ..of_pod.done })
 }
 
@@ -147,17 +98,61 @@ struct OfPod<'a> {
 }
 
 impl OfPod<'_> {
-    fn converge(&mut self, wanted: &[NetworkSelection]) -> Result<(), WorkError> {
+    /// Both annotations. One that is not valid changes nothing, and does not delay the other.
+    fn converge_all(&mut self) -> Result<(), WorkError> {
+        let watched = self.watched;
+        let mut order = BTreeMap::new();
+        match annotation::parse(&watched.devices) {
+            Ok(wanted) => {
+                let (links, mut done) = (self.links()?, std::mem::take(&mut self.done));
+                let converged = self.devices_of_annotation().converge(&wanted, &links, &mut done);
+                self.done = done;
+                converged?;
+                let names = wanted.iter().enumerate();
+                order.extend(names.filter_map(|(at, element)| Some((element.interface()?.to_string(), at))));
+            }
+            Err(error) => self.done.invalid.push(invalid_annotation(&watched.pod, attach::KEY, &error)),
+        }
+        let removed = match parse(&watched.networks, &watched.pod.namespace) {
+            Ok(wanted) => {
+                let (removed, of_networks) = self.converge(&wanted)?;
+                let after = of_networks.len();
+                order.values_mut().for_each(|at| *at += after);
+                order.extend(of_networks);
+                removed
+            }
+            Err(error) => {
+                self.done.invalid.push(invalid_annotation(&watched.pod, KEY, &error));
+                Vec::new()
+            }
+        };
+        self.finish(removed, &order)
+    }
+
+    fn devices_of_annotation(&self) -> OfAnnotation<'_> {
+        OfAnnotation {
+            records: &self.settings.networks.records,
+            devices: &*self.settings.devices,
+            place: &self.place,
+            pod: &self.watched.pod,
+        }
+    }
+
+    fn links(&self) -> Result<BTreeSet<InterfaceName>, WorkError> {
+        link::link_names(self.place.opened.namespace()).map_err(|error| WorkError::Node(error.to_string()))
+    }
+
+    /// Returns the entries of the status that are no longer true, and the order of the others by their interfaces.
+    fn converge(&mut self, wanted: &[NetworkSelection]) -> Result<(Entries, BTreeMap<String, usize>), WorkError> {
         let status = read_status(&self.watched.status);
-        let mut links =
-            link::link_names(self.place.opened.namespace()).map_err(|error| WorkError::Node(error.to_string()))?;
+        let mut links = self.links()?;
         let attached = self.attached(wanted, &status, &links)?;
         for attached in &attached {
             links.remove(&attached.present.interface);
         }
         let presents: Vec<Present> = attached.iter().map(|attached| attached.present.clone()).collect();
         let plan = plan(wanted, &presents, &links);
-        let mut removed: Vec<(String, String)> = stale(&status, wanted, &links, &presents);
+        let mut removed: Entries = stale(&status, wanted, &links, &presents);
 
         // what is plugged anew is unplugged only if the new configuration can be used
         let mut prepared: BTreeMap<usize, Result<Prepared, String>> = BTreeMap::new();
@@ -190,7 +185,7 @@ impl OfPod<'_> {
             }
         }
         let order = plan.keep.iter().chain(&plan.add).map(|(index, interface)| (interface.to_string(), *index));
-        self.finish(removed, &order.collect())
+        Ok((removed, order.collect()))
     }
 
     fn prepare(&self, selection: &NetworkSelection) -> Result<Prepared, String> {
@@ -229,6 +224,7 @@ impl OfPod<'_> {
             let present = Present { network: requested.network, interface, request: Some(request) };
             attached.push(Attached { present, by: Maker::Plugins(Box::new(entry)) });
         }
+        known.extend(self.devices_of_annotation().records()?.into_iter().map(|record| record.sandbox.name));
         for (network, interface, record) in self.devices()? {
             let request = self.request_of_device(wanted, &network, &interface, &record, links);
             known.insert(interface.clone());
@@ -270,7 +266,7 @@ impl OfPod<'_> {
         Ok(entries)
     }
 
-    /// The devices of the node that the Pod has by this annotation.
+    /// The devices of the node that the Pod has by its networks.
     fn devices(&self) -> Result<Vec<(String, InterfaceName, Attachment)>, WorkError> {
         device::attached(&self.settings.networks.records, self.place.sandbox).map_err(WorkError::Node)
     }
@@ -381,7 +377,8 @@ impl OfPod<'_> {
         if let Some(wish) = device {
             let owner = device::owner(self.place.sandbox, self.place.pod, &requested.network, interface);
             let (records, devices) = (&self.settings.networks.records, &*self.settings.devices);
-            return device::attach(records, devices, self.place.opened, &owner, &wish, interface);
+            let attached = device::attach(records, devices, self.place.opened, &owner, &[wish.request(interface)?]);
+            return attached.map(drop).map_err(|error| error.to_string());
         }
         let interface = interface.clone();
         let request =
@@ -410,7 +407,7 @@ impl OfPod<'_> {
     }
 
     /// The status, from what there is now, in the order of the annotation.
-    fn finish(&mut self, mut removed: Vec<(String, String)>, order: &BTreeMap<String, usize>) -> Result<(), WorkError> {
+    fn finish(&mut self, mut removed: Entries, order: &BTreeMap<String, usize>) -> Result<(), WorkError> {
         let mut present = Vec::new();
         for entry in self.own_entries()?.iter().filter(|entry| !entry.is_unfinished()) {
             let Some(requested) = entry.marker().and_then(|marker| marker.requested.as_ref()) else { continue };
@@ -424,6 +421,8 @@ impl OfPod<'_> {
             present.push(vec![device::status_entry(network, interface, record)]);
             removed.retain(|(other, name)| other != network || *name != interface.to_string());
         }
+        present.extend(self.devices_of_annotation().status_entries()?.into_iter().map(|entry| vec![entry]));
+        removed.extend(of_devices(&read_status(&self.watched.status)));
         let place = |entries: &Vec<Value>| {
             let interface = entries.first().and_then(|entry| entry.get("interface")).and_then(Value::as_str);
             interface.and_then(|interface| order.get(interface)).copied().unwrap_or(usize::MAX)
@@ -460,6 +459,9 @@ impl OfPod<'_> {
         self.done.reports.push(Report { pod, reason, is_warning, note });
     }
 }
+
+/// Networks and interfaces of entries in the status.
+type Entries = Vec<(String, String)>;
 
 /// Whether an interface that is to be removed makes room for one that cannot be added: it stays then.
 fn blocks(plan: &Plan, present: &Present, prepared: &BTreeMap<usize, Result<Prepared, String>>) -> bool {

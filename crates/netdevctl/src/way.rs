@@ -15,6 +15,8 @@ pub enum Way {
     Annotation,
     /// A network of the Pod.
     Network,
+    /// The annotation of the running Pod that lists devices.
+    Attach,
     /// A command on the node.
     Command,
     /// A ResourceClaim.
@@ -26,6 +28,7 @@ impl Way {
         match owner {
             Owner::Container { .. } | Owner::Kubelet => Self::Resource,
             Owner::Sandbox { by: Request::Annotation, .. } => Self::Annotation,
+            Owner::Sandbox { by, .. } if by.is_attach() => Self::Attach,
             Owner::Sandbox { by: Request::Networks { .. }, .. } => Self::Network,
             Owner::Sandbox { by: Request::Command, .. } => Self::Command,
             Owner::Claim { .. } => Self::Claim,
@@ -39,6 +42,7 @@ impl fmt::Display for Way {
             Self::Resource => "resource",
             Self::Annotation => "annotation",
             Self::Network => "network",
+            Self::Attach => "attach",
             Self::Command => "command",
             Self::Claim => "claim",
         })

@@ -3,6 +3,7 @@
 //! The Pod's author wrote its text. No error repeats it: an error has the position in the list, and at most the beginning of
 //! an unknown field's name.
 
+pub mod attach;
 mod entry;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -62,6 +63,17 @@ pub struct DeviceRequest {
     pub acquisition: Acquisition,
     /// Its configuration in the sandbox.
     pub configuration: SandboxConfiguration,
+}
+
+impl DeviceRequest {
+    /// The device's name in the Pod; none if that is the own name of a device of a pool.
+    pub fn interface(&self) -> Option<&InterfaceName> {
+        let host = match &self.device {
+            Wanted::Name(name) => Some(name),
+            Wanted::Pool(_) => None,
+        };
+        self.configuration.name.as_ref().map(|name| name.as_interface_name()).or(host)
+    }
 }
 
 /// How a Pod selects a device.
@@ -249,8 +261,7 @@ fn check_names(devices: &[DeviceRequest]) -> Result<(), AnnotationError> {
             Some((first, moved)) if moved != moves => return refuse(Problem::MovedParent(first)),
             _ => {}
         }
-        let new_name = request.configuration.name.as_ref().map(|name| name.as_interface_name());
-        if let Some(first) = new_name.or(host).and_then(|name| inside.insert(name, number)) {
+        if let Some(first) = request.interface().and_then(|name| inside.insert(name, number)) {
             return refuse(Problem::SameName(first));
         }
     }

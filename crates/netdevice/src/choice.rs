@@ -83,6 +83,9 @@ pub enum ChoiceError {
     /// As [`OtherNamespace`](Self::OtherNamespace), for any device of the pool.
     #[error("pool {0} is not available to annotations in namespace {1}: choose another pool")]
     PoolOtherNamespace(ResourceName, String),
+    /// Another link of the host has its name since it was attached.
+    #[error("device {0}: another interface of the node has its name: rename or remove that interface")]
+    NameTaken(DeviceId),
     /// All devices of the pool are in use, or none is healthy.
     #[error("no device of pool {0} is free: delete a pod that has one or choose another pool")]
     NoneFree(ResourceName),
@@ -130,6 +133,29 @@ pub fn choose(view: &View, demand: &Demand<'_>) -> Result<Vec<Choice>, ChoiceErr
         chosen.insert(at, choice);
     }
     Ok(chosen.into_values().collect())
+}
+
+/// Checks whether a Pod of that namespace could have a device again that it has: if it is returned, to be attached with another
+/// configuration.
+///
+/// # Errors
+///
+/// Why it could not.
+pub fn check_again(view: &View, namespace: &str, record: &Attachment) -> Result<(), ChoiceError> {
+    let id = record.device.clone();
+    let resource = record.resource.clone().unwrap_or_default();
+    match view.pools.named(&resource).map(|pool| &pool.annotations) {
+        None => Err(ChoiceError::NotSelected(id)),
+        Some(Annotations::Refused) => Err(ChoiceError::NotForAnnotations(id, resource)),
+        Some(annotations) if !annotations.allow(namespace) => {
+            Err(ChoiceError::OtherNamespace(id, resource, namespace.to_owned()))
+        }
+        // the parent of a device that was created is on the host
+        Some(_) if record.created().is_none() && view.snapshot.link_named(&id.to_name()).is_some() => {
+            Err(ChoiceError::NameTaken(id))
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 impl Demand<'_> {
@@ -574,6 +600,26 @@ mod tests {
         // the node's own link, where the pool says so
         assert_eq!(ask(&format!("[{}]", create("name: node-uplink"))).unwrap(), ["node-uplink:1"]);
         assert!(ask("[{name: node-uplink}]").unwrap_err().contains("it is never handed out because"));
+    }
+
+    #[test]
+    fn what_a_pod_gives_back_to_have_it_otherwise_is_checked_first() {
+        let owner = || Owner::Sandbox { id: "new".into(), pod: Some(pod("a", "me")), by: Request::attach() };
+        let records = vec![
+            record("fast0", "example.com/fast", owner()),
+            record("fast1", "example.com/fast", owner()),
+            record("team0", "example.com/team", owner()),
+            record("kubelet0", "example.com/kubelet", owner()),
+            record("gone0", "example.com/gone", owner()),
+        ];
+        let view = view(&["fast1"], records.clone());
+        let check = |namespace: &str, at: usize| check_again(&view, namespace, &records[at].1);
+        assert_eq!(check("b", 0), Ok(()));
+        assert_eq!(check("a", 2), Ok(()));
+        assert!(matches!(check("b", 2), Err(ChoiceError::OtherNamespace(..))));
+        assert!(matches!(check("a", 1), Err(ChoiceError::NameTaken(_))));
+        assert!(matches!(check("a", 3), Err(ChoiceError::NotForAnnotations(..))));
+        assert!(matches!(check("a", 4), Err(ChoiceError::NotSelected(_))));
     }
 
     #[test]

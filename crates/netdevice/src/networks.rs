@@ -15,7 +15,7 @@ mod status;
 
 pub use configuration::configuration_text;
 pub use error::NetworksError;
-pub use event::{EventVerb, REJECTED_HOST_NETWORK, event_text, rejected_host_network};
+pub use event::{EventVerb, REJECTED_HOST_NETWORK, device_event_text, event_text, rejected_host_network};
 pub use parse::parse;
 pub use plan::{Plan, Present, plan};
 pub use selection::NetworkSelection;

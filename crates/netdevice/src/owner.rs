@@ -78,13 +78,30 @@ pub enum Request {
     Annotation,
     /// An element of the Pod's annotation `k8s.v1.cni.cncf.io/networks`.
     Networks {
-        /// Name of the NetworkAttachmentDefinition, `namespace/name`.
+        /// Name of the NetworkAttachmentDefinition, `namespace/name`; [`ATTACH_KEY`] if that annotation has it.
         network: String,
-        /// Name of the interface in the Pod.
+        /// Name of the interface in the Pod; empty for [`ATTACH_KEY`].
         interface: String,
     },
     /// A command on the node.
     Command,
+}
+
+/// The annotation of a running Pod that lists devices.
+pub const ATTACH_KEY: &str = "netdevice.networking.k8s.io/attach";
+
+impl Request {
+    /// A request in the annotation [`ATTACH_KEY`]. All elements of a Pod's annotation are one request.
+    ///
+    /// It has the form of a network, so that each program that reads records of version 2 ends the attachment with the Pod.
+    pub fn attach() -> Self {
+        Self::Networks { network: ATTACH_KEY.into(), interface: String::new() }
+    }
+
+    /// Whether it is a request in the annotation [`ATTACH_KEY`].
+    pub fn is_attach(&self) -> bool {
+        matches!(self, Self::Networks { network, .. } if network == ATTACH_KEY)
+    }
 }
 
 impl Owner {
@@ -286,6 +303,15 @@ mod tests {
                 assert_eq!(Owner::from(holder), owner);
             }
         }
+    }
+
+    #[test]
+    fn the_attach_annotation_is_a_request_that_older_programs_read() {
+        let text = serde_json::to_string(&Request::attach()).unwrap();
+        assert_eq!(text, r#"{"networks":{"network":"netdevice.networking.k8s.io/attach","interface":""}}"#);
+        assert!(Request::attach().is_attach() && !Request::Command.is_attach());
+        let other = Request::Networks { network: "default/attach".into(), interface: "net1".into() };
+        assert!(!other.is_attach());
     }
 
     #[test]

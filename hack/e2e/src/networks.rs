@@ -14,6 +14,8 @@ use crate::{BUSYBOX_IMAGE, program};
 pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 /// The annotation with the networks that a Pod has.
 pub const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
+/// The annotation with the devices that a running Pod requests.
+const ATTACH: &str = "netdevice.networking.k8s.io/attach";
 /// Where the controller finds plugins of a test, before those of the node.
 pub const PLUGINS: &str = "/run/rig/plugins";
 
@@ -99,12 +101,24 @@ impl Node {
     /// When the API server refuses.
     #[track_caller]
     pub fn begin_networked_pod(&self, name: &str, networks: &str, more: &Value) -> NetworkedPod<'_> {
-        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        let annotations = if networks.is_empty() { json!({}) } else { json!({NETWORKS: networks}) };
+        self.begin_annotated_pod(name, &annotations, more)
+    }
+
+    /// Makes a Pod with the annotation of devices, and does not wait for it.
+    ///
+    /// # Panics
+    /// When the API server refuses.
+    #[track_caller]
+    pub fn begin_listing_pod(&self, name: &str, devices: &str) -> NetworkedPod<'_> {
+        self.begin_annotated_pod(name, &json!({ATTACH: devices}), &json!({}))
+    }
+
+    #[track_caller]
+    fn begin_annotated_pod(&self, name: &str, annotations: &Value, more: &Value) -> NetworkedPod<'_> {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "annotations": annotations},
             "spec": {"terminationGracePeriodSeconds": 0, "containers": [
                 {"name": "c", "image": BUSYBOX_IMAGE, "command": ["sh", "-c", "ip -o link; exec sleep 1000000"]}]}});
-        if !networks.is_empty() {
-            pod["metadata"]["annotations"] = json!({NETWORKS: networks});
-        }
         for (key, value) in more.as_object().into_iter().flatten() {
             pod["spec"][key] = value.clone();
         }
@@ -143,7 +157,21 @@ impl NetworkedPod<'_> {
     /// When the API server refuses.
     #[track_caller]
     pub fn request_text(&self, networks: &str) {
-        let change = if networks.is_empty() { format!("{NETWORKS}-") } else { format!("{NETWORKS}={networks}") };
+        self.annotate(NETWORKS, networks);
+    }
+
+    /// Writes the annotation with devices; the empty text removes it.
+    ///
+    /// # Panics
+    /// When the API server refuses.
+    #[track_caller]
+    pub fn attach(&self, devices: &str) {
+        self.annotate(ATTACH, devices);
+    }
+
+    #[track_caller]
+    fn annotate(&self, key: &str, text: &str) {
+        let change = if text.is_empty() { format!("{key}-") } else { format!("{key}={text}") };
         self.node.kubectl(&["annotate", "--overwrite", "pod", &self.name, &change]).text();
     }
 

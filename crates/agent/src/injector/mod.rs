@@ -401,7 +401,9 @@ impl Plugin for Injector {
 
     async fn create_container(&self, pod: PodSandbox, _: Container, deadline: Instant) -> Result<(), Refusal> {
         if let Some(networks) = &self.0.config.networks
-            && pod.annotations.get(netdevice::networks::KEY).is_some_and(|text| !text.trim().is_empty())
+            && [netdevice::networks::KEY, annotation::attach::KEY]
+                .iter()
+                .any(|key| pod.annotations.get(*key).is_some_and(|text| !text.trim().is_empty()))
         {
             // the sandbox runs: the runtime lists it from now on
             let attached = networks.ensure(&pod.uid, deadline).await;

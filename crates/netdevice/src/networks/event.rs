@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::NetworkSelection;
+use crate::owner::Pod;
 
 /// What happened to an interface of a Pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,12 @@ pub fn event_text(
     let attributes = selection.filter(|_| is_addition).map(attributes).unwrap_or_default();
     let pod = format!("pod [{pod_namespace}/{pod_name}]");
     cut(format!("{pod}: {verb} interface {interface} {preposition} network: {network_name}{attributes}"))
+}
+
+/// The text of the event for a device of the annotation [attach](crate::annotation::attach). `interface` is its name in the Pod,
+/// `about` the device or the error.
+pub fn device_event_text(verb: EventVerb, pod: &Pod, interface: &str, about: &str) -> String {
+    cut(format!("pod [{pod}]: {} interface {interface}: {about}", verb.phrases().0))
 }
 
 /// The text if it is short enough, otherwise its beginning.

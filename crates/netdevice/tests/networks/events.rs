@@ -70,3 +70,16 @@ fn a_text_that_the_api_server_would_refuse_is_cut_off() {
         assert!(text.len() <= 1024 && text.len() > 1018 && text.ends_with("..."), "{}", text.len());
     }
 }
+
+#[test]
+fn the_text_for_a_device_has_the_device_or_the_error() {
+    let pod = netdevice::Pod { namespace: "default".into(), name: "web".into(), uid: "u".into() };
+    let text = |verb, about: &str| netdevice::networks::device_event_text(verb, &pod, "fast0", about);
+    assert_eq!(text(EventVerb::Added, "device eth1"), "pod [default/web]: added interface fast0: device eth1");
+    let failed = text(EventVerb::FailedAdding, "device eth1: no pool of this node selects it");
+    assert_eq!(
+        failed,
+        "pod [default/web]: failed adding interface fast0: device eth1: no pool of this node selects it"
+    );
+    assert_eq!(text(EventVerb::Removed, &"x".repeat(2000)).len(), 1024);
+}

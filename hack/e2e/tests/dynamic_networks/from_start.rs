@@ -50,6 +50,8 @@ fn with_nri_a_pod_on_the_nodes_network_runs() {
     node.wait_until_ready(pod.name());
     pod.wait_for_event("InterfaceAddRejected", "will not add interface to host networked pod");
     assert_eq!(pod.status(), [] as [serde_json::Value; 0], "{}", agent.output());
+    let rejections: Vec<_> = pod.events().into_iter().filter(|it| it.0 == "InterfaceAddRejected").collect();
+    assert!(matches!(&rejections[..], [(_, _, 1)]), "{rejections:?}");
     pod.delete();
     drop(agent);
 }

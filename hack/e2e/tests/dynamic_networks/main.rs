@@ -1,6 +1,7 @@
 //! The networks of running Pods by annotation, in a real cluster with real CNI plugins and without Multus; and with a
 //! stand-in of Multus' daemon.
 
+mod attach;
 mod defects;
 mod devices;
 mod ends;

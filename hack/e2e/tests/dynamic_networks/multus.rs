@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 use crate::{agent, as_requested, leased, lock};
 
 const SOCKET: &str = "/run/multus/multus.sock";
-const FLAG: &str = "-multus-socket=/run/multus/multus.sock";
+pub(crate) const FLAG: &str = "-multus-socket=/run/multus/multus.sock";
 
-fn multus(node: &Node) -> Process {
+pub(crate) fn multus(node: &Node) -> Process {
     let process = node.spawn([env!("CARGO_BIN_EXE_multus-stand-in"), SOCKET, "/opt/cni/bin"]);
     process.wait_for_output("listening");
     process
 }
 
 /// The requests that it got: command, interface, status.
-fn requests(multus: &Process) -> Vec<(String, String, u64)> {
+pub(crate) fn requests(multus: &Process) -> Vec<(String, String, u64)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let lines = multus.output();
     let requests = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
