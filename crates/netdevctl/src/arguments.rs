@@ -20,6 +20,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     #[command(flatten)]
     Read(ReadCommand),
+    /// Ends a claim that nobody unprepares: its devices, reservations and CDI file
+    Forget(crate::forget::ForgetArguments),
     /// Adds, removes and checks interfaces of Pods that run, as if-inject does
     Inject(Box<crate::inject::arguments::InjectArguments>),
 }

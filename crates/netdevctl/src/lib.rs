@@ -8,6 +8,7 @@ mod check_node;
 mod explain;
 #[cfg(test)]
 mod fixture;
+mod forget;
 pub mod inject;
 mod list;
 mod node;
@@ -56,10 +57,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let command = command.find_subcommand("inject").unwrap_or(&command);
             return inject::run(&arguments, matches, command);
         }
+        Command::Forget(arguments) => return finish(|out| forget::forget(&arguments, out)),
         Command::Read(command) => command,
     };
+    finish(|out| run(read, out))
+}
+
+/// Runs a command that prints, and reports its error.
+fn finish(command: impl FnOnce(&mut io::StdoutLock<'static>) -> anyhow::Result<()>) -> ExitCode {
     let mut out = io::stdout().lock();
-    match run(read, &mut out).and_then(|()| out.flush().map_err(Into::into)) {
+    match command(&mut out).and_then(|()| out.flush().map_err(Into::into)) {
         Ok(()) => ExitCode::SUCCESS,
         // the reader has read enough
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
