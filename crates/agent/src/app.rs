@@ -67,6 +67,7 @@ struct Shared {
 struct Others {
     networks: Option<::dynamic_networks::Handle>,
     holders: Option<Arc<dyn ::dra::holders::ClaimHolders>>,
+    failures: Option<::dra::status::Failures>,
 }
 
 impl App {
@@ -114,12 +115,16 @@ impl App {
             app.spawn(network_ends::run(ends, inventory.subscribe_namespaces_ended(), app.shutdown.clone()));
         }
         let claims = config.claims.map(Claims::open).transpose()?;
-        let others = Others { networks: has_networks.then_some(handle), holders: claims.as_ref().map(Claims::holders) };
+        let others = Others {
+            networks: has_networks.then_some(handle),
+            holders: claims.as_ref().map(Claims::holders),
+            failures: claims.as_ref().map(Claims::failures),
+        };
         let runtime =
             config.runtime.map(|runtime| app.inject(runtime, config.pod_resources, texts_sender, others, &shared));
         if let Some(claims) = claims {
-            let Shared { records, metrics, restored, views, .. } = shared.clone();
-            let parts = claims::Parts { records, views, runtime, restored, metrics };
+            let Shared { records, metrics, restored, views, events } = shared.clone();
+            let parts = claims::Parts { records, views, runtime, restored, metrics, events };
             app.spawn(claims.run(parts, app.shutdown.clone()));
         }
         if let Some(offer) = config.offer {
@@ -190,7 +195,7 @@ impl App {
         runtime: nri::Config,
         pod_resources: PathBuf,
         texts: watch::Sender<Option<String>>,
-        Others { networks, holders }: Others,
+        Others { networks, holders, failures }: Others,
         shared: &Shared,
     ) -> watch::Receiver<nri::ConnectionState> {
         let Shared { records, metrics, events, restored, views, .. } = shared.clone();
@@ -204,6 +209,7 @@ impl App {
             texts,
             networks,
             holders,
+            failures,
         });
         let kept = injector.keep(self.shutdown.clone());
         let connector = nri::Connector::new(runtime, Arc::new(injector));

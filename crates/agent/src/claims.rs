@@ -7,9 +7,10 @@ use dra::{
     Outcome, Paths, RegistrationState, Report, Reporter, RuntimeState, Settings,
     holders::{ApiHolders, ClaimHolders},
     slices,
+    status::{self, Failures, Reported, StatusSettings, Unwritable},
 };
 use kube::Client;
-use netdevice::InterfaceName;
+use netdevice::{InterfaceName, claims::status::Failure};
 use store::Records;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api_server::ApiServer,
     arguments::{Arguments, Program},
+    events::{Events, Occurrence},
     metrics::Metrics,
     view::Views,
 };
@@ -63,12 +65,14 @@ pub(crate) struct Parts {
     /// Receives the names of devices that have returned to the host.
     pub(crate) restored: mpsc::UnboundedSender<InterfaceName>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) events: Events,
 }
 
 /// The driver with its API server.
 pub(crate) struct Claims {
     config: Config,
     client: Client,
+    failures: (Failures, Reported),
     /// It keeps the connections of the client.
     _api_server: ApiServer,
 }
@@ -84,7 +88,7 @@ impl Claims {
         let api_server =
             api_server.context("-dra reads claims from the API server, and this process has no service account")?;
         let client = api_server.client().context("cannot use the API server")?;
-        Ok(Self { config, client, _api_server: api_server })
+        Ok(Self { config, client, failures: status::failures(), _api_server: api_server })
     }
 
     /// Who may use a claim, for the injector.
@@ -92,23 +96,63 @@ impl Claims {
         Arc::new(ApiHolders::new(self.client.clone(), self.config.node.clone()))
     }
 
-    /// The driver, until `shutdown`.
+    /// Where the injector reports why a device is not attached, for the claim's status.
+    pub(crate) fn failures(&self) -> Failures {
+        self.failures.0.clone()
+    }
+
+    /// The driver, and the task that writes the claims' status, until `shutdown`.
     ///
     /// # Errors
     ///
     /// None: a failure is repeated.
     pub(crate) async fn run(self, parts: Parts, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config: Config { node, instance, paths }, client, _api_server } = self;
-        let Parts { records, views, runtime, restored, metrics } = parts;
+        let Self { config: Config { node, instance, paths }, client, failures: (failures, reported), _api_server } =
+            self;
+        let Parts { records, views, runtime, restored, metrics, events } = parts;
+        let to = events.clone();
+        let statuses = StatusSettings {
+            node: node.clone(),
+            records: records.clone(),
+            views: views.clone(),
+            client: client.clone(),
+            unwritable: Arc::new(move |unwritable| report_unwritable(&to, unwritable)),
+        };
+        let statuses = status::run(statuses, reported, shutdown.clone());
         let (state, states) = watch::channel(RegistrationState::default());
         metrics.set_claims(states);
-        let reporter = Reporter::new(move |report| take(&metrics, &restored, report));
+        let reporter = Reporter::new(move |report| {
+            report_outcome(&events, &failures, &report);
+            take(&metrics, &restored, report);
+        });
         let runtime = Arc::new(move || runtime_state(runtime.as_ref()));
         let slices = slices::run(slices::Settings::new(&node), client.clone(), views.clone(), shutdown.clone());
         let settings = Settings { node, instance, paths, records, views, client, runtime, reporter };
-        tokio::join!(slices, dra::serve(settings, state, shutdown));
+        tokio::join!(slices, dra::serve(settings, state, shutdown), statuses);
         Ok(())
     }
+}
+
+/// Says in an Event and in the claim's status why it is not prepared.
+fn report_outcome(events: &Events, failures: &Failures, report: &Report) {
+    match &report.outcome {
+        Outcome::Prepared => failures.forget(report.claim.clone()),
+        Outcome::Refused(message) => {
+            failures.report(report.claim.clone(), Failure { device: None, message: message.clone() });
+            if let Some(pod) = report.pod.clone() {
+                let reason = format!("claim {}/{}: {message}", report.claim.namespace, report.claim.name);
+                events.report(Occurrence::ClaimNotAttached { pod, reason });
+            }
+        }
+        Outcome::Unprepared(_) | Outcome::NotUnprepared(_) => {}
+    }
+}
+
+/// Says in an Event of the Pod that the API server does not take a status.
+fn report_unwritable(events: &Events, Unwritable { claim, pod, reason }: Unwritable) {
+    let Some(pod) = pod else { return };
+    let claim = format!("{}/{}", claim.namespace, claim.name);
+    events.report(Occurrence::ClaimStatusNotWritten { pod, claim, reason });
 }
 
 fn take(metrics: &Metrics, restored: &mpsc::UnboundedSender<InterfaceName>, report: Report) {

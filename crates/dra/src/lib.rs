@@ -20,6 +20,7 @@ mod service;
 mod services;
 mod settings;
 pub mod slices;
+pub mod status;
 #[cfg(test)]
 mod tests;
 mod unprepare;

@@ -25,6 +25,8 @@ pub(crate) enum Occurrence {
     ClaimNotAttached { pod: Pod, reason: String },
     /// A Pod got the device of a claim after it had started.
     ClaimAttachedLate { device: DeviceId, pod: Pod, claim: String },
+    /// The API server does not take the status of a claim.
+    ClaimStatusNotWritten { pod: Pod, claim: String, reason: String },
 }
 
 /// Who reports what this agent does with devices.
@@ -93,6 +95,7 @@ impl Occurrence {
             Self::InjectionRefused { pod, .. }
             | Self::ClaimNotAttached { pod, .. }
             | Self::ClaimAttachedLate { pod, .. }
+            | Self::ClaimStatusNotWritten { pod, .. }
             | Self::Network(dynamic_networks::Report { pod, .. }) => {
                 vec![Subject::pod(pod)]
             }
@@ -112,6 +115,7 @@ impl Occurrence {
             Self::RecordQuarantined { .. } => ("DeviceRecordQuarantined", "Quarantine", Severity::Warning),
             Self::InjectionRefused { .. } => ("InjectionRefused", "Attach", Severity::Warning),
             Self::ClaimNotAttached { .. } => ("ClaimNotAttached", "Attach", Severity::Warning),
+            Self::ClaimStatusNotWritten { .. } => ("ClaimStatusNotWritten", "Attach", Severity::Warning),
             Self::ClaimAttachedLate { .. } => ("ClaimAttachedLate", "Attach", Severity::Warning),
             Self::Network(report) => {
                 let severity = if report.is_warning { Severity::Warning } else { Severity::Normal };
@@ -143,6 +147,9 @@ impl Occurrence {
                 "network device {device} is in quarantine, it is neither moved nor offered: check that the interface is on the node with the right settings, then remove {file}: {reason}"
             ),
             Self::InjectionRefused { reason, .. } | Self::ClaimNotAttached { reason, .. } => reason.clone(),
+            Self::ClaimStatusNotWritten { claim, reason, .. } => {
+                format!("the status of claim {claim} does not show its devices: {reason}")
+            }
             Self::ClaimAttachedLate { device, claim, .. } => format!(
                 "network device {device} of {claim} was attached after the pod had started: netdevice-agent was not connected to the container runtime"
             ),
@@ -224,6 +231,7 @@ pub(super) mod tests {
             refused(""),
             Occurrence::ClaimNotAttached { pod: pod(), reason: String::new() },
             Occurrence::ClaimAttachedLate { device: device(), pod: pod(), claim: String::new() },
+            Occurrence::ClaimStatusNotWritten { pod: pod(), claim: String::new(), reason: String::new() },
         ];
         for (reason, _, severity) in occurrences.iter().map(Occurrence::kind) {
             let row = format!("| `{reason}` | {severity:?} |");

@@ -3,8 +3,13 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Instant};
 
-use dra::holders::{ClaimHolders, Sharing};
-use netdevice::{DeviceId, Owner, Pod};
+use dra::{
+    ClaimName,
+    holders::{ClaimHolders, Sharing},
+    status::Failures,
+};
+use link::AttachClaimsError;
+use netdevice::{DeviceId, Owner, Pod, claims::status::Failure};
 use store::Records;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
@@ -95,6 +100,21 @@ pub(super) async fn check_shared(
         info!(%pod, claim = name, "the claim is this pod's now: {} has ended", claim.holder);
     }
     Ok(checked)
+}
+
+/// Reports for a claim's status why its device is not attached. While another sandbox has the device by the same claim, the status
+/// is about that one.
+pub(super) fn report_failure(failures: &Failures, error: &AttachClaimsError) {
+    let Owner::Claim { uid, namespace, name, .. } = &*error.claim else { return };
+    let is_held_by_itself = matches!(
+        &*error.error.error,
+        link::Error::Store(store::Error::Held(holder)) if holder.is_same_claim(&error.claim)
+    );
+    if !is_held_by_itself {
+        let claim = ClaimName { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
+        let message = format!("device {}: {}", error.error.device, error.error.error);
+        failures.report(claim, Failure { device: Some(error.error.device.clone()), message });
+    }
 }
 
 /// The claims of a Pod's namespace that are prepared for other Pods.

@@ -75,6 +75,8 @@ pub(crate) struct Config {
     pub(crate) networks: Option<dynamic_networks::Handle>,
     /// Who knows which Pods share a claim.
     pub(crate) holders: Holders,
+    /// Receives why devices of claims are not attached, for the claims' status.
+    pub(crate) failures: Option<dra::status::Failures>,
 }
 
 /// The plugin. Requests are answered by their deadline; the work that they start continues until it is done.
@@ -255,6 +257,9 @@ impl Inner {
         self.config.metrics.count_injection_failure();
         warn!(pod = format!("{}/{}", pod.namespace, pod.name), "the pod does not get its devices: {error}");
         let reason = prefixed(&Refusal::new(error)).to_string();
+        if let (Some(failures), WorkError::Provide(ProvideError::Claim(error))) = (&self.config.failures, error) {
+            claims::report_failure(failures, error);
+        }
         self.config.events.report(match error.is_of_claim() {
             true => Occurrence::ClaimNotAttached { pod, reason },
             false => Occurrence::InjectionRefused { pod, reason },

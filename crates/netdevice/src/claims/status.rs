@@ -197,7 +197,7 @@ pub struct Wanted<'a> {
     /// What the status is to say; nothing removes our entries.
     pub devices: &'a [DeviceStatus],
     /// The name of a device in our ResourceSlices.
-    pub name_of: &'a dyn Fn(&DeviceId) -> String,
+    pub name_of: &'a (dyn Fn(&DeviceId) -> String + Sync),
     /// The time, in the form of RFC 3339.
     pub now: &'a str,
 }
