@@ -13,6 +13,10 @@ pub(crate) type Definitions = BTreeMap<String, Arc<str>>;
 
 /// Plugins that take an interface's hardware address from `CNI_ARGS`, without the capability.
 const TAKE_MAC: [&str; 2] = ["macvlan", "bridge"];
+/// What a device of the node is given here.
+const OF_DEVICE: [&str; 2] = ["ips", "mac"];
+/// What says which device it is, if the plugin takes it.
+const DEVICE_ID: &str = "deviceID";
 /// What Multus' delegate API passes on.
 const OF_MULTUS: [&str; 2] = ["ips", "mac"];
 
@@ -71,16 +75,20 @@ pub(crate) fn prepare(
             capabilities.remove("mac");
         }
     }
-    if !is_device(&list) {
-        cni::check_capabilities(&list, &checked).map_err(|error| error.to_string())?;
-    }
     let gateways = selection.default_route.clone().unwrap_or_default();
+    match list.plugins() {
+        [plugin] if plugin.kind() == HOST_DEVICE => {
+            let is_refused = |key: &&str| !OF_DEVICE.contains(key) && (*key != DEVICE_ID || !plugin.takes(key));
+            let route = (!gateways.is_empty()).then_some("default-route");
+            if let Some(key) = checked.keys().map(String::as_str).chain(route).find(is_refused) {
+                return Err(format!(
+                    "{key:?} cannot be requested of network {network}: a device of the node gets ips and mac only"
+                ));
+            }
+        }
+        _ => cni::check_capabilities(&list, &checked).map_err(|error| error.to_string())?,
+    }
     Ok(Prepared { list, capabilities, arguments: selection.arguments(), gateways, device: None })
-}
-
-/// Whether it is a network of one device, which is configured here: addresses need no capability of a plugin.
-fn is_device(list: &NetworkList) -> bool {
-    matches!(list.plugins(), [plugin] if plugin.kind() == HOST_DEVICE)
 }
 
 /// The list with `args.cni` of every plugin, where the element's win.
@@ -136,6 +144,26 @@ mod tests {
     fn the_elements_arguments_win_over_the_definitions() {
         let prepared = prepared(&json!({"name": "n", "cni-args": {"b": 2, "c": 3}}), MACVLAN, false).unwrap();
         assert_eq!(prepared.list.plugins()[0].object()["args"]["cni"], json!({"a": 1, "b": 2, "c": 3}));
+    }
+
+    #[test]
+    fn what_a_device_is_not_given_is_refused() {
+        let config = r#"{"type":"host-device","device":"eth9","capabilities":{"bandwidth":true}}"#;
+        for (key, value) in [
+            ("bandwidth", json!({"ingressRate": 1000})),
+            ("portMappings", json!([{"hostPort": 80, "containerPort": 80}])),
+            ("infiniband-guid", json!("02:00:00:00:00:00:00:01")),
+            ("deviceID", json!("0000:01:00.1")),
+            ("default-route", json!(["10.0.0.1"])),
+        ] {
+            let mut element = json!({"name": "n", "ips": ["10.0.0.2/24"], "mac": "02:00:00:00:00:0a"});
+            assert!(prepared(&element, config, false).is_ok());
+            element[key] = value;
+            let refused = prepared(&element, config, false).map(drop).unwrap_err();
+            assert!(refused.ends_with("a device of the node gets ips and mac only"), "{key}: {refused}");
+        }
+        let config = r#"{"type":"host-device","capabilities":{"deviceID":true}}"#;
+        assert!(prepared(&json!({"name": "n", "deviceID": "0000:01:00.1"}), config, false).is_ok());
     }
 
     #[test]

@@ -40,6 +40,22 @@ fn a_device_of_the_node_is_plugged_by_the_rules_of_its_pool_and_returns() {
     device.wait_until_home();
     assert!(closed.is_on_node() && node.has_link("dnmaster0"));
 
+    // it is given addresses and a hardware address, and nothing else: what is ignored would be a promise that is not kept
+    for (key, value) in [
+        ("bandwidth", json!({"ingressRate": 1000, "ingressBurst": 1000})),
+        ("portMappings", json!([{"hostPort": 18083, "containerPort": 80}])),
+        ("default-route", json!(["10.65.1.254"])),
+    ] {
+        let mut request = element("10.65.1.1/24");
+        request[0][key] = value;
+        pod.request(&request);
+        pod.wait_for_event(
+            "FailedAddingInterface",
+            &format!("{key:?} cannot be requested of network default/hostdev0"),
+        );
+        assert!(device.is_on_node(), "{}", agent.output());
+    }
+
     // a device is returned at the Pod's end
     pod.request(&element("10.65.1.1/24"));
     pod.wait_for_status(&[("default/hostdev0", "fast0")]);
