@@ -243,7 +243,7 @@ compile_cni() {
   local plugins=github.com/containernetworking/plugins
   say "fetch: compile the CNI plugins $(version_in "$HACK/node/cni/go.mod" $plugins)"
   go_build "$HACK/node/cni" -ldflags "-s -w" -o "$CNI/" \
-    $plugins/plugins/{main/{bridge,host-device,loopback,macvlan,ptp},ipam/{host-local,static},meta/{portmap,tuning}} \
+    $plugins/plugins/{main/{bridge,host-device,loopback,macvlan,ptp},ipam/{host-local,static},meta/{bandwidth,portmap,tuning}} \
     github.com/containernetworking/cni/cnitool
 }
 

@@ -79,9 +79,27 @@ impl Node {
     /// When the API server refuses.
     #[track_caller]
     pub fn define_network(&self, name: &str, configuration: &Value) {
+        self.define_network_in("default", name, configuration);
+    }
+
+    /// Makes or changes a NetworkAttachmentDefinition in a namespace, which is made, too.
+    ///
+    /// # Panics
+    /// When the API server refuses.
+    #[track_caller]
+    pub fn define_network_in(&self, namespace: &str, name: &str, configuration: &Value) {
+        if namespace != "default" {
+            self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}).to_string());
+        }
         let definition = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
-            "metadata": {"name": name}, "spec": {"config": configuration.to_string()}});
+            "metadata": {"name": name, "namespace": namespace}, "spec": {"config": configuration.to_string()}});
         self.apply(&definition.to_string());
+    }
+
+    /// A Pod that is there already.
+    #[must_use]
+    pub fn known_pod(&self, name: &str) -> NetworkedPod<'_> {
+        NetworkedPod { node: self, name: name.to_owned() }
     }
 
     /// Starts a Pod and waits until it is ready. `networks` is its annotation, empty for none.

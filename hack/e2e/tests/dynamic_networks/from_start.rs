@@ -1,6 +1,6 @@
 //! Annotations that are there when the Pod starts, without Multus.
 
-use e2e::wait_for;
+use e2e::{BUSYBOX_IMAGE, NETWORKS, wait_for};
 use serde_json::json;
 
 use crate::{agent, leased, lock};
@@ -86,5 +86,32 @@ fn a_sandbox_that_is_made_anew_gets_everything_again() {
         },
     );
     pod.delete();
+    drop(agent);
+}
+
+#[test]
+fn a_static_pod_is_plugged_by_its_manifest_and_by_its_mirror() {
+    let node = lock();
+    let agent = agent(&node, &[]);
+    node.define_network("static", &leased("static", "10.63.4.0/24"));
+    let manifest = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "fixed", "annotations": {NETWORKS: json!([{"name": "static", "interface": "x0"}]).to_string()}},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [
+            {"name": "c", "image": BUSYBOX_IMAGE, "command": ["sleep", "1000000"]}]}});
+    node.static_pod("fixed", &manifest.to_string());
+    let name = format!("fixed-{}", node.name());
+    wait_for("the kubelet made the mirror", || node.get(&["pod", &name]), |pod| !pod.is_null());
+    let pod = node.known_pod(&name);
+    pod.wait_for_status(&[("default/static", "x0")]);
+    pod.wait_for_interfaces(&["x0"]);
+    let mac = pod.status_of("x0")["mac"].clone();
+    // the kubelet leaves annotations of the mirror alone
+    pod.request(&json!([{"name": "static", "interface": "x0"}, {"name": "static", "interface": "x1"}]));
+    pod.wait_for_status(&[("default/static", "x0"), ("default/static", "x1")]);
+    pod.wait_for_interfaces(&["x0", "x1"]);
+    assert_eq!(pod.status_of("x0")["mac"], mac, "{}", agent.output());
+    pod.wait_for_event("AddedInterface", "added interface x1 to network: static");
+    node.remove_static_pod("fixed");
+    wait_for("the leases are free", || (node.cni_leases("static").len(), agent.output()), |(count, _)| *count == 0);
     drop(agent);
 }

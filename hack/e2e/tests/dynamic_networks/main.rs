@@ -6,8 +6,12 @@ mod defects;
 mod devices;
 mod ends;
 mod from_start;
+mod killed;
+mod many;
 mod multus;
+mod requests;
 mod upstream;
+mod who_may;
 
 use e2e::{Agent, Kind, Node, NodeGuard, PLUGINS, SharedNode, wait_for};
 use serde_json::{Value, json};
