@@ -93,7 +93,7 @@ impl Requests {
 
     /// All of them.
     pub(super) fn sum(&self) -> f64 {
-        self.counts.values().sum()
+        self.counts.values().fold(0.0, |sum, count| sum + count)
     }
 
     /// Those of one kind.
