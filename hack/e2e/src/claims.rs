@@ -1,14 +1,13 @@
 //! Devices by claim: the agent with `-dra` on a node of a cluster, and what the API server has of it.
 
 use std::fs;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::node::{Action, Node};
 use crate::program;
-use crate::wait::{eventually, wait_for};
+use crate::wait::wait_for_object;
 
 /// Name of the driver and of its DeviceClass, and domain of the attributes.
 pub const DRIVER: &str = "netdevice.networking.k8s.io";
@@ -141,7 +140,7 @@ impl Node {
     #[track_caller]
     pub fn wait_for_sliced(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let look = || self.sliced_devices();
-        let seen = wait_for(&format!("device {name} {what}"), look, |devices| {
+        let seen = wait_for_object(&format!("device {name} {what}"), look, |devices| {
             devices.iter().any(|device| device["name"] == name && wanted(device))
         });
         seen.into_iter().find(|device| device["name"] == name).unwrap_or_default()
@@ -154,7 +153,9 @@ impl Node {
     #[track_caller]
     pub fn wait_until_not_sliced(&self, name: &str) {
         let look = || self.sliced_devices();
-        wait_for(&format!("device {name} is in no slice"), look, |all| all.iter().all(|device| device["name"] != name));
+        wait_for_object(&format!("device {name} is in no slice"), look, |all| {
+            all.iter().all(|device| device["name"] != name)
+        });
     }
 
     /// Waits until the API server has these conditions of a claim's device: type, status, and a part of the message.
@@ -170,7 +171,7 @@ impl Node {
                 it["type"] == "Ready" && it["status"] == status && message.contains(text)
             })
         };
-        wait_for(&format!("claim {claim} has Ready={status} {text}"), look, |devices| {
+        wait_for_object(&format!("claim {claim} has Ready={status} {text}"), look, |devices| {
             devices.as_array().into_iter().flatten().any(has)
         })
     }
@@ -186,7 +187,7 @@ impl Node {
             let status = statuses.as_array()?.iter().find(|status| status["name"] == claim)?;
             status["resourceClaimName"].as_str().map(str::to_owned)
         };
-        let seen = wait_for("the claim is made", look, |statuses| name(statuses).is_some());
+        let seen = wait_for_object("the claim is made", look, |statuses| name(statuses).is_some());
         name(&seen).unwrap_or_default()
     }
 
@@ -209,12 +210,39 @@ impl Node {
     /// When it does not come within 90 seconds: the driver waits inside a preparation for what may pass by itself.
     #[track_caller]
     pub fn wait_for_pod_event(&self, pod: &str, text: &str) -> String {
-        let look = || {
-            let events = self.pod_events(pod);
-            events.lines().find(|line| line.contains(text)).map(str::to_owned)
-        };
-        let found = eventually(Duration::from_secs(90), look);
-        found.unwrap_or_else(|| panic!("pod {pod} has no event {text:?}:\n{}", self.pod_events(pod)))
+        let what = format!("pod {pod} has an event {text:?}");
+        let seen = wait_for_object(&what, || self.pod_events(pod), |events| events.contains(text));
+        seen.lines().find(|line| line.contains(text)).unwrap_or_default().to_owned()
+    }
+
+    /// The id of the Pod's sandbox that is ready, empty if none is.
+    ///
+    /// # Panics
+    /// When the runtime does not answer.
+    #[must_use]
+    #[track_caller]
+    pub fn sandbox_of(&self, pod: &str) -> String {
+        let name = format!("--name=^{pod}$");
+        let pods = self.crictl(&["pods", &name, "--state=ready", "--output=json"]).json();
+        pods["items"][0]["id"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Kills the first process of a sandbox.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn kill_sandbox(&self, sandbox: &str) {
+        let template = "--output go-template --template '{{.info.pid}}'";
+        self.sh(&format!("kill -KILL $(crictl inspectp {template} {sandbox})"));
+    }
+
+    /// The CDI files of claims that are prepared, by their names.
+    #[must_use]
+    pub fn claim_files(&self) -> Vec<String> {
+        let files = fs::read_dir(self.path("/run/cdi")).into_iter().flatten().filter_map(Result::ok);
+        let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with(&format!("{DRIVER}-claim_")) && name.ends_with(".json")).collect()
     }
 
     /// Waits until a Pod is Ready, longer than a preparation that fails may take.

@@ -65,6 +65,15 @@ impl Node {
         self.make_device(name, "addrgenmode none", "ip address add 192.0.2.5/24 dev $0")
     }
 
+    /// As [`Node::add_device`] with another address: for devices that are there at the same time.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[track_caller]
+    pub fn add_device_at(&self, name: &str, address: &str) -> Device<'_> {
+        self.make_device(name, "addrgenmode none", &format!("ip address add {address} dev $0"))
+    }
+
     /// Makes a device with all that a link can have; there is room for one of them at a time.
     ///
     /// # Panics
@@ -111,6 +120,17 @@ pub struct Device<'n> {
 }
 
 impl Device<'_> {
+    /// The same device; what it is now is what it must be when it has returned.
+    ///
+    /// # Panics
+    /// When it is not on the node.
+    #[must_use]
+    #[track_caller]
+    pub fn as_it_is_now(mut self) -> Self {
+        self.before = self.node.device_state(&self.name).expect("it is on the node");
+        self
+    }
+
     /// Whether the node's own network has it.
     #[must_use]
     pub fn is_on_node(&self) -> bool {

@@ -5,12 +5,20 @@ use serde_json::Value;
 use crate::command::Output;
 use crate::node::Node;
 
+/// As `hack/node/node run` sets them.
+const KUBECTL: [&str; 4] =
+    ["env", "KUBECONFIG=/etc/kubernetes/admin.conf", "KUBECACHEDIR=/run/rig/kubectl-cache", "kubectl"];
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 
 impl Node {
     /// Runs kubectl as the administrator.
     pub fn kubectl(&self, args: &[&str]) -> Output {
-        self.run(["kubectl"].iter().chain(args))
+        self.enter(&[&KUBECTL, args].concat(), "")
+    }
+
+    /// Runs kubectl as the administrator, with `input` as its standard input.
+    pub fn kubectl_with(&self, args: &[&str], input: &str) -> Output {
+        self.enter(&[&KUBECTL, args].concat(), input)
     }
 
     /// `kubectl apply` of a YAML or JSON text.
@@ -19,7 +27,7 @@ impl Node {
     /// When the API server refuses.
     #[track_caller]
     pub fn apply(&self, manifest: &str) {
-        let done = self.run_with(["kubectl", "apply", "--filename=-"], manifest);
+        let done = self.kubectl_with(&["apply", "--filename=-"], manifest);
         assert!(done.success(), "{done}\n{manifest}");
     }
 

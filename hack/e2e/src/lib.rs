@@ -33,7 +33,7 @@ pub use node::{Action, Kind, Node};
 pub use process::Process;
 pub use rustix::process::Signal;
 pub use shared::{NodeGuard, SharedNode};
-pub use wait::{eventually, wait_for};
+pub use wait::{eventually, wait_for, wait_for_object};
 
 /// The image with busybox and all its applets that every node has.
 pub const BUSYBOX_IMAGE: &str = "localhost/netdevice-test/busybox:1";

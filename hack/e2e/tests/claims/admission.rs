@@ -8,14 +8,14 @@ use crate::{cluster, cluster_alone};
 /// The DeviceClass, the claim or the template is refused at once, with these words.
 #[track_caller]
 fn refused(node: &Node, manifest: &str, words: &str) -> Output {
-    let said = node.run_with(["kubectl", "create", "--dry-run=server", "--filename=-"], manifest);
+    let said = node.kubectl_with(&["create", "--dry-run=server", "--filename=-"], manifest);
     assert!(!said.success() && said.stderr.contains(words), "it does not say {words:?}\n{said}\n{manifest}");
     said
 }
 
 #[track_caller]
 fn accepted(node: &Node, manifest: &str) {
-    let said = node.run_with(["kubectl", "create", "--dry-run=server", "--filename=-"], manifest);
+    let said = node.kubectl_with(&["create", "--dry-run=server", "--filename=-"], manifest);
     assert!(said.success(), "{said}\n{manifest}");
 }
 
@@ -45,7 +45,7 @@ fn the_policies_compile_without_a_warning_and_the_daemonset_is_accepted() {
         assert!(policy["status"]["typeChecking"]["expressionWarnings"].is_null(), "{policy:#}");
     }
     let install = repository_text("install-dra.yaml");
-    let said = node.run_with(["kubectl", "apply", "--dry-run=server", "--filename=-"], &install);
+    let said = node.kubectl_with(&["apply", "--dry-run=server", "--filename=-"], &install);
     assert!(said.text().contains("daemonset.apps/netdevice-agent created"), "{said}");
 }
 
@@ -109,11 +109,11 @@ fn an_object_that_is_older_than_the_policy_can_still_change_and_be_deleted() {
     });
     node.delete(&[binding]);
     let manifest = ClaimSpec::device("eth1").configure(json!({"oldField": 1})).claim("older");
-    let create = || node.run_with(["kubectl", "create", "--filename=-"], &manifest).success();
+    let create = || node.kubectl_with(&["create", "--filename=-"], &manifest).success();
     wait_for("the policy is not applied", create, |created| *created);
     node.apply(policy.expect("the binding is in the file"));
     let other = ClaimSpec::device("eth1").configure(json!({"oldField": 1})).claim("newer");
-    let dry = || node.run_with(["kubectl", "create", "--dry-run=server", "--filename=-"], &other).success();
+    let dry = || node.kubectl_with(&["create", "--dry-run=server", "--filename=-"], &other).success();
     wait_for("the policy is applied", dry, |created| !*created);
     node.kubectl(&["label", "resourceclaim", "older", "a=b"]).text();
     node.delete(&["resourceclaim/older"]);
@@ -184,6 +184,6 @@ fn the_agents_account_has_no_other_rights() {
 fn the_sample_is_accepted() {
     let node = cluster();
     let sample = repository_text("hack/samples/claimed-pod.yaml");
-    let said = node.run_with(["kubectl", "create", "--dry-run=server", "--filename=-"], &sample);
+    let said = node.kubectl_with(&["create", "--dry-run=server", "--filename=-"], &sample);
     assert!(said.success(), "{said}");
 }

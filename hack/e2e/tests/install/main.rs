@@ -1,6 +1,7 @@
 //! What a user does: `kubectl apply -f install.yaml` with the image that ships, and then Pods.
 
 mod annotations;
+mod claims;
 mod if_inject;
 
 use std::{fs, ops::Deref, path::PathBuf, process::Command, sync::Once};
