@@ -260,17 +260,16 @@ fn a_runtime_that_restarts_keeps_the_devices_and_pods_start_afterwards() {
 
 /// A reboot: /run is empty, the claims are still allocated, Prepare comes again.
 #[test]
-#[ignore = "not yet run as it is now"]
 fn a_reboot_prepares_the_claims_again() {
     let node = alone();
     let (device, before) = running(&node, "clboot0", Level::Container);
     node.kubelet(Action::Stop);
+    node.remove_all_pods();
+    device.wait_until_home();
     let mut held = agent();
     held.take().expect("it runs").kill();
-    node.remove_all_pods();
     // the pins of namespaces are mounts
     node.sh("umount /run/netdevice/netns/* 2>/dev/null || true; rm -rf /run/netdevice /run/cdi");
-    device.wait_until_home();
     *held = Some(crate::begin_agent());
     node.kubelet(Action::Start);
     drop(held);
