@@ -121,12 +121,14 @@ impl Claims {
         let statuses = status::run(statuses, reported, shutdown.clone());
         let (state, states) = watch::channel(RegistrationState::default());
         metrics.set_claims(states);
+        let of_slices = slices::Settings::new(&node);
+        metrics.set_slices(of_slices.stats.clone());
         let reporter = Reporter::new(move |report| {
             report_outcome(&events, &failures, &report);
             take(&metrics, &restored, report);
         });
         let runtime = Arc::new(move || runtime_state(runtime.as_ref()));
-        let slices = slices::run(slices::Settings::new(&node), client.clone(), views.clone(), shutdown.clone());
+        let slices = slices::run(of_slices, client.clone(), views.clone(), shutdown.clone());
         let settings = Settings { node, instance, paths, records, views, client, runtime, reporter };
         tokio::join!(slices, dra::serve(settings, state, shutdown), statuses);
         Ok(())

@@ -35,6 +35,7 @@ fn the_reference_has_every_metric_and_no_other() {
     metrics.set_runtime(tokio::sync::watch::channel(nri::ConnectionState::Starting).1);
     metrics.set_events();
     metrics.set_claims(tokio::sync::watch::channel(dra::RegistrationState::Pending).1);
+    metrics.set_slices(Arc::default());
     metrics.set_inventory(Arc::default());
     // metrics of a resource are printed when there is one
     metrics.add_plugin(ResourceName::default(), Arc::default());

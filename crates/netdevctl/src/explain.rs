@@ -5,6 +5,7 @@ use std::{fmt::Write as _, io::Write, sync::Arc};
 use anyhow::bail;
 use netdevice::{
     Attachment, DeviceId, InterfaceName, Link, Phase, Snapshot, View,
+    claims::health::{DeviceHealth, Health, health_of},
     projection::{Explanation, PoolExplanation},
     selector::{Condition, PHYSICAL},
 };
@@ -51,13 +52,25 @@ fn text(name: &str, node: &Node, is_orphan: impl Fn(&Attachment) -> bool) -> any
     }
     let reserved = id.as_ref().and_then(|id| of_reservation(id, node));
     let waiting = id.as_ref().and_then(|id| of_waiting(id, node));
+    let device = link.map(|link| DeviceId::from(&link.name)).or_else(|| id.clone());
+    let of_slices = device.and_then(|id| of_slices(&id, view));
     let of_record = id.and_then(|id| view.ledger.get(&id)).map(|record| of_record(record, is_orphan(record)));
     let of_link = link.map(|link| of_link(link, view, &node.selection));
-    let parts: Vec<String> = [waiting, reserved, of_record, of_link].into_iter().flatten().collect();
+    let parts: Vec<String> = [waiting, reserved, of_record, of_slices, of_link].into_iter().flatten().collect();
     if parts.is_empty() {
         bail!("no device or interface {name:?} is on this node");
     }
     Ok(parts.join("\n"))
+}
+
+/// A device that is offered by claims.
+fn of_slices(id: &DeviceId, view: &View) -> Option<String> {
+    let DeviceHealth { device, health, message } = health_of(view, id)?;
+    let taint = match health {
+        Health::Healthy => String::new(),
+        Health::Unhealthy => format!(", with a taint: {message}"),
+    };
+    Some(format!("{id} is in the ResourceSlices of the node as {device}{taint}\n"))
 }
 
 /// A device that is not attached yet.

@@ -98,6 +98,11 @@ impl Metrics {
         self.with(|values| values.claims = Some(state));
     }
 
+    /// Reports the ResourceSlices of the node, from now on.
+    pub(crate) fn set_slices(&self, stats: Arc<dra::slices::Stats>) {
+        self.with(|values| values.slices = Some(stats));
+    }
+
     /// A claim was prepared or unprepared, or that failed.
     pub(crate) fn count_claim(&self, change: &'static str, result: &'static str) {
         self.with(|values| *values.claim_changes.entry((change, result)).or_default() += 1);

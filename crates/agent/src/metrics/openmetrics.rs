@@ -148,9 +148,37 @@ fn add_reloads_and_repairs(values: &Values, registry: &mut Registry) {
             registry.register(name, help, by_result(&changes, &["ok", "failed"]));
         }
     }
+    if let Some(slices) = &values.slices {
+        add_slices(slices, registry);
+    }
     let deletions = by_result(&values.network_deletions, &["ok", "failed"]);
     let help = "Attachments of ended Pods to CNI networks that were deleted, by result";
     registry.register("network_deletions", help, deletions);
+}
+
+/// The ResourceSlices of the node.
+fn add_slices(slices: &dra::slices::Stats, registry: &mut Registry) {
+    let gauge = |number: usize| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(number.try_into().unwrap_or(i64::MAX));
+        gauge
+    };
+    let counter = |number: u64| {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(number);
+        counter
+    };
+    registry.register("slices", "ResourceSlices of the node on the API server", gauge(slices.slices()));
+    registry.register("slice_devices", "Devices in them", gauge(slices.devices()));
+    let dropped = gauge(usize::from(slices.has_dropped_fields()));
+    registry.register("slice_fields_dropped", "Whether the API server dropped fields: a feature is off there", dropped);
+    let writes = BTreeMap::from([("ok", slices.writes()), ("failed", slices.failed_writes())]);
+    let help = "Requests that created, changed or deleted a ResourceSlice, by result";
+    registry.register("slice_writes", help, by_result(&writes, &["ok", "failed"]));
+    let failures = counter(slices.failed_watches());
+    registry.register("slice_watch_failures", "Lists and watches of ResourceSlices that failed", failures);
+    let help = "Changes of ResourceSlices by others that were put right";
+    registry.register("slice_repairs", help, counter(slices.repairs()));
 }
 
 /// The injector, if there is one. Without it, devices that a command had attached are returned, too.

@@ -28,6 +28,8 @@ pub(super) struct Values {
     pub(super) network_deletions: BTreeMap<&'static str, u64>,
     /// Whether the kubelet uses the driver of claims; none without -dra.
     pub(super) claims: Option<watch::Receiver<dra::RegistrationState>>,
+    /// The ResourceSlices of the node; none without -dra.
+    pub(super) slices: Option<Arc<dra::slices::Stats>>,
     pub(super) claim_changes: BTreeMap<(&'static str, &'static str), u64>,
     /// None while no Events are posted.
     pub(super) events: Option<BTreeMap<EventResult, u64>>,

@@ -103,9 +103,8 @@ pub async fn run(
                             pace.wanted_changed(Instant::now());
                         }
                         Seen::Foreign | Seen::Deleted => {
-                            if known.needs(tracker.wanted()) {
+                            if known.needs(tracker.wanted()) && pace.present_changed(Instant::now()) {
                                 settings.stats.count_repair();
-                                pace.present_changed(Instant::now());
                             }
                         }
                     }

@@ -30,7 +30,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            settle: Duration::from_millis(10),
+            settle: Duration::from_millis(5),
             interval: Duration::from_secs(2),
             longest_interval: Duration::from_secs(30),
             repair: Duration::from_secs(1),
@@ -101,11 +101,11 @@ impl Pace {
         self.change.get_or_insert(after_pause);
     }
 
-    /// Others changed what is there.
-    pub(super) fn present_changed(&mut self, now: Instant) {
+    /// Others changed what is there. Returns whether that has to be put right anew.
+    pub(super) fn present_changed(&mut self, now: Instant) -> bool {
         if let Some(repair) = &mut self.repair {
             repair.due = (now + repair.pause).min(repair.at_latest);
-            return;
+            return false;
         }
         let (before, last) = self.repairs;
         let is_in_a_row = last.is_some_and(|last| now < last + 2 * self.timing.longest_repair);
@@ -115,6 +115,7 @@ impl Pace {
         let pause = (self.timing.repair * (1 << doublings)).min(self.timing.longest_repair);
         let at_latest = now + pause + self.timing.repair * 4 / 5;
         self.repair = Some(Repair { at_latest, due: now + pause, pause });
+        true
     }
 
     /// A request succeeded: there may be more to do.
@@ -173,14 +174,14 @@ mod tests {
         let mut clock = Clock::new();
         assert_eq!(clock.0.due(), None);
         clock.0.wanted_changed(clock.1);
-        assert_eq!(clock.round(), 10);
+        assert_eq!(clock.round(), 5);
         assert_eq!(clock.0.due(), None);
         let now = clock.wait(100);
         clock.0.wanted_changed(now);
-        assert_eq!(clock.round(), 2010);
+        assert_eq!(clock.round(), 2005);
         let now = clock.wait(60_000);
         clock.0.wanted_changed(now);
-        assert_eq!(clock.round(), 62_020);
+        assert_eq!(clock.round(), 62_010);
     }
 
     #[test]
@@ -191,7 +192,7 @@ mod tests {
             clock.0.wanted_changed(clock.1);
             times.push(clock.round());
         }
-        assert_eq!(times[..6], [10, 2010, 6010, 14_010, 30_010, 60_010]);
+        assert_eq!(times[..6], [5, 2005, 6005, 14_005, 30_005, 60_005]);
         assert_eq!(times.len(), 24);
     }
 
@@ -204,7 +205,7 @@ mod tests {
         let began = clock.wait(5000);
         for _ in 0..40 {
             let now = clock.wait(100);
-            clock.0.present_changed(now);
+            _ = clock.0.present_changed(now);
             if clock.0.due().unwrap() <= now {
                 break;
             }

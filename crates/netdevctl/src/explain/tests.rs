@@ -54,3 +54,16 @@ fn who_has_reserved_a_device_is_named() {
     assert!(text("eth1").starts_with(reserved), "{}", text("eth1"));
     assert!(!text("ens1f0v3").contains("reserved"), "it is attached");
 }
+
+#[test]
+fn a_device_in_a_resource_slice_is_explained_with_its_taint() {
+    let pools = "pools:\n- {resource: example.com/fast, select: {names: [eth]}, offer: claims}\n";
+    let text = |name: &str| explained(name, Some(pools));
+    assert!(text("eth1").starts_with("eth1 is in the ResourceSlices of the node as eth1\n"), "{}", text("eth1"));
+    let down = "eth2 is in the ResourceSlices of the node as eth2, with a taint: the interface is down: set it up";
+    assert!(text("eth2").starts_with(down), "{}", text("eth2"));
+    let escaped = "x:eth:c3:a9 is in the ResourceSlices of the node as x-eth-c3-a9\n";
+    assert!(text("eth\u{e9}").starts_with(escaped), "{}", text("eth\u{e9}"));
+    assert!(!text("eth0").contains("ResourceSlices"), "{}", text("eth0"));
+    assert!(!explained("eth1", Some(fixture::POOLS)).contains("ResourceSlices"));
+}

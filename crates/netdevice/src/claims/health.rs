@@ -1,7 +1,7 @@
 //! The health of devices, as reported to the kubelet: DRAResourceHealth.
 
 use super::slice::{DeviceName, Obstacle, Offered, candidates, device_name};
-use crate::{owner::Owner, projection::View};
+use crate::{id::DeviceId, owner::Owner, projection::View};
 
 /// The health of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,19 +25,21 @@ pub struct DeviceHealth {
 
 /// The health of all devices that are offered by claims, by id: it is unhealthy exactly if it has a taint.
 pub fn health(view: &View) -> Vec<DeviceHealth> {
-    let of = |id| {
-        let offered = Offered::find(view, id)?;
-        let (health, message) = match (&offered.obstacle, offered.claim) {
-            (Some(obstacle), _) => (Health::Unhealthy, text(obstacle)),
-            (None, Some(Owner::Claim { namespace, name, pod, .. })) => {
-                let pod = pod.as_ref().map(|pod| format!(", pod {pod}")).unwrap_or_default();
-                (Health::Healthy, format!("attached for claim {namespace}/{name}{pod}"))
-            }
-            (None, _) => (Health::Healthy, "on the node, healthy".into()),
-        };
-        Some(DeviceHealth { device: device_name(id), health, message })
+    candidates(view).filter_map(|id| health_of(view, id)).collect()
+}
+
+/// The health of one device; none if it is not offered by claims.
+pub fn health_of(view: &View, id: &DeviceId) -> Option<DeviceHealth> {
+    let offered = Offered::find(view, id)?;
+    let (health, message) = match (&offered.obstacle, offered.claim) {
+        (Some(obstacle), _) => (Health::Unhealthy, text(obstacle)),
+        (None, Some(Owner::Claim { namespace, name, pod, .. })) => {
+            let pod = pod.as_ref().map(|pod| format!(", pod {pod}")).unwrap_or_default();
+            (Health::Healthy, format!("attached for claim {namespace}/{name}{pod}"))
+        }
+        (None, _) => (Health::Healthy, "on the node, healthy".into()),
     };
-    candidates(view).filter_map(of).collect()
+    Some(DeviceHealth { device: device_name(id), health, message })
 }
 
 /// What is wrong, and what to do. A name and a namespace have at most 253 and 63 bytes.
