@@ -21,6 +21,10 @@ fn main() {
     if says("CARGO_PKG_NAME", "hook") || says("CARGO_PKG_NAME", "bare-move") {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,max-page-size=65536,-z,noseparate-code");
     }
+    if says("CARGO_PKG_NAME", "hook") {
+        // read-only relocations end at such a boundary in the file too: up to 64 KiB of nothing
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,norelro");
+    }
     if says("CARGO_PKG_NAME", "hook") && says("PROFILE", "release") {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/without-unwind-tables.ld");
         println!("cargo::rerun-if-changed={script}");

@@ -3,18 +3,21 @@
 use netdevice::{
     Acquisition, LinkState, SandboxConfiguration,
     link::flags,
-    plan::{Location, Step, aged, missing, plan, relabel, wanted_as_configured, wanted_in_sandbox},
+    plan::{Location, Step, aged, missing, plan, relabel, sysctl_name, wanted_as_configured, wanted_in_sandbox},
     state::Route,
 };
 use rtnl::{
     message::{Message, kind},
+    neighbour::List,
     route::ALL_FAMILIES,
 };
 
 use crate::{
     error::{Error, WithSubject},
+    ethtool,
     inside::run_inside,
-    read::{Which, boot_time, read_addressed, read_whole},
+    namespace::{add_rules, join_vrf},
+    read::{Which, boot_time, neighbours, read_addressed, read_whole},
     skipped::Skipped,
     socket::RouteSocket,
     step::StepTarget,
@@ -62,15 +65,26 @@ pub(crate) fn configure_inside(
         let skipped = work(inside, present, steps)?;
         match request.configuration {
             None => Ok(skipped),
-            Some(configuration) => verify(configuration, inside, index, skipped),
+            Some(configuration) => {
+                add_rules(inside, configuration)?;
+                verify(configuration, inside, index, skipped)
+            }
         }
     };
+    if let Some(configuration) = request.configuration {
+        ethtool::apply(inside, &link.name, configuration)?;
+    }
+    let vrf = request.configuration.and_then(|configuration| configuration.vrf.as_ref());
     let is_fresh = !link.is_up();
     let steps = plan(&wanted, link, Location::Sandbox);
-    if is_fresh && !steps.iter().any(|step| matches!(step, Step::Sysctl(_))) {
+    if is_fresh && vrf.is_none() && !steps.iter().any(|step| matches!(step, Step::Sysctl(_))) {
         return work(inside, link, steps);
     }
     let within = || {
+        if let Some(vrf) = vrf {
+            // before it is set up: a link that is up loses its IPv6 addresses by that (`vrf_add_slave`)
+            join_vrf(inside, vrf, index)?;
+        }
         if is_fresh {
             return work(inside, link, steps);
         }
@@ -90,8 +104,14 @@ fn verify(
     index: u32,
     skipped: Vec<Skipped>,
 ) -> Result<Vec<Skipped>, Error> {
-    let present = read_addressed(inside, Which::Index(index))?.ok_or(Error::Vanished)?;
-    let Some(what) = missing(configuration, &present) else { return Ok(skipped) };
+    let mut present = read_addressed(inside, Which::Index(index))?.ok_or(Error::Vanished)?;
+    if !configuration.neighbours.is_empty() {
+        present.neighbours = neighbours(inside, index, List::Neighbours)?.collect();
+    }
+    // the files of a link's neighbours are not read again: what was not written was left out
+    let is_left_out = |what: &String| skipped.iter().any(|skipped| skipped.what == *what);
+    let left_out = || configuration.sysctls.keys().map(|key| sysctl_name(key)).find(is_left_out);
+    let Some(what) = missing(configuration, &present).or_else(left_out) else { return Ok(skipped) };
     let reason = skipped.into_iter().find(|skipped| skipped.what == what).map(|skipped| skipped.reason);
     Err(Error::NotApplied {
         what,

@@ -8,6 +8,7 @@ use crate::{
     error::{Error, WithSubject},
     fetch::{Fetched, fetch},
     identity::{Actor, find_arrived, find_at_home, find_inside, find_namespace, is_same_link, is_unplugged},
+    namespace::leave,
     nested::Origin,
     restore::{Restored, restore},
     skipped::Skipped,
@@ -57,6 +58,7 @@ pub(crate) fn delete(
     home: &mut RouteSocket,
     actor: Actor<'_>,
 ) -> Result<Ended, Error> {
+    leave(records, record, home, actor);
     // with its namespace the kernel has deleted the link, too
     if let Some((_namespace, mut inside)) = find_namespace(records, record, home, actor)?
         && let Some(link) = find_inside(record, &mut inside)?
@@ -80,6 +82,7 @@ pub(crate) fn give_back(
 ) -> Result<Ended, Error> {
     // of one that was put back by hand
     record.quarantined = None;
+    leave(records, &record, home, actor);
     // Of a move that was cut off, the host is asked first: a link of the sandbox's own may have the index that the device
     // was to get there, or had.
     let stayed = match record.phase {

@@ -5,9 +5,10 @@
 
 use std::io;
 
-use netdevice::{InterfaceName, LinkState, state::Attribute};
+use netdevice::{InterfaceName, LinkState, SandboxConfiguration, state::Attribute};
 
 use crate::{
+    error::Error,
     ioctl::{Buffer, Driver, FIXED, ROOM},
     skipped::Skipped,
     socket::RouteSocket,
@@ -144,10 +145,7 @@ fn parts(buffer: &Buffer, parts: &[(usize, usize)]) -> Vec<u8> {
 
 /// Of each word two numbers: features that can be changed, and those that are asked for.
 fn features(driver: &mut Driver<'_>) -> io::Result<Vec<u8>> {
-    let mut buffer = Buffer::<FIXED>::new();
-    buffer.set_u32(0, u32::from(FEATURES.0));
-    buffer.set_u32(4, FEATURE_WORDS as u32);
-    driver.ask(&mut buffer)?;
+    let buffer = all_features(driver)?;
     let words = (buffer.u32(4) as usize).min(FEATURE_WORDS);
     let mut value = Vec::with_capacity(8 * words);
     for word in 0..words {
@@ -168,6 +166,152 @@ fn set_features(driver: &mut Driver<'_>, wanted: &[u8]) -> io::Result<()> {
     buffer.set_u32(4, (wanted.len() / 8) as u32);
     buffer.bytes_mut()[8..8 + wanted.len()].copy_from_slice(wanted);
     driver.ask(&mut buffer)
+}
+
+/// `ETHTOOL_GSSET_INFO` and `ETHTOOL_GSTRINGS`: how many names a set has, and the names.
+const SET_SIZE: u32 = 0x37;
+const NAMES: u32 = 0x1b;
+/// `ETH_SS_FEATURES` and `ETH_SS_PRIV_FLAGS`.
+const FEATURE_NAMES: u32 = 4;
+const FLAG_NAMES: u32 = 2;
+/// `ETH_GSTRING_LEN`.
+const NAME_LENGTH: usize = 32;
+/// `ETHTOOL_GPFLAGS` and `ETHTOOL_SPFLAGS`.
+const PRIVATE_FLAGS: (u32, u32) = (0x27, 0x28);
+
+/// What ethtool(8) calls several features at once, or calls otherwise than the kernel: the beginning and the end of their names.
+const GROUPS: [(&str, &str, &str); 22] = [
+    ("rx-checksumming", "rx-checksum", ""),
+    ("rx", "rx-checksum", ""),
+    ("tx-checksumming", "tx-checksum-", ""),
+    ("tx", "tx-checksum-", ""),
+    ("scatter-gather", "tx-scatter-gather", ""),
+    ("sg", "tx-scatter-gather", ""),
+    ("tcp-segmentation-offload", "tx-tcp", "-segmentation"),
+    ("tso", "tx-tcp", "-segmentation"),
+    ("generic-segmentation-offload", "tx-generic-segmentation", ""),
+    ("gso", "tx-generic-segmentation", ""),
+    ("generic-receive-offload", "rx-gro", "rx-gro"),
+    ("gro", "rx-gro", "rx-gro"),
+    ("large-receive-offload", "rx-lro", ""),
+    ("lro", "rx-lro", ""),
+    ("rx-vlan-offload", "rx-vlan-hw-parse", ""),
+    ("rxvlan", "rx-vlan-hw-parse", ""),
+    ("tx-vlan-offload", "tx-vlan-hw-insert", ""),
+    ("txvlan", "tx-vlan-hw-insert", ""),
+    ("ntuple-filters", "rx-ntuple-filter", ""),
+    ("ntuple", "rx-ntuple-filter", ""),
+    ("receive-hashing", "rx-hashing", ""),
+    ("rxhash", "rx-hashing", ""),
+];
+
+/// Gives a device in its sandbox the features and private flags that its Pod requests. What is so already is not written.
+pub(crate) fn apply(
+    socket: &RouteSocket,
+    name: &InterfaceName,
+    configuration: &SandboxConfiguration,
+) -> Result<(), Error> {
+    let mut driver = Driver { socket, name };
+    for (feature, value) in &configuration.features {
+        let done = switch_feature(&mut driver, feature, value == "on");
+        done.map_err(|reason| Error::NotApplied { what: format!("ethtool feature {feature}"), reason })?;
+    }
+    for (flag, value) in &configuration.private_flags {
+        let done = switch_flag(&mut driver, flag, value == "on");
+        done.map_err(|reason| Error::NotApplied { what: format!("ethtool private flag {flag}"), reason })?;
+    }
+    Ok(())
+}
+
+/// The numbers of the names of a set that `is_meant`.
+#[inline(never)] // as of `receive_hash`
+fn numbers(driver: &mut Driver<'_>, set: u32, is_meant: &dyn Fn(&[u8]) -> bool) -> io::Result<Vec<usize>> {
+    let mut buffer = Buffer::<ROOM>::new();
+    buffer.set_u32(0, SET_SIZE);
+    buffer.bytes_mut()[8..16].copy_from_slice(&(1u64 << set).to_ne_bytes());
+    driver.ask(&mut buffer)?;
+    let has_set = buffer.bytes()[8..16] != [0; 8];
+    let count = if has_set { buffer.u32(16) as usize } else { 0 };
+    if count == 0 || 12 + NAME_LENGTH * count > ROOM {
+        return Ok(Vec::new());
+    }
+    let mut buffer = Buffer::<ROOM>::new();
+    buffer.set_u32(0, NAMES);
+    buffer.set_u32(4, set);
+    buffer.set_u32(8, count as u32);
+    driver.ask(&mut buffer)?;
+    let names = buffer.bytes()[12..].chunks(NAME_LENGTH).take(count);
+    let name = |name: &[u8]| name.split(|byte| *byte == 0).next().is_some_and(is_meant);
+    Ok(names.enumerate().filter(|(_, chunk)| name(chunk)).map(|(number, _)| number).collect())
+}
+
+/// A feature as the driver has it: whether it can be changed, is asked for, and is in use.
+fn feature(buffer: &Buffer, number: usize) -> (bool, bool, bool) {
+    // available, requested, active, never changed (`struct ethtool_get_features_block`)
+    let at = 8 + 16 * (number / 32);
+    let bit = |at: usize| buffer.u32(at) >> (number % 32) & 1 != 0;
+    (bit(at) && !bit(at + 12), bit(at + 4), bit(at + 8))
+}
+
+fn switch_feature(driver: &mut Driver<'_>, name: &str, on: bool) -> Result<(), String> {
+    let group = GROUPS.iter().find(|(group, ..)| *group == name);
+    let is_meant = |feature: &[u8]| match group {
+        Some((_, begin, end)) => feature.starts_with(begin.as_bytes()) && feature.ends_with(end.as_bytes()),
+        None => feature == name.as_bytes(),
+    };
+    let numbers = numbers(driver, FEATURE_NAMES, &is_meant).map_err(|error| error.to_string())?;
+    let numbers: Vec<usize> = numbers.into_iter().filter(|number| *number < 32 * FEATURE_WORDS).collect();
+    if numbers.is_empty() {
+        return Err("the kernel has no such feature".into());
+    }
+    let there = all_features(driver).map_err(|error| error.to_string())?;
+    let (changeable, fixed): (Vec<usize>, Vec<usize>) =
+        numbers.into_iter().partition(|number| feature(&there, *number).0);
+    if changeable.is_empty() && fixed.iter().any(|number| feature(&there, *number).2 != on) {
+        return Err(format!("the driver has it fixed to {}", if on { "off" } else { "on" }));
+    }
+    if changeable.iter().all(|number| feature(&there, *number).1 == on) {
+        return Ok(());
+    }
+    // of each word what is to be changed, and to what (`struct ethtool_set_features_block`)
+    let mut wanted = vec![0u32; 2 * FEATURE_WORDS];
+    for number in &changeable {
+        let (word, bit) = (number / 32, 1 << (number % 32));
+        wanted[2 * word] |= bit;
+        wanted[2 * word + 1] |= if on { bit } else { 0 };
+    }
+    wanted.truncate(2 * (there.u32(4) as usize).min(FEATURE_WORDS));
+    let wanted: Vec<u8> = wanted.into_iter().flat_map(u32::to_ne_bytes).collect();
+    set_features(driver, &wanted).map_err(|error| error.to_string())?;
+    let now = all_features(driver).map_err(|error| error.to_string())?;
+    let is_done = |number: &usize| feature(&now, *number).1 == on;
+    if changeable.iter().all(is_done) { Ok(()) } else { Err("the driver does not change it".into()) }
+}
+
+fn all_features(driver: &mut Driver<'_>) -> io::Result<Buffer> {
+    let mut buffer = Buffer::<FIXED>::new();
+    buffer.set_u32(0, u32::from(FEATURES.0));
+    buffer.set_u32(4, FEATURE_WORDS as u32);
+    driver.ask(&mut buffer)?;
+    Ok(buffer)
+}
+
+fn switch_flag(driver: &mut Driver<'_>, name: &str, on: bool) -> Result<(), String> {
+    let found = numbers(driver, FLAG_NAMES, &|flag| flag == name.as_bytes()).unwrap_or_default();
+    let Some(number) = found.first().filter(|number| **number < 32) else {
+        return Err("the driver has no such flag".into());
+    };
+    let mut buffer = Buffer::<FIXED>::new();
+    buffer.set_u32(0, PRIVATE_FLAGS.0);
+    driver.ask(&mut buffer).map_err(|error| error.to_string())?;
+    let there = buffer.u32(4);
+    let wanted = if on { there | 1 << number } else { there & !(1 << number) };
+    if wanted == there {
+        return Ok(());
+    }
+    buffer.set_u32(0, PRIVATE_FLAGS.1);
+    buffer.set_u32(4, wanted);
+    driver.ask(&mut buffer).map_err(|error| error.to_string())
 }
 
 /// Offset of `rss_config` in `struct ethtool_rxfh`.

@@ -33,6 +33,7 @@ mod ioctl;
 mod kept;
 mod mounts;
 mod move_in;
+mod namespace;
 mod neighbourhood;
 mod nested;
 mod read;

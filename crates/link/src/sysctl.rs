@@ -48,6 +48,18 @@ pub(crate) fn write(link: &InterfaceName, setting: &Sysctl) -> io::Result<()> {
     }
 }
 
+/// Lets programs that are bound to no VRF accept connections through the VRFs of the calling thread's namespace.
+pub(crate) fn accept_from_vrfs() {
+    for file in ["tcp_l3mdev_accept", "udp_l3mdev_accept"] {
+        for root in [ROOT, ROOT_OF_NODE] {
+            // an older kernel may not have it
+            if fs::write(Path::new(root).join("ipv4").join(file), "1").is_ok() {
+                break;
+            }
+        }
+    }
+}
+
 /// Whether the value of a link's setting is another one than new links get.
 pub(crate) fn is_explicit(family: &str, file: &str, value: i32) -> bool {
     let text = fs::read_to_string(directory(family, "conf", b"default").join(file));

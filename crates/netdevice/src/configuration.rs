@@ -6,10 +6,14 @@
 mod device;
 #[cfg(feature = "selection")]
 pub(crate) mod fields;
+mod namespace;
 #[cfg(feature = "selection")]
 pub(crate) mod read;
+#[cfg(feature = "selection")]
+pub(crate) mod settings;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{AddrParseError, IpAddr},
     str::FromStr,
@@ -22,13 +26,16 @@ use crate::{
     name::InterfaceName,
     sandbox_name::SandboxInterfaceName,
     state::{
-        Address, Attribute, ROUTE_UNICAST, Route, SCOPE_LINK, SCOPE_UNIVERSE, TABLE_MAIN, address_flags,
+        Address, Attribute, ROUTE_ONLINK, ROUTE_UNICAST, Route, SCOPE_LINK, SCOPE_UNIVERSE, TABLE_MAIN, address_flags,
         route_attribute,
     },
 };
 
+pub use self::namespace::{SandboxNeighbour, SandboxRule, Vrf};
 #[cfg(feature = "selection")]
-pub use self::{device::DeviceConfiguration, fields::FieldError};
+pub use self::{
+    device::DeviceConfiguration, fields::FieldError, read::names as field_names, settings::names as setting_names,
+};
 
 /// Smallest MTU of IPv6 (RFC 8200, section 5). The kernel switches IPv6 off on a link with a smaller one.
 pub const MIN_IPV6_MTU: u32 = 1280;
@@ -55,6 +62,30 @@ pub struct SandboxConfiguration {
     /// length and settings. What is requested here is added, or replaces the same thing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inherit: bool,
+    /// Routing rules of the namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<SandboxRule>,
+    /// Permanent neighbours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<SandboxNeighbour>,
+    /// The VRF that the device is a port of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vrf: Option<Vrf>,
+    /// Settings of the interface: by `ipv4/conf/<file>` and the like, the number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// Length of the transmit queue in packets. None: as on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_queue_length: Option<u32>,
+    /// `IFLA_GSO_*` and `IFLA_GRO_*`: by attribute, the size in bytes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub offload_sizes: BTreeMap<u16, u32>,
+    /// Features of the driver, by name: `on` or `off`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub features: BTreeMap<String, String>,
+    /// Private flags of the driver, by name: `on` or `off`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub private_flags: BTreeMap<String, String>,
 }
 
 /// An IP address and its prefix length.
@@ -152,10 +183,10 @@ impl<'de> Deserialize<'de> for IpPrefix {
     }
 }
 
-/// A route through the device, in the main table.
+/// A route through the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SandboxRoute {
-    /// The destination; never a default route.
+    /// The destination; a default route only in a table of its own.
     pub to: IpPrefix,
     /// The gateway, of the same family; none if the destination is on the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -163,6 +194,18 @@ pub struct SandboxRoute {
     /// Metric. None: the kernel's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<u32>,
+    /// The table. None: that of the VRF, or the main table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// Source address for packets of the Pod itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// `rtm_scope` of an IPv4 route. None: `link` without a gateway, else `global`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<u8>,
+    /// Whether the gateway is on the link although no address of the link says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub onlink: bool,
 }
 
 /// `RTPROT_STATIC`: made by an administrator.
@@ -172,17 +215,18 @@ const DEFAULT_IPV6_METRIC: u32 = 1024;
 
 impl SandboxRoute {
     /// The route as the kernel keeps it, through the link of that index.
-    pub(crate) fn through(&self, link: u32) -> Route {
+    pub(crate) fn through(&self, link: u32, vrf: Option<&Vrf>) -> Route {
         let is_ipv4 = self.to.address.is_ipv4();
         let octets = |address: IpAddr| match address {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
         };
         let attribute = |kind, value| Attribute { kind, value };
-        let mut attributes = vec![
-            attribute(route_attribute::DST, octets(self.to.address)),
-            attribute(route_attribute::OIF, link.to_ne_bytes().to_vec()),
-        ];
+        let mut attributes = vec![attribute(route_attribute::OIF, link.to_ne_bytes().to_vec())];
+        if !self.to.is_everything() {
+            attributes.push(attribute(route_attribute::DST, octets(self.to.address)));
+        }
+        attributes.extend(self.source.map(|source| attribute(route_attribute::PREFSRC, octets(source))));
         attributes.extend(self.via.map(|via| attribute(route_attribute::GATEWAY, octets(via))));
         // an IPv6 route of metric 0 is one of the default metric
         let default = if is_ipv4 { 0 } else { DEFAULT_IPV6_METRIC };
@@ -195,11 +239,11 @@ impl SandboxRoute {
             dst_len: self.to.len,
             src_len: 0,
             tos: 0,
-            table: TABLE_MAIN,
+            table: self.table.or(vrf.map(|vrf| vrf.table)).unwrap_or(TABLE_MAIN),
             protocol: BY_ADMINISTRATOR,
-            scope: if is_ipv4 && self.via.is_none() { SCOPE_LINK } else { SCOPE_UNIVERSE },
+            scope: self.scope.unwrap_or(if is_ipv4 && self.via.is_none() { SCOPE_LINK } else { SCOPE_UNIVERSE }),
             kind: ROUTE_UNICAST,
-            flags: 0,
+            flags: if self.onlink { ROUTE_ONLINK } else { 0 },
             attributes,
         }
     }
@@ -209,6 +253,16 @@ impl SandboxConfiguration {
     /// The name of the device in the sandbox.
     pub fn name_inside<'a>(&'a self, host: &'a InterfaceName) -> &'a InterfaceName {
         self.name.as_ref().map_or(host, SandboxInterfaceName::as_interface_name)
+    }
+
+    /// The routes as the kernel keeps them, through the link of that index.
+    pub(crate) fn kernel_routes(&self, link: u32) -> impl Iterator<Item = Route> + '_ {
+        self.routes.iter().map(move |route| route.through(link, self.vrf.as_ref()))
+    }
+
+    /// The value of one setting, by its key.
+    pub(crate) fn setting(&self, key: &str) -> Option<i32> {
+        self.sysctls.get(key)?.parse().ok()
     }
 
     /// The addresses as the kernel has them: permanent, and without duplicate address detection, for the Pod's author chose

@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 
 use crate::{
     bytes::{HardwareAddress, KernelString},
-    configuration::{MIN_IPV6_MTU, SandboxConfiguration},
+    configuration::{MIN_IPV6_MTU, SandboxConfiguration, SandboxNeighbour},
     link::flags,
     name::InterfaceName,
     state::{
@@ -321,7 +321,7 @@ pub fn wanted_as_configured(
         wanted.addresses.retain(|there| there.local != address.local);
         wanted.addresses.push(address);
     }
-    for route in configuration.routes.iter().map(|route| route.through(host.index)) {
+    for route in configuration.kernel_routes(host.index) {
         wanted.routes.retain(|there| !(there.has_same_target(&route) && there.metric() == route.metric()));
         wanted.routes.push(route);
     }
@@ -331,7 +331,35 @@ pub fn wanted_as_configured(
     {
         *disable = 0;
     }
+    for neighbour in configuration.neighbours.iter().map(SandboxNeighbour::to_neighbour) {
+        wanted.neighbours.retain(|there| there.destination() != neighbour.destination());
+        wanted.neighbours.push(neighbour);
+    }
+    wanted.txqlen = configuration.tx_queue_length.unwrap_or(wanted.txqlen);
+    wanted.offload_sizes.extend(&configuration.offload_sizes);
+    for (key, value) in &configuration.sysctls {
+        match place_of(&mut wanted, key) {
+            Some(place) => *place = value.parse().unwrap_or(*place),
+            None => _ = wanted.sysctls.insert(key.clone(), value.clone()),
+        }
+    }
+    if wanted.ipv6_conf.get(IPV6_DISABLE) == Some(&1) {
+        wanted.addresses.retain(|address| address.local.is_ipv4());
+        wanted.routes.retain(|route| route.family == IPV4);
+    }
     wanted
+}
+
+/// `AF_INET`.
+const IPV4: u8 = 2;
+
+/// The number that a setting of a link is in, if the kernel reports it with the link.
+fn place_of<'a>(state: &'a mut LinkState, key: &str) -> Option<&'a mut i32> {
+    if let Some(file) = key.strip_prefix("ipv4/conf/") {
+        return state.ipv4_conf.get_mut(sysctl::IPV4_CONF.iter().position(|known| *known == file)?);
+    }
+    let file = key.strip_prefix("ipv6/conf/")?;
+    state.ipv6_conf.get_mut(sysctl::IPV6_CONF.iter().position(|(known, _)| *known == file)?)
 }
 
 /// The device without its host configuration: its hardware address, its MTU, and the link-local address that the kernel
@@ -362,7 +390,8 @@ pub fn missing(configuration: &SandboxConfiguration, present: &LinkState) -> Opt
     let leads = |route: &Route| {
         let gateway = |route: &Route| route.attribute(GATEWAY).and_then(Attribute::as_address);
         present.routes.iter().any(|there| {
-            there.has_same_target(route) && there.metric() == route.metric() && gateway(there) == gateway(route)
+            let is_same = there.has_same_target(route) && there.metric() == route.metric();
+            is_same && gateway(there) == gateway(route) && there.source() == route.source()
         })
     };
     let flag = (!present.is_up()).then(|| "flags".to_owned());
@@ -370,9 +399,40 @@ pub fn missing(configuration: &SandboxConfiguration, present: &LinkState) -> Opt
     let mac = configuration.mac.as_ref().filter(|mac| present.mac.as_ref() != Some(mac));
     let mac = mac.map(|mac| format!("hardware address {mac}"));
     let address = || configuration.kernel_addresses().find(|address| !has(address)).map(|it| format!("address {it}"));
-    let mut routes = configuration.routes.iter().map(|route| route.through(present.index));
-    let route = || routes.find(|route| !leads(route)).map(|route| format!("route {route}"));
-    flag.or(mtu).or(mac).or_else(address).or_else(route)
+    let route = || {
+        let route = configuration.kernel_routes(present.index).find(|route| !leads(route))?;
+        Some(format!("route {route}"))
+    };
+    let knows = |wanted: &Neighbour| {
+        let key = |it: &Neighbour| (it.destination(), it.hardware_address().map(<[u8]>::to_vec));
+        present.neighbours.iter().any(|there| key(there) == key(wanted))
+    };
+    let neighbour = || {
+        let mut wanted = configuration.neighbours.iter().map(SandboxNeighbour::to_neighbour);
+        wanted.find(|wanted| !knows(wanted)).map(|it| format!("neighbour {it}"))
+    };
+    let queue = || {
+        let wanted = configuration.tx_queue_length.filter(|length| *length != present.txqlen)?;
+        Some(format!("transmit queue length {wanted}"))
+    };
+    let size = || {
+        let mut sizes = configuration.offload_sizes.iter();
+        let (_, size) = sizes.find(|(kind, size)| present.offload_sizes.get(kind) != Some(size))?;
+        Some(format!("segment size {size}"))
+    };
+    let setting = || {
+        let mut state = present.clone();
+        let mut keys = configuration.sysctls.keys().filter(|key| !key.contains("/neigh/"));
+        let key = keys.find(|key| place_of(&mut state, key).copied() != configuration.setting(key))?;
+        Some(sysctl_name(key))
+    };
+    let first = flag.or(mtu).or(mac).or_else(address).or_else(route).or_else(neighbour);
+    first.or_else(queue).or_else(size).or_else(setting)
+}
+
+/// A setting as sysctl(8) names it, without the interface: `net.ipv4.conf.arp_ignore`.
+pub fn sysctl_name(key: &str) -> String {
+    ["net.", &key.replace('/', ".")].concat()
 }
 
 /// The state with lifetimes reduced by the time since it was read, without what has expired. `now` returns seconds of

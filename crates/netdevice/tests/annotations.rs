@@ -60,6 +60,10 @@ fn our_own_fields_are_read() {
         to: to.parse().unwrap(),
         via: via.map(|via| via.parse().unwrap()),
         metric,
+        table: None,
+        source: None,
+        scope: None,
+        onlink: false,
     };
     let configuration = SandboxConfiguration {
         name: None,
@@ -72,6 +76,7 @@ fn our_own_fields_are_read() {
         mtu: None,
         mac: HardwareAddress::new(&[2, 0, 0, 0, 0, 10]),
         inherit: true,
+        ..SandboxConfiguration::default()
     };
     let device = Wanted::Pool("fast".parse().unwrap());
     assert_eq!(devices.unwrap(), [DeviceRequest { device, acquisition: Acquisition::Move, configuration }]);
@@ -371,6 +376,13 @@ proptest! {
         configuration.routes.iter_mut().for_each(|route| (route.to, route.via) = (IpPrefix::host(route.to.address()), None));
         configuration.routes.retain(|route| !route.to.address().is_multicast());
         configuration.mtu = configuration.mtu.filter(|mtu| *mtu >= 1280);
+        // what the text of this test has
+        let SandboxConfiguration { name, addresses, mut routes, mtu, mac, inherit, .. } = configuration;
+        routes.iter_mut().for_each(|route| {
+            (route.table, route.source, route.scope, route.onlink) = (None, None, None, false);
+        });
+        routes.retain(|route| !route.to.is_everything());
+        let configuration = SandboxConfiguration { name, addresses, routes, mtu, mac, inherit, ..SandboxConfiguration::default() };
         let devices = [wanted("dev0", configuration)];
         prop_assert_eq!(parse(&print(&devices)).unwrap(), devices);
     }

@@ -9,6 +9,7 @@ use netdevice::{
     acquisition::{ChildKind, IpvlanMode, MacvlanMode, VlanId},
     annotation,
     claims::parameters::{API_VERSION, DeviceConfiguration, KIND, MAX_PARAMETERS, parse},
+    configuration::{field_names, setting_names},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -72,6 +73,70 @@ fn what_is_wrong_is_named_by_its_path() {
         (route(json!({"to": "10.2.0.0/16", "vai": "10.0.0.1"})), "routes[1]: unknown field \"vai\": did you mean via?"),
         (route(json!({"to": "10.1.0.0/16"})), "routes[1].to: the same route is listed twice"),
         (route(json!(null)), "routes[1]: not a mapping"),
+        (route(json!({"to": "0.0.0.0/0"})), "routes[1].to: a default route is not allowed"),
+        (route(json!({"to": "0.0.0.0/0", "table": 254})), "routes[1].to: a default route is not allowed"),
+        (
+            route(json!({"to": "10.2.0.0/16", "table": 255})),
+            "routes[1].table: the tables 253 (default) and 255 (local)",
+        ),
+        (route(json!({"to": "10.2.0.0/16", "scope": "host"})), "routes[1].scope: must be link or global"),
+        (route(json!({"to": "2001:db8::/32", "scope": "link"})), "routes[1].scope: an IPv6 route has no scope"),
+        (
+            route(json!({"to": "10.2.0.0/16", "via": "10.0.0.1", "scope": "link"})),
+            "routes[1].scope: a route with a gateway has the scope global",
+        ),
+        (route(json!({"to": "10.2.0.0/16", "onlink": true})), "routes[1].onlink: only a route with a gateway has it"),
+        (route(json!({"to": "10.2.0.0/16", "source": "::1"})), "routes[1].source: the source and the destination"),
+        (
+            route(json!({"to": "10.2.0.0/16", "source": "10.0.0.2"})),
+            "routes[1]: its source must be one of the addresses",
+        ),
+        (json!({"rules": [{"table": 100}]}), "rules[0].from: missing: set from or to, or both"),
+        (json!({"rules": [{"from": "10.0.0.0/8"}]}), "rules[0].table: missing"),
+        (json!({"rules": [{"from": "0.0.0.0/0", "table": 7}]}), "rules[0].from: must not match every address"),
+        (json!({"rules": [{"from": "10.0.0.1/8", "table": 7}]}), "rules[0].from: must be a network"),
+        (
+            json!({"rules": [{"from": "10.0.0.0/8", "to": "2001:db8::/32", "table": 7}]}),
+            "rules[0].to: from and to must be of one address family",
+        ),
+        (
+            json!({"rules": [{"from": "10.0.0.0/8", "table": 7, "priority": 32766}]}),
+            "rules[0].priority: must be a number from 1 to 32765",
+        ),
+        (
+            json!({"rules": [{"from": "10.0.0.0/8", "table": 7}, {"table": 7, "from": "10.0.0.0/8"}]}),
+            "rules[1]: the same rule is listed twice",
+        ),
+        (json!({"neighbors": []}), "unknown field \"neighbors\": did you mean neighbours?"),
+        (json!({"neighbours": [{"address": "10.0.0.9"}]}), "neighbours[0].mac: missing"),
+        (
+            json!({"neighbours": [{"address": "224.0.0.1", "mac": "02:00:00:00:00:01"}]}),
+            "neighbours[0].address: an interface cannot have this address",
+        ),
+        (json!({"vrf": {"name": "blue"}}), "vrf.table: missing"),
+        (json!({"vrf": {"name": "blue", "table": 254}}), "vrf.table: a VRF has a table of its own"),
+        (json!({"vrf": {"name": "a", "table": 7}, "name": "a"}), "vrf: its name must not be the name of the device"),
+        (
+            json!({"sysctls": {"net.ipv4.conf.arp_ignor": 1}}),
+            "sysctls.net.ipv4.conf.arp_ignor: not a setting that a pod may request: did you mean net.ipv4.conf.arp_ignore?",
+        ),
+        (json!({"sysctls": {"net.ipv4.conf.route_localnet": 1}}), "sysctls.net.ipv4.conf.route_loca: not a setting"),
+        (json!({"sysctls": {"kernel.panic": 1}}), "sysctls.kernel.panic: not a setting that a pod may request"),
+        (
+            json!({"sysctls": {"net.ipv4.conf.arp_ignore": 9}}),
+            "sysctls.net.ipv4.conf.arp_ignore: must be a number from 0 to 8",
+        ),
+        (json!({"sysctls": {"net.ipv4.conf.arp_ignore": "x"}}), "sysctls.net.ipv4.conf.arp_ignore: must be a number"),
+        (
+            json!({"sysctls": {"net.ipv6.conf.disable_ipv6": 1}, "addresses": ["2001:db8::1/64"]}),
+            "sysctls: disable_ipv6 is set, and there is an IPv6 address",
+        ),
+        (json!({"txQueueLength": -1}), "txQueueLength: must be a number from 0"),
+        (json!({"tx_queue_length": 1}), "unknown field \"tx_queue_length\": did you mean txQueueLength?"),
+        (json!({"gsoMaxSize": 0}), "gsoMaxSize: must be a number from 1"),
+        (json!({"ethtool": {"feature": {}}}), "ethtool: unknown field \"feature\": did you mean features?"),
+        (json!({"ethtool": {"features": {"tso": "off"}}}), "ethtool.features.tso: must be true or false"),
+        (json!({"ethtool": {"privateFlags": {"": true}}}), "ethtool.privateFlags.: invalid name"),
         (json!({"create": "macvlan"}), "create: not a mapping"),
         (json!({"create": {}}), "create.kind: missing"),
         (json!({"create": {"kind": "veth"}}), "create.kind: must be macvlan, ipvlan or vlan"),
@@ -132,6 +197,52 @@ fn false_and_null_are_values_and_no_values() {
     assert_eq!((merged.inherit, merged.mtu), (false, Some(9000)));
     assert_eq!((merged.addresses, merged.routes), (vec![], vec![]));
     assert_eq!(merged.name.unwrap().to_string(), "a");
+}
+
+#[test]
+fn of_settings_features_and_flags_each_is_a_field() {
+    let class = read(json!({"sysctls": {"net.ipv4.conf.arp_ignore": 1, "net.ipv4.conf.rp_filter": 0},
+        "ethtool": {"features": {"tso": false, "gro": false}}, "gsoMaxSize": 100}));
+    let claim = read(
+        json!({"sysctls": {"net.ipv4.conf.arp_ignore": 0}, "ethtool": {"features": {"gro": true}}, "groMaxSize": 7}),
+    );
+    let (_, merged) = class.merged(claim).resolve().unwrap();
+    let expected = [("ipv4/conf/arp_ignore", "0"), ("ipv4/conf/rp_filter", "0")];
+    assert!(merged.sysctls.iter().map(|(key, value)| (key.as_str(), value.as_str())).eq(expected));
+    assert!(
+        merged.features.iter().map(|(key, value)| (key.as_str(), value.as_str())).eq([("gro", "on"), ("tso", "off")])
+    );
+    assert_eq!(merged.offload_sizes, [(41, 100), (58, 7)].into());
+}
+
+/// The names in a table of the documentation, without its head: of each row those of the first two cells.
+fn rows(after: &str) -> Vec<[String; 2]> {
+    let text = include_str!("../../../docs/configuration.md");
+    let (_, table) = text.split_once(after).expect(after);
+    let rows =
+        table.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
+    let cell = |cell: Option<&str>| cell.unwrap_or_default().trim().trim_matches('`').to_owned();
+    rows.map(|row| {
+        let mut cells = row.split('|').skip(1);
+        [cell(cells.next()), cell(cells.next())]
+    })
+    .collect()
+}
+
+#[test]
+fn the_documentation_has_each_field_with_both_names() {
+    let documented: Vec<[String; 2]> = rows("## Fields");
+    let expected: Vec<[String; 2]> = field_names().map(|(annotation, claim)| [annotation, claim]).collect();
+    assert_eq!(documented, expected);
+}
+
+#[test]
+fn the_documentation_has_each_setting_with_its_values() {
+    let expected = setting_names().map(|(name, least, most)| {
+        let most = if most == i32::MAX { "2147483647".to_owned() } else { most.to_string() };
+        [name, format!("{least} to {most}")]
+    });
+    assert_eq!(rows("## Settings of the interface"), expected.collect::<Vec<_>>());
 }
 
 #[test]

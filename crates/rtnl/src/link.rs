@@ -62,9 +62,10 @@ pub mod attribute {
     pub const MACVLAN_MACADDR_DATA: u16 = 5;
     pub const MACVLAN_MACADDR_COUNT: u16 = 6;
     pub const MACVLAN_BC_QUEUE_LEN_USED: u16 = 8;
-    /// Inside `INFO_DATA` of an ipvlan, of a VLAN.
+    /// Inside `INFO_DATA` of an ipvlan, of a VLAN, of a VRF.
     pub const IPVLAN_MODE: u16 = 1;
     pub const VLAN_ID: u16 = 1;
+    pub const VRF_TABLE: u16 = 1;
     /// Inside `INFO_DATA` of a vxlan, of an amt: the link below, which `LINK` does not contain for these two.
     pub const VXLAN_LINK: u16 = 3;
     pub const AMT_LINK: u16 = 4;
@@ -483,6 +484,32 @@ pub fn create(batch: &mut Batch, index: u32, parent: u32, kind: ChildKind) -> Re
     });
     request
 }
+
+/// Creates a VRF that is up, with an alias by which its maker knows it.
+pub fn create_vrf(batch: &mut Batch, name: &[u8], table: u32, alias: &[u8]) {
+    let header = header(0, netdevice::link::flags::UP, netdevice::link::flags::UP);
+    let mut request = batch.push(kind::NEWLINK, flags::ACK | flags::CREATE | flags::EXCL, &header);
+    request.string(attribute::IFNAME, name).attribute(attribute::IFALIAS, alias);
+    request.nest(attribute::LINKINFO, |info| {
+        info.attribute(attribute::INFO_KIND, VRF.as_bytes()).nest(attribute::INFO_DATA, |data| {
+            data.u32(attribute::VRF_TABLE, table);
+        });
+    });
+}
+
+/// The table of a VRF, by the payload of its message.
+pub fn vrf_table(payload: &[u8]) -> Option<u32> {
+    let inside = |value: &[u8], kind: u16| -> Option<Vec<u8>> {
+        let mut all = attributes(value);
+        all.find(|attribute| attribute.kind & KIND_MASK == kind).map(|attribute| attribute.value.to_vec())
+    };
+    let info = inside(payload.get(HEADER..)?, attribute::LINKINFO)?;
+    let data = inside(&info, attribute::INFO_DATA)?;
+    attributes(&data).find(|attribute| attribute.kind == attribute::VRF_TABLE)?.u32()
+}
+
+/// `IFLA_INFO_KIND` of a VRF.
+pub const VRF: &str = "vrf";
 
 /// Changes the mode of a macvlan or macvtap. Of a link's own kind nothing can be changed by `RTM_SETLINK`.
 pub fn set_macvlan_mode(batch: &mut Batch, index: u32, link_kind: &str, mode: u32) {

@@ -20,5 +20,6 @@ mod leftovers;
 mod pins;
 mod routes;
 mod sandboxes;
+mod settings;
 mod support;
 mod uplink;

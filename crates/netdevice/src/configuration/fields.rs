@@ -2,7 +2,7 @@
 //!
 //! No error repeats a value. Of an unknown field's name the beginning is shown, if it is printable.
 
-use std::{fmt, ops::RangeInclusive};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
 use serde_json::{Map, Value};
 
@@ -64,6 +64,14 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
+impl FieldError {
+    /// The same for an element of the field.
+    pub(crate) fn inside(mut self, at: usize) -> Self {
+        self.path.push_str(&format!("[{at}]"));
+        self
+    }
+}
+
 /// A value and its place.
 #[derive(Debug, Clone)]
 pub(crate) struct Field<'a> {
@@ -89,6 +97,15 @@ impl<'a> Field<'a> {
         read(text).map_err(|rule| self.refuse(rule))
     }
 
+    /// A whole number, or the text of one, as settings are written elsewhere.
+    pub(crate) fn number_or_text(&self, range: RangeInclusive<u32>) -> Result<u32, FieldError> {
+        let is_number = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match self.value.as_str().filter(is_number).and_then(|text| text.parse::<u32>().ok()) {
+            Some(number) if range.contains(&number) => Ok(number),
+            _ => self.number(range),
+        }
+    }
+
     /// A whole number.
     pub(crate) fn number(&self, range: RangeInclusive<u32>) -> Result<u32, FieldError> {
         let number = self.value.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -111,6 +128,21 @@ impl<'a> Field<'a> {
         for (at, value) in list.iter().enumerate() {
             let element = Field { value, path: format!("{}[{at}]", self.path), spelling: self.spelling };
             all.push(read(element, &all)?);
+        }
+        Ok(all)
+    }
+
+    /// A mapping from any names, each with what `read` makes of the value; not those that are `null`.
+    pub(crate) fn entries<K: Ord, V>(
+        &self,
+        mut read: impl FnMut(&str, Field<'a>) -> Result<(K, V), FieldError>,
+    ) -> Result<BTreeMap<K, V>, FieldError> {
+        let rule = || self.refuse("not a mapping: write names and values");
+        let values = self.value.as_object().ok_or_else(rule)?;
+        let mut all = BTreeMap::new();
+        for (name, value) in values.iter().filter(|(_, value)| !value.is_null()) {
+            let path = format!("{}.{}", self.path, shown(name));
+            all.extend([read(name, Field { value, path, spelling: self.spelling })?]);
         }
         Ok(all)
     }
@@ -172,11 +204,16 @@ impl<'a> Fields<'a> {
 /// Maximum number of characters of an unknown field that are shown.
 const MAX_SHOWN: usize = 24;
 
+fn shown(name: &str) -> String {
+    let printable = |letter: &char| letter.is_ascii_graphic() && !matches!(letter, '"' | '\\');
+    name.chars().filter(printable).take(MAX_SHOWN).collect()
+}
+
 /// What is said of an unknown field.
 fn unknown(field: &str, known: &[Key], spelling: Spelling) -> String {
-    let printable = |letter: &char| letter.is_ascii_graphic() && !matches!(letter, '"' | '\\');
-    let shown: String = field.chars().filter(printable).take(MAX_SHOWN).collect();
-    match nearest(field, known) {
+    let shown = shown(field);
+    let names = known.iter().flat_map(|key| [(key.annotation, *key), (key.claim, *key)]);
+    match nearest(field, names) {
         Some(key) => format!("unknown field \"{shown}\": did you mean {}?", key.name(spelling)),
         None => {
             let names: Vec<&str> = known.iter().map(|key| key.name(spelling)).collect();
@@ -185,14 +222,11 @@ fn unknown(field: &str, known: &[Key], spelling: Spelling) -> String {
     }
 }
 
-/// The field that was probably meant.
-fn nearest(field: &str, known: &[Key]) -> Option<Key> {
+/// The name that was probably meant, of all those that there are.
+pub(crate) fn nearest<T, N: AsRef<str>>(field: &str, known: impl IntoIterator<Item = (N, T)>) -> Option<T> {
     let plain = |name: &str| name.chars().filter(|letter| *letter != '_').flat_map(char::to_lowercase).collect();
     let wrong: Vec<char> = plain(field);
-    let distances = known.iter().map(|key| {
-        let of = |name: &str| distance(&wrong, &plain(name));
-        (of(key.annotation).min(of(key.claim)), *key)
-    });
+    let distances = known.into_iter().map(|(name, key)| (distance(&wrong, &plain(name.as_ref())), key));
     let (distance, key) = distances.min_by_key(|(distance, _)| *distance)?;
     (distance <= wrong.len().min(9).div_ceil(2)).then_some(key)
 }

@@ -1,18 +1,25 @@
 //! Any state of a link and any record, for property tests.
 #![allow(dead_code)] // each test program uses a part
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use netdevice::{
     Attachment, DeviceId, HardwareAddress, InterfaceName, KernelString, LinkState, Owner, Phase, SandboxConfiguration,
     SandboxInterfaceName,
     acquisition::{ChildKind, Created, HomePlace, Moved},
-    configuration::{IpPrefix, SandboxRoute},
+    configuration::{IpPrefix, SandboxNeighbour, SandboxRoute, SandboxRule, Vrf},
     owner::{Pod, Request},
     record::{Process, SandboxPlace, Viewpoint},
     state::{Address, Attribute, BpfProgram, Neighbour, Route, route_attribute},
 };
-use proptest::{collection::vec, option, prelude::*};
+use proptest::{
+    collection::{btree_map, vec},
+    option,
+    prelude::*,
+};
 
 pub(crate) fn any_name() -> impl Strategy<Value = InterfaceName> {
     vec(any::<u8>(), 1..=15).prop_filter_map("a legal name", |bytes| InterfaceName::new(&bytes).ok())
@@ -155,8 +162,32 @@ fn any_sandbox_name() -> impl Strategy<Value = SandboxInterfaceName> {
 
 /// Any configuration that the types allow, also one that no annotation can ask for.
 pub(crate) fn any_configuration() -> impl Strategy<Value = SandboxConfiguration> {
-    let route = (any_prefix(), option::of(any_ip()), option::of(any::<u32>()));
-    let route = route.prop_map(|(to, via, metric)| SandboxRoute { to, via, metric });
+    let table = || option::of(256..u32::MAX);
+    let route =
+        (any_prefix(), option::of(any_ip()), option::of(any::<u32>()), table(), option::of(any_ip()), any::<bool>());
+    let route = route.prop_map(|(to, via, metric, table, source, onlink)| SandboxRoute {
+        to,
+        via,
+        metric,
+        table,
+        source,
+        scope: onlink.then_some(0),
+        onlink,
+    });
+    let rule = (1..32766u32, option::of(any_prefix()), option::of(any_prefix()), any::<u32>());
+    let rule = rule.prop_map(|(priority, from, to, table)| SandboxRule { priority, from, to, table });
+    let neighbour = (any_ip(), any::<[u8; 6]>()).prop_filter_map("6 bytes", |(address, mac)| {
+        Some(SandboxNeighbour { address, mac: HardwareAddress::new(&mac)? })
+    });
+    let neighbours = vec(neighbour, 0..3).prop_map(|mut all| {
+        all.dedup_by_key(|neighbour| neighbour.address);
+        all.truncate(1);
+        all
+    });
+    let vrf = (any_sandbox_name(), any::<u32>()).prop_map(|(name, table)| Vrf { name, table });
+    let sizes = btree_map(prop_oneof![Just(41u16), Just(58), Just(63), Just(64)], any::<u32>(), 0..4);
+    let switches = || btree_map("[ -~]{1,31}", prop_oneof![Just("on".to_owned()), Just("off".into())], 0..3);
+    let more = (vec(rule, 0..3), neighbours, option::of(vrf), option::of(any::<u32>()), sizes, switches(), switches());
     let mac = any::<[u8; 6]>().prop_filter_map("6 bytes", |bytes| HardwareAddress::new(&bytes));
     (
         option::of(any_sandbox_name()),
@@ -165,14 +196,26 @@ pub(crate) fn any_configuration() -> impl Strategy<Value = SandboxConfiguration>
         option::of(68..65536u32),
         option::of(mac),
         any::<bool>(),
+        more,
     )
-        .prop_map(|(name, addresses, routes, mtu, mac, inherit)| SandboxConfiguration {
-            name,
-            addresses,
-            routes,
-            mtu,
-            mac,
-            inherit,
+        .prop_map(|(name, addresses, routes, mtu, mac, inherit, more)| {
+            let (rules, neighbours, vrf, tx_queue_length, offload_sizes, features, private_flags) = more;
+            SandboxConfiguration {
+                name,
+                addresses,
+                routes,
+                mtu,
+                mac,
+                inherit,
+                rules,
+                neighbours,
+                vrf,
+                sysctls: BTreeMap::new(),
+                tx_queue_length,
+                offload_sizes,
+                features,
+                private_flags,
+            }
         })
 }
 

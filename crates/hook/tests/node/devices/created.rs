@@ -3,7 +3,11 @@
 use serde_json::{Value, json};
 
 use super::machine::{on_machine, wait_for_carrier};
-use crate::support::{Host, inject::Order};
+use crate::support::{
+    Host,
+    driver::{GET_GRO, GET_TSO, is_on},
+    inject::Order,
+};
 
 /// Creates, looks inside, deletes, compares.
 fn there_and_gone(host: &Host, asked: &Value, kind: &Value, words: &[&str]) {
@@ -59,5 +63,58 @@ fn a_vlan_of_a_number_that_the_card_has_already_is_refused() {
         let second = vlan(&other, "eth1:2");
         second.arrives();
         second.comes_home();
+    });
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn a_card_is_in_a_vrf_of_its_pod_which_ends_with_it() {
+    on_machine(|host| {
+        host.ip("link set eth1 up");
+        wait_for_carrier("eth1");
+        let (before, sandbox) = (host.settled(), host.sandbox("web"));
+        let asked = json!({"name": "net1", "addresses": ["10.7.0.2/24", "2001:db8:7::2/64"], "vrf": "1000 blue",
+            "routes": [{"to": "0.0.0.0/0", "via": "10.7.0.1"}]});
+        let order = Order::new(host, &sandbox, &json!([["eth1", asked]]));
+        order.arrives();
+        assert!(order.arrives()[0].was_there);
+        assert!(sandbox.show("-d link show dev net1").contains("master blue"));
+        let routes = sandbox.show("route show vrf blue") + &sandbox.show("-6 route show vrf blue");
+        for words in ["default via 10.7.0.1 dev net1", "10.7.0.0/24 dev net1", "2001:db8:7::/64 dev net1"] {
+            assert!(routes.contains(words), "{words}: {routes}");
+        }
+        let other = Order::new(
+            host,
+            &sandbox,
+            &json!([["eth1:1", {"name": "net2", "vrf": "7 blue"}, {"macvlan": {"mode": "bridge"}}]]),
+        );
+        other.fails_with("it is held by");
+        order.comes_home();
+        assert!(!sandbox.has_link("blue"));
+        host.assert_same(&before);
+        // one that the Pod made stays
+        sandbox.ip("link add blue type vrf table 1000");
+        order.arrives();
+        order.comes_home();
+        assert!(sandbox.has_link("blue"));
+        Order::new(host, &sandbox, &json!([["eth1", {"vrf": "7 blue"}]]))
+            .fails_with("a link of that name that is not a VRF with that table");
+        host.assert_same(&before);
+    });
+}
+
+#[test]
+#[ignore = "it needs the guest of hack/vm-test"]
+fn features_of_a_card_are_switched_in_the_pod_and_come_back() {
+    on_machine(|host| {
+        host.ip("link set eth1 up");
+        wait_for_carrier("eth1");
+        let (before, sandbox) = (host.settled(), host.sandbox("web"));
+        let asked = json!({"features": {"tso": "off", "rx-vlan-offload": "off", "gro": "off"}, "tx_queue_length": 99});
+        let order = Order::new(host, &sandbox, &json!([["eth1", asked]]));
+        order.arrives();
+        assert!(!sandbox.run(|| is_on("eth1", GET_TSO)) && !sandbox.run(|| is_on("eth1", GET_GRO)));
+        order.comes_home();
+        host.assert_same(&before);
     });
 }

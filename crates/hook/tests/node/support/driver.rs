@@ -39,6 +39,16 @@ pub(crate) fn facts(link: &str) -> Vec<String> {
     features.chain(channels).map(|fact| format!("link {link} {fact}")).collect()
 }
 
+/// `ETHTOOL_GTSO`, `ETHTOOL_GGSO`, `ETHTOOL_GGRO`.
+pub(crate) const GET_TSO: u32 = 0x1e;
+pub(crate) const GET_GSO: u32 = 0x23;
+pub(crate) const GET_GRO: u32 = 0x2b;
+
+/// Whether a feature is in use.
+pub(crate) fn is_on(link: &str, command: u32) -> bool {
+    ask(link, &[command]).is_some_and(|words| words[1] != 0)
+}
+
 /// Switches a feature on or off.
 pub(crate) fn switch(link: &str, command: u32, value: u32) {
     assert!(ask(link, &[command, value]).is_some(), "{link}: {command:#x}");
