@@ -13,6 +13,12 @@ pub(crate) struct Driver {
     pub(crate) api: Api,
 }
 
+/// A moment between two changes on disk, at which a test kills the process.
+pub(crate) fn step() {
+    #[cfg(test)]
+    crate::tests::killed::step();
+}
+
 impl Driver {
     pub(crate) fn new(settings: Settings) -> Self {
         let api = Api::new(settings.client.clone());

@@ -21,14 +21,14 @@ pub(crate) enum Passes {
 pub(crate) struct Obstacle {
     pub(crate) device: DeviceId,
     pub(crate) passes: Passes,
-    pub(crate) error: DeviceError,
+    pub(crate) error: Box<DeviceError>,
     /// The claim that has a right to the device, and has it in no sandbox.
-    pub(crate) reserved_by: Option<Owner>,
+    pub(crate) reserved_by: Option<Box<Owner>>,
 }
 
 impl Obstacle {
     pub(crate) fn new(device: &DeviceId, passes: Passes, error: DeviceError) -> Self {
-        Self { device: device.clone(), passes, error, reserved_by: None }
+        Self { device: device.clone(), passes, error: error.into(), reserved_by: None }
     }
 
     /// Another owner has the device. It is waited for if it is on its way to the host, and if a claim has it: the scheduler gave it to
@@ -47,7 +47,7 @@ impl Obstacle {
     /// Another owner has a right to the device. It passes: the kubelet's ends after some seconds, an injector's with its work, and
     /// of a claim the same holds as above.
     pub(crate) fn reserved(device: &DeviceId, owner: Owner) -> Self {
-        let reserved_by = matches!(owner, Owner::Claim { .. }).then(|| owner.clone());
+        let reserved_by = matches!(owner, Owner::Claim { .. }).then(|| owner.clone().into());
         Self { reserved_by, ..Self::new(device, Passes::InTime, DeviceError::Held(owner.into())) }
     }
 }

@@ -33,7 +33,7 @@ use wake::Backoff;
 use crate::{
     api::ApiError,
     cdi_file,
-    driver::Driver,
+    driver::{Driver, step},
     error::{DeviceError, PrepareError},
     metadata::{self, NetworkData},
     obstacle::{Obstacle, Passes},
@@ -113,6 +113,7 @@ impl Driver {
         let lock = self.lock_claim(&asked.uid, deadline).await.ok_or((PrepareError::Busy, None))?;
         let subject = self.read_claim(asked, deadline).await.map_err(|error| (error, None))?;
         let prepared = self.prepare_claim(&subject, deadline).await;
+        step();
         drop(lock);
         let pod = subject.pod;
         match prepared {
@@ -122,6 +123,7 @@ impl Driver {
     }
 
     async fn prepare_claim(&self, subject: &Subject, deadline: Instant) -> Result<Vec<wire::Device>, PrepareError> {
+        step();
         let allocations = &subject.claim.allocations;
         if allocations.is_empty() {
             return Ok(Vec::new());
@@ -255,9 +257,12 @@ impl Driver {
                 }
                 let others: BTreeSet<DeviceId> = wanted.iter().filter_map(|wanted| wanted.device.clone()).collect();
                 match self.reserve(subject, &wanted[at], &others, &view) {
-                    Ok(device) => wanted[at].device = Some(device),
+                    Ok(device) => {
+                        wanted[at].device = Some(device);
+                        step();
+                    }
                     Err(obstacle) if obstacle.passes == Passes::Never => {
-                        return Err(wanted[at].error(obstacle.error));
+                        return Err(wanted[at].error(*obstacle.error));
                     }
                     Err(obstacle) => passing = passing.or(Some((at, obstacle))),
                 }
@@ -268,7 +273,7 @@ impl Driver {
                 Passes::InTime | Passes::Never => deadline,
             };
             if Instant::now() >= limit {
-                let (device, error) = (wanted[at].allocation.device.clone(), obstacle.error.into());
+                let (device, error) = (wanted[at].allocation.device.clone(), obstacle.error);
                 return Err(PrepareError::Waited { device, error, waited: began.elapsed() });
             }
             if let Some(holder) = &obstacle.reserved_by
@@ -491,6 +496,7 @@ impl Driver {
                 of_request.iter().map(|wanted| self.metadata_of(wanted, &view)).collect();
             let file = metadata::write(paths, claim, name, &devices)
                 .map_err(|error| PrepareError::Write { path: paths.plugin.join("dra-device-metadata"), error })?;
+            step();
             let devices = of_request.iter().filter_map(|wanted| wanted.device.clone()).collect();
             Ok(Request {
                 name: name.to_owned(),

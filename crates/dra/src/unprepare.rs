@@ -7,7 +7,11 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use link::{Detached, Ended, Unprepared};
 
-use crate::{cdi_file, driver::Driver, metadata};
+use crate::{
+    cdi_file,
+    driver::{Driver, step},
+    metadata,
+};
 
 impl Driver {
     /// Unprepares a claim. Returns the interfaces that are on the host again.
@@ -24,17 +28,21 @@ impl Driver {
         let Some(_lock) = self.lock_claim(uid, deadline).await else {
             return Err("the claim is being prepared or unprepared by another call".into());
         };
+        step();
         // first: no container starts with a device that it cannot keep
         let paths = &self.settings.paths;
         cdi_file::remove(&paths.cdi, uid)
             .map_err(|error| format!("cannot remove {}: {error}", cdi_file::path(&paths.cdi, uid).display()))?;
+        step();
         let (records, claim, limit) = (self.settings.records.clone(), uid.clone(), deadline.into_std());
         let ended = spawn_blocking(move || link::unprepare(&records, &claim, limit)).await;
         let ended = ended.map_err(|error| format!("cannot detach its devices: {error}"))?;
         let ended = ended.map_err(|error| format!("cannot read the records of this node: {error}"))?;
+        step();
         if let Err(error) = metadata::remove(paths, namespace, name) {
             tracing::warn!("cannot remove the metadata of claim {namespace}/{name}: {error}");
         }
+        step();
         let failures: Vec<String> = ended.iter().filter_map(failure).collect();
         if failures.is_empty() { Ok(ended.iter().filter_map(on_host).collect()) } else { Err(failures.join("; ")) }
     }

@@ -32,7 +32,9 @@ pub(super) const NODE: &str = "node-1";
 type Objects = Arc<Mutex<BTreeMap<String, (u16, Vec<u8>)>>>;
 
 pub(super) struct World {
-    pub(super) directory: tempfile::TempDir,
+    pub(super) directory: PathBuf,
+    /// Removed at the end, unless another process made it.
+    _temporary: Option<tempfile::TempDir>,
     pub(super) records: Records,
     pub(super) views: watch::Sender<Arc<View>>,
     pub(super) runtime: Arc<Mutex<RuntimeState>>,
@@ -91,8 +93,16 @@ impl World {
     /// A node with the interfaces `eth1` to `eth3`, which are offered by claims, and `wlan1`, which is not selected. The Pod `web`
     /// has a container that names the claim `fast`.
     pub(super) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let records = Records::new(directory.path().join("records"));
+        let temporary = tempfile::tempdir().unwrap();
+        let world = Self::at(temporary.path().into());
+        fs::write(world.paths().hook, "").unwrap();
+        fs::create_dir(world.records.directory()).unwrap();
+        Self { _temporary: Some(temporary), ..world }
+    }
+
+    /// The same in a directory that another process has made.
+    pub(super) fn at(directory: PathBuf) -> Self {
+        let records = Records::new(directory.join("records"));
         let links = ["eth1", "eth2", "eth3", "wlan1"];
         let links = links.iter().zip(2..).map(|(name, index)| fixture::link(index, name)).collect();
         let world = Self {
@@ -102,15 +112,14 @@ impl World {
             reports: Arc::default(),
             objects: Objects::default(),
             directory,
+            _temporary: None,
         };
-        fs::write(world.paths().hook, "").unwrap();
-        fs::create_dir(world.records.directory()).unwrap();
         world.put_pod("web", &["fast"], false);
         world
     }
 
     pub(super) fn paths(&self) -> Paths {
-        let at = |name: &str| self.directory.path().join(name);
+        let at = |name: &str| self.directory.join(name);
         let registry = at("plugins_registry");
         fs::create_dir_all(&registry).unwrap();
         Paths {

@@ -10,6 +10,7 @@ use std::{
 
 use cri::{Candidates, Client, Deadlines};
 use link::RouteSocket;
+use netdevice::claims::DRIVER;
 use store::Records;
 use tokio::{net::UnixStream, time::timeout};
 
@@ -57,6 +58,7 @@ async fn look(arguments: &CheckNodeArguments, view: View) -> anyhow::Result<Fact
         device_plugins,
         pod_resources,
         has_plugins_registry: kubelet("plugins_registry").is_dir(),
+        has_driver: has_driver(&kubelet("plugins_registry")),
         cni: cni(arguments),
         hook: hook(Path::new(&arguments.hook_path)),
         has_agent: Records::new(&arguments.state_dir).has_agent(),
@@ -125,6 +127,14 @@ fn hook(path: &Path) -> Hook {
         return Hook::Unusable("not an executable file");
     }
     if is_noexec(path) { Hook::Unusable("its file system is mounted noexec") } else { Hook::Installed }
+}
+
+/// Whether an agent with -dra has a socket in the kubelet's directory.
+fn has_driver(registry: &Path) -> bool {
+    let mut entries = fs::read_dir(registry).into_iter().flatten().flatten();
+    entries.any(|entry| {
+        entry.file_name().to_str().is_some_and(|name| name.starts_with(DRIVER) && name.ends_with("-reg.sock"))
+    })
 }
 
 fn is_noexec(path: &Path) -> bool {

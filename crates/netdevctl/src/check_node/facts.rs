@@ -18,7 +18,7 @@ pub(crate) enum WayIn {
     Command,
     /// CNI networks by an annotation, in running Pods too; not in this version
     NetworksAnnotation,
-    /// Requested by a ResourceClaim (DRA); not in this version
+    /// Requested by a ResourceClaim (DRA)
     Claims,
 }
 
@@ -49,6 +49,8 @@ pub(crate) struct Facts {
     pub(crate) pod_resources: Socket,
     /// Whether the kubelet has its directory for plugins.
     pub(crate) has_plugins_registry: bool,
+    /// Whether our driver for claims has a socket there.
+    pub(crate) has_driver: bool,
     pub(crate) cni: Cni,
     pub(crate) hook: Hook,
     /// Whether an agent runs.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use netdevice::claims::DRIVER;
 use serde::Serialize;
 
 use super::arguments::CheckNodeArguments;
@@ -205,8 +206,7 @@ fn networks_annotation(facts: &Facts, arguments: &CheckNodeArguments) -> Vec<Row
 }
 
 fn claims(facts: &Facts, arguments: &CheckNodeArguments) -> Vec<Row> {
-    let mut rows = vec![not_in_this_version("netdevice does not serve claims")];
-    rows.extend(cdi(facts, &arguments.cdi_dir));
+    let mut rows = cdi(facts, &arguments.cdi_dir);
     let directory = arguments.kubelet_dir.join("plugins_registry");
     let directory = directory.display();
     rows.push(if facts.has_plugins_registry {
@@ -215,13 +215,15 @@ fn claims(facts: &Facts, arguments: &CheckNodeArguments) -> Vec<Row> {
         let action = "start the kubelet, or name its directory with -kubelet-dir";
         Row::no("kubelet's plugins", format!("no directory {directory}"), action)
     });
+    rows.push(if facts.has_driver {
+        Row::yes("driver", format!("{DRIVER} has a socket in {directory}"))
+    } else {
+        Row::no("driver", format!("no socket of {DRIVER} in {directory}"), "start netdevice-agent with -dra")
+    });
+    rows.push(hook(facts, &arguments.hook_path));
     rows.push(nri(facts, &arguments.nri_socket).optional());
     rows.push(agent(facts));
     rows
-}
-
-fn not_in_this_version(what: &str) -> Row {
-    Row::no("netdevice", format!("{what} in version {}", env!("CARGO_PKG_VERSION")), "use another way")
 }
 
 /// CDI in the runtime: switched on, and our directory read.

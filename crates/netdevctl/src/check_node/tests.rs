@@ -41,6 +41,7 @@ fn ready() -> Facts {
         device_plugins: Socket::Accepts,
         pod_resources: Socket::Accepts,
         has_plugins_registry: true,
+        has_driver: true,
         cni: Cni { plugins: PLUGINS.into(), networks: ["10-rig.conflist".to_owned()].into() },
         hook: Hook::Installed,
         has_agent: true,
@@ -66,6 +67,7 @@ fn nothing() -> Facts {
         device_plugins: Socket::Absent,
         pod_resources: Socket::Refuses("Connection refused (os error 111)".into()),
         has_plugins_registry: false,
+        has_driver: false,
         cni: Cni::default(),
         hook: Hook::Absent,
         has_agent: false,
@@ -93,7 +95,7 @@ fn ready_ways(facts: &Facts) -> Vec<WayIn> {
 
 #[test]
 fn a_node_with_everything_is_ready_for_the_ways_that_this_version_has() {
-    assert_eq!(ready_ways(&ready()), EVERY_WAY[..4]);
+    assert_eq!(ready_ways(&ready()), EVERY_WAY);
     let sections = sections(&ready(), &arguments(), &WAYS);
     insta::assert_snapshot!("ready", text(&sections, CheckNodeFormat::Table).unwrap());
     let of_node = serde_json::to_value(&sections[0]).unwrap();
@@ -115,24 +117,33 @@ fn a_machine_without_anything_is_told_what_to_do_about_each_no() {
 
 #[test]
 fn each_missing_thing_takes_the_ways_that_need_it() {
-    use WayIn::{Annotation, Command, ExtendedResource, NetworksAnnotation};
+    use WayIn::{Annotation, Claims, Command, ExtendedResource, NetworksAnnotation};
     let no_cdi = with_runtime("containerd", "1.7.24~ds1", RuntimeState { cdi: Some(false), ..RuntimeState::default() });
     let not_ready =
         RuntimeState { not_ready: vec!["NetworkReady: cni plugin not initialized".into()], ..RuntimeState::default() };
-    let table: [(&str, Facts, &[WayIn]); 10] = [
+    let table: [(&str, Facts, &[WayIn]); 11] = [
         ("CDI is off", no_cdi, &[Annotation, Command, NetworksAnnotation]),
-        ("NRI is off", Facts { nri: Socket::Absent, ..ready() }, &[ExtendedResource, Command, NetworksAnnotation]),
+        (
+            "NRI is off",
+            Facts { nri: Socket::Absent, ..ready() },
+            &[ExtendedResource, Command, NetworksAnnotation, Claims],
+        ),
         (
             "a stale NRI socket",
             Facts { nri: Socket::Refuses("x".into()), ..ready() },
-            &[ExtendedResource, Command, NetworksAnnotation],
+            &[ExtendedResource, Command, NetworksAnnotation, Claims],
         ),
-        ("no kubelet", Facts { device_plugins: Socket::Absent, ..ready() }, &[Annotation, Command, NetworksAnnotation]),
-        ("no PodResources", Facts { pod_resources: Socket::Absent, ..ready() }, &EVERY_WAY[..4]),
+        (
+            "no kubelet",
+            Facts { device_plugins: Socket::Absent, ..ready() },
+            &[Annotation, Command, NetworksAnnotation, Claims],
+        ),
+        ("no driver", Facts { has_driver: false, ..ready() }, &EVERY_WAY[..4]),
+        ("no PodResources", Facts { pod_resources: Socket::Absent, ..ready() }, &EVERY_WAY),
         ("no hook", Facts { hook: Hook::Unusable("x"), ..ready() }, &[Annotation, Command, NetworksAnnotation]),
         ("no agent", Facts { has_agent: false, has_injector: false, ..ready() }, &[Command]),
         ("an injector alone", Facts { has_agent: false, ..ready() }, &[Annotation, Command]),
-        ("no plugins", Facts { cni: Cni::default(), ..ready() }, &[ExtendedResource, Annotation]),
+        ("no plugins", Facts { cni: Cni::default(), ..ready() }, &[ExtendedResource, Annotation, Claims]),
         ("no network", with_runtime("containerd", "v2.1.9", not_ready), &[]),
     ];
     for (name, facts, expected) in table {
