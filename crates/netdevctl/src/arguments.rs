@@ -16,7 +16,6 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub(crate) enum Command {
     #[command(flatten)]
     Read(ReadCommand),
