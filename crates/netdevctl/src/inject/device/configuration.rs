@@ -123,7 +123,7 @@ mod tests {
             (|flags| flags.mac = Some("01:00:00:00:00:01".into()), "-mac: a multicast address is not allowed"),
             (
                 |flags| flags.routes = vec!["10.1.0.0/16,0.0.0.0/0 via 10.0.0.1".into()],
-                "-routes: route 2: to: a default route is not allowed: list the networks behind the device",
+                "-routes: route 2: to: a default route is not allowed: list the networks behind the device, or set a table",
             ),
             (
                 |flags| flags.routes = vec!["10.1.0.0/16 via 2001:db8::1".into()],
