@@ -2,6 +2,7 @@
 
 use netdevice::{
     Acquisition, LinkState, SandboxConfiguration,
+    configuration::MIN_GSO_SIZE,
     link::flags,
     plan::{Location, Step, aged, missing, plan, relabel, sysctl_name, wanted_as_configured, wanted_in_sandbox},
     state::Route,
@@ -33,6 +34,10 @@ pub(crate) fn configure_inside(
     inside: &mut RouteSocket,
     link: &LinkState,
 ) -> Result<Vec<Skipped>, Error> {
+    if let Some(size) = request.configuration.and_then(SandboxConfiguration::dangerous_size) {
+        let what = format!("segment size {size}");
+        return Err(Error::NotApplied { what, reason: format!("it must be at least {MIN_GSO_SIZE}") });
+    }
     let host = aged(host, boot_time);
     // settings that were made on the host are distinguished from those that every link has there
     let mut wanted = match request.configuration {

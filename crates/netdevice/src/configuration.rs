@@ -27,7 +27,7 @@ use crate::{
     sandbox_name::SandboxInterfaceName,
     state::{
         Address, Attribute, ROUTE_ONLINK, ROUTE_UNICAST, Route, SCOPE_LINK, SCOPE_UNIVERSE, TABLE_MAIN, address_flags,
-        route_attribute,
+        offload_size, route_attribute,
     },
 };
 
@@ -39,6 +39,10 @@ pub use self::{
 
 /// Smallest MTU of IPv6 (RFC 8200, section 5). The kernel switches IPv6 off on a link with a smaller one.
 pub const MIN_IPV6_MTU: u32 = 1280;
+
+/// Smallest size of a packet that is segmented later. Below `MAX_TCP_HEADER` the kernel's computation underflows
+/// (CVE-2024-50258), and a program of the Pod could crash the node. This is above it in every build of the kernel.
+pub const MIN_GSO_SIZE: u32 = 4096;
 
 /// The configuration of a device in a sandbox. By default it keeps its name, MTU and hardware address, is up, and has no address.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,6 +262,12 @@ impl SandboxConfiguration {
     /// The routes as the kernel keeps them, through the link of that index.
     pub(crate) fn kernel_routes(&self, link: u32) -> impl Iterator<Item = Route> + '_ {
         self.routes.iter().map(move |route| route.through(link, self.vrf.as_ref()))
+    }
+
+    /// A size that is dangerous on some kernels. A record or reservation of an earlier version may have one.
+    pub fn dangerous_size(&self) -> Option<u32> {
+        let sizes = [offload_size::GSO, offload_size::GSO_IPV4].into_iter();
+        sizes.filter_map(|kind| self.offload_sizes.get(&kind).copied()).find(|size| *size < MIN_GSO_SIZE)
     }
 
     /// The value of one setting, by its key.

@@ -13,7 +13,7 @@ use crate::{
     name::InterfaceName,
     state::{
         Address, Attribute, FORWARDING, LinkState, Neighbour, PROTOCOL_KERNEL_LINK_LOCAL, ROUTE_BY_ADVERTISEMENT,
-        ROUTE_BY_KERNEL, ROUTE_CLONED, Route, address_flags,
+        ROUTE_BY_KERNEL, ROUTE_CLONED, Route, address_flags, offload_size,
         route_attribute::{CACHEINFO, GATEWAY},
     },
     sysctl::{self, IPV4_MC_FORWARDING, IPV6_DISABLE, Sysctl},
@@ -337,6 +337,15 @@ pub fn wanted_as_configured(
     }
     wanted.txqlen = configuration.tx_queue_length.unwrap_or(wanted.txqlen);
     wanted.offload_sizes.extend(&configuration.offload_sizes);
+    // the kernel sets the size of IPv4 with the other (`netif_set_gso_max_size`), and we set each of them
+    for (both, ipv4) in [(offload_size::GSO, offload_size::GSO_IPV4), (offload_size::GRO, offload_size::GRO_IPV4)] {
+        let asked = |kind| configuration.offload_sizes.get(&kind).copied();
+        if let Some(size) = asked(both).filter(|size| *size <= offload_size::LEGACY && asked(ipv4).is_none())
+            && let Some(place) = wanted.offload_sizes.get_mut(&ipv4)
+        {
+            *place = size;
+        }
+    }
     for (key, value) in &configuration.sysctls {
         match place_of(&mut wanted, key) {
             Some(place) => *place = value.parse().unwrap_or(*place),

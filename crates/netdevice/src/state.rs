@@ -332,6 +332,20 @@ impl Attribute {
     }
 }
 
+/// Sizes of offloaded packets: attributes of a link (`include/uapi/linux/if_link.h`).
+pub mod offload_size {
+    /// Segmentation (`IFLA_GSO_MAX_SIZE`).
+    pub const GSO: u16 = 41;
+    /// Coalescing (`IFLA_GRO_MAX_SIZE`).
+    pub const GRO: u16 = 58;
+    /// Segmentation of IPv4 (`IFLA_GSO_IPV4_MAX_SIZE`).
+    pub const GSO_IPV4: u16 = 63;
+    /// Coalescing of IPv4 (`IFLA_GRO_IPV4_MAX_SIZE`).
+    pub const GRO_IPV4: u16 = 64;
+    /// Up to here the kernel sets the size of IPv4 with the other (`GSO_LEGACY_MAX_SIZE`).
+    pub const LEGACY: u32 = 65536;
+}
+
 /// Attributes of a route that we read (`include/uapi/linux/rtnetlink.h`).
 pub mod route_attribute {
     /// Destination prefix.

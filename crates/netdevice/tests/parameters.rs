@@ -133,7 +133,9 @@ fn what_is_wrong_is_named_by_its_path() {
         ),
         (json!({"txQueueLength": -1}), "txQueueLength: must be a number from 0"),
         (json!({"tx_queue_length": 1}), "unknown field \"tx_queue_length\": did you mean txQueueLength?"),
-        (json!({"gsoMaxSize": 0}), "gsoMaxSize: must be a number from 1"),
+        (json!({"gsoMaxSize": 4095}), "gsoMaxSize: must be a number from 4096"),
+        (json!({"gsoIPv4MaxSize": 1}), "gsoIPv4MaxSize: must be a number from 4096"),
+        (json!({"groMaxSize": 0}), "groMaxSize: must be a number from 1"),
         (json!({"ethtool": {"feature": {}}}), "ethtool: unknown field \"feature\": did you mean features?"),
         (json!({"ethtool": {"features": {"tso": "off"}}}), "ethtool.features.tso: must be true or false"),
         (json!({"ethtool": {"privateFlags": {"": true}}}), "ethtool.privateFlags.: invalid name"),
@@ -202,7 +204,7 @@ fn false_and_null_are_values_and_no_values() {
 #[test]
 fn of_settings_features_and_flags_each_is_a_field() {
     let class = read(json!({"sysctls": {"net.ipv4.conf.arp_ignore": 1, "net.ipv4.conf.rp_filter": 0},
-        "ethtool": {"features": {"tso": false, "gro": false}}, "gsoMaxSize": 100}));
+        "ethtool": {"features": {"tso": false, "gro": false}}, "gsoMaxSize": 5000}));
     let claim = read(
         json!({"sysctls": {"net.ipv4.conf.arp_ignore": 0}, "ethtool": {"features": {"gro": true}}, "groMaxSize": 7}),
     );
@@ -212,7 +214,7 @@ fn of_settings_features_and_flags_each_is_a_field() {
     assert!(
         merged.features.iter().map(|(key, value)| (key.as_str(), value.as_str())).eq([("gro", "on"), ("tso", "off")])
     );
-    assert_eq!(merged.offload_sizes, [(41, 100), (58, 7)].into());
+    assert_eq!(merged.offload_sizes, [(41, 5000), (58, 7)].into());
 }
 
 /// The names in a table of the documentation, without its head: of each row those of the first two cells.

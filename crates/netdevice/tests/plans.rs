@@ -5,7 +5,7 @@
 mod states;
 
 use netdevice::{
-    Acquisition, Attachment, KernelString, LinkState, Owner, Phase, Reservation,
+    Acquisition, Attachment, KernelString, LinkState, Owner, Phase, Reservation, SandboxConfiguration,
     owner::Request,
     plan::{LINK_TOKEN, LinkChange, Location, Step, missing, plan, relabel, wanted_as_configured},
     record_text::attached_in_place,
@@ -287,4 +287,23 @@ fn local_routes_come_with_their_addresses_in_a_vrf_too() {
     let (local, own) = (route(2, 2), route(2, 4));
     let steps = plan(&link(vec![local, own.clone()]), &link(Vec::new()), Location::Host);
     assert_eq!(steps, [Step::Routes(vec![own])]);
+}
+
+#[test]
+fn a_size_up_to_64_kib_is_that_of_ipv4_too_unless_it_has_its_own() {
+    let sizes = [(41, 65_536), (58, 65_536), (63, 65_536), (64, 65_536)];
+    let link = LinkState { offload_sizes: sizes.into(), ..LinkState::new("eth0".try_into().unwrap(), 2) };
+    for (asked, expected) in [
+        (vec![(41, 20_000)], [20_000, 65_536, 20_000, 65_536]),
+        (vec![(58, 9_000)], [65_536, 9_000, 65_536, 9_000]),
+        (vec![(41, 20_000), (63, 30_000)], [20_000, 65_536, 30_000, 65_536]),
+        (vec![(41, 100_000), (58, 100_000)], [100_000, 100_000, 65_536, 65_536]),
+    ] {
+        for inherit in [false, true] {
+            let offload_sizes = asked.iter().copied().collect();
+            let configuration = SandboxConfiguration { inherit, offload_sizes, ..SandboxConfiguration::default() };
+            let wanted = wanted_as_configured(&configuration, &link, &link, |_, _, _| true);
+            assert_eq!(wanted.offload_sizes.into_values().collect::<Vec<_>>(), expected, "{asked:?}");
+        }
+    }
 }

@@ -153,6 +153,11 @@ fn what_cannot_be_set_returns_the_device_with_the_reason() {
                 "ethtool private flag x, which the pod requests: the driver has no such flag",
             ),
             (json!({"offload_sizes": {"41": 600000}}), "cannot set segment size"),
+            (
+                json!({"offload_sizes": {"41": 4095}}),
+                "segment size 4095, which the pod requests: it must be at least 4096",
+            ),
+            (json!({"offload_sizes": {"63": 1}}), "segment size 1, which the pod requests: it must be at least 4096"),
             (json!({"sysctls": {"ipv6/neigh/no_such": "1"}}), "cannot write net.ipv6.neigh.no_such"),
             (json!({"vrf": "100 blue"}), "VRF blue"),
             (

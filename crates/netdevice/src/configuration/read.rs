@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 use super::{
-    DeviceConfiguration, IpPrefix, IpPrefixError, SandboxNeighbour, SandboxRoute, SandboxRule, Vrf,
+    DeviceConfiguration, IpPrefix, IpPrefixError, MIN_GSO_SIZE, SandboxNeighbour, SandboxRoute, SandboxRule, Vrf,
     fields::{Field, FieldError, Fields, Key, Spelling, nearest},
     settings,
 };
@@ -12,7 +12,7 @@ use crate::{
     bytes::HardwareAddress,
     name::{InterfaceName, InterfaceNameError, MAX_NAME_LEN},
     sandbox_name::SandboxInterfaceName,
-    state::{SCOPE_LINK, SCOPE_UNIVERSE},
+    state::{SCOPE_LINK, SCOPE_UNIVERSE, offload_size},
 };
 
 /// Smallest MTU of IPv4 (RFC 791: every node takes 68 bytes).
@@ -57,11 +57,15 @@ pub(crate) const CONFIGURATION: [Key; 17] = [
     GRO_IPV4_MAX_SIZE,
     ETHTOOL,
 ];
-/// `IFLA_GSO_MAX_SIZE` and the like (`include/uapi/linux/if_link.h`), with the smallest size (`netif_set_gso_max_size`,
-/// `MAX_TCP_HEADER`) and the largest (`GSO_MAX_SIZE`).
-const OFFLOAD_SIZES: [(Key, u16); 4] =
-    [(GSO_MAX_SIZE, 41), (GRO_MAX_SIZE, 58), (GSO_IPV4_MAX_SIZE, 63), (GRO_IPV4_MAX_SIZE, 64)];
-const SIZES: RangeInclusive<u32> = 1..=8 * 65535;
+/// Each size with its attribute and its range.
+const OFFLOAD_SIZES: [(Key, u16, RangeInclusive<u32>); 4] = [
+    (GSO_MAX_SIZE, offload_size::GSO, MIN_GSO_SIZE..=MAX_OFFLOAD_SIZE),
+    (GRO_MAX_SIZE, offload_size::GRO, 1..=MAX_OFFLOAD_SIZE),
+    (GSO_IPV4_MAX_SIZE, offload_size::GSO_IPV4, MIN_GSO_SIZE..=MAX_OFFLOAD_SIZE),
+    (GRO_IPV4_MAX_SIZE, offload_size::GRO_IPV4, 1..=MAX_OFFLOAD_SIZE),
+];
+/// `GSO_MAX_SIZE` (`include/linux/netdevice.h`).
+const MAX_OFFLOAD_SIZE: u32 = 8 * 65535;
 
 /// One address in the form of the network-device-injector, which only the annotation has.
 const ADDRESS: Key = Key::new("address");
@@ -126,8 +130,8 @@ pub(crate) fn configuration(fields: &Fields<'_>, spelling: Spelling) -> Result<D
         None => Ok(BTreeMap::new()),
     };
     let mut offload_sizes = BTreeMap::new();
-    for (key, kind) in OFFLOAD_SIZES {
-        offload_sizes.extend(fields.read(key, |field| field.number(SIZES))?.map(|size| (kind, size)));
+    for (key, kind, range) in OFFLOAD_SIZES {
+        offload_sizes.extend(fields.read(key, |field| field.number(range))?.map(|size| (kind, size)));
     }
     Ok(DeviceConfiguration {
         rules: fields.read(RULES, |field| field.list(rule))?,
