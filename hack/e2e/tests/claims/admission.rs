@@ -161,6 +161,7 @@ fn the_agents_account_has_no_other_rights() {
         ("list", "resourceslices.resource.k8s.io"),
         ("watch", "resourceslices.resource.k8s.io"),
         ("get", "resourceclaims.resource.k8s.io"),
+        ("get", "pods"),
         ("create", "events.events.k8s.io"),
     ] {
         assert!(can(&[verb, resource]), "{verb} {resource}");
@@ -168,7 +169,7 @@ fn the_agents_account_has_no_other_rights() {
     assert!(can(&["patch", "resourceclaims.resource.k8s.io", "--subresource=status"]));
     for (verb, resource) in [
         ("list", "nodes"),
-        ("get", "pods"),
+        ("list", "pods"),
         ("list", "resourceclaims.resource.k8s.io"),
         ("watch", "resourceclaims.resource.k8s.io"),
         ("update", "resourceclaims.resource.k8s.io"),
