@@ -3,6 +3,8 @@
 //! One GET each. The text is read as bytes: parameters of a claim may be invalid UTF-8, which the API server takes and
 //! returns, and for which kube has no object.
 
+use std::{future::Future, time::Duration};
+
 use http_body_util::{BodyExt, Limited};
 use kube::{
     Client,
@@ -11,6 +13,10 @@ use kube::{
     core::{Request, request},
 };
 use netdevice::claims::claim::MAX_CLAIM;
+use tokio::time::{Instant, timeout_at};
+
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(10);
 
 const CLAIMS: &str = "/apis/resource.k8s.io/v1/namespaces";
 const PODS: &str = "/api/v1/namespaces";
@@ -19,7 +25,7 @@ const PODS: &str = "/api/v1/namespaces";
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// There is none of that name.
-    #[error("{0} does not exist")]
+    #[error("{0} does not exist any longer: delete the pod if it is still there")]
     NotFound(String),
     /// The agent may not read it.
     #[error("the agent may not read {0}: apply the rights of install-dra.yaml")]
@@ -32,6 +38,9 @@ pub enum ApiError {
         /// Why.
         cause: String,
     },
+    /// The API server did not answer in time.
+    #[error("the API server did not answer in time: check that the node reaches it")]
+    Timeout,
     /// The name makes no request.
     #[error("cannot ask the API server: {0}")]
     Request(#[from] request::Error),
@@ -40,7 +49,7 @@ pub enum ApiError {
 impl ApiError {
     /// Whether another attempt may succeed.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(self, Self::Failed { .. })
+        matches!(self, Self::Failed { .. } | Self::Timeout)
     }
 }
 
@@ -79,6 +88,14 @@ impl Api {
             status => Err(failed(format!("it answered with status {status}"))),
         }
     }
+}
+
+/// An attempt to read an object, which ends at the deadline at the latest.
+pub(crate) async fn until<T>(
+    deadline: Instant,
+    reading: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    timeout_at(deadline.min(Instant::now() + ATTEMPT), reading).await.unwrap_or(Err(ApiError::Timeout))
 }
 
 /// The cause of an error: the texts of those around it say only that a request failed.

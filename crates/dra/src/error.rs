@@ -1,6 +1,10 @@
 //! Why a claim is not prepared, in the words that the Pod's author reads: the kubelet shows them in `kubectl describe pod`.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use netdevice::{
     DeviceId, Owner, ResourceName,
@@ -17,8 +21,21 @@ pub enum PrepareError {
     #[error("{0:?} is not the UID of a claim")]
     InvalidUid(String),
     /// Another call works on the claim.
-    #[error("the claim is being prepared or unprepared by another call: the kubelet tries again")]
+    #[error(
+        "the claim is being prepared or unprepared by another call: the kubelet tries again. If this continues, see the log of netdevice-agent on the node"
+    )]
     Busy,
+    /// The time of the call is over.
+    #[error("the other claims of the call took all of its time: the kubelet tries again")]
+    NoTime,
+    /// The lock of the claim cannot be taken.
+    #[error("{}", cannot_lock(.directory, .error))]
+    Lock {
+        /// The directory of the records.
+        directory: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// The claim or the Pod cannot be read.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -50,6 +67,11 @@ pub enum PrepareError {
         /// Why the sandbox's start is not noticed.
         reason: String,
     },
+    /// Nothing is known of the Pod.
+    #[error(
+        "request {0}: the claim is reserved for no pod by name: name it in resources.claims of a container of a pod that the claim is reserved for"
+    )]
+    NoPod(String),
     /// There is no hook at the path that the CDI file would name.
     #[error("the hook {0} is not installed: see the log of netdevice-agent on the node")]
     NoHook(String),
@@ -81,6 +103,14 @@ pub enum PrepareError {
     },
 }
 
+/// The lock of a claim cannot be taken.
+pub(crate) fn cannot_lock(directory: &Path, error: &io::Error) -> String {
+    let directory = directory.display();
+    format!(
+        "cannot lock the claim in {directory}: {error}: make {directory} a directory that netdevice-agent can write"
+    )
+}
+
 /// Why a device cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -106,10 +136,14 @@ pub enum DeviceError {
     #[error("it is held by {0}: delete that pod or choose another device")]
     Held(Box<Owner>),
     /// A program works on it.
-    #[error("it is being attached or detached")]
+    #[error(
+        "it is being attached or detached: the kubelet tries again. If this continues, see `netdevctl explain` on the node"
+    )]
     Busy,
     /// The view does not have it yet.
-    #[error("it has just returned to the node")]
+    #[error(
+        "it has just returned to the node: the kubelet tries again. If this continues, see `netdevctl explain` on the node"
+    )]
     Returning,
     /// What is on disk.
     #[error(transparent)]

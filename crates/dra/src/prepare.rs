@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -31,7 +32,7 @@ use tokio::time::{Instant, sleep_until};
 use wake::Backoff;
 
 use crate::{
-    api::ApiError,
+    api::{ApiError, until},
     cdi_file,
     driver::{Driver, step},
     error::{DeviceError, PrepareError},
@@ -46,6 +47,8 @@ const CHECK: Duration = Duration::from_millis(25);
 const NOTIFICATION: Duration = Duration::from_secs(1);
 /// How often the API server is asked whether the claim that holds a device still exists.
 const CHECK_HOLDER: Duration = Duration::from_secs(2);
+/// Below this remaining time it is not asked.
+const LEAST_FOR_HOLDER: Duration = Duration::from_secs(5);
 /// Pauses between attempts to read an object.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
@@ -110,7 +113,17 @@ impl Driver {
         if !is_uid(&asked.uid) {
             return Err((PrepareError::InvalidUid(asked.uid.clone()), None));
         }
-        let lock = self.lock_claim(&asked.uid, deadline).await.ok_or((PrepareError::Busy, None))?;
+        if Instant::now() >= deadline {
+            return Err((PrepareError::NoTime, None));
+        }
+        let lock = match self.lock_claim(&asked.uid, deadline).await {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Err((PrepareError::Busy, None)),
+            Err(error) => {
+                let directory = self.settings.records.directory().to_owned();
+                return Err((PrepareError::Lock { directory, error }, None));
+            }
+        };
         let subject = self.read_claim(asked, deadline).await.map_err(|error| (error, None))?;
         let prepared = self.prepare_claim(&subject, deadline).await;
         step();
@@ -156,13 +169,16 @@ impl Driver {
     }
 
     /// The lock of a claim, which other instances take, too; none if one of them works on it until the deadline.
-    pub(crate) async fn lock_claim(&self, uid: &str, deadline: Instant) -> Option<NamedLock> {
+    ///
+    /// # Errors
+    ///
+    /// When the directory of the records cannot be made or written.
+    pub(crate) async fn lock_claim(&self, uid: &str, deadline: Instant) -> io::Result<Option<NamedLock>> {
         loop {
-            // a directory that cannot be written is reported by what is written next
-            match self.settings.records.try_lock_claim(uid) {
-                Ok(Some(lock)) => return Some(lock),
-                _ if Instant::now() >= deadline => return None,
-                _ => sleep_until(deadline.min(Instant::now() + CHECK)).await,
+            match self.settings.records.try_lock_claim(uid)? {
+                Some(lock) => return Ok(Some(lock)),
+                None if Instant::now() >= deadline => return Ok(None),
+                None => sleep_until(deadline.min(Instant::now() + CHECK)).await,
             }
         }
     }
@@ -171,10 +187,13 @@ impl Driver {
         let wire::Claim { namespace, uid, name } = asked;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let text = loop {
-            match self.api.claim(namespace, name).await {
+            match until(deadline, self.api.claim(namespace, name)).await {
                 Ok(text) => break text,
                 Err(error) if error.is_passing() && Instant::now() < deadline => {
                     sleep_until(deadline.min(Instant::now() + backoff.next_pause())).await;
+                    if Instant::now() >= deadline {
+                        return Err(error.into());
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -192,7 +211,7 @@ impl Driver {
     /// Checks that the Pod has a network namespace, and that something attaches the devices before its containers run.
     async fn check_pod(&self, subject: &Subject, deadline: Instant) -> Result<(), PrepareError> {
         let claimant = match &subject.pod {
-            Some(pod) => self.read_pod(pod).await?,
+            Some(pod) => self.read_pod(pod, deadline).await?,
             None => None,
         };
         let pod = subject.pod.as_ref().map_or_else(|| "unknown".to_owned(), Pod::to_string);
@@ -206,6 +225,10 @@ impl Driver {
         };
         let moving = claim.allocations.iter().filter(|allocation| !allocation.is_admin);
         let Some(unguarded) = moving.clone().find(|allocation| !is_named(allocation)) else { return Ok(()) };
+        // an injector finds the claim by its Pod
+        if subject.pod.is_none() {
+            return Err(PrepareError::NoPod(unguarded.request.clone()));
+        }
         loop {
             let (reason, is_passing) = match (self.settings.runtime)() {
                 RuntimeState::Connected => return Ok(()),
@@ -223,8 +246,8 @@ impl Driver {
     }
 
     /// The Pod; none if the agent may not read Pods, or it is another one by now.
-    async fn read_pod(&self, pod: &Pod) -> Result<Option<Claimant>, PrepareError> {
-        let text = match self.api.pod(&pod.namespace, &pod.name).await {
+    async fn read_pod(&self, pod: &Pod, deadline: Instant) -> Result<Option<Claimant>, PrepareError> {
+        let text = match until(deadline, self.api.pod(&pod.namespace, &pod.name)).await {
             Ok(text) => text,
             // the hook and the injector refuse later, with less of an explanation
             Err(ApiError::Forbidden(_)) => return Ok(None),
@@ -245,6 +268,7 @@ impl Driver {
         deadline: Instant,
     ) -> Result<(), PrepareError> {
         let began = Instant::now();
+        let mut soon_since: Option<Instant> = None;
         let mut views = self.settings.views.clone();
         let mut holders_checked: BTreeMap<String, Instant> = BTreeMap::new();
         loop {
@@ -268,19 +292,22 @@ impl Driver {
                 }
             }
             let Some((at, obstacle)) = passing else { return Ok(()) };
-            let limit = match obstacle.passes {
-                Passes::Soon => deadline.min(began + NOTIFICATION),
-                Passes::InTime | Passes::Never => deadline,
+            // what was held for long has only now returned to the host
+            soon_since = match obstacle.passes {
+                Passes::Soon => soon_since.or_else(|| Some(Instant::now())),
+                Passes::InTime | Passes::Never => None,
             };
+            let limit = soon_since.map_or(deadline, |since| deadline.min(since + NOTIFICATION));
             if Instant::now() >= limit {
                 let (device, error) = (wanted[at].allocation.device.clone(), obstacle.error);
                 return Err(PrepareError::Waited { device, error, waited: began.elapsed() });
             }
             if let Some(holder) = &obstacle.reserved_by
+                && deadline.saturating_duration_since(Instant::now()) >= LEAST_FOR_HOLDER
                 && holders_checked.get(holder.id()).is_none_or(|checked| checked.elapsed() >= CHECK_HOLDER)
             {
                 holders_checked.insert(holder.id().to_owned(), Instant::now());
-                self.end_if_gone(holder, &obstacle.device).await;
+                self.end_if_gone(holder, &obstacle.device, deadline).await;
             }
             tokio::select! {
                 Ok(()) = views.changed() => {}
@@ -462,9 +489,9 @@ impl Driver {
 
     /// Ends the reservation of a claim that is gone, which was never unprepared or will be in a moment: after a forced deletion the
     /// kubelet prepares the next claim first (kubernetes#141471). A device that is still in a sandbox stays there.
-    async fn end_if_gone(&self, holder: &Owner, device: &DeviceId) {
+    async fn end_if_gone(&self, holder: &Owner, device: &DeviceId, deadline: Instant) {
         let Owner::Claim { uid, namespace, name, .. } = holder else { return };
-        let is_gone = match self.api.claim(namespace, name).await {
+        let is_gone = match until(deadline, self.api.claim(namespace, name)).await {
             Ok(text) => match Claim::read(&text, &self.settings.node) {
                 Ok(claim) => claim.uid != *uid || claim.allocations.is_empty(),
                 Err(_) => true,

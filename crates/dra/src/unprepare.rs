@@ -10,6 +10,7 @@ use link::{Detached, Ended, Unprepared};
 use crate::{
     cdi_file,
     driver::{Driver, step},
+    error::{PrepareError, cannot_lock},
     metadata,
 };
 
@@ -25,9 +26,9 @@ impl Driver {
             // no claim of that UID was ever prepared
             return Ok(Vec::new());
         }
-        let Some(_lock) = self.lock_claim(uid, deadline).await else {
-            return Err("the claim is being prepared or unprepared by another call".into());
-        };
+        let directory = self.settings.records.directory();
+        let lock = self.lock_claim(uid, deadline).await.map_err(|error| cannot_lock(directory, &error))?;
+        let Some(_lock) = lock else { return Err(PrepareError::Busy.to_string()) };
         step();
         // first: no container starts with a device that it cannot keep
         let paths = &self.settings.paths;

@@ -2,9 +2,12 @@ use std::fs;
 
 use netdevice::{Attachment, Owner, Phase, claims::DRIVER, fixture, owner::Request};
 use serde_json::json;
-use tokio::task::yield_now;
+use tokio::{
+    task::yield_now,
+    time::{Duration, Instant, sleep},
+};
 
-use super::world::{ClaimForm, NODE, World, claim_owner, path_of, view};
+use super::world::{ClaimForm, NODE, SILENT, World, claim_owner, path_of, view};
 use crate::settings::RuntimeState;
 
 #[tokio::test]
@@ -102,7 +105,10 @@ async fn a_claim_that_is_not_the_one_the_kubelet_means_is_refused() {
         "claim default/fast was deleted and created anew (it has UID c2, the pod's has c1): delete the pod"
     );
     world.delete(&claim);
-    assert_eq!(world.prepare(&claim).await.unwrap_err(), "the claim default/fast does not exist");
+    assert_eq!(
+        world.prepare(&claim).await.unwrap_err(),
+        "the claim default/fast does not exist any longer: delete the pod if it is still there"
+    );
     let mut object = claim.object();
     object["status"] = json!({});
     world.put(&path_of(&claim), 200, object.to_string());
@@ -253,4 +259,70 @@ async fn parameters_that_are_not_utf_8_are_refused_or_read_and_never_fatal() {
     text[at] = 0xff;
     world.put(&path_of(&claim), 200, text);
     let _ = world.prepare(&claim).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_view_may_follow_a_device_that_was_held_for_long() {
+    let world = World::new();
+    world.views.send_replace(view(Vec::new()));
+    let record = Attachment { owner: claim_owner("c0", "before"), ..fixture::record("eth1") };
+    world.records.write(&record).unwrap();
+    world.put_claim(&ClaimForm::default());
+    let claim = ClaimForm::default();
+    let returned = async {
+        sleep(Duration::from_secs(5)).await;
+        world.records.remove(&record.device).unwrap();
+        sleep(Duration::from_millis(500)).await;
+        world.views.send_replace(view(vec![fixture::link(2, "eth1")]));
+    };
+    let (prepared, ()) = tokio::join!(world.prepare(&claim), returned);
+    prepared.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_cannot_be_written_is_reported_at_once() {
+    let world = World::new();
+    fs::remove_dir_all(world.records.directory()).unwrap();
+    fs::write(world.records.directory(), "").unwrap();
+    let began = Instant::now();
+    let claim = ClaimForm::default();
+    for error in [world.put_and_prepare(&claim).await.unwrap_err(), world.unprepare(&claim).await.unwrap_err()] {
+        assert!(error.starts_with("cannot lock the claim in ") && error.contains("can write"), "{error}");
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_silent_is_reported_before_the_kubelet_gives_up() {
+    let world = World::new();
+    let claim = ClaimForm::default();
+    world.put(&path_of(&claim), SILENT, "");
+    let began = Instant::now();
+    let error = world.prepare(&claim).await.unwrap_err();
+    assert!(error.starts_with("the API server did not answer in time"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(44));
+    // another claim's holder is silent, and there is no time for one more claim
+    let other = ClaimForm { uid: "c0", name: "before", ..ClaimForm::default() };
+    world.put(&path_of(&other), SILENT, "");
+    world.reserve("eth1", claim_owner("c0", "before"));
+    let began = Instant::now();
+    let error = world.put_and_prepare(&claim).await.unwrap_err();
+    assert!(
+        error.contains("it is held by claim default/before") && began.elapsed() < Duration::from_secs(44),
+        "{error}"
+    );
+    let late = world.driver().prepare(&claim.asked(), Instant::now()).await.unwrap_err().0;
+    assert!(late.to_string().contains("took all of its time"), "{late}");
+}
+
+#[tokio::test]
+async fn a_claim_that_is_reserved_for_no_pod_is_refused() {
+    let world = World::new();
+    *world.runtime.lock().unwrap() = RuntimeState::Connected;
+    let claim = ClaimForm::default();
+    let mut object = claim.object();
+    object["status"]["reservedFor"] = json!([]);
+    world.put(&path_of(&claim), 200, object.to_string());
+    let error = world.prepare(&claim).await.unwrap_err();
+    assert!(error.starts_with("request nic: the claim is reserved for no pod by name: name it in"), "{error}");
 }

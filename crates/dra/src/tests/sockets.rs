@@ -73,7 +73,10 @@ async fn the_kubelet_registers_the_driver_and_calls_both_versions() {
     assert_eq!(answer, v1beta1.node_prepare_resources(request).await.unwrap().into_inner());
     assert_eq!(answer.claims.len(), 2, "one entry for each claim");
     assert_eq!((answer.claims["c1"].devices.len(), answer.claims["c1"].error.as_str()), (1, ""));
-    assert_eq!(answer.claims["c2"].error, "the claim default/missing does not exist");
+    assert_eq!(
+        answer.claims["c2"].error,
+        "the claim default/missing does not exist any longer: delete the pod if it is still there"
+    );
     let request = NodeUnprepareResourcesRequest { claims: vec![claim.asked(), missing.asked()] };
     let answer = v1beta1.node_unprepare_resources(request.clone()).await.unwrap().into_inner();
     assert!(answer.claims.len() == 2 && answer.claims.values().all(|claim| claim.error.is_empty()));

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fs,
+    future::pending,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -27,6 +28,9 @@ use crate::{
 };
 
 pub(super) const NODE: &str = "node-1";
+
+/// The status of an object that is never answered.
+pub(super) const SILENT: u16 = 0;
 
 /// What the API server answers, by path.
 type Objects = Arc<Mutex<BTreeMap<String, (u16, Vec<u8>)>>>;
@@ -136,8 +140,13 @@ impl World {
         let answer = service_fn(move |request: Request<Body>| {
             let found = objects.lock().unwrap().get(request.uri().path()).cloned();
             let (status, text) = found.unwrap_or((404, b"{}".to_vec()));
-            let response = Response::builder().status(status).body(Body::from(text)).unwrap();
-            async move { Ok::<_, Infallible>(response) }
+            let response = Response::builder().status(status.max(100)).body(Body::from(text)).unwrap();
+            async move {
+                if status == SILENT {
+                    pending::<()>().await;
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let (runtime, reports) = (self.runtime.clone(), self.reports.clone());
         Settings {
