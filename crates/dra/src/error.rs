@@ -135,6 +135,9 @@ pub enum DeviceError {
     /// Another owner has it, or a right to it.
     #[error("it is held by {0}: delete that pod or choose another device")]
     Held(Box<Owner>),
+    /// A sandbox still has it from an earlier allocation of the claim.
+    #[error("{0} still has it from an earlier allocation of the claim: delete that pod")]
+    EarlierAllocation(Box<Owner>),
     /// A program works on it.
     #[error(
         "it is being attached or detached: the kubelet tries again. If this continues, see `netdevctl explain` on the node"

@@ -8,6 +8,7 @@
 
 mod api;
 mod cdi_file;
+mod collect;
 mod driver;
 mod error;
 mod health;
@@ -37,5 +38,7 @@ pub use settings::{ClaimName, Outcome, Paths, Report, Reporter, RuntimeState, Se
 
 /// Serves the kubelet until `shutdown`. `state` receives whether the kubelet uses the driver.
 pub async fn serve(settings: Settings, state: watch::Sender<RegistrationState>, shutdown: CancellationToken) {
-    registration::run(Arc::new(driver::Driver::new(settings)), state, shutdown).await;
+    let driver = Arc::new(driver::Driver::new(settings));
+    let served = registration::run(driver.clone(), state, shutdown.clone());
+    tokio::join!(served, collect::run(&driver, &shutdown));
 }

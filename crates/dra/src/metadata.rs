@@ -1,6 +1,9 @@
 //! The device metadata file of a request (KEP 5304): what a container can read of its devices.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use netdevice::claims::{DRIVER, claim::Claim, document::File};
 use serde::Serialize;
@@ -100,17 +103,35 @@ pub(crate) fn write(paths: &Paths, claim: &Claim, request: &str, devices: &[Devi
     })
 }
 
-/// Removes the files of a claim.
+/// Namespace and name of the claim whose file this is.
+pub(crate) fn claim_of(path: &str) -> Option<(String, String)> {
+    let (namespace, name) = Path::new(path).parent()?.parent()?.file_name()?.to_str()?.split_once('_')?;
+    Some((namespace.to_owned(), name.to_owned()))
+}
+
+/// Whether the directory has files of another claim: the next one of that name may be prepared already.
+fn is_of_another(directory: &Path, uid: &str) -> bool {
+    let uid = format!("\"uid\":\"{uid}\"");
+    let requests = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut texts = requests.filter_map(|request| fs::read_to_string(request.path().join("metadata.json")).ok());
+    texts.any(|text| !text.contains(&uid))
+}
+
+/// Removes the files of the claim with that UID.
 ///
 /// # Errors
 ///
 /// When they are there and cannot be removed.
-pub(crate) fn remove(paths: &Paths, namespace: &str, name: &str) -> io::Result<()> {
+pub(crate) fn remove(paths: &Paths, namespace: &str, name: &str, uid: &str) -> io::Result<()> {
     // from the kubelet, and part of a path
     if [namespace, name].iter().any(|part| part.is_empty() || part.contains('/') || part.starts_with('.')) {
         return Ok(());
     }
-    match fs::remove_dir_all(claim_directory(paths, namespace, name)) {
+    let directory = claim_directory(paths, namespace, name);
+    if is_of_another(&directory, uid) {
+        return Ok(());
+    }
+    match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -150,9 +171,11 @@ mod tests {
             serde_json::Deserializer::from_str(&text).into_iter().collect::<Result<_, _>>().unwrap();
         assert_eq!(versions.len(), 2);
         assert_eq!(versions[0]["requests"][0]["devices"][0]["networkData"]["ips"][0], "10.0.0.2/24");
-        remove(&paths, "default", "web-fast-1").unwrap();
-        remove(&paths, "default", "web-fast-1").unwrap();
-        remove(&paths, "..", "../x").unwrap();
+        remove(&paths, "default", "web-fast-1", "another").unwrap();
+        assert!(root.path().join("dra-device-metadata/default_web-fast-1").exists());
+        remove(&paths, "default", "web-fast-1", "0c1d").unwrap();
+        remove(&paths, "default", "web-fast-1", "0c1d").unwrap();
+        remove(&paths, "..", "../x", "0c1d").unwrap();
         assert!(!root.path().join("dra-device-metadata/default_web-fast-1").exists());
     }
 }

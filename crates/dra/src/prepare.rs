@@ -18,13 +18,14 @@ use netdevice::{
     choice::free_child,
     claims::{
         DRIVER,
-        claim::{Allocation, Claim, is_uid},
+        claim::{Allocation, Claim, ClaimError, is_uid},
         claimant::Claimant,
         document::{self, Document, Request},
         parameters::{self, ParameterError},
         slice::DeviceName,
     },
     pool::Offer,
+    record::Reservations,
 };
 use proto::dra as wire;
 use store::{NamedLock, journal};
@@ -41,8 +42,10 @@ use crate::{
     settings::RuntimeState,
 };
 
-/// How often the disk is read while something is waited for.
+/// How often the disk is read at first while something is waited for, and at most.
 const CHECK: Duration = Duration::from_millis(25);
+/// How often it is read when nothing has changed for long.
+const CHECK_SLOWLY: Duration = Duration::from_millis(500);
 /// How long the kernel's notification of a link may take to reach the view.
 const NOTIFICATION: Duration = Duration::from_secs(1);
 /// How often the API server is asked whether the claim that holds a device still exists.
@@ -138,6 +141,7 @@ impl Driver {
     async fn prepare_claim(&self, subject: &Subject, deadline: Instant) -> Result<Vec<wire::Device>, PrepareError> {
         step();
         let allocations = &subject.claim.allocations;
+        self.release_unwanted(subject, deadline).await?;
         if allocations.is_empty() {
             return Ok(Vec::new());
         }
@@ -260,6 +264,41 @@ impl Driver {
         Ok(Claimant::read(&text).ok().filter(|claimant| claimant.uid == pod.uid))
     }
 
+    /// Ends the reservations of an earlier allocation of the claim: the scheduler may give these devices to others. A device that is
+    /// in a sandbox stays reserved, and is waited for.
+    async fn release_unwanted(&self, subject: &Subject, deadline: Instant) -> Result<(), PrepareError> {
+        let records = &self.settings.records;
+        let began = Instant::now();
+        for device in unwanted(&subject.claim, &records.reservations().unwrap_or_default()) {
+            let failed = |error: DeviceError| PrepareError::Device { device: device.to_string(), error: error.into() };
+            loop {
+                let error = match records.try_lock(&device).map_err(|error| failed(error.into()))? {
+                    None => DeviceError::Busy,
+                    Some(lock) => match records.read(&device).map_err(|error| failed(error.into()))? {
+                        Some(record) if record.owner.is_claim(&subject.claim.uid) => {
+                            lock.leave();
+                            DeviceError::EarlierAllocation(record.owner.into())
+                        }
+                        _ => {
+                            let released = records.release_claim(&device, &subject.claim.uid, &lock);
+                            let path = records.directory().to_owned();
+                            released.map_err(|error| PrepareError::Write { path, error })?;
+                            tracing::info!(%device, "ended the reservation of an earlier allocation of the claim");
+                            step();
+                            break;
+                        }
+                    },
+                };
+                if Instant::now() >= deadline {
+                    let (device, error) = (device.to_string(), error.into());
+                    return Err(PrepareError::Waited { device, error, waited: began.elapsed() });
+                }
+                sleep_until(deadline.min(Instant::now() + CHECK_SLOWLY)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Reserves each device as soon as it can be had.
     async fn reserve_all(
         &self,
@@ -268,12 +307,14 @@ impl Driver {
         deadline: Instant,
     ) -> Result<(), PrepareError> {
         let began = Instant::now();
+        let mut pause = CHECK;
+        self.check_names(subject, wanted)?;
         let mut soon_since: Option<Instant> = None;
         let mut views = self.settings.views.clone();
         let mut holders_checked: BTreeMap<String, Instant> = BTreeMap::new();
         loop {
             let view = views.borrow_and_update().clone();
-            self.check_names(subject, wanted)?;
+            let mut has_reserved = false;
             let mut passing: Option<(usize, Obstacle)> = None;
             for at in 0..wanted.len() {
                 if wanted[at].allocation.is_admin || wanted[at].device.is_some() {
@@ -283,6 +324,7 @@ impl Driver {
                 match self.reserve(subject, &wanted[at], &others, &view) {
                     Ok(device) => {
                         wanted[at].device = Some(device);
+                        has_reserved = true;
                         step();
                     }
                     Err(obstacle) if obstacle.passes == Passes::Never => {
@@ -290,6 +332,9 @@ impl Driver {
                     }
                     Err(obstacle) => passing = passing.or(Some((at, obstacle))),
                 }
+            }
+            if has_reserved {
+                self.check_names(subject, wanted)?;
             }
             let Some((at, obstacle)) = passing else { return Ok(()) };
             // what was held for long has only now returned to the host
@@ -309,9 +354,14 @@ impl Driver {
                 holders_checked.insert(holder.id().to_owned(), Instant::now());
                 self.end_if_gone(holder, &obstacle.device, deadline).await;
             }
+            let now = Instant::now();
             tokio::select! {
-                Ok(()) = views.changed() => {}
-                () = sleep_until(limit.min(Instant::now() + CHECK)) => {}
+                Ok(()) = views.changed() => {
+                    pause = CHECK;
+                    // a view may change often
+                    sleep_until(limit.min(now + CHECK)).await;
+                }
+                () = sleep_until(limit.min(now + pause)) => pause = CHECK_SLOWLY.min(pause * 2),
             }
         }
     }
@@ -493,20 +543,31 @@ impl Driver {
         let Owner::Claim { uid, namespace, name, .. } = holder else { return };
         let is_gone = match until(deadline, self.api.claim(namespace, name)).await {
             Ok(text) => match Claim::read(&text, &self.settings.node) {
-                Ok(claim) => claim.uid != *uid || claim.allocations.is_empty(),
-                Err(_) => true,
+                // also if it was allocated again, on another device
+                Ok(claim) => claim.uid != *uid || !names(&claim, device),
+                Err(ClaimError::NotAllocated | ClaimError::OtherPool { .. }) => true,
+                Err(_) => false,
             },
             Err(error) => matches!(error, ApiError::NotFound(_)),
         };
-        let records = &self.settings.records;
-        if !is_gone || !matches!(records.read(device), Ok(None)) {
+        if !is_gone {
             return;
         }
-        if let Ok(Some(lock)) = records.try_lock(device)
-            && matches!(records.read(device), Ok(None))
-        {
-            tracing::info!(%device, "ended the reservation of {holder}, which is gone");
-            let _ = records.release_claim(device, uid, &lock);
+        let records = &self.settings.records;
+        let reservations = records.reservations().unwrap_or_default().into_values();
+        // the device, or what is to be created on it
+        let ended = reservations.filter(|reservation| {
+            let reserved = &reservation.device;
+            reservation.owner.is_claim(uid) && (reserved == device || reserved.parent().as_ref() == Some(device))
+        });
+        for Reservation { device, .. } in ended {
+            if matches!(records.read(&device), Ok(None))
+                && let Ok(Some(lock)) = records.try_lock(&device)
+                && matches!(records.read(&device), Ok(None))
+            {
+                tracing::info!(%device, "ended the reservation of {holder}, which has no right to it any longer");
+                let _ = records.release_claim(&device, uid, &lock);
+            }
         }
     }
 
@@ -561,6 +622,32 @@ impl Driver {
             network_data,
         }
     }
+}
+
+/// Whether an allocation of the claim is this device, or a device that is created on it or is its parent.
+fn names(claim: &Claim, device: &DeviceId) -> bool {
+    let allocations = claim.allocations.iter().filter(|allocation| !allocation.is_admin);
+    let mut devices = allocations.filter_map(|allocation| Some(allocation.device.parse::<DeviceName>().ok()?.device()));
+    devices.any(|allocated| allocated == *device || device.parent() == Some(allocated))
+}
+
+/// The devices that the claim has reserved and that are no part of its allocation, each part of which is one device.
+fn unwanted(claim: &Claim, reservations: &Reservations) -> Vec<DeviceId> {
+    let mut allocations: Vec<&Allocation> = claim.allocations.iter().filter(|it| !it.is_admin).collect();
+    let own = reservations.values().filter(|reservation| reservation.owner.is_claim(&claim.uid));
+    let unwanted = own.filter(|reservation| {
+        let is_for = |allocation: &&Allocation| {
+            let is_request =
+                matches!(&reservation.owner, Owner::Claim { request, .. } if *request == allocation.request);
+            let allocated = allocation.device.parse::<DeviceName>().ok().map(|name| name.device());
+            let is_created = matches!(reservation.acquisition, Acquisition::Create(_));
+            let found = if is_created { reservation.device.parent() } else { Some(reservation.device.clone()) };
+            is_request && allocated.is_some() && allocated == found
+        };
+        let at = allocations.iter().position(is_for);
+        at.map(|at| allocations.swap_remove(at)).is_none()
+    });
+    unwanted.map(|reservation| reservation.device.clone()).collect()
 }
 
 /// How a device comes into the Pod and its configuration: the class's parameters, changed by the claim's.

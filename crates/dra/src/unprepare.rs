@@ -21,7 +21,7 @@ impl Driver {
     ///
     /// What is left of it; the kubelet repeats the call.
     pub(crate) async fn unprepare(&self, asked: &wire::Claim, deadline: Instant) -> Result<Vec<InterfaceName>, String> {
-        let wire::Claim { namespace, uid, name } = asked;
+        let uid = &asked.uid;
         if !is_uid(uid) {
             // no claim of that UID was ever prepared
             return Ok(Vec::new());
@@ -30,6 +30,16 @@ impl Driver {
         let lock = self.lock_claim(uid, deadline).await.map_err(|error| cannot_lock(directory, &error))?;
         let Some(_lock) = lock else { return Err(PrepareError::Busy.to_string()) };
         step();
+        self.end_claim(asked, deadline).await
+    }
+
+    /// Ends a claim, whose lock is held. Returns the interfaces that are on the host again.
+    ///
+    /// # Errors
+    ///
+    /// What is left of it.
+    pub(crate) async fn end_claim(&self, claim: &wire::Claim, deadline: Instant) -> Result<Vec<InterfaceName>, String> {
+        let wire::Claim { namespace, uid, name } = claim;
         // first: no container starts with a device that it cannot keep
         let paths = &self.settings.paths;
         cdi_file::remove(&paths.cdi, uid)
@@ -40,7 +50,7 @@ impl Driver {
         let ended = ended.map_err(|error| format!("cannot detach its devices: {error}"))?;
         let ended = ended.map_err(|error| format!("cannot read the records of this node: {error}"))?;
         step();
-        if let Err(error) = metadata::remove(paths, namespace, name) {
+        if let Err(error) = metadata::remove(paths, namespace, name, uid) {
             tracing::warn!("cannot remove the metadata of claim {namespace}/{name}: {error}");
         }
         step();

@@ -1,5 +1,6 @@
 //! The driver against a kubelet and an API server that are played by the test.
 
+mod collect;
 pub(crate) mod killed;
 mod prepare;
 mod sockets;

@@ -326,3 +326,36 @@ async fn a_claim_that_is_reserved_for_no_pod_is_refused() {
     let error = world.prepare(&claim).await.unwrap_err();
     assert!(error.starts_with("request nic: the claim is reserved for no pod by name: name it in"), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_allocated_again_keeps_no_device_of_the_earlier_allocation() {
+    let world = World::new();
+    let earlier = ClaimForm { results: &[("nic", "eth1"), ("nic", "eth2")], ..ClaimForm::default() };
+    world.put_and_prepare(&earlier).await.unwrap();
+    let again = ClaimForm { results: &[("nic", "eth2"), ("nic", "eth3")], ..ClaimForm::default() };
+    world.put_and_prepare(&again).await.unwrap();
+    assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c1 eth2", "c1 eth3"]);
+    // a sandbox has a device
+    let attached = Attachment { owner: claim_owner("c1", "fast"), ..fixture::record("eth2") };
+    world.records.write(&attached).unwrap();
+    let third = ClaimForm { results: &[("nic", "eth1")], ..ClaimForm::default() };
+    let error = world.put_and_prepare(&third).await.unwrap_err();
+    assert!(error.starts_with("device eth2: claim default/fast of pod default/old still has it from"), "{error}");
+    assert!(world.reserved().contains("c1 eth2"));
+    let gone = async {
+        sleep(Duration::from_secs(2)).await;
+        world.records.remove(&attached.device).unwrap();
+    };
+    let (prepared, ()) = tokio::join!(world.prepare(&third), gone);
+    prepared.unwrap();
+    assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c1 eth1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_is_allocated_another_device_keeps_no_right_to_this_one() {
+    let world = World::new();
+    world.put_claim(&ClaimForm { uid: "c0", name: "before", results: &[("nic", "eth3")], ..ClaimForm::default() });
+    world.reserve("eth1", claim_owner("c0", "before"));
+    world.put_and_prepare(&ClaimForm::default()).await.unwrap();
+    assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c1 eth1"]);
+}
