@@ -546,6 +546,7 @@ fn prepare(host: &Host, device: &str, id: &str) {
         owner: claim(id, None),
         acquisition: netdevice::Acquisition::Move,
         configuration: None,
+        is_of_one_pod: false,
         since,
     };
     records.reserve(&reservation, &lock).unwrap();

@@ -401,6 +401,7 @@ impl Driver {
             owner,
             acquisition: Acquisition::Move,
             configuration: wanted.configuration.clone(),
+            is_of_one_pod: subject.claim.is_of_its_pod(),
             since: journal::now(),
         };
         let reserved = records.reserve(&reservation, &lock);
@@ -460,6 +461,7 @@ impl Driver {
             owner,
             acquisition: wanted.acquisition,
             configuration: wanted.configuration.clone(),
+            is_of_one_pod: subject.claim.is_of_its_pod(),
             since: journal::now(),
         };
         let reserved = records.reserve(&reservation, &child_lock);

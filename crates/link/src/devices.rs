@@ -100,6 +100,7 @@ impl Reserved {
                 owner: owner.clone(),
                 acquisition,
                 configuration: None,
+                is_of_one_pod: false,
                 since: journal::now(),
             };
             records.reserve(&reservation, &lock).map_err(refused)?;

@@ -132,6 +132,7 @@ pub(crate) fn reservations(devices: &[&str]) -> Reservations {
         owner: if at == 0 { Owner::Kubelet } else { claim.clone() },
         acquisition: netdevice::Acquisition::Move,
         configuration: None,
+        is_of_one_pod: false,
         since: 1_700_000_000,
     };
     let all = devices.iter().enumerate().map(reservation);

@@ -85,6 +85,8 @@ pub struct Reservation {
     pub acquisition: Acquisition,
     /// Its configuration in the sandbox. None: as on the host.
     pub configuration: Option<SandboxConfiguration>,
+    /// Whether it is a claim's that was made for one Pod. False: another Pod may share the claim, or it is not known.
+    pub is_of_one_pod: bool,
     /// When it was made: seconds since 1970.
     pub since: u64,
 }

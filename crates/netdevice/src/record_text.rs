@@ -86,6 +86,8 @@ struct ReservationText {
     create: Option<ChildKind>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     configuration: Option<SandboxConfiguration>,
+    #[serde(default, rename = "ofOnePod", skip_serializing_if = "std::ops::Not::not")]
+    is_of_one_pod: bool,
     since: u64,
 }
 
@@ -194,20 +196,29 @@ impl Reservation {
     ///
     /// The first reason why it cannot be used; the version is checked before the rest.
     pub fn from_json(device: &DeviceId, text: &[u8]) -> Result<Self, RecordError> {
-        let ReservationText { device: of, resource, owner, create, configuration, since, .. } =
+        let ReservationText { device: of, resource, owner, create, configuration, is_of_one_pod, since, .. } =
             read_versioned(text, |read: &ReservationText| read.version)?;
         if of != *device {
             return Err(RecordError::OtherDevice(of));
         }
         let acquisition = create.map_or(Acquisition::Move, Acquisition::Create);
-        Ok(Self { device: of, resource, owner, acquisition, configuration, since })
+        Ok(Self { device: of, resource, owner, acquisition, configuration, is_of_one_pod, since })
     }
 
     /// The text of a reservation's file.
     pub fn to_json(&self) -> Vec<u8> {
-        let Self { device, resource, owner, acquisition, configuration, since } = self.clone();
+        let Self { device, resource, owner, acquisition, configuration, is_of_one_pod, since } = self.clone();
         let create = acquisition.created();
-        to_text(&ReservationText { version: OWNER_VERSION, device, resource, owner, create, configuration, since })
+        to_text(&ReservationText {
+            version: OWNER_VERSION,
+            device,
+            resource,
+            owner,
+            create,
+            configuration,
+            is_of_one_pod,
+            since,
+        })
     }
 }
 
@@ -268,6 +279,26 @@ mod tests {
             ("{\"version\":4", true),
         ] {
             assert_eq!(Attachment::from_json(&device, text.as_bytes()).unwrap_err().is_final(), is_final, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reservation_says_whether_its_claim_is_of_one_pod_and_an_older_one_does_not() {
+        let device: DeviceId = "eth0".parse().unwrap();
+        let older = Reservation {
+            device: device.clone(),
+            resource: None,
+            owner: Owner::Kubelet,
+            acquisition: Acquisition::Move,
+            configuration: None,
+            is_of_one_pod: false,
+            since: 1,
+        };
+        let newer = Reservation { is_of_one_pod: true, ..older.clone() };
+        for (reservation, is_written) in [(older, false), (newer, true)] {
+            let text = String::from_utf8(reservation.to_json()).unwrap();
+            assert_eq!(text.contains("ofOnePod"), is_written, "{text}");
+            assert_eq!(Reservation::from_json(&device, text.as_bytes()).unwrap(), reservation);
         }
     }
 

@@ -185,7 +185,7 @@ proptest! {
     fn a_reservation_is_read_as_it_was_written(record in any_record()) {
         let acquisition = record.created().map_or(Acquisition::Move, |created| Acquisition::Create(created.kind));
         let Attachment { device, resource, owner, configuration, since, .. } = record;
-        let reservation = Reservation { device, resource, owner, acquisition, configuration, since };
+        let reservation = Reservation { device, resource, owner, acquisition, configuration, is_of_one_pod: false, since };
         let text = reservation.to_json();
         prop_assert_eq!(Reservation::from_json(&reservation.device, &text).unwrap(), reservation);
     }

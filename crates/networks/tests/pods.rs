@@ -320,6 +320,7 @@ fn no_plugin_takes_a_device_that_the_node_needs_or_that_somebody_has() {
         owner: claim,
         acquisition: netdevice::Acquisition::Move,
         configuration: None,
+        is_of_one_pod: false,
         since: 0,
     };
     records.reserve(&reservation, &records.lock(&reservation.device).unwrap()).unwrap();

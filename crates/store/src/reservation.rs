@@ -245,8 +245,15 @@ impl Records {
     pub fn reserve_for_kubelet(&self, device: &DeviceId, resource: &ResourceName) -> Result<(), Error> {
         let (device, resource, acquisition) = (device.clone(), Some(resource.clone()), Acquisition::Move);
         let Some(lock) = self.try_lock(&device)? else { return Ok(()) };
-        let reservation =
-            Reservation { device, resource, owner: Owner::Kubelet, acquisition, configuration: None, since: now() };
+        let reservation = Reservation {
+            device,
+            resource,
+            owner: Owner::Kubelet,
+            acquisition,
+            configuration: None,
+            is_of_one_pod: false,
+            since: now(),
+        };
         self.reserve(&reservation, &lock)
     }
 
@@ -338,6 +345,7 @@ mod tests {
             owner: owner.clone(),
             acquisition: Acquisition::Move,
             configuration: None,
+            is_of_one_pod: false,
             since,
         }
     }

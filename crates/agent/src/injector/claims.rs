@@ -1,7 +1,12 @@
 //! Claims at the start of a sandbox: a Pod that shares a claim with another one, for which the kubelet calls no Prepare, gets
 //! the devices when its turn comes, and is refused until then.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use dra::{
     ClaimName,
@@ -11,8 +16,17 @@ use dra::{
 use link::AttachClaimsError;
 use netdevice::{DeviceId, Owner, Pod, claims::status::Failure};
 use store::Records;
-use tokio::task::spawn_blocking;
+use tokio::{
+    sync::Semaphore,
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
 use tracing::{info, warn};
+
+/// How long the API server may take to say which of a namespace's claims concern a Pod: less than a runtime waits for a request.
+const ASK: Duration = Duration::from_secs(1);
+/// Questions to the API server at a time.
+const MAX_QUESTIONS: usize = 16;
 
 /// A claim of a namespace that is prepared for another Pod of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +80,7 @@ pub(super) enum Checked {
 ///
 /// The first claim that is also for this Pod, and whose devices are another one's.
 pub(super) async fn check_shared(
-    holders: &dyn ClaimHolders,
+    holders: &Arc<dyn ClaimHolders>,
     records: &Records,
     pod: &Pod,
     limit: Instant,
@@ -74,8 +88,8 @@ pub(super) async fn check_shared(
     let (store, own) = (records.clone(), pod.clone());
     let others = spawn_blocking(move || claims_of_others(&store, &own)).await??;
     let mut checked = Checked::Completely;
-    for claim in others {
-        let pods = match holders.sharing(&claim.namespace, &claim.name, &claim.uid).await {
+    for (claim, sharing) in ask(holders, others).await {
+        let pods = match sharing {
             Ok(Sharing::Pods(pods)) => pods,
             Ok(Sharing::One | Sharing::Gone) => continue,
             // a Pod without claims must start; of one that shares this claim, containers that name it do not
@@ -102,6 +116,29 @@ pub(super) async fn check_shared(
     Ok(checked)
 }
 
+/// Asks which Pods share claims, of several at a time. What was not answered in time is an error.
+async fn ask(holders: &Arc<dyn ClaimHolders>, claims: Vec<OfOther>) -> Vec<(OfOther, Result<Sharing, String>)> {
+    let (mut questions, permits) = (JoinSet::new(), Arc::new(Semaphore::new(MAX_QUESTIONS)));
+    for (at, claim) in claims.iter().enumerate() {
+        let (holders, permits, claim) = (holders.clone(), permits.clone(), claim.clone());
+        questions.spawn(async move {
+            let _permit = permits.acquire().await;
+            (at, holders.sharing(&claim.namespace, &claim.name, &claim.uid).await)
+        });
+    }
+    let mut answers = BTreeMap::new();
+    let all = async {
+        while let Some(answer) = questions.join_next().await {
+            answers.extend(answer.ok());
+        }
+    };
+    // the questions that are left end here
+    let _ = timeout(ASK, all).await;
+    let answer = |at| answers.remove(&at).unwrap_or_else(|| Err(format!("no answer within {ASK:?}")));
+    let answers: Vec<_> = (0..claims.len()).map(answer).collect();
+    claims.into_iter().zip(answers).collect()
+}
+
 /// Reports for a claim's status why its device is not attached. While another sandbox has the device by the same claim, the status
 /// is about that one.
 pub(super) fn report_failure(failures: &Failures, error: &AttachClaimsError) {
@@ -117,11 +154,12 @@ pub(super) fn report_failure(failures: &Failures, error: &AttachClaimsError) {
     }
 }
 
-/// The claims of a Pod's namespace that are prepared for other Pods.
+/// The claims of a Pod's namespace that are prepared for other Pods, except those that were made for one Pod.
 fn claims_of_others(records: &Records, pod: &Pod) -> io::Result<Vec<OfOther>> {
     let mut found = BTreeMap::new();
     for (device, reservation) in records.reservations()? {
-        if let Owner::Claim { uid, namespace, name, pod: Some(holder), .. } = reservation.owner
+        if !reservation.is_of_one_pod
+            && let Owner::Claim { uid, namespace, name, pod: Some(holder), .. } = reservation.owner
             && namespace == pod.namespace
             && holder != *pod
         {
@@ -154,6 +192,25 @@ mod tests {
     #[derive(Debug)]
     struct Known(Result<Sharing, String>, Mutex<Vec<String>>);
 
+    fn known(answer: Result<Sharing, String>) -> Arc<Known> {
+        Arc::new(Known(answer, Mutex::default()))
+    }
+
+    /// An API server that answers for one claim only.
+    #[derive(Debug)]
+    struct Hanging;
+
+    impl ClaimHolders for Hanging {
+        fn sharing<'a>(&'a self, _: &'a str, _: &'a str, uid: &'a str) -> Answer<'a> {
+            Box::pin(async move {
+                match uid {
+                    "9" => pods(&["first", "second"]),
+                    _ => std::future::pending().await,
+                }
+            })
+        }
+    }
+
     impl ClaimHolders for Known {
         fn sharing<'a>(&'a self, namespace: &'a str, name: &'a str, uid: &'a str) -> Answer<'a> {
             self.1.lock().unwrap().push(format!("{namespace}/{name} {uid}"));
@@ -167,6 +224,10 @@ mod tests {
     }
 
     fn node(claims: &[(&str, &str, &str)]) -> Node {
+        node_of(claims, false)
+    }
+
+    fn node_of(claims: &[(&str, &str, &str)], is_of_one_pod: bool) -> Node {
         let directory = tempfile::tempdir().unwrap();
         let records = Records::new(directory.path());
         for (device, uid, namespace) in claims {
@@ -189,6 +250,7 @@ mod tests {
                         owner,
                         acquisition: netdevice::Acquisition::Move,
                         configuration: None,
+                        is_of_one_pod,
                         since,
                     },
                     &lock,
@@ -198,9 +260,11 @@ mod tests {
         Node { _directory: directory, records }
     }
 
-    async fn check(node: &Node, pod: &Pod, known: &Known) -> Result<Checked, String> {
+    async fn check(node: &Node, pod: &Pod, known: &Arc<Known>) -> Result<Checked, String> {
         let limit = Instant::now() + Duration::from_secs(5);
-        check_shared(known, &node.records, pod, limit).await.map_err(|error| error.to_string())
+        check_shared(&(known.clone() as Arc<dyn ClaimHolders>), &node.records, pod, limit)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     fn pods(uids: &[&str]) -> Result<Sharing, String> {
@@ -211,7 +275,7 @@ mod tests {
     async fn a_second_pod_is_refused_with_the_holders_name_until_that_one_has_ended() {
         let node = node(&[("eth1", "1", "default"), ("eth2", "1", "default")]);
         let second = pod("second");
-        let error = check(&node, &second, &Known(pods(&["first", "second"]), Mutex::default())).await.unwrap_err();
+        let error = check(&node, &second, &known(pods(&["first", "second"]))).await.unwrap_err();
         assert!(
             error.starts_with(
                 "claim default/claim-1: device eth1: it is held by claim default/claim-1 of pod default/pod-first: "
@@ -219,7 +283,7 @@ mod tests {
             "{error}"
         );
         assert!(link::reserved_by_claims(&node.records, &second).unwrap().is_empty());
-        let known = Known(pods(&["second"]), Mutex::default());
+        let known = known(pods(&["second"]));
         assert_eq!(check(&node, &second, &known).await, Ok(Checked::Completely));
         assert_eq!(link::reserved_by_claims(&node.records, &second).unwrap().len(), 2);
         assert_eq!(*known.1.lock().unwrap(), ["default/claim-1 1"], "one request for each claim");
@@ -231,18 +295,41 @@ mod tests {
     async fn claims_that_are_not_shared_do_not_concern_the_pod() {
         let node = node(&[("eth1", "1", "default"), ("eth2", "2", "other")]);
         for sharing in [pods(&["first"]), Ok(Sharing::One), Ok(Sharing::Gone)] {
-            let known = Known(sharing, Mutex::default());
+            let known = known(sharing);
             assert_eq!(check(&node, &pod("second"), &known).await, Ok(Checked::Completely));
             assert_eq!(*known.1.lock().unwrap(), ["default/claim-1 1"], "only those of the namespace");
         }
         assert_eq!(link::reserved_by_claims(&node.records, &pod("first")).unwrap().len(), 1);
-        assert_eq!(check(&node, &pod("first"), &Known(pods(&[]), Mutex::default())).await, Ok(Checked::Completely));
+        assert_eq!(check(&node, &pod("first"), &known(pods(&[]))).await, Ok(Checked::Completely));
     }
 
     #[tokio::test]
     async fn a_pod_starts_although_the_api_server_does_not_answer_and_is_checked_again() {
         let node = node(&[("eth1", "1", "default")]);
-        let known = Known(Err("no answer".into()), Mutex::default());
+        let known = known(Err("no answer".into()));
         assert_eq!(check(&node, &pod("second"), &known).await, Ok(Checked::InPart));
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_about_a_claim_that_was_made_for_one_pod() {
+        let (node, known) = (node_of(&[("eth1", "1", "default")], true), known(Err("no answer".into())));
+        assert_eq!(check(&node, &pod("second"), &known).await, Ok(Checked::Completely));
+        assert!(known.1.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_hangs_is_waited_for_once_however_many_claims_there_are() {
+        let claims: Vec<(String, String)> = (10..60).map(|at| (format!("eth{at}"), at.to_string())).collect();
+        let mut claims: Vec<_> =
+            claims.iter().map(|(device, uid)| (device.as_str(), uid.as_str(), "default")).collect();
+        let (others, holders): (_, Arc<dyn ClaimHolders>) = (node(&claims), Arc::new(Hanging));
+        let (limit, before) = (Instant::now() + Duration::from_secs(5), tokio::time::Instant::now());
+        let checked = check_shared(&holders, &others.records, &pod("second"), limit).await.unwrap();
+        assert_eq!((checked, before.elapsed().as_secs()), (Checked::InPart, 1), "in the time of the test");
+        // an answer counts although others are missing
+        claims.truncate(MAX_QUESTIONS - 1);
+        claims.push(("eth9", "9", "default"));
+        let error = check_shared(&holders, &node(&claims).records, &pod("second"), limit).await.unwrap_err();
+        assert!(error.to_string().starts_with("claim default/claim-9: device eth9: it is held by"), "{error}");
     }
 }

@@ -1,6 +1,9 @@
 //! The sandboxes that exist, from the runtime: a list for each connection, which is evaluated later, and single events.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 /// A connection, by the number of connections before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -11,8 +14,8 @@ pub(super) struct Connection(u64);
 pub(super) struct KnownSandboxes {
     connection: Connection,
     sandboxes: BTreeSet<String>,
-    /// Sandboxes whose Pods' shared claims were checked.
-    checked: BTreeSet<String>,
+    /// Sandboxes whose Pods' shared claims were checked, and until when that counts. None: always.
+    checked: BTreeMap<String, Option<Instant>>,
 }
 
 impl KnownSandboxes {
@@ -34,13 +37,13 @@ impl KnownSandboxes {
     }
 
     /// The shared claims of a sandbox's Pod were checked: for which Pods a claim is reserved does not change for a Pod that
-    /// runs.
-    pub(super) fn set_checked(&mut self, sandbox: &str) {
-        self.checked.insert(sandbox.to_owned());
+    /// runs. What was not found out is checked again at that time.
+    pub(super) fn set_checked(&mut self, sandbox: &str, until: Option<Instant>) {
+        self.checked.insert(sandbox.to_owned(), until);
     }
 
-    pub(super) fn is_checked(&self, sandbox: &str) -> bool {
-        self.checked.contains(sandbox)
+    pub(super) fn is_checked(&self, sandbox: &str, now: Instant) -> bool {
+        self.checked.get(sandbox).is_some_and(|until| until.is_none_or(|until| now < until))
     }
 
     /// Ends the connection: what the runtime named in it no longer counts.
@@ -56,10 +59,26 @@ impl KnownSandboxes {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn list(known: &mut KnownSandboxes, sandboxes: &[&str]) -> Connection {
         known.add_list(sandboxes.iter().map(|sandbox| (*sandbox).to_owned()))
+    }
+
+    #[test]
+    fn claims_that_were_checked_in_part_are_checked_again_later() {
+        let (mut known, now) = (KnownSandboxes::default(), Instant::now());
+        let later = now + Duration::from_secs(5);
+        let checked = |known: &KnownSandboxes| [now, later].map(|time| known.is_checked("a", time));
+        assert_eq!(checked(&known), [false, false]);
+        known.set_checked("a", Some(later));
+        assert_eq!(checked(&known), [true, false]);
+        known.set_checked("a", None);
+        assert_eq!(checked(&known), [true, true]);
+        known.remove("a");
+        assert_eq!(checked(&known), [false, false]);
     }
 
     #[test]

@@ -52,6 +52,8 @@ const WORK_LIMIT: Duration = Duration::from_secs(30);
 const CREATION: Duration = Duration::from_secs(5);
 /// How long the kubelet may take to list the devices that it allocated.
 pub(crate) const KUBELET_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long after the API server did not answer it is asked again for the same sandbox.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How often sandboxes without devices are removed, without an event.
 const FORGET: Duration = Duration::from_secs(30);
 /// Sandboxes of a runtime's list that are worked on at a time. Requests do not wait for them.
@@ -205,17 +207,19 @@ impl Inner {
         }
     }
 
-    /// Makes sure that the Pod does not share a claim whose devices another one has. Once for each sandbox: it asks the API
-    /// server. A sandbox of a list runs already.
+    /// Makes sure that the Pod does not share a claim whose devices another one has. Once for each sandbox, or again after
+    /// [`ASK_AGAIN`] if the API server did not answer. A sandbox of a list runs already.
     async fn check_shared(&self, sandbox: &str, pod: &Pod, reason: Reason) -> Result<(), SharedError> {
-        let Some(holders) = self.config.holders.as_deref().filter(|_| reason == Reason::Request) else { return Ok(()) };
-        if self.known(|known| known.is_checked(sandbox)) {
+        let Some(holders) = self.config.holders.as_ref().filter(|_| reason == Reason::Request) else { return Ok(()) };
+        if self.known(|known| known.is_checked(sandbox, Instant::now())) {
             return Ok(());
         }
         let limit = Instant::now() + WORK_LIMIT;
-        if check_shared(holders, &self.config.records, pod, limit).await? == Checked::Completely {
-            self.known(|known| known.set_checked(sandbox));
-        }
+        let until = match check_shared(holders, &self.config.records, pod, limit).await? {
+            Checked::Completely => None,
+            Checked::InPart => Some(Instant::now() + ASK_AGAIN),
+        };
+        self.known(|known| known.set_checked(sandbox, until));
         Ok(())
     }
 

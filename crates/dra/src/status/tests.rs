@@ -49,6 +49,7 @@ fn reserved(devices: &[(&str, &str)]) -> Reservations {
                 owner,
                 acquisition: netdevice::Acquisition::Move,
                 configuration: None,
+                is_of_one_pod: false,
                 since: 0,
             },
         )

@@ -231,6 +231,7 @@ impl World {
             owner,
             acquisition: Acquisition::Move,
             configuration: None,
+            is_of_one_pod: false,
             since: journal::now(),
         };
         self.records.reserve(&reservation, &lock).unwrap();

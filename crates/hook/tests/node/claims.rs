@@ -55,6 +55,7 @@ impl Claim<'_> {
             owner: self.owner(None),
             acquisition: netdevice::Acquisition::Move,
             configuration,
+            is_of_one_pod: false,
             since,
         };
         records.reserve(&reservation, &lock)

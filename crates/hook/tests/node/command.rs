@@ -45,6 +45,7 @@ fn reserve(host: &Host, device: &str, owner: Owner) {
                 owner,
                 acquisition: netdevice::Acquisition::Move,
                 configuration: None,
+                is_of_one_pod: false,
                 since,
             },
             &lock,

@@ -238,6 +238,11 @@ impl Claim {
         })
     }
 
+    /// Whether it was made for one Pod: from a template, or for an extended resource.
+    pub fn is_of_its_pod(&self) -> bool {
+        self.is_extended_resource || self.is_of_one_pod && self.pod_claim_name.is_some()
+    }
+
     /// Whether the Pod with that UID may use the claim.
     pub fn is_reserved_for(&self, pod: &str) -> bool {
         self.reserved_for.iter().any(|consumer| consumer.uid == pod)
@@ -311,7 +316,7 @@ mod tests {
         let claim = Claim::read(&claim(&status), "node-1").unwrap();
         assert_eq!((claim.uid.as_str(), claim.pod_claim_name.as_deref()), ("0c1d", Some("fast")));
         assert!(
-            claim.is_of_one_pod
+            claim.is_of_its_pod()
                 && !claim.is_extended_resource
                 && claim.is_reserved_for("p1")
                 && !claim.is_reserved_for("g1")

@@ -23,6 +23,7 @@ fn reservation(device: &str, request: &str) -> Reservation {
         owner: owner(request, None),
         acquisition: crate::Acquisition::Move,
         configuration: None,
+        is_of_one_pod: false,
         since: 0,
     }
 }
