@@ -291,7 +291,12 @@ impl Demand<'_> {
     fn any_parent(&self, view: &View, pool: &Pool, taken: &BTreeSet<DeviceId>) -> Result<InterfaceName, ChoiceError> {
         self.check_pool(pool)?;
         let children = |id: &DeviceId| {
-            self.ledger.keys().chain(taken).filter(|device| device.parent().as_ref() == Some(id)).count()
+            self.ledger
+                .keys()
+                .chain(self.reserved.keys())
+                .chain(taken)
+                .filter(|device| device.parent().as_ref() == Some(id))
+                .count()
         };
         let suits = |link: &&Link| {
             let id = DeviceId::from(&link.name);
@@ -322,7 +327,8 @@ impl Demand<'_> {
             let is_same = record.configuration.as_ref() == Some(&request.configuration);
             (if is_same { Rank::Had } else { Rank::HadOtherwise }, &record.device)
         });
-        let parents: BTreeSet<DeviceId> = self.ledger.keys().filter_map(DeviceId::parent).collect();
+        let parents = self.ledger.keys().chain(self.reserved.keys());
+        let parents: BTreeSet<DeviceId> = parents.filter_map(DeviceId::parent).collect();
         let is_free = |id: &DeviceId| id.child().is_none() && !parents.contains(id) && self.is_free(id);
         let free = view.devices_of(&pool.resource).filter(|device| is_free(&device.id));
         let free = free.filter_map(|device| Some((rank(view, device)?, &device.id)));
@@ -455,7 +461,7 @@ mod tests {
             pod: &pod,
             requests: &requests,
             allocated: &allocated,
-            reserved: &BTreeMap::from([("fast-reserved".parse().unwrap(), Owner::Kubelet)]),
+            reserved: &["fast-reserved", "node2:1"].map(|id| (id.parse().unwrap(), Owner::Kubelet)).into(),
             busy: &BTreeSet::from(["fast-busy".parse().unwrap()]),
             ledger: &view.ledger,
         };
@@ -535,6 +541,13 @@ mod tests {
             ask("[{pool: fast}, {pool: fast}, {pool: fast}, {pool: fast}]").unwrap_err(),
             "no device of pool example.com/fast is free: delete a pod that has one or choose another pool"
         );
+    }
+
+    #[test]
+    fn an_interface_on_which_a_device_is_reserved_is_not_any_device_of_a_pool() {
+        let view = view(&["node2", "node3"], Vec::new());
+        assert_eq!(ask(&view, "a", "[{pool: node}]").unwrap(), ["node3"]);
+        assert!(ask(&view, "a", "[{pool: node}, {pool: node}]").unwrap_err().starts_with("no device of pool"));
     }
 
     #[test]

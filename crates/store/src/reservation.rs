@@ -166,26 +166,37 @@ impl Records {
         }
     }
 
-    /// Checks that an interface may be moved: no device is created on it. Its lock is held, which the creation of one takes, too.
+    /// Checks that an interface may be moved: no device is created on it, or reserved for a claim. Its lock is held, which the
+    /// creation and the reservation of one take, too.
     ///
     /// # Errors
     ///
     /// [`Error::Parent`] with the owner of such a device.
     pub fn check_children(&self, device: &DeviceId, _lock: &Lock) -> Result<(), Error> {
-        let entries = match fs::read_dir(self.directory()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(|error| Error::Record { path: self.directory().to_owned(), error })?,
-        };
-        let prefix = [device.as_str(), ":"].concat();
-        for entry in entries.flatten() {
-            let child = record_of(entry.file_name().as_encoded_bytes(), &prefix);
-            if let Some(child) = child.filter(|child| child.parent().as_ref() == Some(device))
-                && let Some(record) = self.read(&child)?
-            {
-                return Err(Error::Parent(record.owner.into()));
+        self.owner_of_child(device)?.map_or(Ok(()), |owner| Err(Error::Parent(owner.into())))
+    }
+
+    /// Who has a device that is created on this one, or a claim that has reserved such a device.
+    fn owner_of_child(&self, parent: &DeviceId) -> Result<Option<Owner>, Error> {
+        let prefix = [parent.as_str(), ":"].concat();
+        for directory in [self.directory().to_owned(), self.directory().join(DIRECTORY)] {
+            let entries = match fs::read_dir(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(|error| Error::Record { path: directory, error })?,
+            };
+            for entry in entries.flatten() {
+                let child = record_of(entry.file_name().as_encoded_bytes(), &prefix);
+                let Some(child) = child.filter(|child| child.parent().as_ref() == Some(parent)) else { continue };
+                if let Some(record) = self.read(&child)? {
+                    return Ok(Some(record.owner));
+                }
+                let reservation = self.reservation(&child).map(|reservation| reservation.owner);
+                if let Some(owner @ Owner::Claim { .. }) = reservation {
+                    return Ok(Some(owner));
+                }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Reserves a device that is on the host, or that the same claim has already. Its lock is held.
@@ -219,7 +230,8 @@ impl Records {
         written.map(drop).map_err(|error| Error::Record { path: path.clone(), error })
     }
 
-    /// The owner because of which the kubelet may not hand a device out: by its record, or by a reservation.
+    /// The owner because of which the kubelet may not hand a device out: by its record, by a reservation,
+    /// or by a device that is created on it.
     ///
     /// # Errors
     ///
@@ -232,7 +244,7 @@ impl Records {
             Some(owner @ Owner::Claim { .. }) => Some(owner),
             // it counts while a program works on the device
             Some(owner @ Owner::Sandbox { .. }) if self.try_lock(device)?.is_none() => Some(owner),
-            _ => None,
+            _ => self.owner_of_child(device)?,
         })
     }
 
@@ -477,6 +489,29 @@ mod tests {
         records.reserve(&of(&claim("1"), now()), &records.lock(&eth0).unwrap()).unwrap();
         assert_eq!(owner(), Some(claim("1")));
         assert!(matches!(records.reserve_for_kubelet(&eth0, &resource), Err(Error::Held(_))));
+    }
+
+    #[test]
+    fn a_device_that_a_claim_is_to_have_created_keeps_its_parent_on_the_host() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::new(directory.path());
+        let (eth0, child): (DeviceId, DeviceId) = ("eth0".parse().unwrap(), "eth0:1".parse().unwrap());
+        let reserve = |device: &DeviceId, owner: &Owner| {
+            let reservation = Reservation { device: device.clone(), ..of(owner, now()) };
+            records.reserve(&reservation, &records.lock(device).unwrap())
+        };
+        let is_parent =
+            |checked: Result<(), Error>| matches!(checked, Err(Error::Parent(owner)) if *owner == claim("1"));
+        reserve(&child, &claim("1")).unwrap();
+        assert!(is_parent(records.check_children(&eth0, &records.lock(&eth0).unwrap())));
+        assert!(is_parent(reserve(&eth0, &claim("2"))));
+        assert_eq!(records.owner_before_kubelet(&eth0).unwrap(), Some(claim("1")));
+        assert_eq!(records.owner_before_kubelet(&"eth00".parse().unwrap()).unwrap(), None);
+        records.release_claim(&child, "1", &records.lock(&child).unwrap()).unwrap();
+        // one of an injector counts as long as it works, and then there is a record
+        reserve(&child, &fixture::owner("sandbox")).unwrap();
+        assert!(records.check_children(&eth0, &records.lock(&eth0).unwrap()).is_ok());
+        assert_eq!(records.owner_before_kubelet(&eth0).unwrap(), None);
     }
 
     #[test]
