@@ -59,8 +59,14 @@ impl Driver {
     }
 }
 
+/// Why a device is not released. One in quarantine is: it waits for an administrator, and the claim does not wait for it.
 fn failure((device, detached): &Unprepared) -> Option<String> {
-    detached.as_ref().err().map(|error| format!("device {device}: {error}"))
+    let error = detached.as_ref().err()?;
+    if error.is_quarantined() {
+        tracing::warn!(%device, "its claim has ended: {error}");
+        return None;
+    }
+    Some(format!("device {device}: {error}"))
 }
 
 /// The interface that is on the host again.

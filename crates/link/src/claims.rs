@@ -149,7 +149,8 @@ pub fn hand_claim_over(records: &Records, claim: &str, pod: &Pod, limit: Instant
 pub type Unprepared = (DeviceId, Result<Detached, Error>);
 
 /// Ends a claim: its devices are detached wherever they are, and its reservations end. A device that cannot be detached keeps
-/// its reservation, so that this can be repeated; a claim that has nothing is no error.
+/// its reservation, so that this can be repeated, except if its record is in quarantine ([`Error::is_quarantined`]): there it
+/// stays, and the claim ends. A claim that has nothing is no error.
 ///
 /// # Errors
 ///
@@ -172,15 +173,21 @@ fn devices_of(records: &Records, claim: &str) -> io::Result<BTreeSet<DeviceId>> 
 
 fn unprepare_device(records: &Records, device: &DeviceId, claim: &str, limit: Instant) -> Result<Detached, Error> {
     let lock = records.lock_until(device, limit)?.ok_or(Error::Busy)?;
-    let detached = match records.take(device)? {
-        None => Detached::NotAttached,
-        Some(record) if !record.owner.is_claim(claim) => Detached::TakenOver,
+    let detached = detach_from_claim(records, device, claim);
+    if detached.as_ref().err().is_none_or(Error::is_quarantined) {
+        records.release_claim(device, claim, &lock).subject("the claim's reservation")?;
+    }
+    detached
+}
+
+fn detach_from_claim(records: &Records, device: &DeviceId, claim: &str) -> Result<Detached, Error> {
+    match records.take(device)? {
+        None => Ok(Detached::NotAttached),
+        Some(record) if !record.owner.is_claim(claim) => Ok(Detached::TakenOver),
         Some(record) => {
             let mut home = RouteSocket::open().subject("the node's network namespace")?;
             // a device that is not in reach keeps its record, and no one else gets it
-            end(records, record, &mut home, Actor::Agent(None)).map(Detached::Done)?
+            end(records, record, &mut home, Actor::Agent(None)).map(Detached::Done)
         }
-    };
-    records.release_claim(device, claim, &lock).subject("the claim's reservation")?;
-    Ok(detached)
+    }
 }

@@ -145,6 +145,12 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether the device's record was put in quarantine: an administrator has to look at it, and nobody gets the device until
+    /// then.
+    pub fn is_quarantined(&self) -> bool {
+        matches!(self, Self::Store(store::Error::Quarantined { .. } | store::Error::Unclean { .. }))
+    }
 }
 
 /// Names what a system call was for.

@@ -68,7 +68,7 @@ pub(crate) fn forget(arguments: &ForgetArguments, out: &mut impl Write) -> anyho
     let ended = link::unprepare(&records, &uid, Instant::now() + PATIENCE).context("cannot read the records")?;
     let mut failed = 0;
     for ended in &ended {
-        failed += usize::from(ended.1.is_err());
+        failed += usize::from(ended.1.as_ref().is_err_and(|error| !error.is_quarantined()));
         writeln!(out, "{}", line(ended))?;
     }
     if failed > 0 {
@@ -144,6 +144,7 @@ fn line((device, detached): &Unprepared) -> String {
         Ok(Detached::Done(Ended::OutOfReach)) => {
             format!("{device}: released; it is not on the node yet, and the agent looks for it")
         }
+        Err(error) if error.is_quarantined() => format!("{device}: released; {error}"),
         Err(error) => format!("{device}: {error}"),
     }
 }
@@ -184,6 +185,22 @@ mod tests {
             let error = run(&arguments).unwrap_err();
             assert!(error.contains("has nothing of a claim"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_device_whose_record_cannot_be_used_is_released_with_the_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = arguments(&directory, "1-2-4");
+        let records = Records::new(&arguments.state_dir);
+        for reservation in reservations(&["eth0", "eth1"]).values() {
+            records.reserve(reservation, &records.lock(&reservation.device).unwrap()).unwrap();
+        }
+        fs::write(arguments.state_dir.join("eth1.json"), "no record").unwrap();
+        let text = run(&arguments).unwrap();
+        assert!(text.starts_with("eth1: released; its record was moved to "), "{text}");
+        assert!(text.ends_with("claim default/fast is forgotten on this node\n"), "{text}");
+        assert!(records.reservation(&"eth1".parse().unwrap()).is_none());
+        assert_eq!(records.list().unwrap().1.len(), 1, "it is in quarantine");
     }
 
     #[test]

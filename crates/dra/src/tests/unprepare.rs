@@ -47,3 +47,16 @@ async fn a_device_of_another_claim_stays_where_it_is() {
     world.unprepare(&ClaimForm::default()).await.unwrap();
     assert!(world.records.read(&"eth1".parse().unwrap()).unwrap().is_some());
 }
+
+#[tokio::test]
+async fn a_claim_ends_although_the_record_of_its_device_is_in_quarantine() {
+    let world = World::new();
+    let claim = ClaimForm::default();
+    world.put_and_prepare(&claim).await.unwrap();
+    fs::write(world.records.directory().join("eth1.json"), "no record").unwrap();
+    for _ in 0..2 {
+        world.unprepare(&claim).await.unwrap();
+        assert!(world.reserved().is_empty() && !world.cdi_file("c1").exists());
+        assert_eq!(world.records.list().unwrap().1.len(), 1, "it stays there");
+    }
+}
