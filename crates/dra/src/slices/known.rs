@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::object::{Slice, TaintTime};
 
-/// How long the watch may take to show a write. Then what it says counts.
+/// How long the watch may take to show a write. Then what it says counts, and the slice is read.
 const UNSEEN: Duration = Duration::from_secs(60);
 
 /// What an event of the watch means.
@@ -41,7 +41,8 @@ pub(super) struct Known {
     /// Speeds that an earlier instance published.
     pub(super) speeds: Vec<(DeviceName, u32)>,
     taints: BTreeMap<String, Vec<TaintTime>>,
-    listing: Option<Vec<Slice>>,
+    /// When a list began, and what it has so far.
+    listing: Option<(Instant, Vec<Slice>)>,
     /// Slices that we wrote, and the version that the watch has not shown yet.
     unseen: BTreeMap<String, (String, Instant)>,
     /// Slices that we deleted.
@@ -76,21 +77,36 @@ impl Known {
         self.taints.get(slice)?.iter().find(is_it)
     }
 
+    /// When a slice has to be read because the watch did not show what was written.
+    pub(super) fn next_doubt(&self) -> Option<Instant> {
+        self.unseen.values().map(|(_, since)| *since + UNSEEN).min()
+    }
+
+    /// A slice that has to be read.
+    pub(super) fn doubtful(&self, now: Instant) -> Option<String> {
+        let mut unseen = self.unseen.iter();
+        unseen.find(|(_, (_, since))| now >= *since + UNSEEN).map(|(name, _)| name.clone())
+    }
+
+    /// It could not be read.
+    pub(super) fn doubt_later(&mut self, name: &str, now: Instant) {
+        self.unseen.get_mut(name).into_iter().for_each(|(_, since)| *since = now);
+    }
+
     /// Takes an event of the watch.
     pub(super) fn event(&mut self, event: Event<Slice>, now: Instant) -> Seen {
-        self.unseen.retain(|_, (_, since)| now < *since + UNSEEN);
         self.deleted.retain(|_, since| now < *since + UNSEEN);
         match event {
             Event::Init => {
-                self.listing = Some(Vec::new());
+                self.listing = Some((now, Vec::new()));
                 Seen::Expected
             }
             Event::InitApply(slice) => {
-                self.listing.get_or_insert_default().push(slice);
+                self.listing.get_or_insert_with(|| (now, Vec::new())).1.push(slice);
                 Seen::Expected
             }
-            Event::InitDone => self.listed(),
-            Event::Apply(slice) => self.apply(slice),
+            Event::InitDone => self.listed(now),
+            Event::Apply(slice) => self.apply(slice, now),
             Event::Delete(slice) => {
                 let name = slice.metadata.name.unwrap_or_default();
                 let was_known = self.slices.contains_key(&name);
@@ -100,23 +116,25 @@ impl Known {
         }
     }
 
-    fn listed(&mut self) -> Seen {
-        let listed = self.listing.take().unwrap_or_default();
+    fn listed(&mut self, now: Instant) -> Seen {
+        let (began, listed) = self.listing.take().unwrap_or_else(|| (now, Vec::new()));
         let names: Vec<&String> = listed.iter().filter_map(|slice| slice.metadata.name.as_ref()).collect();
-        let is_gone = |name: &&String| !names.contains(name) && !self.unseen.contains_key(*name);
+        // what was written since may be missing in the list
+        let is_newer = |name: &String| self.unseen.get(name).is_some_and(|(_, since)| *since >= began);
+        let is_gone = |name: &&String| !names.contains(name) && !is_newer(name);
         let gone: Vec<String> = self.slices.keys().filter(is_gone).cloned().collect();
         gone.iter().for_each(|name| self.remove(name));
         if !self.is_complete {
             self.speeds = listed.iter().flat_map(|slice| slice.speeds.iter().cloned()).collect();
         }
         for slice in listed {
-            self.apply(slice);
+            self.apply(slice, now);
         }
         self.is_complete = true;
         Seen::Listed
     }
 
-    fn apply(&mut self, slice: Slice) -> Seen {
+    fn apply(&mut self, slice: Slice, now: Instant) -> Seen {
         let (Some(name), Some(version)) = (slice.metadata.name.clone(), slice.metadata.resource_version.clone()) else {
             return Seen::Expected;
         };
@@ -128,7 +146,7 @@ impl Known {
                 written.remove();
                 return Seen::Expected;
             }
-            if is_older(&version, &written.get().0) {
+            if is_older(&version, &written.get().0) && now < written.get().1 + UNSEEN {
                 return Seen::Expected;
             }
             written.remove();
@@ -213,5 +231,59 @@ fn is_older(version: &str, other: &str) -> bool {
     match (version.parse::<u64>(), other.parse::<u64>()) {
         (Ok(version), Ok(other)) => version < other,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn slice(name: &str, version: u32) -> Slice {
+        let pool = json!({"name": "node-1", "generation": 1, "resourceSliceCount": 1});
+        let metadata = json!({"name": name, "uid": name, "resourceVersion": version.to_string()});
+        serde_json::from_value(json!({"metadata": metadata, "spec": {"nodeName": "node-1", "pool": pool}})).unwrap()
+    }
+
+    fn list(known: &mut Known, slices: &[Slice], began: Instant, now: Instant) {
+        known.event(Event::Init, began);
+        for slice in slices {
+            known.event(Event::InitApply(slice.clone()), now);
+        }
+        known.event(Event::InitDone, now);
+    }
+
+    fn names(known: &Known) -> Vec<&str> {
+        known.slices.keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn a_slice_that_was_deleted_while_there_was_no_watch_is_gone_with_the_next_list() {
+        let (mut known, start) = (Known::new("node-1".into()), Instant::now());
+        let second = |count| start + Duration::from_secs(count);
+        list(&mut known, &[], start, start);
+        known.written(slice("a", 5), Vec::new(), second(1));
+        // written while the list is read
+        known.event(Event::Init, second(2));
+        known.written(slice("b", 6), Vec::new(), second(2));
+        known.event(Event::InitDone, second(3));
+        assert_eq!(names(&known), ["b"]);
+    }
+
+    #[test]
+    fn a_slice_that_the_watch_does_not_show_is_read_once() {
+        let (mut known, start) = (Known::new("node-1".into()), Instant::now());
+        list(&mut known, &[], start, start);
+        known.written(slice("a", 5), Vec::new(), start);
+        known.written(slice("b", 6), Vec::new(), start);
+        known.event(Event::Apply(slice("b", 6)), start);
+        assert_eq!((known.next_doubt(), known.doubtful(start)), (Some(start + UNSEEN), None));
+        let later = start + UNSEEN;
+        assert_eq!(known.doubtful(later).as_deref(), Some("a"));
+        known.doubt_later("a", later);
+        assert_eq!((known.next_doubt(), known.doubtful(later)), (Some(later + UNSEEN), None));
+        known.gone("a", later + UNSEEN);
+        assert_eq!((names(&known), known.next_doubt()), (vec!["b"], None));
     }
 }

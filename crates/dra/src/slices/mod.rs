@@ -78,6 +78,7 @@ pub async fn run(
     loop {
         settings.stats.set_present(known.slices.len(), tracker.wanted().map_or(0, std::collections::BTreeMap::len));
         let due = pace.due().filter(|_| known.is_complete);
+        let doubt = known.next_doubt();
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
@@ -114,6 +115,21 @@ pub async fn run(
                     }
                 }
             },
+            () = sleep_until(doubt.unwrap_or_else(Instant::now)), if doubt.is_some() => {
+                // the watch did not show it: it may have been deleted while there was no watch
+                if let Some(name) = known.doubtful(Instant::now()) {
+                    let is_known = tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        is_known = writer.look_at(&name, &mut known) => is_known,
+                    };
+                    if !is_known {
+                        known.doubt_later(&name, Instant::now());
+                    }
+                    if known.needs(tracker.wanted()) && pace.present_changed(Instant::now()) {
+                        settings.stats.count_repair();
+                    }
+                }
+            }
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 let progress = tokio::select! {
                     () = shutdown.cancelled() => return,
@@ -122,6 +138,7 @@ pub async fn run(
                 match progress {
                     Progress::Written => pace.written(Instant::now()),
                     Progress::Complete => pace.completed(),
+                    Progress::Interrupted => pace.interrupted(Instant::now()),
                     Progress::Failed(pause) => pace.failed(Instant::now(), pause),
                 }
             }

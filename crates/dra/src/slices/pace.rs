@@ -131,6 +131,12 @@ impl Pace {
         self.not_before = Some(now + pause);
     }
 
+    /// The round ends although there is more to do: the next one is after a pause.
+    pub(super) fn interrupted(&mut self, now: Instant) {
+        self.completed();
+        self.wanted_changed(now);
+    }
+
     /// There is nothing left to do.
     pub(super) fn completed(&mut self) {
         if let Some((began, end)) = self.round.take() {
@@ -194,6 +200,22 @@ mod tests {
         }
         assert_eq!(times[..6], [5, 2005, 6005, 14_005, 30_005, 60_005]);
         assert_eq!(times.len(), 24);
+    }
+
+    #[test]
+    fn a_round_that_is_interrupted_is_continued_after_the_pause_of_a_link_that_flaps() {
+        let mut clock = Clock::new();
+        clock.0.wanted_changed(clock.1);
+        let mut times = Vec::new();
+        for _ in 0..6 {
+            clock.1 = clock.1.max(clock.0.due().unwrap());
+            clock.0.written(clock.1);
+            times.push((clock.1 - clock.2).as_millis());
+            clock.0.interrupted(clock.1);
+        }
+        assert_eq!(times, [5, 2005, 6005, 14_005, 30_005, 60_005]);
+        clock.round();
+        assert_eq!(clock.0.due(), None);
     }
 
     #[test]

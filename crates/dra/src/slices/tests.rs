@@ -28,7 +28,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, Timing, run};
+use super::{
+    Settings, Timing, Tracker,
+    known::Known,
+    run,
+    writer::{Progress, Writer},
+};
 
 const NODE: &str = "node-1";
 const PATH: &str = "/apis/resource.k8s.io/v1/resourceslices";
@@ -45,6 +50,8 @@ struct Content {
     failures: VecDeque<(u16, Option<u64>)>,
     selectors: BTreeSet<String>,
     drops_taints: bool,
+    drops_owners: bool,
+    has_no_node: bool,
 }
 
 impl Content {
@@ -64,6 +71,9 @@ impl Content {
 
     /// As the API server does: it sets times, and drops what it does not know.
     fn admit(&self, mut object: Value) -> Value {
+        if self.drops_owners {
+            object["metadata"].as_object_mut().unwrap().remove("ownerReferences");
+        }
         for device in object["spec"]["devices"].as_array_mut().into_iter().flatten() {
             if self.drops_taints {
                 device.as_object_mut().unwrap().remove("taints");
@@ -79,6 +89,9 @@ impl Content {
     /// `only` is the name of the one object that a list is limited to.
     fn request(&mut self, method: &str, path: &str, only: Option<&str>, body: &[u8]) -> (u16, Option<u64>, Value) {
         if method == "GET" && path == format!("/api/v1/nodes/{NODE}") {
+            if self.has_no_node {
+                return (404, None, json!({"kind": "Status", "message": "no such node", "code": 404}));
+            }
             return (
                 200,
                 None,
@@ -492,4 +505,76 @@ async fn two_instances_at_once_end_with_one_pool() {
     };
     server.wait_for("one pool again", is_right).await;
     assert_eq!(devices(&server.content()).len(), 200);
+}
+
+/// A writer without the rest.
+struct Alone {
+    writer: Writer,
+    known: Known,
+    tracker: Tracker,
+}
+
+impl Alone {
+    fn new(server: &Server, node: &Node) -> Self {
+        let mut tracker = Tracker::default();
+        tracker.set_view(node.views.borrow().clone());
+        Self { writer: Writer::new(server.client(), &settings()), known: Known::new(NODE.into()), tracker }
+    }
+
+    /// Sends requests until the round ends. Returns how it ended and the number of writes.
+    async fn round(&mut self, mut between: impl FnMut(&mut Tracker)) -> (Progress, usize) {
+        for written in 0..20 {
+            match self.writer.write_next(&self.tracker, &mut self.known).await {
+                Progress::Written => between(&mut self.tracker),
+                end => return (end, written),
+            }
+        }
+        panic!("the round does not end");
+    }
+}
+
+#[tokio::test]
+async fn what_changes_with_each_write_does_not_make_a_round_longer() {
+    let mut tasks = JoinSet::new();
+    let server = Server::start(&mut tasks).await;
+    let mut node = Node::new(150);
+    let mut alone = Alone::new(&server, &node);
+    let mut mtu = 1500;
+    let mut flap = |tracker: &mut Tracker| {
+        mtu += 1;
+        node.change(3, flags::UP, mtu);
+        tracker.set_view(node.views.borrow().clone());
+    };
+    assert_eq!(alone.round(&mut flap).await, (Progress::Interrupted, 3));
+    assert_eq!(alone.round(&mut flap).await, (Progress::Interrupted, 1));
+    assert_eq!(alone.round(|_| ()).await, (Progress::Complete, 1));
+    assert!(is_complete(&server.content(), 150));
+}
+
+#[tokio::test]
+async fn a_server_that_drops_the_owner_gets_each_slice_once_in_a_round() {
+    let mut tasks = JoinSet::new();
+    let server = Server::start(&mut tasks).await;
+    server.content().drops_owners = true;
+    let node = Node::new(150);
+    let mut alone = Alone::new(&server, &node);
+    assert_eq!(alone.round(|_| ()).await, (Progress::Interrupted, 3));
+    assert_eq!(alone.round(|_| ()).await, (Progress::Interrupted, 3));
+    let paths: BTreeSet<String> = server.content().writes[3..].iter().map(|(_, path)| path.clone()).collect();
+    assert_eq!(paths.len(), 3, "{paths:?}");
+    assert!(is_complete(&server.content(), 150));
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_there_yet_is_waited_for_with_short_pauses() {
+    let mut tasks = JoinSet::new();
+    let server = Server::start(&mut tasks).await;
+    server.content().has_no_node = true;
+    let node = Node::new(1);
+    let mut alone = Alone::new(&server, &node);
+    let (end, written) = alone.round(|_| ()).await;
+    let is_short = |pause| pause <= settings().timing.longest_retry;
+    assert!(matches!(end, Progress::Failed(pause) if is_short(pause)) && written == 0, "{end:?}");
+    server.content().has_no_node = false;
+    assert_eq!(alone.round(|_| ()).await, (Progress::Complete, 1));
 }

@@ -1,6 +1,7 @@
 //! Requests to the API server, one at a time.
 
 use std::{
+    collections::BTreeSet,
     hash::{BuildHasher, Hasher, RandomState},
     sync::Arc,
     time::Duration,
@@ -46,6 +47,9 @@ enum RequestError {
     Send(#[source] kube::Error),
     #[error("the API server refuses it ({code}): {message}")]
     Refused { code: u16, message: String, retry_after: Option<Duration> },
+    /// It is created by the kubelet, perhaps in a moment.
+    #[error("the API server has no such Node")]
+    NoNode,
     #[error("cannot read the answer of the API server, or write a request")]
     Answer(#[source] serde_json::Error),
 }
@@ -66,8 +70,29 @@ pub(super) enum Progress {
     Written,
     /// There is nothing to write.
     Complete,
+    /// There is more to write, but not in this round.
+    Interrupted,
     /// The request failed: the next one after this pause.
     Failed(Duration),
+}
+
+/// The requests that a round may still send. What is wanted may change while it is written, and what is written may not stay as
+/// it was sent: a round has as many writes as were necessary at its start, and each slice once.
+#[derive(Debug)]
+struct Round {
+    left: usize,
+    written: BTreeSet<String>,
+}
+
+impl Round {
+    fn may_send(&self, change: &Change) -> bool {
+        self.left > 0 && change.name().is_none_or(|name| !self.written.contains(name))
+    }
+
+    fn sent(&mut self, name: String) {
+        self.left = self.left.saturating_sub(1);
+        self.written.insert(name);
+    }
 }
 
 /// Sends requests.
@@ -78,6 +103,7 @@ pub(super) struct Writer {
     node: Option<Node>,
     stats: Arc<Stats>,
     backoff: Backoff,
+    round: Option<Round>,
     /// The last failures that were logged: of requests, and of the watch.
     logged: [Option<String>; 2],
 }
@@ -102,7 +128,15 @@ impl Writer {
     pub(super) fn new(client: Client, settings: &Settings) -> Self {
         let Settings { node, timing, stats } = settings;
         let backoff = Backoff::new(timing.retry, timing.longest_retry);
-        Self { client, node_name: node.clone(), node: None, stats: stats.clone(), backoff, logged: [None, None] }
+        Self {
+            client,
+            node_name: node.clone(),
+            node: None,
+            stats: stats.clone(),
+            backoff,
+            round: None,
+            logged: [None, None],
+        }
     }
 
     /// The Node has to be read again before a slice names it.
@@ -139,15 +173,23 @@ impl Writer {
         }
     }
 
-    /// Sends the first request that is necessary.
+    /// Sends the first request that is necessary and that the round may send.
     pub(super) async fn write_next(&mut self, tracker: &Tracker, known: &mut Known) -> Progress {
         let needed = changes(tracker.wanted(), &known.slices, known.last_generation);
-        let Some(change) = needed.into_iter().next() else {
+        if needed.is_empty() {
+            self.round = None;
             self.backoff.reset();
             return Progress::Complete;
+        }
+        let planned = needed.len();
+        let round = self.round.get_or_insert_with(|| Round { left: planned, written: BTreeSet::new() });
+        let Some(change) = needed.into_iter().find(|change| round.may_send(change)) else {
+            self.round = None;
+            return Progress::Interrupted;
         };
         match self.write(&change, tracker, known).await {
-            Ok(()) => {
+            Ok(name) => {
+                self.round.iter_mut().for_each(|round| round.sent(name.clone()));
                 self.stats.count_write();
                 self.backoff.reset();
                 if self.logged[0].take().is_some() {
@@ -159,7 +201,8 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, change: &Change, tracker: &Tracker, known: &mut Known) -> Result<(), RequestError> {
+    /// Returns the name of the slice.
+    async fn write(&mut self, change: &Change, tracker: &Tracker, known: &mut Known) -> Result<String, RequestError> {
         match change {
             Change::Delete { name, uid, version } => {
                 let parameters = DeleteParams {
@@ -173,6 +216,7 @@ impl Writer {
                 self.send::<serde::de::IgnoredAny>(request).await?;
                 tracing::info!(slice = name, "ResourceSlice deleted");
                 known.gone(name, Instant::now());
+                Ok(name.clone())
             }
             Change::Update { name, version, content, .. } => {
                 let node = self.node().await?;
@@ -180,6 +224,7 @@ impl Writer {
                 let request = Request::new(path()).replace(name, &PostParams::default(), body);
                 self.send_slice(request.map_err(RequestError::Build)?, sent, known).await?;
                 tracing::debug!(slice = name, devices = content.devices.len(), "ResourceSlice changed");
+                Ok(name.clone())
             }
             Change::Create { position, content } => {
                 let node = self.node().await?;
@@ -188,9 +233,9 @@ impl Writer {
                 let request = Request::new(path()).create(&PostParams::default(), body);
                 self.send_slice(request.map_err(RequestError::Build)?, sent, known).await?;
                 tracing::info!(slice = name, devices = content.devices.len(), "ResourceSlice created");
+                Ok(name)
             }
         }
-        Ok(())
     }
 
     async fn send_slice(&self, request: HttpRequest, sent: Sent, known: &mut Known) -> Result<(), RequestError> {
@@ -210,7 +255,10 @@ impl Writer {
             return Ok(node.clone());
         }
         let request = Request::new("/api/v1/nodes").get(&self.node_name, &GetParams::default());
-        let read: NodeObject = self.send(request.map_err(RequestError::Build)?).await?;
+        let read: NodeObject = match self.send(request.map_err(RequestError::Build)?).await {
+            Err(error) if error.code() == Some(404) => return Err(RequestError::NoNode),
+            read => read?,
+        };
         let node = Node { name: self.node_name.clone(), uid: read.metadata.uid.unwrap_or_default() };
         self.node = Some(node.clone());
         Ok(node)
@@ -219,17 +267,9 @@ impl Writer {
     /// Returns the pause until the next request.
     async fn failed(&mut self, change: &Change, error: &RequestError, known: &mut Known) -> Duration {
         self.stats.count_failed_write();
-        let object = match change {
-            Change::Delete { name, .. } | Change::Update { name, .. } => Some(name),
-            Change::Create { .. } => None,
-        };
         // another writer was faster, or the watch is behind
-        if let (Some(name), Some(404 | 409)) = (object, error.code()) {
-            match self.read(name).await {
-                Ok(Some(slice)) => known.read(slice),
-                Ok(None) => known.gone(name, Instant::now()),
-                Err(error) => tracing::debug!(slice = name, "cannot read the ResourceSlice: {}", chain(&error)),
-            }
+        if let (Some(name), Some(404 | 409)) = (change.name(), error.code()) {
+            _ = self.look_at(name, known).await;
             return self.backoff.next_pause();
         }
         let advice = match error.code() {
@@ -247,6 +287,19 @@ impl Writer {
             RequestError::Refused { code: 403 | 404 | 422, .. } => pause.max(LONG_PAUSE),
             _ => pause,
         }
+    }
+
+    /// Reads a slice anew. Returns whether that succeeded.
+    pub(super) async fn look_at(&self, name: &str, known: &mut Known) -> bool {
+        match self.read(name).await {
+            Ok(Some(slice)) => known.read(slice),
+            Ok(None) => known.gone(name, Instant::now()),
+            Err(error) => {
+                tracing::debug!(slice = name, "cannot read the ResourceSlice: {}", chain(&error));
+                return false;
+            }
+        }
+        true
     }
 
     /// By a list, for which the agent has the right anyway.

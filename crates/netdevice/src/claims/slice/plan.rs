@@ -132,6 +132,16 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The slice that is there; none if one is created.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Delete { name, .. } | Self::Update { name, .. } => Some(name),
+            Self::Create { .. } => None,
+        }
+    }
+}
+
 /// What has to be written, in order: deletions, updates, new slices. Nothing if all is as wanted.
 ///
 /// `wanted` is none if no pool is offered by claims: then no slice is wanted. Otherwise there is at least one, empty if there is
