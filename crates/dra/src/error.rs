@@ -148,6 +148,9 @@ pub enum DeviceError {
         "it has just returned to the node: the kubelet tries again. If this continues, see `netdevctl explain` on the node"
     )]
     Returning,
+    /// A setting of the driver that the pool does not allow.
+    #[error(transparent)]
+    NotAllowed(#[from] netdevice::pool::NotAllowed),
     /// What is on disk.
     #[error(transparent)]
     Store(#[from] store::Error),

@@ -493,6 +493,7 @@ impl Driver {
             if let Some(exclusion) = view.parent_exclusion(link, pool) {
                 return Err(soon(DeviceError::Excluded(exclusion)));
             }
+            check_ethtool(view, link, wanted).map_err(never)?;
             return check_mtu_of(Some(link.as_ref()), wanted.configuration.as_ref()).map_err(never);
         }
         match view.devices().get(device) {
@@ -506,6 +507,7 @@ impl Driver {
                 return Err(soon(error));
             }
         }
+        check_ethtool(view, link, wanted).map_err(never)?;
         check_mtu(view, link, wanted.configuration.as_ref()).map_err(never)
     }
 
@@ -650,6 +652,12 @@ fn unwanted(claim: &Claim, reservations: &Reservations) -> Vec<DeviceId> {
         at.map(|at| allocations.swap_remove(at)).is_none()
     });
     unwanted.map(|reservation| reservation.device.clone()).collect()
+}
+
+/// Checks that the pool of the device allows what is requested of the driver.
+fn check_ethtool(view: &View, link: &Link, wanted: &Wanted<'_>) -> Result<(), DeviceError> {
+    let Some((pool, configuration)) = view.pools.of(link).zip(wanted.configuration.as_ref()) else { return Ok(()) };
+    Ok(pool.check_ethtool(configuration)?)
 }
 
 /// How a device comes into the Pod and its configuration: the class's parameters, changed by the claim's.

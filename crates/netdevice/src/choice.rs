@@ -14,7 +14,7 @@ use crate::{
     link::Link,
     name::InterfaceName,
     owner::{Owner, Pod, Request},
-    pool::{Annotations, Pool},
+    pool::{Annotations, NotAllowed, Pool},
     projection::{Device, DeviceState, Refusal, View},
     record::{Attachment, Ledger},
     resource::ResourceName,
@@ -97,6 +97,9 @@ pub enum ChoiceError {
         "device {0}: no device is created on it because {1}: choose another device, or set allowUplinkParent in its pool"
     )]
     NotParent(DeviceId, Exclusion),
+    /// A setting of the driver that the pool does not allow.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
     /// All numbers are taken.
     #[error("device {0}: it has 65535 devices already: choose another device")]
     NoNumber(DeviceId),
@@ -129,6 +132,7 @@ pub fn choose(view: &View, demand: &Demand<'_>) -> Result<Vec<Choice>, ChoiceErr
             (Wanted::Name(name), Acquisition::Move) => demand.named(view, name)?,
             (Wanted::Pool(pool), Acquisition::Move) => demand.any_of(view, pool.find(&view.pools)?, request, &taken)?,
         };
+        demand.check_driver(view, &choice, request)?;
         taken.insert(choice.device.clone());
         chosen.insert(at, choice);
     }
@@ -212,6 +216,18 @@ impl Demand<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the pool allows what is requested of the driver. What the Pod has already stays, and a command is the
+    /// administrator's own.
+    fn check_driver(&self, view: &View, choice: &Choice, request: &DeviceRequest) -> Result<(), ChoiceError> {
+        let is_same = |record: &Attachment| record.configuration.as_ref() == Some(&request.configuration);
+        let has = self.ledger.get(&choice.device).is_some_and(|record| self.has(record) && is_same(record));
+        if has || self.owner.request() == Some(&Request::Command) {
+            return Ok(());
+        }
+        let pool = view.pools.named(&choice.resource);
+        Ok(pool.map_or(Ok(()), |pool| pool.check_ethtool(&request.configuration))?)
     }
 
     /// Whether nobody has a device or a right to it.
@@ -467,6 +483,20 @@ mod tests {
         };
         let choices = choose(view, &demand).map_err(|error| error.to_string())?;
         Ok(choices.iter().map(|choice| choice.device.to_string()).collect())
+    }
+
+    #[test]
+    fn a_private_flag_needs_the_pool_unless_an_administrator_requests_it() {
+        let view = view(&["fast0"], vec![]);
+        for device in ["name: fast0", "pool: fast", "name: fast0, create: {kind: macvlan}"] {
+            let annotation = format!("[{{{device}, ethtool: {{private_flags: {{vf-true-promisc-support: true}}}}}}]");
+            let error = ask(&view, "default", &annotation).unwrap_err();
+            assert!(error.contains("example.com/fast does not allow pods to set the private flag"), "{error}");
+            ask_by(Request::Command, &view, "default", &annotation).unwrap();
+            let annotation = format!("[{{{device}, ethtool: {{features: {{loopback: true}}}}}}]");
+            ask(&view, "default", &annotation).unwrap_err();
+            ask(&view, "default", &annotation.replace("loopback", "tso")).unwrap();
+        }
     }
 
     #[test]

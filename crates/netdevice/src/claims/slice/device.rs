@@ -111,7 +111,7 @@ impl<'a> Offered<'a> {
             DeviceState::Offered { link, .. } => {
                 let link = view.snapshot.link(*link)?;
                 let pool = view.pools.named(&device.resource)?;
-                (link, unhealthy(pool, link), None)
+                (link, held_below(view, &device.id).or_else(|| unhealthy(pool, link)), None)
             }
             DeviceState::Held(owner @ Owner::Claim { .. }, _) => (device.home.as_ref()?, None, Some(owner)),
             DeviceState::Held(owner, _) => (device.home.as_ref()?, Some(Obstacle::Held(owner)), None),
@@ -126,6 +126,13 @@ impl<'a> Offered<'a> {
             taints: self.obstacle.iter().map(Obstacle::taint).collect(),
         }
     }
+}
+
+/// Whether devices are created on the interface, and not by claims: it is allocated to none then.
+fn held_below<'a>(view: &'a View, id: &DeviceId) -> Option<Obstacle<'a>> {
+    let on_it = view.ledger.values().filter(|record| record.device.parent().as_ref() == Some(id));
+    let mut owners = on_it.map(|record| &record.owner);
+    owners.find(|owner| !matches!(owner, Owner::Claim { .. })).map(Obstacle::Held)
 }
 
 /// Why the pool's rule takes the link as unhealthy, if so.
@@ -262,6 +269,18 @@ mod tests {
         let mut restarted = Node::new(&[]);
         restarted.projector.set_ledger(Arc::new(node.ledger.clone()));
         assert_eq!(restarted.taints(), node.taints());
+    }
+
+    #[test]
+    fn an_interface_with_devices_created_on_it_is_held_unless_claims_have_them() {
+        let mut node = Node::new(&[(2, "up0", flags::UP), (3, "up1", flags::UP)]);
+        for (parent, owner) in [("up0", claim()), ("up1", fixture::owner("sandbox"))] {
+            let device = DeviceId::child_of(&parent.parse().unwrap(), std::num::NonZeroU16::MIN);
+            let record = Attachment { device: device.clone(), owner, ..fixture::record("other0") };
+            node.ledger.insert(device, Arc::new(record));
+        }
+        node.projector.set_ledger(Arc::new(node.ledger.clone()));
+        assert_eq!(node.taints(), expected(&[("up0", ""), ("up1", "held=annotation:NoSchedule")]));
     }
 
     #[test]

@@ -83,6 +83,14 @@ fn changed(before: &View, now: &View) -> BTreeSet<DeviceId> {
         let (DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. }) = item;
         ids.insert(id.clone());
     }
+    // a device that is created is on one that may be offered
+    if !Arc::ptr_eq(&before.ledger, &now.ledger) {
+        let created = before.ledger.iter().chain(now.ledger.iter()).filter(|(id, record)| {
+            let owner = |view: &View| view.ledger.get(*id).map(|record| record.owner.clone());
+            record.device.child().is_some() && owner(before) != owner(now)
+        });
+        ids.extend(created.filter_map(|(id, _)| id.parent()));
+    }
     for item in before.snapshot.links().diff(now.snapshot.links()) {
         let (index, links) = match item {
             DiffItem::Add(index, link) | DiffItem::Remove(index, link) => (*index, [Some(link), None]),
@@ -122,6 +130,8 @@ mod tests {
         NoLink(u32),
         Pools(usize),
         Held(u32, bool),
+        Created(u32, bool),
+        Deleted(u32),
         Home(u32),
         Unknown(u32),
     }
@@ -135,6 +145,8 @@ mod tests {
             index().prop_map(Change::NoLink),
             (0..3usize).prop_map(Change::Pools),
             (index(), any::<bool>()).prop_map(|(name, by_claim)| Change::Held(name, by_claim)),
+            (index(), any::<bool>()).prop_map(|(name, by_claim)| Change::Created(name, by_claim)),
+            index().prop_map(Change::Deleted),
             index().prop_map(Change::Home),
             index().prop_map(Change::Unknown),
         ]
@@ -153,6 +165,13 @@ mod tests {
             let mut tracker = Tracker::default();
             for change in changes {
                 let name = |number: u32| format!("dev{number}");
+                let child = |number: u32| DeviceId::child_of(&name(number).parse().unwrap(), std::num::NonZeroU16::MIN);
+                let owner = |by_claim: bool| {
+                    let claim = crate::Owner::Claim {
+                        uid: "u".into(), namespace: "n".into(), name: "c".into(), request: "r".into(), sandbox: None, pod: None,
+                    };
+                    if by_claim { claim } else { fixture::owner("sandbox") }
+                };
                 match change {
                     Change::Link { index, name: number, flags, mtu, parent } => {
                         let parent = parent.filter(|parent| *parent != index);
@@ -161,13 +180,14 @@ mod tests {
                     Change::NoLink(index) => drop(snapshot.remove_link(index)),
                     Change::Pools(at) => projector.set_pools(Arc::new(Pools::from_yaml(POOLS[at]).unwrap())),
                     Change::Held(number, by_claim) => {
-                        let claim = crate::Owner::Claim {
-                            uid: "u".into(), namespace: "n".into(), name: "c".into(), request: "r".into(), sandbox: None, pod: None,
-                        };
-                        let owner = if by_claim { claim } else { fixture::owner("sandbox") };
-                        let record = Attachment { owner, ..fixture::record(&name(number)) };
+                        let record = Attachment { owner: owner(by_claim), ..fixture::record(&name(number)) };
                         ledger.insert(record.device.clone(), Arc::new(record));
                     }
+                    Change::Created(number, by_claim) => {
+                        let record = Attachment { device: child(number), owner: owner(by_claim), ..fixture::record("other") };
+                        ledger.insert(record.device.clone(), Arc::new(record));
+                    }
+                    Change::Deleted(number) => drop(ledger.remove(&child(number))),
                     Change::Home(number) => drop(ledger.remove(&name(number).parse().unwrap())),
                     Change::Unknown(number) => {
                         let id: DeviceId = name(number).parse().unwrap();
