@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::node::{Action, Node};
 use crate::program;
-use crate::wait::wait_for_object;
+use crate::wait::{wait_for, wait_for_object};
 
 /// Name of the driver and of its DeviceClass, and domain of the attributes.
 pub const DRIVER: &str = "netdevice.networking.k8s.io";
@@ -37,9 +37,28 @@ impl Node {
         self.write("/etc/kubernetes/kubelet.d/10-claims.conf", KUBELET);
         self.kubelet(Action::Restart);
         self.apply(&self.claims_objects());
+        self.wait_for_policies();
         self.write_agent_token(self.agent_token(self.name()).as_str());
         let authority = self.run(["cat", "/etc/kubernetes/pki/ca.crt"]);
         self.write(&format!("{SECRETS}/ca.crt"), authority.text());
+    }
+
+    /// Waits until both admission policies are in force: the API server reads them some time after they were written.
+    #[track_caller]
+    fn wait_for_policies(&self) {
+        let unknown = json!({"apiVersion": format!("{DRIVER}/v1alpha1"), "kind": "DeviceConfiguration", "unknown": 1});
+        let configuration = json!({"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass",
+            "metadata": {"name": "unknown.example.com"},
+            "spec": {"config": [{"opaque": {"driver": DRIVER, "parameters": unknown}}]}});
+        let slice = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": "elsewhere"},
+            "spec": {"driver": DRIVER, "nodeName": "elsewhere", "devices": [{"name": "eth9"}],
+                "pool": {"name": "elsewhere", "generation": 1, "resourceSliceCount": 1}}});
+        let user = format!("--as={}", self.agent_user());
+        for (manifest, by) in [(configuration, None), (slice, Some(user.as_str()))] {
+            let args: Vec<&str> = ["create", "--dry-run=server", "--filename=-"].into_iter().chain(by).collect();
+            let create = || self.kubectl_with(&args, &manifest.to_string());
+            wait_for("the admission policy is in force", create, |said| !said.success());
+        }
     }
 
     /// The objects of install-dra.yaml that are not the DaemonSet.

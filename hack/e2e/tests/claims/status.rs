@@ -7,7 +7,6 @@ use crate::side_by_side;
 
 /// DRANET's cases 1 and 12: all addresses of the device, with their prefixes, its name and its hardware address.
 #[test]
-#[ignore = "the status is not written yet"]
 fn the_status_has_name_addresses_and_hardware_address_of_each_device_and_is_ready() {
     let node = side_by_side();
     let devices = [(60, "clstat0"), (61, "clstat1")]
@@ -51,7 +50,6 @@ fn the_status_has_name_addresses_and_hardware_address_of_each_device_and_is_read
 }
 
 #[test]
-#[ignore = "the status is not written yet"]
 fn a_claim_that_cannot_be_prepared_is_not_ready_and_says_why() {
     let node = side_by_side();
     let device = node.add_device_at("clnotready0", "198.51.100.62/24");
@@ -64,7 +62,6 @@ fn a_claim_that_cannot_be_prepared_is_not_ready_and_says_why() {
 }
 
 #[test]
-#[ignore = "the status is not written yet"]
 fn a_second_pod_that_is_refused_does_not_touch_the_holders_status() {
     let node = side_by_side();
     let device = node.add_device_at("clholder0", "198.51.100.63/24");
@@ -82,7 +79,6 @@ fn a_second_pod_that_is_refused_does_not_touch_the_holders_status() {
 
 /// Keys in any order and with spaces: the status is written all the same, or reported.
 #[test]
-#[ignore = "the status is not written yet"]
 fn parameters_with_unsorted_keys_do_not_hinder_the_status() {
     let node = side_by_side();
     let device = node.add_device_at("clkeys0", "198.51.100.52/24");
