@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use dra::{
-    Outcome, Paths, RegistrationState, Report, Reporter, RuntimeState, Settings,
+    Outcome, Paths, RegistrationState, Report, RuntimeState, Settings,
     holders::{ApiHolders, ClaimHolders},
     slices,
     status::{self, Failures, Reported, StatusSettings, Unwritable},
@@ -123,7 +123,7 @@ impl Claims {
         metrics.set_claims(states);
         let of_slices = slices::Settings::new(&node);
         metrics.set_slices(of_slices.stats.clone());
-        let reporter = Reporter::new(move |report| {
+        let reporter = Arc::new(move |report: Report| {
             report_outcome(&events, &failures, &report);
             take(&metrics, &restored, report);
         });

@@ -120,26 +120,20 @@ impl Stream for HealthStream {
     }
 }
 
-#[tonic::async_trait]
-impl DraResourceHealth for HealthService {
-    type NodeWatchResourcesStream = HealthStream;
+/// Both versions have the same call and messages.
+macro_rules! serve {
+    ($($version:ident),*) => {$(
+        #[tonic::async_trait]
+        impl $version for HealthService {
+            type NodeWatchResourcesStream = HealthStream;
 
-    async fn node_watch_resources(
-        &self,
-        _: Request<wire::NodeWatchResourcesRequest>,
-    ) -> Result<Response<HealthStream>, Status> {
-        Ok(Response::new(HealthStream::new(self)))
-    }
+            async fn node_watch_resources(
+                &self,
+                _: Request<wire::NodeWatchResourcesRequest>,
+            ) -> Result<Response<HealthStream>, Status> {
+                Ok(Response::new(HealthStream::new(self)))
+            }
+        }
+    )*};
 }
-
-#[tonic::async_trait]
-impl DraResourceHealthV1alpha1 for HealthService {
-    type NodeWatchResourcesStream = HealthStream;
-
-    async fn node_watch_resources(
-        &self,
-        _: Request<wire::NodeWatchResourcesRequest>,
-    ) -> Result<Response<HealthStream>, Status> {
-        Ok(Response::new(HealthStream::new(self)))
-    }
-}
+serve!(DraResourceHealth, DraResourceHealthV1alpha1);

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub use api::ApiError;
 pub use error::{DeviceError, PrepareError};
 pub use kubelet::RegistrationState;
-pub use settings::{ClaimName, Outcome, Paths, Report, Reporter, RuntimeState, Settings};
+pub use settings::{ClaimName, Outcome, Paths, Report, RuntimeState, Settings};
 
 /// Serves the kubelet until `shutdown`. `state` receives whether the kubelet uses the driver.
 pub async fn serve(settings: Settings, state: watch::Sender<RegistrationState>, shutdown: CancellationToken) {

@@ -73,7 +73,7 @@ impl Service {
 
     fn report(&self, claim: wire::Claim, pod: Option<Pod>, outcome: Outcome) {
         let wire::Claim { namespace, uid, name } = claim;
-        self.0.settings.reporter.report(Report { claim: ClaimName { namespace, name, uid }, pod, outcome });
+        (self.0.settings.reporter)(Report { claim: ClaimName { namespace, name, uid }, pod, outcome });
     }
 }
 
@@ -81,36 +81,25 @@ fn name(claim: &wire::Claim) -> String {
     format!("{}/{}", claim.namespace, claim.name)
 }
 
-#[tonic::async_trait]
-impl DraPlugin for Service {
-    async fn node_prepare_resources(
-        &self,
-        request: Request<wire::NodePrepareResourcesRequest>,
-    ) -> Result<Response<wire::NodePrepareResourcesResponse>, Status> {
-        Ok(Response::new(self.prepare_all(request.into_inner()).await))
-    }
+/// Both versions have the same calls and messages.
+macro_rules! serve {
+    ($($version:ident),*) => {$(
+        #[tonic::async_trait]
+        impl $version for Service {
+            async fn node_prepare_resources(
+                &self,
+                request: Request<wire::NodePrepareResourcesRequest>,
+            ) -> Result<Response<wire::NodePrepareResourcesResponse>, Status> {
+                Ok(Response::new(self.prepare_all(request.into_inner()).await))
+            }
 
-    async fn node_unprepare_resources(
-        &self,
-        request: Request<wire::NodeUnprepareResourcesRequest>,
-    ) -> Result<Response<wire::NodeUnprepareResourcesResponse>, Status> {
-        Ok(Response::new(self.unprepare_all(request.into_inner()).await))
-    }
+            async fn node_unprepare_resources(
+                &self,
+                request: Request<wire::NodeUnprepareResourcesRequest>,
+            ) -> Result<Response<wire::NodeUnprepareResourcesResponse>, Status> {
+                Ok(Response::new(self.unprepare_all(request.into_inner()).await))
+            }
+        }
+    )*};
 }
-
-#[tonic::async_trait]
-impl DraPluginV1beta1 for Service {
-    async fn node_prepare_resources(
-        &self,
-        request: Request<wire::NodePrepareResourcesRequest>,
-    ) -> Result<Response<wire::NodePrepareResourcesResponse>, Status> {
-        Ok(Response::new(self.prepare_all(request.into_inner()).await))
-    }
-
-    async fn node_unprepare_resources(
-        &self,
-        request: Request<wire::NodeUnprepareResourcesRequest>,
-    ) -> Result<Response<wire::NodeUnprepareResourcesResponse>, Status> {
-        Ok(Response::new(self.unprepare_all(request.into_inner()).await))
-    }
-}
+serve!(DraPlugin, DraPluginV1beta1);

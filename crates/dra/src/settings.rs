@@ -1,7 +1,6 @@
 //! What the driver needs of the rest of the agent.
 
 use std::{
-    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -27,8 +26,8 @@ pub struct Settings {
     pub client: Client,
     /// Whether this agent attaches the devices of claims when a sandbox starts.
     pub runtime: Arc<dyn Fn() -> RuntimeState + Send + Sync>,
-    /// Receives what happens.
-    pub reporter: Reporter,
+    /// Receives what happens; must not block.
+    pub reporter: Arc<dyn Fn(Report) + Send + Sync>,
 }
 
 /// Directories and files of the node.
@@ -103,25 +102,4 @@ pub enum Outcome {
     Unprepared(Vec<InterfaceName>),
     /// It is not unprepared, for this reason; the kubelet tries again after 10 to 15 s.
     NotUnprepared(String),
-}
-
-/// Receives reports.
-#[derive(Clone)]
-pub struct Reporter(Arc<dyn Fn(Report) + Send + Sync>);
-
-impl Reporter {
-    /// One that calls this function, which must not block.
-    pub fn new(report: impl Fn(Report) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(report))
-    }
-
-    pub(crate) fn report(&self, report: Report) {
-        (self.0)(report);
-    }
-}
-
-impl fmt::Debug for Reporter {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Reporter")
-    }
 }

@@ -109,22 +109,9 @@ fn redirect_targets(socket: &mut RouteSocket) -> Result<Vec<u32>, Error> {
 
 /// What the rule asks of a link, as it was just read.
 fn to_link(state: &LinkState) -> Link {
-    Link {
-        index: state.index,
-        name: state.name.clone(),
-        altnames: state.altnames.clone().into(),
-        alias: state.alias.clone(),
-        kind: state.kind.clone().map(Into::into),
-        mac: state.mac.clone(),
-        flags: state.flags,
-        mtu: state.mtu,
-        master: state.master,
-        // the state says what is below, in whichever namespace
-        parent: state.parent.filter(|parent| state.link_netnsid.is_none() && *parent != 0 && *parent != state.index),
-        link_netnsid: state.link_netnsid,
-        netns_immutable: state.netns_immutable,
-        hardware: None,
-    }
+    // the state says what is below, in whichever namespace
+    let parent = state.parent.filter(|parent| state.link_netnsid.is_none() && *parent != 0 && *parent != state.index);
+    Link { parent, ..Link::of(state) }
 }
 
 fn read(socket: &mut RouteSocket, which: Which<'_>) -> Result<Option<Link>, Error> {

@@ -84,23 +84,29 @@ impl Link {
         self.flags & flags::LOOPBACK != 0
     }
 
+    /// The link that has this state, without its hardware.
+    pub fn of(state: &LinkState) -> Self {
+        Self {
+            index: state.index,
+            name: state.name.clone(),
+            altnames: state.altnames.clone().into(),
+            alias: state.alias.clone(),
+            kind: state.kind.as_deref().map(Into::into),
+            mac: state.mac.clone(),
+            flags: state.flags,
+            mtu: state.mtu,
+            master: state.master,
+            parent: state.parent,
+            link_netnsid: state.link_netnsid,
+            netns_immutable: state.netns_immutable,
+            hardware: None,
+        }
+    }
+
     /// The link as it was on the host when it was recorded. A record has not all of its hardware: `hardware`, if it is known.
     pub fn recorded(host: &LinkState, hardware: Option<Arc<Hardware>>) -> Self {
-        Self {
-            index: host.index,
-            name: host.name.clone(),
-            altnames: host.altnames.clone().into(),
-            alias: host.alias.clone(),
-            kind: host.kind.as_deref().map(Into::into),
-            mac: host.mac.clone(),
-            flags: host.flags,
-            mtu: host.mtu,
-            master: host.master,
-            parent: host.parent,
-            link_netnsid: host.link_netnsid,
-            netns_immutable: host.netns_immutable,
-            hardware: hardware.or_else(|| host.hardware.as_ref().map(|place| Arc::new(Hardware::at(place)))),
-        }
+        let at_its_place = || host.hardware.as_ref().map(|place| Arc::new(Hardware::at(place)));
+        Self { hardware: hardware.or_else(at_its_place), ..Self::of(host) }
     }
 }
 

@@ -4,18 +4,16 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     fs,
-    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
 };
 
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     Request, Response,
-    body::{Body, Bytes, Frame, Incoming},
+    body::{Bytes, Frame, Incoming},
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
     server::conn::http1,
     service::service_fn,
@@ -24,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 use super::ApiServer;
 
@@ -137,22 +136,10 @@ impl StandIn {
                 (code, Full::new(Bytes::from(status.to_string())).boxed())
             }
             Reply::Text(text) => (200, Full::new(Bytes::from(text)).boxed()),
-            Reply::Stream(pieces) => (200, Pieces(pieces).boxed()),
+            Reply::Stream(pieces) => {
+                (200, StreamBody::new(ReceiverStream::new(pieces).map(|piece| Ok(Frame::data(piece)))).boxed())
+            }
         };
         Ok(Response::builder().status(status).body(body).unwrap())
-    }
-}
-
-struct Pieces(mpsc::Receiver<Bytes>);
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
     }
 }

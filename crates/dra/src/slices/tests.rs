@@ -3,16 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     Request, Response,
-    body::{Body, Bytes, Frame, Incoming},
+    body::{Bytes, Frame, Incoming},
     server::conn::http1,
     service::service_fn,
 };
@@ -26,6 +24,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -194,7 +193,9 @@ impl Server {
                 sender.send(Bytes::from(format!("{}\n", json!({"type": "MODIFIED", "object": slice})))).unwrap();
             }
             content.watches.push(sender);
-            return Ok(Response::new(Pieces(pieces).boxed()));
+            return Ok(Response::new(
+                StreamBody::new(UnboundedReceiverStream::new(pieces).map(|piece| Ok(Frame::data(piece)))).boxed(),
+            ));
         }
         let only = query.split('&').find_map(|part| part.strip_prefix("fieldSelector=metadata.name%3D"));
         let (code, retry_after, answer) = self.content().request(head.method.as_str(), head.uri.path(), only, &body);
@@ -242,20 +243,6 @@ impl Server {
 
     fn writes(&self) -> usize {
         self.content().writes.len()
-    }
-}
-
-struct Pieces(mpsc::UnboundedReceiver<Bytes>);
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 

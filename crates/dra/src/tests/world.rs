@@ -24,7 +24,7 @@ use tower::service_fn;
 
 use crate::{
     driver::{Driver, PATIENCE},
-    settings::{Paths, Report, Reporter, RuntimeState, Settings},
+    settings::{Paths, Report, RuntimeState, Settings},
 };
 
 pub(super) const NODE: &str = "node-1";
@@ -157,7 +157,7 @@ impl World {
             views: self.views.subscribe(),
             client: Client::new(answer, "default"),
             runtime: Arc::new(move || runtime.lock().unwrap().clone()),
-            reporter: Reporter::new(move |report| reports.lock().unwrap().push(report)),
+            reporter: Arc::new(move |report| reports.lock().unwrap().push(report)),
         }
     }
 
