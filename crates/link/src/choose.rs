@@ -68,6 +68,9 @@ pub trait Chooser {
     fn set_obstacle(&self, _obstacle: Option<String>) {}
 }
 
+/// What to say while another program chooses, and when it does not end.
+const BUSY: &str = "another program of this node did not finish in time: try again in a moment";
+
 /// Why no devices were reserved.
 #[derive(Debug, thiserror::Error)]
 pub enum ChooseError<E> {
@@ -81,7 +84,7 @@ pub enum ChooseError<E> {
     #[error(transparent)]
     Reserve(#[from] ReserveError),
     /// Another program chooses.
-    #[error("another program of this node did not finish in time: try again in a moment")]
+    #[error("{}", BUSY)]
     Busy,
     /// See [`Chooser::is_stopped`].
     #[error("the pod is being stopped")]
@@ -105,12 +108,16 @@ pub fn choose_and_reserve<C: Chooser>(
     let ChooseRequest { owner, pod, devices: requests, limit } = request;
     let began = Instant::now();
     let (mut allocated, mut busy) = (None, BTreeSet::new());
+    let mut obstacle = None;
     let none = Allocated::new();
     loop {
         if chooser.is_stopped() {
             return Err(ChooseError::Stopped);
         }
+        // what was waited for in the last round is the better reason
+        chooser.set_obstacle(obstacle.clone().or_else(|| Some(BUSY.to_owned())));
         let choice_lock = records.lock_choice(limit)?.ok_or(ChooseError::Busy)?;
+        chooser.set_obstacle(obstacle.clone());
         let view = chooser.view().map_err(ChooseError::Chooser)?;
         let (ledger, _) = records.list()?;
         let reserved = records.reserved_from(owner)?;
@@ -127,13 +134,13 @@ pub fn choose_and_reserve<C: Chooser>(
             Ok(choices) => choices,
             Err(error) if error.missing().is_some_and(is_on_node) => {
                 drop(choice_lock);
-                wait_or(chooser, error.into(), limit.min(began + NOTIFICATION))?;
+                obstacle = Some(wait_or(chooser, error.into(), limit.min(began + NOTIFICATION))?);
                 continue;
             }
             Err(error @ ChoiceError::NoneFree(_)) if !busy.is_empty() => {
                 drop(choice_lock);
                 busy.clear();
-                wait_or(chooser, error.into(), limit)?;
+                obstacle = Some(wait_or(chooser, error.into(), limit)?);
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -160,7 +167,7 @@ pub fn choose_and_reserve<C: Chooser>(
             }
             Err(ReserveError::Busy(device)) => {
                 drop(choice_lock);
-                wait_or(chooser, ReserveError::Busy(device.clone()).into(), limit)?;
+                obstacle = Some(wait_or(chooser, ReserveError::Busy(device.clone()).into(), limit)?);
                 busy.insert(device);
             }
             Err(error) => return Err(error.into()),
@@ -168,12 +175,12 @@ pub fn choose_and_reserve<C: Chooser>(
     }
 }
 
-/// Waits a moment, with the error as the reason, or returns the error when it is too late for that.
+/// Waits a moment, with the error as the reason, which it returns; or returns the error when it is too late for that.
 fn wait_or<C: Chooser>(
     chooser: &C,
     error: ChooseError<C::Error>,
     latest: Instant,
-) -> Result<(), ChooseError<C::Error>> {
+) -> Result<String, ChooseError<C::Error>> {
     if Instant::now() >= latest {
         return Err(error);
     }
@@ -182,9 +189,9 @@ fn wait_or<C: Chooser>(
         ChooseError::Reserve(error) => error.to_string(),
         _ => return Err(error),
     };
-    chooser.set_obstacle(Some(reason));
+    chooser.set_obstacle(Some(reason.clone()));
     sleep(POLL);
-    Ok(())
+    Ok(reason)
 }
 
 /// Whether the kernel has a link of the device's name.
