@@ -14,7 +14,7 @@ use std::{
 };
 
 use link::{AttachRequest, DetachRequest, OpenSandbox};
-use netdevice::{Acquisition, DeviceId, Owner, Pod, Reservation, oci::State, owner::Request};
+use netdevice::{Acquisition, DeviceId, Owner, Pod, Reservation, exclusion::UplinkParents, oci::State, owner::Request};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -117,6 +117,7 @@ impl Host {
             sandbox: &OpenSandbox::open(&found).unwrap(),
             owner,
             acquisition: Acquisition::Move,
+            uplink_parents: UplinkParents::Refused,
             configuration: None,
         };
         link::attach(&self.records(), &request).unwrap();
@@ -545,6 +546,7 @@ fn prepare(host: &Host, device: &str, id: &str) {
         resource: None,
         owner: claim(id, None),
         acquisition: netdevice::Acquisition::Move,
+        uplink_parents: UplinkParents::Refused,
         configuration: None,
         is_of_one_pod: false,
         since,

@@ -20,6 +20,7 @@ use netdevice::{
         parameters::{self, ParameterError},
         slice::DeviceName,
     },
+    exclusion::UplinkParents,
     record::Reservations,
 };
 use proto::dra as wire;
@@ -85,12 +86,13 @@ impl Subject {
     }
 
     /// What is on disk for a device until the claim is unprepared.
-    fn reservation(&self, wanted: &Wanted<'_>, device: &DeviceId) -> Reservation {
+    fn reservation(&self, wanted: &Wanted<'_>, device: &DeviceId, uplink_parents: UplinkParents) -> Reservation {
         Reservation {
             device: device.clone(),
             resource: None,
             owner: self.owner(wanted.allocation),
             acquisition: wanted.acquisition,
+            uplink_parents,
             configuration: wanted.configuration.clone(),
             is_of_one_pod: self.claim.is_of_its_pod(),
             since: journal::now(),

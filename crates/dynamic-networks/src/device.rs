@@ -192,6 +192,7 @@ pub(crate) fn attach(
         sandbox,
         owner,
         acquisition: choice.acquisition,
+        uplink_parents: choice.uplink_parents,
         configuration: Some(&request.configuration),
     };
     let attached = attach_all(records, &[attach], reserved, &|| false, &|_, _| {});

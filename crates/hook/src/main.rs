@@ -142,6 +142,7 @@ impl<'a> Hook<'a> {
             sandbox,
             owner,
             acquisition: reservation.map_or(Acquisition::Move, |reservation| reservation.acquisition),
+            uplink_parents: reservation.map(|reservation| reservation.uplink_parents).unwrap_or_default(),
             configuration: reservation.and_then(|reservation| reservation.configuration.as_ref()),
         };
         let attached = link::attach(&self.records, &request).map_err(|error| error.to_string())?;

@@ -113,6 +113,7 @@ pub fn attach_claims(
             sandbox: opened,
             owner,
             acquisition: reservation.acquisition,
+            uplink_parents: reservation.uplink_parents,
             configuration: reservation.configuration.as_ref(),
         })
         .collect();

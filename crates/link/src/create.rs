@@ -7,8 +7,6 @@
 use netdevice::{
     Attachment, LinkState,
     acquisition::{ChildKind, Created},
-    exclusion::Exclusion,
-    link::flags,
 };
 use rtnl::link::attribute as ifla;
 use rustix::fd::{AsFd, AsRawFd};
@@ -19,6 +17,7 @@ use crate::{
     end::delete,
     error::{Error, WithSubject},
     identity::{Actor, INDEX_ATTEMPTS, INDEX_STEP},
+    neighbourhood::parent_exclusion,
     read::{Which, read_bare},
     socket::RouteSocket,
     task::{Attached, Task},
@@ -62,14 +61,14 @@ impl Task<'_> {
         }
     }
 
-    /// The link of the host to create the device on. Whether it may be one is the pool's business: a macvlan of the node's
-    /// uplink takes nothing from the node.
+    /// The link of the host to create the device on, if it may be one: it may have become the node's uplink since the device
+    /// was chosen.
     fn parent(&mut self) -> Result<LinkState, Error> {
         let found = read_bare(self.home, Which::Name(self.host_name))?;
         // by an alternative name the kernel finds the link too
         let parent = found.filter(|link| link.name == *self.host_name).ok_or(Error::NotThere)?;
-        if parent.flags & flags::LOOPBACK != 0 {
-            return Err(Error::Excluded(Exclusion::Loopback));
+        if let Some(exclusion) = parent_exclusion(self.records, self.home, &parent, self.request.uplink_parents)? {
+            return Err(Error::ExcludedParent(parent.name, exclusion));
         }
         if parent.is_up() { Ok(parent) } else { Err(Error::ParentDown(parent.name)) }
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 #[cfg(feature = "selection")]
 use std::time::Instant;
 
-use netdevice::{Acquisition, DeviceId, InterfaceName, Ledger, Owner, Reservation, ResourceName};
+use netdevice::{
+    Acquisition, DeviceId, InterfaceName, Ledger, Owner, Reservation, ResourceName, exclusion::UplinkParents,
+};
 use store::{Lock, Namespace, Records, journal};
 
 use crate::{
@@ -99,6 +101,7 @@ impl Reserved {
                 resource: resource.cloned(),
                 owner: owner.clone(),
                 acquisition,
+                uplink_parents: UplinkParents::Refused,
                 configuration: None,
                 is_of_one_pod: false,
                 since: journal::now(),

@@ -16,6 +16,9 @@ pub enum Error {
     /// The rule about the node's own connectivity.
     #[error("it is never handed out because {0}: choose another device")]
     Excluded(Exclusion),
+    /// The same rule about the interface that a device is to be created on.
+    #[error("no device is created on {0} because {1}: choose another device, or set allowUplinkParent in its pool")]
+    ExcludedParent(InterfaceName, Exclusion),
     /// The target is the node itself.
     #[error(
         "the pod uses the node's own network (hostNetwork), to which the device belongs already: remove hostNetwork or the device"

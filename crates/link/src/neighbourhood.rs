@@ -1,10 +1,11 @@
-//! The rule about the node's own connectivity, asked of the links around one device at the moment of the move.
+//! The rule about the node's own connectivity, asked of the links around one device at the moment of the move, or around the
+//! parent of one that is created.
 
 use std::{collections::BTreeMap, ffi::CString, net::IpAddr, sync::Arc};
 
 use netdevice::{
     InterfaceName, Link, LinkState, Snapshot,
-    exclusion::{Exclusion, Exclusions},
+    exclusion::{Exclusion, Exclusions, UplinkParents},
     state::ROUTE_LOCAL,
 };
 use rtnl::{
@@ -17,7 +18,7 @@ use crate::{
     directory::Directory,
     error::{Error, WithSubject},
     nested::is_stacked_elsewhere,
-    read::{Which, sysfs_path},
+    read::{Which, sysfs_directory, sysfs_path},
     socket::RouteSocket,
 };
 
@@ -38,8 +39,51 @@ pub(crate) fn exclusion(
     device: &LinkState,
     directory: Option<&Directory>,
 ) -> Result<Option<Exclusion>, Error> {
-    let mut links: BTreeMap<u32, Link> = BTreeMap::new();
     let own = to_link(device);
+    let links = links_around(socket, &own, directory)?;
+    let mut snapshot = Snapshot::default();
+    let addresses = device.addresses.iter().map(|address| (own.index, address.local)).collect();
+    add_links(records, socket, &mut snapshot, links, addresses)?;
+    let payloads = device.routes.iter().filter(|route| route.is_default());
+    for route in payloads {
+        let family =
+            if route.family == IPV4 { netdevice::snapshot::Family::V4 } else { netdevice::snapshot::Family::V6 };
+        let (table, metric) = (route.table, route.metric());
+        snapshot.insert_default_route(netdevice::snapshot::DefaultRoute { family, table, metric, link: own.index });
+    }
+    snapshot.insert_link(Arc::new(own.clone()));
+    snapshot.set_redirect_targets(redirect_targets(socket)?);
+    if is_stacked_elsewhere(device, socket)? {
+        snapshot.set_built_on_elsewhere([(own.index, "link".into())]);
+    }
+    add_reached_tables(socket, &mut snapshot)?;
+    Ok(Exclusions::find(&snapshot).of(&own, &snapshot))
+}
+
+/// Why no device may be created on the link, if so. It stays on the host, so what else is built on it does not matter.
+pub(crate) fn parent_exclusion(
+    records: &Records,
+    socket: &mut RouteSocket,
+    parent: &LinkState,
+    uplinks: UplinkParents,
+) -> Result<Option<Exclusion>, Error> {
+    let own = to_link(parent);
+    let directory = sysfs_directory(&parent.name, parent.index).subject("the link in sysfs")?;
+    let mut links = links_around(socket, &own, directory.as_ref())?;
+    links.insert(own.index, own.clone());
+    let mut snapshot = Snapshot::default();
+    add_links(records, socket, &mut snapshot, links, Vec::new())?;
+    add_reached_tables(socket, &mut snapshot)?;
+    Ok(Exclusions::find(&snapshot).of_parent(&own, &snapshot, uplinks))
+}
+
+/// All links above and below a link, without itself.
+fn links_around(
+    socket: &mut RouteSocket,
+    own: &Link,
+    directory: Option<&Directory>,
+) -> Result<BTreeMap<u32, Link>, Error> {
+    let mut links: BTreeMap<u32, Link> = BTreeMap::new();
     let around_own = directory.map(stacking);
     for direction in [Direction::Up, Direction::Down] {
         let mut queue = vec![own.clone()];
@@ -64,28 +108,30 @@ pub(crate) fn exclusion(
             }
         }
     }
-    let mut snapshot = Snapshot::default();
-    let mut addresses: Vec<(u32, IpAddr)> = device.addresses.iter().map(|address| (own.index, address.local)).collect();
+    Ok(links)
+}
+
+/// Adds links with their default routes, and which links have an address that the node is known by: `addresses` and their own.
+fn add_links(
+    records: &Records,
+    socket: &mut RouteSocket,
+    snapshot: &mut Snapshot,
+    links: BTreeMap<u32, Link>,
+    mut addresses: Vec<(u32, IpAddr)>,
+) -> Result<(), Error> {
     for (index, link) in links {
         snapshot.insert_link(Arc::new(link));
-        addresses.extend(add_default_routes(socket, &mut snapshot, index)?.into_iter().map(|address| (index, address)));
+        addresses.extend(add_default_routes(socket, snapshot, index)?.into_iter().map(|address| (index, address)));
     }
     if !addresses.is_empty() {
         let known = records.node_addresses()?;
         snapshot.set_node_links(addresses.into_iter().filter(|(_, address)| known.contains(address)));
     }
-    let payloads = device.routes.iter().filter(|route| route.is_default());
-    for route in payloads {
-        let family =
-            if route.family == IPV4 { netdevice::snapshot::Family::V4 } else { netdevice::snapshot::Family::V6 };
-        let (table, metric) = (route.table, route.metric());
-        snapshot.insert_default_route(netdevice::snapshot::DefaultRoute { family, table, metric, link: own.index });
-    }
-    snapshot.insert_link(Arc::new(own.clone()));
-    snapshot.set_redirect_targets(redirect_targets(socket)?);
-    if is_stacked_elsewhere(device, socket)? {
-        snapshot.set_built_on_elsewhere([(own.index, "link".into())]);
-    }
+    Ok(())
+}
+
+/// Adds the tables that rules lead to, if a default route is in an uncommon one.
+fn add_reached_tables(socket: &mut RouteSocket, snapshot: &mut Snapshot) -> Result<(), Error> {
     if snapshot.default_routes().iter().any(|route| !COMMON_TABLES.contains(&route.table)) {
         let mut tables = Vec::new();
         for family in [IPV4, IPV6] {
@@ -95,7 +141,7 @@ pub(crate) fn exclusion(
         }
         snapshot.set_reached_tables(tables);
     }
-    Ok(Exclusions::find(&snapshot).of(&own, &snapshot))
+    Ok(())
 }
 
 /// The links that filters of the node send packets to. A kernel without traffic control has none.

@@ -2,7 +2,7 @@
 
 use netdevice::{
     Acquisition, Attachment, DeviceId, InterfaceName, Owner, Phase, ResourceName, SandboxConfiguration,
-    SandboxInterfaceName, acquisition::Recorded, record::SandboxPlace,
+    SandboxInterfaceName, acquisition::Recorded, exclusion::UplinkParents, record::SandboxPlace,
 };
 use store::{Records, journal};
 
@@ -27,6 +27,8 @@ pub struct AttachRequest<'a> {
     pub owner: &'a Owner,
     /// How it comes there.
     pub acquisition: Acquisition,
+    /// Of a device that is created: whether its pool allows a parent that the node itself is connected by.
+    pub uplink_parents: UplinkParents,
     /// How it shall be there; none makes it what it is on the host.
     pub configuration: Option<&'a SandboxConfiguration>,
 }

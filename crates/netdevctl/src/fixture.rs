@@ -131,6 +131,7 @@ pub(crate) fn reservations(devices: &[&str]) -> Reservations {
         resource: None,
         owner: if at == 0 { Owner::Kubelet } else { claim.clone() },
         acquisition: netdevice::Acquisition::Move,
+        uplink_parents: netdevice::exclusion::UplinkParents::Refused,
         configuration: None,
         is_of_one_pod: false,
         since: 1_700_000_000,

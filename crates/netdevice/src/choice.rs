@@ -9,7 +9,7 @@ use std::{
 use crate::{
     acquisition::{Acquisition, ChildKind},
     annotation::{DeviceRequest, PoolNameError, Wanted},
-    exclusion::Exclusion,
+    exclusion::{Exclusion, UplinkParents},
     id::DeviceId,
     link::Link,
     name::InterfaceName,
@@ -51,6 +51,15 @@ pub struct Choice {
     pub resource: ResourceName,
     /// How it comes into the sandbox.
     pub acquisition: Acquisition,
+    /// Of a device that is created: whether its pool allows the node's own links as parents.
+    pub uplink_parents: UplinkParents,
+}
+
+impl Choice {
+    /// An interface of the host that moves.
+    fn moved(device: DeviceId, resource: ResourceName) -> Self {
+        Self { device, resource, acquisition: Acquisition::Move, uplink_parents: UplinkParents::Refused }
+    }
 }
 
 /// Why a Pod does not get the devices that are requested for it.
@@ -184,13 +193,13 @@ impl Demand<'_> {
         let id = DeviceId::from(name);
         if let Some(record) = self.ledger.get(&id).filter(|record| self.has(record)) {
             let resource = record.resource.clone().unwrap_or_default();
-            return Ok(Choice { device: id, resource, acquisition: Acquisition::Move });
+            return Ok(Choice::moved(id, resource));
         }
         let Some(device) = view.devices().get(&id) else { return Err(not_offered(view, name, id)) };
         let Some(pool) = view.pools.named(&device.resource) else { return Err(ChoiceError::NotSelected(id)) };
         self.check_named(&id, pool)?;
         self.check_free(&id)?;
-        Ok(Choice { device: id, resource: pool.resource.clone(), acquisition: Acquisition::Move })
+        Ok(Choice::moved(id, pool.resource.clone()))
     }
 
     /// Whether a device of that pool may be requested by its name.
@@ -269,7 +278,8 @@ impl Demand<'_> {
         });
         if let Some(record) = had {
             let resource = record.resource.clone().unwrap_or_default();
-            return Ok(Choice { device: record.device.clone(), resource, acquisition });
+            let uplink_parents = view.pools.named(&resource).map(Pool::uplink_parents).unwrap_or_default();
+            return Ok(Choice { device: record.device.clone(), resource, acquisition, uplink_parents });
         }
         let (parent, pool) = match (wanted, pool) {
             (Wanted::Name(name), _) => self.parent(view, name)?,
@@ -281,7 +291,8 @@ impl Demand<'_> {
             others || self.allocated.contains_key(device) || self.busy.contains(device) || taken.contains(device)
         };
         let device = free_child(&parent, is_taken).ok_or_else(|| ChoiceError::NoNumber(DeviceId::from(&parent)))?;
-        Ok(Choice { device, resource: pool.resource.clone(), acquisition })
+        let uplink_parents = pool.uplink_parents();
+        Ok(Choice { device, resource: pool.resource.clone(), acquisition, uplink_parents })
     }
 
     /// The interface of that name and its pool, if devices may be created on it.
@@ -350,7 +361,7 @@ impl Demand<'_> {
         let free = free.filter_map(|device| Some((rank(view, device)?, &device.id)));
         let best = had.chain(free).filter(|(_, device)| !taken.contains(*device)).min();
         let (_, device) = best.ok_or_else(|| ChoiceError::NoneFree(pool.resource.clone()))?;
-        Ok(Choice { device: device.clone(), resource: pool.resource.clone(), acquisition: Acquisition::Move })
+        Ok(Choice::moved(device.clone(), pool.resource.clone()))
     }
 
     fn is_free(&self, device: &DeviceId) -> bool {

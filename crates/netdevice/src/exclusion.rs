@@ -182,12 +182,20 @@ impl Exclusions {
 }
 
 /// Whether devices may be created on a link that the node itself is connected by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UplinkParents {
     /// As the pool says: `allowUplinkParent`.
     Allowed,
     /// Not unless a pool says it.
+    #[default]
     Refused,
+}
+
+impl UplinkParents {
+    /// From what a configuration or a file says.
+    pub fn allowed_if(is_allowed: bool) -> Self {
+        if is_allowed { Self::Allowed } else { Self::Refused }
+    }
 }
 
 /// The master that a link is a port of. A VRF is none: its links have addresses and routes of their own.

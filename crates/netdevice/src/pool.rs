@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     configuration::SandboxConfiguration,
+    exclusion::UplinkParents,
     link::Link,
     resource::ResourceName,
     selector::{Pattern, Selector},
@@ -265,6 +266,11 @@ impl Pool {
             Some(feature) => Err(refuse("feature", feature, "features")),
             None => Ok(()),
         }
+    }
+
+    /// Whether devices may be created on the node's own links.
+    pub fn uplink_parents(&self) -> UplinkParents {
+        UplinkParents::allowed_if(self.allow_uplink_parent)
     }
 
     /// Whether the pool selects the link.

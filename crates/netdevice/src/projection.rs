@@ -11,7 +11,7 @@ use std::{
 use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
-    exclusion::{Exclusion, Exclusions, UplinkParents, below_attached},
+    exclusion::{Exclusion, Exclusions, below_attached},
     id::DeviceId,
     link::{Hardware, Link},
     owner::Owner,
@@ -203,8 +203,7 @@ impl View {
 
     /// Why no device of a pool is created on a link of the host, if so.
     pub fn parent_exclusion(&self, link: &Link, pool: &Pool) -> Option<Exclusion> {
-        let uplinks = if pool.allow_uplink_parent { UplinkParents::Allowed } else { UplinkParents::Refused };
-        self.exclusions.of_parent(link, &self.snapshot, uplinks)
+        self.exclusions.of_parent(link, &self.snapshot, pool.uplink_parents())
     }
 
     /// Rule by rule, why a link of the host is or is not offered.

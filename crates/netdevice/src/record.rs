@@ -12,6 +12,7 @@ use crate::{
     acquisition::{Acquired, Acquisition, Created, Moved, Recorded},
     configuration::SandboxConfiguration,
     encoded_name,
+    exclusion::UplinkParents,
     id::DeviceId,
     name::InterfaceName,
     owner::Owner,
@@ -83,6 +84,8 @@ pub struct Reservation {
     pub owner: Owner,
     /// How it comes into the sandbox.
     pub acquisition: Acquisition,
+    /// Of a device that a claim has created: whether its pool allows the node's own links as parents.
+    pub uplink_parents: UplinkParents,
     /// Its configuration in the sandbox. None: as on the host.
     pub configuration: Option<SandboxConfiguration>,
     /// Whether it is a claim's that was made for one Pod. False: another Pod may share the claim, or it is not known.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     acquisition::{Acquired, Acquisition, ChildKind, Created, HomePlace, Moved, Recorded},
     configuration::SandboxConfiguration,
+    exclusion::UplinkParents,
     id::DeviceId,
     json,
     owner::{HolderV1, Owner},
@@ -84,6 +85,8 @@ struct ReservationText {
     /// What is to be created. None: the device moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     create: Option<ChildKind>,
+    #[serde(default, rename = "uplinkParent", skip_serializing_if = "std::ops::Not::not")]
+    is_uplink_parent_allowed: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     configuration: Option<SandboxConfiguration>,
     #[serde(default, rename = "ofOnePod", skip_serializing_if = "std::ops::Not::not")]
@@ -196,25 +199,33 @@ impl Reservation {
     ///
     /// The first reason why it cannot be used; the version is checked before the rest.
     pub fn from_json(device: &DeviceId, text: &[u8]) -> Result<Self, RecordError> {
-        let ReservationText { device: of, resource, owner, create, configuration, is_of_one_pod, since, .. } =
-            read_versioned(text, |read: &ReservationText| read.version)?;
-        if of != *device {
-            return Err(RecordError::OtherDevice(of));
+        let read: ReservationText = read_versioned(text, |read: &ReservationText| read.version)?;
+        if read.device != *device {
+            return Err(RecordError::OtherDevice(read.device));
         }
-        let acquisition = create.map_or(Acquisition::Move, Acquisition::Create);
-        Ok(Self { device: of, resource, owner, acquisition, configuration, is_of_one_pod, since })
+        Ok(Self {
+            device: read.device,
+            resource: read.resource,
+            owner: read.owner,
+            acquisition: read.create.map_or(Acquisition::Move, Acquisition::Create),
+            uplink_parents: UplinkParents::allowed_if(read.is_uplink_parent_allowed),
+            configuration: read.configuration,
+            is_of_one_pod: read.is_of_one_pod,
+            since: read.since,
+        })
     }
 
     /// The text of a reservation's file.
     pub fn to_json(&self) -> Vec<u8> {
-        let Self { device, resource, owner, acquisition, configuration, is_of_one_pod, since } = self.clone();
-        let create = acquisition.created();
+        let Self { device, resource, owner, acquisition, uplink_parents, configuration, is_of_one_pod, since } =
+            self.clone();
         to_text(&ReservationText {
             version: OWNER_VERSION,
             device,
             resource,
             owner,
-            create,
+            create: acquisition.created(),
+            is_uplink_parent_allowed: uplink_parents == UplinkParents::Allowed,
             configuration,
             is_of_one_pod,
             since,
@@ -283,21 +294,23 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_says_whether_its_claim_is_of_one_pod_and_an_older_one_does_not() {
+    fn a_reservation_says_what_it_allows_and_an_older_one_allows_nothing() {
         let device: DeviceId = "eth0".parse().unwrap();
         let older = Reservation {
             device: device.clone(),
             resource: None,
             owner: Owner::Kubelet,
             acquisition: Acquisition::Move,
+            uplink_parents: UplinkParents::Refused,
             configuration: None,
             is_of_one_pod: false,
             since: 1,
         };
-        let newer = Reservation { is_of_one_pod: true, ..older.clone() };
+        let newer = Reservation { is_of_one_pod: true, uplink_parents: UplinkParents::Allowed, ..older.clone() };
         for (reservation, is_written) in [(older, false), (newer, true)] {
             let text = String::from_utf8(reservation.to_json()).unwrap();
-            assert_eq!(text.contains("ofOnePod"), is_written, "{text}");
+            assert_eq!(text.contains("\"ofOnePod\":true"), is_written, "{text}");
+            assert_eq!(text.contains("\"uplinkParent\":true"), is_written, "{text}");
             assert_eq!(Reservation::from_json(&device, text.as_bytes()).unwrap(), reservation);
         }
     }

@@ -6,6 +6,7 @@ mod states;
 
 use netdevice::{
     Acquisition, Attachment, KernelString, LinkState, Owner, Phase, Reservation, SandboxConfiguration,
+    exclusion::UplinkParents,
     owner::Request,
     plan::{LINK_TOKEN, LinkChange, Location, Step, missing, plan, relabel, wanted_as_configured},
     record_text::attached_in_place,
@@ -185,7 +186,9 @@ proptest! {
     fn a_reservation_is_read_as_it_was_written(record in any_record()) {
         let acquisition = record.created().map_or(Acquisition::Move, |created| Acquisition::Create(created.kind));
         let Attachment { device, resource, owner, configuration, since, .. } = record;
-        let reservation = Reservation { device, resource, owner, acquisition, configuration, is_of_one_pod: false, since };
+        let uplink_parents = UplinkParents::allowed_if(acquisition.created().is_some());
+        let reservation =
+            Reservation { device, resource, owner, acquisition, uplink_parents, configuration, is_of_one_pod: false, since };
         let text = reservation.to_json();
         prop_assert_eq!(Reservation::from_json(&reservation.device, &text).unwrap(), reservation);
     }

@@ -319,6 +319,7 @@ fn no_plugin_takes_a_device_that_the_node_needs_or_that_somebody_has() {
         resource: None,
         owner: claim,
         acquisition: netdevice::Acquisition::Move,
+        uplink_parents: netdevice::exclusion::UplinkParents::Refused,
         configuration: None,
         is_of_one_pod: false,
         since: 0,

@@ -12,7 +12,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use netdevice::{Acquisition, DeviceId, Owner, Reservation, ResourceName, record::Reservations};
+use netdevice::{
+    Acquisition, DeviceId, Owner, Reservation, ResourceName, exclusion::UplinkParents, record::Reservations,
+};
 
 use crate::{
     error::Error,
@@ -262,6 +264,7 @@ impl Records {
             resource,
             owner: Owner::Kubelet,
             acquisition,
+            uplink_parents: UplinkParents::Refused,
             configuration: None,
             is_of_one_pod: false,
             since: now(),
@@ -356,6 +359,7 @@ mod tests {
             resource: None,
             owner: owner.clone(),
             acquisition: Acquisition::Move,
+            uplink_parents: UplinkParents::Refused,
             configuration: None,
             is_of_one_pod: false,
             since,

@@ -249,6 +249,7 @@ mod tests {
                         resource: None,
                         owner,
                         acquisition: netdevice::Acquisition::Move,
+                        uplink_parents: netdevice::exclusion::UplinkParents::Refused,
                         configuration: None,
                         is_of_one_pod,
                         since,

@@ -230,6 +230,7 @@ impl Provider {
                 sandbox,
                 owner,
                 acquisition: choice.acquisition,
+                uplink_parents: choice.uplink_parents,
                 configuration: Some(&request.configuration),
             })
             .collect();

@@ -13,6 +13,8 @@ use netdevice::{
         claim::{Claim, ClaimError},
         slice::DeviceName,
     },
+    exclusion::UplinkParents,
+    pool::Pool,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -127,7 +129,7 @@ impl Driver {
         }
         let lock = records.try_lock(&device).map_err(|error| never(error.into(), &device))?;
         let Some(lock) = lock else { return Err(Obstacle::new(&device, Passes::InTime, DeviceError::Busy)) };
-        let reservation = subject.reservation(wanted, &device);
+        let reservation = subject.reservation(wanted, &device, UplinkParents::Refused);
         let reserved = records.reserve(&reservation, &lock);
         if record.is_some() {
             lock.leave();
@@ -178,7 +180,9 @@ impl Driver {
         let own = reservations.values().find(is_own).map(|reservation| reservation.device.clone());
         let device = own.or_else(|| free_child(&parent.to_name(), is_taken)).ok_or_else(busy)?;
         let child_lock = records.try_lock(&device).map_err(|error| never(error.into()))?.ok_or_else(busy)?;
-        let reservation = subject.reservation(wanted, &device);
+        let pool = view.snapshot.link_named(&parent.to_name()).and_then(|link| view.pools.of(link));
+        let uplink_parents = pool.map(Pool::uplink_parents).unwrap_or_default();
+        let reservation = subject.reservation(wanted, &device, uplink_parents);
         let reserved = records.reserve(&reservation, &child_lock);
         if !matches!(records.read(&device), Ok(None)) {
             child_lock.leave();

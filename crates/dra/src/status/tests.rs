@@ -48,6 +48,7 @@ fn reserved(devices: &[(&str, &str)]) -> Reservations {
                 resource: None,
                 owner,
                 acquisition: netdevice::Acquisition::Move,
+                uplink_parents: netdevice::exclusion::UplinkParents::Refused,
                 configuration: None,
                 is_of_one_pod: false,
                 since: 0,

@@ -1,13 +1,13 @@
 use std::fs;
 
-use netdevice::{Attachment, Owner, Phase, claims::DRIVER, fixture, owner::Request};
+use netdevice::{Attachment, Owner, Phase, Pools, claims::DRIVER, exclusion::UplinkParents, fixture, owner::Request};
 use serde_json::json;
 use tokio::{
     task::yield_now,
     time::{Duration, Instant, sleep},
 };
 
-use super::world::{ClaimForm, NODE, SILENT, World, claim_owner, path_of, view};
+use super::world::{ClaimForm, NODE, SILENT, World, claim_owner, path_of, view, view_with};
 use crate::settings::RuntimeState;
 
 #[tokio::test]
@@ -159,6 +159,20 @@ async fn a_device_that_is_created_has_a_number_which_it_keeps() {
     assert!(world.records.reservation(&"eth1:1".parse().unwrap()).unwrap().acquisition.created().is_some());
     world.unprepare(&claim).await.unwrap();
     assert_eq!(world.reserved().into_iter().collect::<Vec<_>>(), ["c2 eth1:2"]);
+}
+
+#[tokio::test]
+async fn a_device_that_is_created_may_have_an_uplink_as_its_parent_if_the_pool_allows_it_at_prepare() {
+    let world = World::new();
+    let parameters = Some(json!({"create": {"kind": "macvlan"}}));
+    let claim = ClaimForm { parameters, ..ClaimForm::default() };
+    for (more, uplinks) in [("", UplinkParents::Refused), (", allowUplinkParent: true", UplinkParents::Allowed)] {
+        let yaml = format!("pools: [{{resource: a.b/cc, offer: claims, select: {{names: [^eth]}}{more}}}]");
+        world.views.send_replace(view_with(Pools::from_yaml(&yaml).unwrap(), vec![fixture::link(2, "eth1")]));
+        world.put_and_prepare(&claim).await.unwrap();
+        let reservation = world.records.reservation(&"eth1:1".parse().unwrap()).unwrap();
+        assert_eq!(reservation.uplink_parents, uplinks);
+    }
 }
 
 #[tokio::test]

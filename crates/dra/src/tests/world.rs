@@ -230,6 +230,7 @@ impl World {
             resource: None,
             owner,
             acquisition: Acquisition::Move,
+            uplink_parents: netdevice::exclusion::UplinkParents::Refused,
             configuration: None,
             is_of_one_pod: false,
             since: journal::now(),
@@ -255,10 +256,15 @@ pub(super) fn claim_owner(uid: &str, name: &str) -> Owner {
 
 /// The view of a node with these links.
 pub(super) fn view(links: Vec<Link>) -> Arc<View> {
+    view_with(Pools::by_name("^eth".parse().unwrap()).offered_by_claims(), links)
+}
+
+/// The same with these pools.
+pub(super) fn view_with(pools: Pools, links: Vec<Link>) -> Arc<View> {
     let mut snapshot = Snapshot::default();
     links.into_iter().for_each(|link| snapshot.insert_link(Arc::new(link)));
     let mut projector = Projector::new();
-    projector.set_pools(Arc::new(Pools::by_name("^eth".parse().unwrap()).offered_by_claims()));
+    projector.set_pools(Arc::new(pools));
     projector.set_snapshot(snapshot);
     Arc::new(projector.view().clone())
 }

@@ -3,7 +3,12 @@
 use std::time::{Duration, Instant};
 
 use link::{AttachClaims, AttachRequest, AttachedClaim, Detached, Ended, OpenSandbox};
-use netdevice::{Acquisition, DeviceId, Owner, Pod, Reservation, SandboxConfiguration, oci::State};
+use netdevice::{
+    Acquisition, DeviceId, Owner, Pod, Reservation, SandboxConfiguration,
+    acquisition::{ChildKind, MacvlanMode},
+    exclusion::UplinkParents,
+    oci::State,
+};
 use serde_json::{Value, json};
 use store::Records;
 
@@ -45,6 +50,16 @@ impl Claim<'_> {
 
     /// As Prepare does.
     fn prepare(&self, device: &str, configuration: &Value) -> Result<(), store::Error> {
+        self.prepare_as(device, configuration, Acquisition::Move, UplinkParents::Refused)
+    }
+
+    fn prepare_as(
+        &self,
+        device: &str,
+        configuration: &Value,
+        acquisition: Acquisition,
+        uplink_parents: UplinkParents,
+    ) -> Result<(), store::Error> {
         let (records, device) = (self.records(), device.parse().unwrap());
         let lock = records.lock(&device)?;
         let configuration: Option<SandboxConfiguration> = serde_json::from_value(configuration.clone()).unwrap();
@@ -53,7 +68,8 @@ impl Claim<'_> {
             device,
             resource: None,
             owner: self.owner(None),
-            acquisition: netdevice::Acquisition::Move,
+            acquisition,
+            uplink_parents,
             configuration,
             is_of_one_pod: false,
             since,
@@ -80,7 +96,8 @@ impl Claim<'_> {
             resource: None,
             sandbox: &opened,
             owner: &owner,
-            acquisition: Acquisition::Move,
+            acquisition: reservation.acquisition,
+            uplink_parents: reservation.uplink_parents,
             configuration: reservation.configuration.as_ref(),
         };
         link::attach(&records, &request).map(|attached| attached.was_there).map_err(|error| error.to_string())
@@ -120,6 +137,29 @@ fn returned() -> Detached {
 fn owner_of(host: &Host, device: &str) -> Option<Owner> {
     let device: DeviceId = device.parse().unwrap();
     Records::new(host.state_dir()).read(&device).unwrap().map(|record| record.owner)
+}
+
+/// Between Prepare and the sandbox the parent became the node's uplink.
+#[test]
+fn what_the_pool_allowed_when_the_claim_was_prepared_holds_when_the_device_is_created() {
+    on_host(|host| {
+        host.ip(DEVICES);
+        let sandbox = host.sandbox("web");
+        let claim = Claim { host, uid: "0c1d", pod: "web" };
+        let macvlan = Acquisition::Create(ChildKind::Macvlan { mode: MacvlanMode::Bridge });
+        let prepare = |uplinks| claim.prepare_as("dev0:1", &json!({"name": "net1"}), macvlan, uplinks).unwrap();
+        prepare(UplinkParents::Refused);
+        host.ip("route add default via 10.1.0.1");
+        let words = "no device is created on dev0 because the node's IPv4 default route (table 254) goes through it";
+        assert!(run(host, &sandbox, "web").unwrap_err().contains(words));
+        assert!(claim.hook(&sandbox, "dev0:1").unwrap_err().contains(words));
+        prepare(UplinkParents::Allowed);
+        assert!(!claim.hook(&sandbox, "dev0:1").unwrap());
+        assert_eq!(run(host, &sandbox, "web").unwrap().len(), 1);
+        assert!(sandbox.has_link("net1"));
+        claim.unprepare();
+        assert!(!sandbox.has_link("net1"));
+    });
 }
 
 #[test]

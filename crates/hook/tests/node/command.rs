@@ -44,6 +44,7 @@ fn reserve(host: &Host, device: &str, owner: Owner) {
                 resource: None,
                 owner,
                 acquisition: netdevice::Acquisition::Move,
+                uplink_parents: netdevice::exclusion::UplinkParents::Refused,
                 configuration: None,
                 is_of_one_pod: false,
                 since,

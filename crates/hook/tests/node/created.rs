@@ -3,7 +3,7 @@
 use std::fs;
 
 use link::{Attached, Detached, Diagnosis, Ended, Repair, RouteSocket};
-use netdevice::Attachment;
+use netdevice::{Attachment, exclusion::UplinkParents};
 use serde_json::{Value, json};
 use store::Records;
 
@@ -108,7 +108,7 @@ fn what_cannot_be_created_is_refused_and_leaves_nothing() {
         for (device, asked, words) in [
             ("gone0:1", json!({}), "the node has no such interface"),
             ("other:1", json!({}), "the node has no such interface"),
-            ("lo:1", json!({"name": "net2"}), "it is never handed out because it is the loopback interface"),
+            ("lo:1", json!({"name": "net2"}), "no device is created on lo because it is the loopback interface"),
             ("down0:1", json!({}), "its parent down0 is down: set it up"),
             ("dev0:1", json!({"name": "net1"}), "the name net1 is taken in the pod's network namespace"),
             ("dev0:1", json!({"mtu": 9000}), "mtu 9000 is larger than that of its parent dev0, 1400"),
@@ -196,5 +196,85 @@ fn a_second_detachment_does_nothing() {
         let device = "dev0:1".parse().unwrap();
         let again = link::detach_from_sandbox(&records, &device, sandbox.id(), None);
         assert_eq!(again.unwrap(), Detached::NotAttached);
+    });
+}
+
+/// Between the choice and the creation the parent became a link that the node is connected by.
+#[test]
+fn no_device_is_created_on_a_link_that_became_the_nodes_uplink_unless_the_pool_allows_it() {
+    let vlan = "link add dev0.7 link dev0 type macvlan\nlink set dev0.7 up\naddr add 10.2.0.5/24 dev dev0.7";
+    for (lines, device, words) in [
+        ("route add default via 10.1.0.1", "dev0:1", "the node's IPv4 default route (table 254) goes through it"),
+        ("route add default nexthop via 10.1.0.1 nexthop via 10.1.0.2", "dev0:1", "the node's IPv4 default route"),
+        ("nexthop add id 7 via 10.1.0.1 dev dev0\nroute add default nhid 7", "dev0:1", "the node's IPv4 default route"),
+        (&*format!("{vlan}\nroute add default via 10.2.0.1"), "dev0:1", "the node's uplink dev0.7 is built on it"),
+        (&*format!("{vlan}\nroute add default via 10.1.0.1"), "dev0.7:1", "it is built on the node's uplink dev0"),
+    ] {
+        on_host(|host| {
+            host.ip(PARENT);
+            host.ip(lines);
+            let (before, sandbox) = (host.settled(), host.sandbox("web"));
+            let mut order = order(host, &sandbox, device, &json!({"name": "net1"}));
+            let parent = device.trim_end_matches(":1");
+            order.fails_with(&format!("no device is created on {parent} because {words}"));
+            order.fails_with("choose another device, or set allowUplinkParent in its pool");
+            host.assert_same(&before);
+            order.uplink_parents = UplinkParents::Allowed;
+            order.arrives();
+            order.comes_home();
+            host.assert_same(&before);
+        });
+    }
+}
+
+#[test]
+fn no_device_is_created_on_a_port_of_a_bridge_whatever_the_pool_allows() {
+    on_host(|host| {
+        host.ip(PARENT);
+        let sandbox = host.sandbox("web");
+        let mut order = order(host, &sandbox, "dev0:1", &json!({"name": "net1"}));
+        order.uplink_parents = UplinkParents::Allowed;
+        host.ip("link add br0 type bridge\nlink set dev0 master br0\nlink set br0 up\nroute add default via 10.1.0.1");
+        order.fails_with("no device is created on dev0 because it is a port of bridge br0");
+        host.ip("link set dev0 nomaster");
+        order.arrives();
+        order.comes_home();
+    });
+}
+
+/// Addresses, routes, MTU, flags, groups and promiscuity are part of what is compared.
+#[test]
+fn the_uplinks_own_traffic_stays_while_devices_are_created_on_it_and_deleted() {
+    on_host(|host| {
+        host.ip(PARENT);
+        host.ip("addr add 2001:db8::5/64 dev dev0\nroute add default via 10.1.0.1\nroute add default via 2001:db8::1");
+        host.ip("route add 10.9.0.0/16 via 10.1.0.2 mtu 1300\nneigh add 10.1.0.1 lladdr 02:00:00:00:00:01 dev dev0");
+        let before = host.settled();
+        assert!(before.has("link dev0 promiscuity = 0"), "it is among the facts");
+        let was: Value = serde_json::from_str(&host.show("-j addr show dev dev0")).unwrap();
+        let sandboxes: Vec<Sandbox> = (0..3).map(|number| host.sandbox(&format!("pod{number}"))).collect();
+        let kinds = [json!({"mode": "bridge"}), json!({"mode": "private"}), json!({"mode": "vepa"})];
+        let order = |at: usize| {
+            let asked = json!({"name": "net1", "addresses": ["10.7.0.2/24"], "mtu": 1300});
+            let device = json!([[format!("dev0:{}", at + 1), asked, {"macvlan": kinds[at]}]]);
+            let mut order = Order::new(host, &sandboxes[at], &device);
+            order.uplink_parents = UplinkParents::Allowed;
+            order
+        };
+        let orders: Vec<Order> = (0..3).map(order).collect();
+        for order in &orders {
+            order.arrives();
+            // a parent without a filter of its own for unicast addresses receives all frames meanwhile
+            let now = host.settled();
+            for start in ["route ", "neighbour ", "rule "] {
+                assert_eq!(now.facts(start).collect::<Vec<_>>(), before.facts(start).collect::<Vec<_>>());
+            }
+            let links: Value = serde_json::from_str(&host.show("-j addr show dev dev0")).unwrap();
+            let own = &links[0];
+            assert_eq!((&own["mtu"], &own["flags"]), (&was[0]["mtu"], &was[0]["flags"]));
+            assert_eq!(own["addr_info"], was[0]["addr_info"]);
+        }
+        orders.iter().for_each(Order::comes_home);
+        host.assert_same(&before);
     });
 }

@@ -65,6 +65,11 @@ fn ask(view: &View, namespace: &str, annotation: &str) -> Result<Vec<String>, St
 }
 
 fn ask_by(by: Request, view: &View, namespace: &str, annotation: &str) -> Result<Vec<String>, String> {
+    let choices = choices_by(by, view, namespace, annotation)?;
+    Ok(choices.iter().map(|choice| choice.device.to_string()).collect())
+}
+
+fn choices_by(by: Request, view: &View, namespace: &str, annotation: &str) -> Result<Vec<Choice>, String> {
     let pod = pod(namespace, "me");
     let owner = Owner::Sandbox { id: "new".into(), pod: Some(pod.clone()), by };
     let allocated = Allocated::from([("fast-given".parse().unwrap(), "b/other".into())]);
@@ -78,8 +83,7 @@ fn ask_by(by: Request, view: &View, namespace: &str, annotation: &str) -> Result
         busy: &BTreeSet::from(["fast-busy".parse().unwrap()]),
         ledger: &view.ledger,
     };
-    let choices = choose(view, &demand).map_err(|error| error.to_string())?;
-    Ok(choices.iter().map(|choice| choice.device.to_string()).collect())
+    choose(view, &demand).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -231,6 +235,11 @@ fn a_device_that_is_created_gets_the_lowest_free_number_and_its_parent_stays() {
     }
     // the node's own link, where the pool says so
     assert_eq!(ask(&format!("[{}]", create("name: node-uplink"))).unwrap(), ["node-uplink:1"]);
+    for (wanted, uplinks) in [("node-uplink", UplinkParents::Allowed), ("fast1", UplinkParents::Refused)] {
+        let annotation = format!("[{{name: {wanted}, create: {{kind: macvlan}}}}]");
+        let choices = choices_by(Request::Annotation, &view, "a", &annotation).unwrap();
+        assert_eq!(choices[0].uplink_parents, uplinks, "{wanted}: what the pool says goes along");
+    }
     assert!(ask("[{name: node-uplink}]").unwrap_err().contains("it is never handed out because"));
 }
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use link::{AttachRequest, Attached, Detached, Ended, OpenSandbox};
-use netdevice::{Acquisition, DeviceId, Owner, Pod, SandboxConfiguration, acquisition::ChildKind, owner::Request};
+use netdevice::{
+    Acquisition, DeviceId, Owner, Pod, SandboxConfiguration, acquisition::ChildKind, exclusion::UplinkParents,
+    owner::Request,
+};
 use serde_json::{Value, json};
 use store::Records;
 
@@ -23,6 +26,7 @@ pub(crate) struct Order {
     pub(crate) path: PathBuf,
     owner: Owner,
     devices: Vec<(DeviceId, SandboxConfiguration, Option<ChildKind>)>,
+    pub(crate) uplink_parents: UplinkParents,
     pub(crate) is_stopped: bool,
 }
 
@@ -43,6 +47,7 @@ impl Order {
             path: path.to_owned(),
             owner: Owner::Sandbox { id: id.into(), pod: Some(pod), by: Request::Annotation },
             devices: devices.as_array().unwrap().iter().map(device).collect(),
+            uplink_parents: UplinkParents::Refused,
             is_stopped: false,
         }
     }
@@ -63,6 +68,7 @@ impl Order {
             sandbox: &sandbox,
             owner: &self.owner,
             acquisition: kind.map_or(Acquisition::Move, Acquisition::Create),
+            uplink_parents: self.uplink_parents,
             configuration: Some(configuration),
         };
         let requests: Vec<_> = self.devices.iter().map(request).collect();

@@ -84,6 +84,7 @@ pub fn add(place: &Place, sandbox: &Sandbox, arguments: &DeviceRequestArguments)
         sandbox: &opened,
         owner: &owner,
         acquisition: choice.acquisition,
+        uplink_parents: choice.uplink_parents,
         configuration: Some(&request.configuration),
     };
     let attached = attach_all(&records, &[attach], reserved, &|| false, &|_, _| {}).map_err(refused)?;

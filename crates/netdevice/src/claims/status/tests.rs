@@ -22,6 +22,7 @@ fn reservation(device: &str, request: &str) -> Reservation {
         resource: None,
         owner: owner(request, None),
         acquisition: crate::Acquisition::Move,
+        uplink_parents: crate::exclusion::UplinkParents::Refused,
         configuration: None,
         is_of_one_pod: false,
         since: 0,
