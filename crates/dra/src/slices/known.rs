@@ -1,6 +1,7 @@
 //! The slices that are on the API server, from the watch and from the answers to our own requests.
 //!
-//! The watch is behind the answers: what it says of a slice before it shows our own last write is older than what is known.
+//! The watch is behind the answers: what it says of a slice before it shows our own last write is older than what is known. Or it
+//! shows a write before the answer comes: what it says of a slice with an open request is taken after the answer.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use kube::runtime::watcher::Event;
-use netdevice::claims::slice::{DeviceName, Fingerprint, Form, Present, Slices, Wanted, changes};
+use netdevice::claims::slice::{DeviceName, Fingerprint, Form, Pool, Present, Wanted};
 use tokio::time::Instant;
 
 use super::object::{Slice, TaintTime};
@@ -33,9 +34,7 @@ pub(super) enum Seen {
 #[derive(Debug)]
 pub(super) struct Known {
     node: String,
-    pub(super) slices: Slices,
-    /// The highest generation so far.
-    pub(super) last_generation: i64,
+    pub(super) pool: Pool,
     /// Whether all slices were listed once.
     pub(super) is_complete: bool,
     /// Speeds that an earlier instance published.
@@ -47,26 +46,28 @@ pub(super) struct Known {
     unseen: BTreeMap<String, (String, Instant)>,
     /// Slices that we deleted.
     deleted: BTreeMap<String, Instant>,
+    /// Slices with an open request, and what the watch said last of each since it was sent.
+    open: BTreeMap<String, Option<Event<Slice>>>,
 }
 
 impl Known {
     pub(super) fn new(node: String) -> Self {
         Self {
             node,
-            slices: Slices::new(),
-            last_generation: 0,
+            pool: Pool::default(),
             is_complete: false,
             speeds: Vec::new(),
             taints: BTreeMap::new(),
             listing: None,
             unseen: BTreeMap::new(),
             deleted: BTreeMap::new(),
+            open: BTreeMap::new(),
         }
     }
 
     /// Whether something has to be written.
-    pub(super) fn needs(&self, wanted: Option<&Wanted>) -> bool {
-        !changes(wanted, &self.slices, self.last_generation).is_empty()
+    pub(super) fn needs(&mut self, wanted: Option<&Wanted>) -> bool {
+        !self.pool.changes(wanted).is_empty()
     }
 
     /// Since when the device has the taint.
@@ -93,9 +94,28 @@ impl Known {
         self.unseen.get_mut(name).into_iter().for_each(|(_, since)| *since = now);
     }
 
+    /// A request for this slice is sent.
+    pub(super) fn sent(&mut self, name: String) {
+        self.open.insert(name, None);
+    }
+
+    /// The request was answered, and the answer was taken.
+    pub(super) fn answered(&mut self, name: &str, now: Instant) -> Seen {
+        match self.open.remove(name).flatten() {
+            Some(event) => self.event(event, now),
+            None => Seen::Expected,
+        }
+    }
+
     /// Takes an event of the watch.
     pub(super) fn event(&mut self, event: Event<Slice>, now: Instant) -> Seen {
         self.deleted.retain(|_, since| now < *since + UNSEEN);
+        if let Event::Apply(slice) | Event::Delete(slice) = &event
+            && let Some(held) = slice.metadata.name.as_ref().and_then(|name| self.open.get_mut(name))
+        {
+            *held = Some(event);
+            return Seen::Expected;
+        }
         match event {
             Event::Init => {
                 self.listing = Some((now, Vec::new()));
@@ -109,7 +129,7 @@ impl Known {
             Event::Apply(slice) => self.apply(slice, now),
             Event::Delete(slice) => {
                 let name = slice.metadata.name.unwrap_or_default();
-                let was_known = self.slices.contains_key(&name);
+                let was_known = self.pool.slices().contains_key(&name);
                 self.remove(&name);
                 if was_known { Seen::Deleted } else { Seen::Expected }
             }
@@ -122,7 +142,7 @@ impl Known {
         // what was written since may be missing in the list
         let is_newer = |name: &String| self.unseen.get(name).is_some_and(|(_, since)| *since >= began);
         let is_gone = |name: &&String| !names.contains(name) && !is_newer(name);
-        let gone: Vec<String> = self.slices.keys().filter(is_gone).cloned().collect();
+        let gone: Vec<String> = self.pool.slices().keys().filter(is_gone).cloned().collect();
         gone.iter().for_each(|name| self.remove(name));
         if !self.is_complete {
             self.speeds = listed.iter().flat_map(|slice| slice.speeds.iter().cloned()).collect();
@@ -151,7 +171,7 @@ impl Known {
             }
             written.remove();
         }
-        if self.slices.get(&name).is_some_and(|known| known.version == version) {
+        if self.pool.slices().get(&name).is_some_and(|known| known.version == version) {
             return Seen::Expected;
         }
         self.insert(name, slice, None);
@@ -169,7 +189,7 @@ impl Known {
             };
         let is_complete = slice.devices.len() == sent.len() && slice.devices.iter().zip(&sent).all(is_same);
         // a write that changed nothing makes no event
-        if self.slices.get(&name).is_none_or(|known| known.version != version) {
+        if self.pool.slices().get(&name).is_none_or(|known| known.version != version) {
             self.unseen.insert(name.clone(), (version, now));
         }
         self.insert(name, slice, (!is_complete).then_some(sent));
@@ -191,7 +211,7 @@ impl Known {
     }
 
     fn remove(&mut self, name: &str) {
-        self.slices.remove(name);
+        self.pool.remove(name);
         self.taints.remove(name);
         self.unseen.remove(name);
     }
@@ -207,7 +227,6 @@ impl Known {
         } else {
             Form::Changed
         };
-        self.last_generation = self.last_generation.max(if form == Form::Foreign { 0 } else { generation });
         let present = Present {
             uid: metadata.uid.unwrap_or_default(),
             version: metadata.resource_version.unwrap_or_default(),
@@ -222,7 +241,7 @@ impl Known {
         } else {
             self.taints.insert(name.clone(), taints);
         }
-        self.slices.insert(name, present);
+        self.pool.insert(name, present);
     }
 }
 
@@ -255,7 +274,7 @@ mod tests {
     }
 
     fn names(known: &Known) -> Vec<&str> {
-        known.slices.keys().map(String::as_str).collect()
+        known.pool.slices().keys().map(String::as_str).collect()
     }
 
     #[test]
@@ -269,6 +288,32 @@ mod tests {
         known.written(slice("b", 6), Vec::new(), second(2));
         known.event(Event::InitDone, second(3));
         assert_eq!(names(&known), ["b"]);
+    }
+
+    #[test]
+    fn what_the_watch_says_before_the_answer_is_taken_after_it() {
+        let (mut known, now) = (Known::new("node-1".into()), Instant::now());
+        list(&mut known, &[], now, now);
+        known.sent("a".into());
+        assert_eq!(known.event(Event::Apply(slice("a", 5)), now), Seen::Expected);
+        assert!(names(&known).is_empty());
+        known.written(slice("a", 5), Vec::new(), now);
+        assert_eq!((known.answered("a", now), known.next_doubt()), (Seen::Expected, None));
+        // somebody else deletes what we change, and changes what we delete
+        known.sent("a".into());
+        known.event(Event::Apply(slice("a", 6)), now);
+        known.event(Event::Delete(slice("a", 7)), now);
+        known.written(slice("a", 6), Vec::new(), now);
+        assert_eq!((known.answered("a", now), known.next_doubt()), (Seen::Deleted, None));
+        known.event(Event::Apply(slice("b", 8)), now);
+        known.sent("b".into());
+        known.event(Event::Apply(slice("b", 9)), now);
+        assert_eq!(known.answered("b", now), Seen::Foreign);
+        known.sent("b".into());
+        known.event(Event::Delete(slice("b", 10)), now);
+        known.gone("b", now);
+        assert_eq!(known.answered("b", now), Seen::Expected);
+        assert!(names(&known).is_empty());
     }
 
     #[test]

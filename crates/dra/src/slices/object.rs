@@ -2,16 +2,19 @@
 //!
 //! Of a slice that is read, not the devices are kept but their fingerprints: the watch has them all.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use k8s_openapi::ClusterResourceScope;
 use kube::{Resource, core::ObjectMeta};
 use netdevice::claims::{
     DRIVER,
-    slice::{Content, DeviceName, Fingerprint},
+    slice::{Content, DeviceName, Fingerprint, Members, SliceDevice},
 };
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Value, json};
 
 pub(super) const GROUP: &str = "resource.k8s.io";
 pub(super) const VERSION: &str = "v1";
@@ -53,7 +56,7 @@ struct Read {
 struct Spec {
     node_name: Option<String>,
     pool: Pool,
-    devices: Vec<Value>,
+    devices: Vec<Device>,
 }
 
 #[derive(Default, Deserialize)]
@@ -64,8 +67,91 @@ struct Pool {
     resource_slice_count: i64,
 }
 
-fn text<'a>(object: &'a Map<String, Value>, key: &str) -> &'a str {
-    object.get(key).and_then(Value::as_str).unwrap_or_default()
+/// A device of a slice that is read, without most of its attributes.
+struct Device {
+    name: Option<DeviceName>,
+    fingerprint: Fingerprint,
+    speed: Option<u32>,
+    taints: Vec<Value>,
+}
+
+impl<'de> Deserialize<'de> for Device {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(DeviceReader)
+    }
+}
+
+struct DeviceReader;
+
+impl<'de> Visitor<'de> for DeviceReader {
+    type Value = Device;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a device")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut values: A) -> Result<Device, A::Error> {
+        let (mut members, mut name, mut speed, mut taints) = (Members::default(), None, None, Vec::new());
+        while let Some(key) = values.next_key::<String>()? {
+            let fingerprint = match key.as_str() {
+                "name" => {
+                    let value: Value = values.next_value()?;
+                    name = value.as_str().and_then(|name| name.parse().ok());
+                    Fingerprint::of(&value)
+                }
+                "attributes" => {
+                    let attributes: Attributes = values.next_value()?;
+                    speed = attributes.speed;
+                    attributes.fingerprint
+                }
+                "taints" => {
+                    let value: Value = values.next_value()?;
+                    let fingerprint = Fingerprint::of(&value);
+                    taints = if let Value::Array(taints) = value { taints } else { Vec::new() };
+                    fingerprint
+                }
+                _ => values.next_value()?,
+            };
+            members.add(&key, fingerprint);
+        }
+        Ok(Device { name, fingerprint: members.fingerprint(), speed, taints })
+    }
+}
+
+struct Attributes {
+    fingerprint: Fingerprint,
+    speed: Option<u32>,
+}
+
+impl<'de> Deserialize<'de> for Attributes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(AttributesReader)
+    }
+}
+
+struct AttributesReader;
+
+impl<'de> Visitor<'de> for AttributesReader {
+    type Value = Attributes;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("attributes")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut values: A) -> Result<Attributes, A::Error> {
+        let (mut members, mut speed) = (Members::default(), None);
+        while let Some(key) = values.next_key::<String>()? {
+            let fingerprint = if key == "speed" {
+                let value: Value = values.next_value()?;
+                speed = value["int"].as_u64().and_then(|speed| u32::try_from(speed).ok()).filter(|speed| *speed > 0);
+                Fingerprint::of(&value)
+            } else {
+                values.next_value()?
+            };
+            members.add(&key, fingerprint);
+        }
+        Ok(Attributes { fingerprint: members.fingerprint(), speed })
+    }
 }
 
 impl From<Read> for Slice {
@@ -73,21 +159,17 @@ impl From<Read> for Slice {
         metadata.managed_fields = None;
         let Pool { name: pool, generation, resource_slice_count: count } = spec.pool;
         let (mut devices, mut speeds, mut taints) = (Vec::with_capacity(spec.devices.len()), Vec::new(), Vec::new());
-        for device in &spec.devices {
-            let name: Option<DeviceName> =
-                device.get("name").and_then(Value::as_str).and_then(|name| name.parse().ok());
+        for Device { name, fingerprint, speed, taints: of_device } in spec.devices {
             if let Some(name) = &name {
-                let speed = device.pointer("/attributes/speed/int").and_then(Value::as_u64);
-                let speed = speed.and_then(|speed| u32::try_from(speed).ok()).filter(|speed| *speed > 0);
                 speeds.extend(speed.map(|speed| (name.clone(), speed)));
-                let of_device = device.get("taints").and_then(Value::as_array).into_iter().flatten();
-                taints.extend(of_device.filter_map(Value::as_object).map(|taint| TaintTime {
-                    device: name.clone(),
-                    taint: (text(taint, "key").into(), text(taint, "value").into()),
-                    added: taint.get("timeAdded").cloned().unwrap_or_default(),
+                taints.extend(of_device.into_iter().map(|mut taint| {
+                    let text = |key: &str| taint[key].as_str().unwrap_or_default().to_owned();
+                    let (key, value) = (text("key"), text("value"));
+                    let added = taint.get_mut("timeAdded").map(Value::take).unwrap_or_default();
+                    TaintTime { device: name.clone(), taint: (key, value), added }
                 }));
             }
-            devices.push((name, Fingerprint::of(device)));
+            devices.push((name, fingerprint));
         }
         Self { metadata, node: spec.node_name, pool, generation, count, devices, speeds, taints }
     }
@@ -123,30 +205,61 @@ impl Resource for Slice {
 }
 
 /// The Node that owns the slices.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) name: String,
     pub(super) uid: String,
 }
 
-/// A slice to write. `devices` are those of the content, in the form of the API.
-pub(super) fn body(name: &str, version: Option<&str>, node: &Node, content: &Content, devices: Vec<Value>) -> Value {
-    json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": "ResourceSlice",
-        "metadata": {
-            "name": name,
-            "resourceVersion": version,
-            "ownerReferences": [{
-                "apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid, "controller": true,
-            }],
-        },
-        "spec": {
-            "driver": DRIVER,
-            "nodeName": node.name,
-            "pool": {"name": node.name, "generation": content.generation, "resourceSliceCount": content.count},
-            "devices": devices,
-        },
+/// A device to write.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Written {
+    /// As it is.
+    Published(Box<SliceDevice>),
+    /// In the form of the API, with what the API server has added.
+    Completed(Value),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Object<'a> {
+    api_version: String,
+    kind: &'a str,
+    metadata: Value,
+    spec: SpecToWrite<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SpecToWrite<'a> {
+    driver: &'a str,
+    node_name: &'a str,
+    pool: Value,
+    devices: &'a [Written],
+}
+
+/// A slice to write, as text. `devices` are those of the content.
+pub(super) fn body(
+    name: &str,
+    version: Option<&str>,
+    node: &Node,
+    content: &Content,
+    devices: &[Written],
+) -> serde_json::Result<Vec<u8>> {
+    let metadata = json!({
+        "name": name,
+        "resourceVersion": version,
+        "ownerReferences": [{
+            "apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid, "controller": true,
+        }],
+    });
+    let pool = json!({"name": node.name, "generation": content.generation, "resourceSliceCount": content.count});
+    serde_json::to_vec(&Object {
+        api_version: format!("{GROUP}/{VERSION}"),
+        kind: "ResourceSlice",
+        metadata,
+        spec: SpecToWrite { driver: DRIVER, node_name: &node.name, pool, devices },
     })
 }
 
@@ -181,7 +294,9 @@ mod tests {
         let node = Node { name: "node-1".into(), uid: "u".into() };
         let content = Content { generation: 3, count: 2, devices: vec!["eth0".parse().unwrap()] };
         let device = json!({"name": "eth0", "attributes": {"speed": {"int": 1000}}, "taints": [{"key": "a/b", "effect": "NoSchedule"}]});
-        let mut written = body("x", Some("7"), &node, &content, vec![device.clone(), json!({"name": "No!"})]);
+        let devices = [device.clone(), json!({"name": "No!"})].map(Written::Completed);
+        let written = body("x", Some("7"), &node, &content, &devices).unwrap();
+        let mut written: Value = serde_json::from_slice(&written).unwrap();
         written["spec"]["devices"][0]["taints"][0]["timeAdded"] = "2026-11-29T10:00:00Z".into();
         let slice: Slice = serde_json::from_value(written).unwrap();
         assert_eq!((slice.node.as_deref(), slice.pool.as_str()), (Some("node-1"), "node-1"));

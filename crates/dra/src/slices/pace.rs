@@ -101,6 +101,11 @@ impl Pace {
         self.change.get_or_insert(after_pause);
     }
 
+    /// Whether something that others changed is to be put right.
+    pub(super) fn is_repairing(&self) -> bool {
+        self.repair.is_some()
+    }
+
     /// Others changed what is there. Returns whether that has to be put right anew.
     pub(super) fn present_changed(&mut self, now: Instant) -> bool {
         if let Some(repair) = &mut self.repair {

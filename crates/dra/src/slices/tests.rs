@@ -16,7 +16,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use netdevice::{Link, Pools, Projector, Snapshot, View, fixture, link::flags};
+use netdevice::{Link, Pools, Projector, Snapshot, View, claims::slice::Pool, fixture, link::flags};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -31,7 +31,7 @@ use super::{
     Settings, Timing, Tracker,
     known::Known,
     run,
-    writer::{Progress, Writer},
+    writer::{End, Writer},
 };
 
 const NODE: &str = "node-1";
@@ -503,20 +503,24 @@ struct Alone {
 
 impl Alone {
     fn new(server: &Server, node: &Node) -> Self {
-        let mut tracker = Tracker::default();
-        tracker.set_view(node.views.borrow().clone());
-        Self { writer: Writer::new(server.client(), &settings()), known: Known::new(NODE.into()), tracker }
+        let (mut tracker, mut known) = (Tracker::default(), Known::new(NODE.into()));
+        tracker.set_view(node.views.borrow().clone(), &mut known.pool);
+        Self { writer: Writer::new(server.client(), &settings()), known, tracker }
     }
 
     /// Sends requests until the round ends. Returns how it ended and the number of writes.
-    async fn round(&mut self, mut between: impl FnMut(&mut Tracker)) -> (Progress, usize) {
-        for written in 0..20 {
-            match self.writer.write_next(&self.tracker, &mut self.known).await {
-                Progress::Written => between(&mut self.tracker),
-                end => return (end, written),
+    async fn round(&mut self, mut between: impl FnMut(&mut Tracker, &mut Pool)) -> (End, usize) {
+        let Self { writer, known, tracker } = self;
+        let (mut end, mut written) = (writer.begin(tracker, known), 0);
+        while end.is_none() {
+            let done = writer.done().await.expect("there is a request");
+            if writer.take(done, known).0 {
+                written += 1;
+                between(tracker, &mut known.pool);
             }
+            end = writer.go_on(tracker, known);
         }
-        panic!("the round does not end");
+        (end.unwrap(), written)
     }
 }
 
@@ -527,14 +531,14 @@ async fn what_changes_with_each_write_does_not_make_a_round_longer() {
     let mut node = Node::new(150);
     let mut alone = Alone::new(&server, &node);
     let mut mtu = 1500;
-    let mut flap = |tracker: &mut Tracker| {
+    let mut flap = |tracker: &mut Tracker, pool: &mut Pool| {
         mtu += 1;
         node.change(3, flags::UP, mtu);
-        tracker.set_view(node.views.borrow().clone());
+        tracker.set_view(node.views.borrow().clone(), pool);
     };
-    assert_eq!(alone.round(&mut flap).await, (Progress::Interrupted, 3));
-    assert_eq!(alone.round(&mut flap).await, (Progress::Interrupted, 1));
-    assert_eq!(alone.round(|_| ()).await, (Progress::Complete, 1));
+    assert_eq!(alone.round(&mut flap).await, (End::Interrupted, 3));
+    assert_eq!(alone.round(&mut flap).await, (End::Interrupted, 1));
+    assert_eq!(alone.round(|_, _| ()).await, (End::Complete, 1));
     assert!(is_complete(&server.content(), 150));
 }
 
@@ -545,8 +549,8 @@ async fn a_server_that_drops_the_owner_gets_each_slice_once_in_a_round() {
     server.content().drops_owners = true;
     let node = Node::new(150);
     let mut alone = Alone::new(&server, &node);
-    assert_eq!(alone.round(|_| ()).await, (Progress::Interrupted, 3));
-    assert_eq!(alone.round(|_| ()).await, (Progress::Interrupted, 3));
+    assert_eq!(alone.round(|_, _| ()).await, (End::Interrupted, 3));
+    assert_eq!(alone.round(|_, _| ()).await, (End::Interrupted, 3));
     let paths: BTreeSet<String> = server.content().writes[3..].iter().map(|(_, path)| path.clone()).collect();
     assert_eq!(paths.len(), 3, "{paths:?}");
     assert!(is_complete(&server.content(), 150));
@@ -559,9 +563,9 @@ async fn a_node_that_is_not_there_yet_is_waited_for_with_short_pauses() {
     server.content().has_no_node = true;
     let node = Node::new(1);
     let mut alone = Alone::new(&server, &node);
-    let (end, written) = alone.round(|_| ()).await;
+    let (end, written) = alone.round(|_, _| ()).await;
     let is_short = |pause| pause <= settings().timing.longest_retry;
-    assert!(matches!(end, Progress::Failed(pause) if is_short(pause)) && written == 0, "{end:?}");
+    assert!(matches!(end, End::Failed(pause) if is_short(pause)) && written == 0, "{end:?}");
     server.content().has_no_node = false;
-    assert_eq!(alone.round(|_| ()).await, (Progress::Complete, 1));
+    assert_eq!(alone.round(|_, _| ()).await, (End::Complete, 1));
 }

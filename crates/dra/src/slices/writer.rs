@@ -1,140 +1,109 @@
-//! Requests to the API server, one at a time.
+//! Writes slices, in rounds. A round is what is necessary at its start, some requests at a time: what is wanted may change while it
+//! is written, and what is written may not stay as it was sent. What is left is for the next round.
 
 use std::{
-    collections::BTreeSet,
-    hash::{BuildHasher, Hasher, RandomState},
+    collections::VecDeque,
+    mem::{Discriminant, discriminant},
     sync::Arc,
     time::Duration,
 };
 
-use kube::{
-    Client,
-    api::{DeleteParams, GetParams, ListParams, PostParams},
-    client::Body,
-    core::{Request, params::Preconditions},
-    runtime::watcher,
-};
-use netdevice::claims::slice::{Change, Content, DeviceName, Fingerprint, Tracker, changes};
-use serde::{Deserialize, de::DeserializeOwned};
-use tokio::time::{Instant, timeout};
+use kube::{Client, runtime::watcher};
+use netdevice::claims::slice::{Change, Tracker};
+use serde::de::IgnoredAny;
+use tokio::{task::JoinSet, time::Instant};
 use wake::Backoff;
 
 use super::{
     Settings, Stats,
-    known::Known,
-    object::{GROUP, Node, PLURAL, Slice, VERSION, body, new_name},
+    change::{Sent, request_of},
+    known::{Known, Seen},
+    object::{Node, Slice},
+    request::{HttpRequest, RequestError, Requests, chain},
 };
-
-/// How long an answer may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause after an answer that does not change by itself: a right is missing, or the API server takes the slice for invalid.
 const LONG_PAUSE: Duration = Duration::from_secs(60);
 
-/// Longest pause that the API server can ask for.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
+/// Requests at a time. The agent has eight connections for all that it asks.
+const AT_ONCE: usize = 4;
 
-type HttpRequest = hyper::Request<Vec<u8>>;
-
-/// Why a request failed.
-#[derive(Debug, thiserror::Error)]
-enum RequestError {
-    #[error("no answer from the API server within {TIMEOUT:?}")]
-    Timeout,
-    #[error("cannot send the request")]
-    Build(#[source] kube::core::request::Error),
-    #[error("cannot reach the API server")]
-    Send(#[source] kube::Error),
-    #[error("the API server refuses it ({code}): {message}")]
-    Refused { code: u16, message: String, retry_after: Option<Duration> },
-    /// It is created by the kubelet, perhaps in a moment.
-    #[error("the API server has no such Node")]
-    NoNode,
-    #[error("cannot read the answer of the API server, or write a request")]
-    Answer(#[source] serde_json::Error),
-}
-
-impl RequestError {
-    fn code(&self) -> Option<u16> {
-        match self {
-            Self::Refused { code, .. } => Some(*code),
-            _ => None,
-        }
-    }
-}
-
-/// What an attempt did.
+/// How a round ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// Something was written: there may be more.
-    Written,
-    /// There is nothing to write.
+pub(super) enum End {
+    /// There is nothing left to write.
     Complete,
     /// There is more to write, but not in this round.
     Interrupted,
-    /// The request failed: the next one after this pause.
+    /// A request failed: the next round after this pause.
     Failed(Duration),
 }
 
-/// The requests that a round may still send. What is wanted may change while it is written, and what is written may not stay as
-/// it was sent: a round has as many writes as were necessary at its start, and each slice once.
+/// What a request did.
 #[derive(Debug)]
-struct Round {
-    left: usize,
-    written: BTreeSet<String>,
+pub(super) enum Done {
+    Node(Result<Node, RequestError>),
+    Answered(Box<Answered>),
 }
 
-impl Round {
-    fn may_send(&self, change: &Change) -> bool {
-        self.left > 0 && change.name().is_none_or(|name| !self.written.contains(name))
-    }
+/// A request for a slice that was answered, or failed.
+#[derive(Debug)]
+pub(super) struct Answered {
+    name: String,
+    change: Change,
+    answer: Result<Answer, Failed>,
+}
 
-    fn sent(&mut self, name: String) {
-        self.left = self.left.saturating_sub(1);
-        self.written.insert(name);
-    }
+/// The answer to a request that succeeded.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Deleted,
+    Written(Box<Slice>, Sent),
+}
+
+/// A request that failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    error: RequestError,
+    /// The slice as it is now, if it is another one than was known.
+    slice: Option<Option<Slice>>,
 }
 
 /// Sends requests.
 pub(super) struct Writer {
-    client: Client,
+    requests: Requests,
     node_name: String,
     /// None until it was read.
     node: Option<Node>,
     stats: Arc<Stats>,
     backoff: Backoff,
-    round: Option<Round>,
+    /// What the round has still to send.
+    queue: VecDeque<Change>,
+    in_flight: JoinSet<Done>,
+    /// What kind of requests these are.
+    kind: Option<Discriminant<Change>>,
+    /// Whether the last request succeeded: otherwise one is tried alone.
+    is_accepted: bool,
+    /// The pause after the round, because a request failed.
+    pause: Option<Duration>,
     /// The last failures that were logged: of requests, and of the watch.
     logged: [Option<String>; 2],
-}
-
-#[derive(Deserialize)]
-struct NodeObject {
-    metadata: kube::core::ObjectMeta,
-}
-
-#[derive(Deserialize)]
-struct List {
-    items: Vec<Slice>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Status {
-    message: String,
 }
 
 impl Writer {
     pub(super) fn new(client: Client, settings: &Settings) -> Self {
         let Settings { node, timing, stats } = settings;
-        let backoff = Backoff::new(timing.retry, timing.longest_retry);
         Self {
-            client,
+            requests: Requests(client),
             node_name: node.clone(),
             node: None,
             stats: stats.clone(),
-            backoff,
-            round: None,
+            backoff: Backoff::new(timing.retry, timing.longest_retry),
+            queue: VecDeque::new(),
+            in_flight: JoinSet::new(),
+            kind: None,
+            is_accepted: true,
+            pause: None,
             logged: [None, None],
         }
     }
@@ -173,104 +142,113 @@ impl Writer {
         }
     }
 
-    /// Sends the first request that is necessary and that the round may send.
-    pub(super) async fn write_next(&mut self, tracker: &Tracker, known: &mut Known) -> Progress {
-        let needed = changes(tracker.wanted(), &known.slices, known.last_generation);
-        if needed.is_empty() {
-            self.round = None;
-            self.backoff.reset();
-            return Progress::Complete;
+    /// Whether a round has begun that has not ended.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// Begins a round. Returns how it ended, if it has.
+    pub(super) fn begin(&mut self, tracker: &Tracker, known: &mut Known) -> Option<End> {
+        self.queue = known.pool.changes(tracker.wanted()).into();
+        self.pause = None;
+        if self.queue.is_empty() { Some(self.completed()) } else { self.go_on(tracker, known) }
+    }
+
+    /// Sends what the round has left. Returns how it ended, if it has.
+    pub(super) fn go_on(&mut self, tracker: &Tracker, known: &mut Known) -> Option<End> {
+        self.send_more(tracker, known);
+        if self.is_busy() {
+            return None;
         }
-        let planned = needed.len();
-        let round = self.round.get_or_insert_with(|| Round { left: planned, written: BTreeSet::new() });
-        let Some(change) = needed.into_iter().find(|change| round.may_send(change)) else {
-            self.round = None;
-            return Progress::Interrupted;
+        if let Some(pause) = self.pause.take() {
+            return Some(End::Failed(pause));
+        }
+        Some(if known.needs(tracker.wanted()) { End::Interrupted } else { self.completed() })
+    }
+
+    fn completed(&mut self) -> End {
+        self.backoff.reset();
+        End::Complete
+    }
+
+    /// The next request that is done; waits if there is none.
+    pub(super) async fn done(&mut self) -> Option<Done> {
+        // a task ends by itself: it is not aborted, and does not panic
+        self.in_flight.join_next().await?.ok()
+    }
+
+    /// Takes what a request did. Returns whether a slice was written, and what the watch has said of it meanwhile.
+    pub(super) fn take(&mut self, done: Done, known: &mut Known) -> (bool, Seen) {
+        let now = Instant::now();
+        let (name, change, answer) = match done {
+            Done::Node(Ok(node)) => {
+                self.node = Some(node);
+                return (false, Seen::Expected);
+            }
+            Done::Node(Err(error)) => {
+                self.failed(None, &error);
+                return (false, Seen::Expected);
+            }
+            Done::Answered(answered) => {
+                let Answered { name, change, answer } = *answered;
+                (name, change, answer)
+            }
         };
-        match self.write(&change, tracker, known).await {
-            Ok(name) => {
-                self.round.iter_mut().for_each(|round| round.sent(name.clone()));
-                self.stats.count_write();
-                self.backoff.reset();
-                if self.logged[0].take().is_some() {
-                    tracing::info!("ResourceSlices are written again");
-                }
-                Progress::Written
-            }
-            Err(error) => Progress::Failed(self.failed(&change, &error, known).await),
-        }
-    }
-
-    /// Returns the name of the slice.
-    async fn write(&mut self, change: &Change, tracker: &Tracker, known: &mut Known) -> Result<String, RequestError> {
-        match change {
-            Change::Delete { name, uid, version } => {
-                let parameters = DeleteParams {
-                    preconditions: Some(Preconditions {
-                        uid: Some(uid.clone()),
-                        resource_version: Some(version.clone()),
-                    }),
-                    ..DeleteParams::default()
-                };
-                let request = Request::new(path()).delete(name, &parameters).map_err(RequestError::Build)?;
-                self.send::<serde::de::IgnoredAny>(request).await?;
+        let is_written = answer.is_ok();
+        match answer {
+            Ok(Answer::Deleted) => {
                 tracing::info!(slice = name, "ResourceSlice deleted");
-                known.gone(name, Instant::now());
-                Ok(name.clone())
+                known.gone(&name, now);
             }
-            Change::Update { name, version, content, .. } => {
-                let node = self.node().await?;
-                let (body, sent) = content_of(name, Some(version), &node, content, tracker, known)?;
-                let request = Request::new(path()).replace(name, &PostParams::default(), body);
-                self.send_slice(request.map_err(RequestError::Build)?, sent, known).await?;
-                tracing::debug!(slice = name, devices = content.devices.len(), "ResourceSlice changed");
-                Ok(name.clone())
-            }
-            Change::Create { position, content } => {
-                let node = self.node().await?;
-                let name = new_name(&self.node_name, *position, random());
-                let (body, sent) = content_of(&name, None, &node, content, tracker, known)?;
-                let request = Request::new(path()).create(&PostParams::default(), body);
-                self.send_slice(request.map_err(RequestError::Build)?, sent, known).await?;
-                tracing::info!(slice = name, devices = content.devices.len(), "ResourceSlice created");
-                Ok(name)
+            Ok(Answer::Written(slice, sent)) => self.written(&change, *slice, sent, known),
+            Err(Failed { error, slice }) => {
+                match slice {
+                    Some(Some(slice)) => known.read(slice),
+                    Some(None) => known.gone(&name, now),
+                    None => {}
+                }
+                self.failed(Some(&change), &error);
             }
         }
+        if is_written {
+            self.stats.count_write();
+            self.backoff.reset();
+            self.is_accepted = true;
+            if self.logged[0].take().is_some() {
+                tracing::info!("ResourceSlices are written again");
+            }
+        }
+        (is_written, known.answered(&name, now))
     }
 
-    async fn send_slice(&self, request: HttpRequest, sent: Sent, known: &mut Known) -> Result<(), RequestError> {
-        let slice: Slice = self.send(request).await?;
+    fn written(&mut self, change: &Change, slice: Slice, sent: Sent, known: &mut Known) {
+        let (name, devices) = (slice.metadata.name.as_deref().unwrap_or_default(), sent.len());
+        match change {
+            Change::Create { .. } => tracing::info!(slice = name, devices, "ResourceSlice created"),
+            _ => tracing::debug!(slice = name, devices, "ResourceSlice changed"),
+        }
         if known.written(slice, sent, Instant::now()) && self.stats.set_dropped() {
             tracing::warn!(
                 "the API server drops fields of the devices in ResourceSlices: a feature is off there \
                  (taints need the feature gate DRADeviceTaints, on since Kubernetes 1.36)"
             );
         }
-        Ok(())
     }
 
-    /// The Node, which owns the slices.
-    async fn node(&mut self) -> Result<Node, RequestError> {
-        if let Some(node) = &self.node {
-            return Ok(node.clone());
-        }
-        let request = Request::new("/api/v1/nodes").get(&self.node_name, &GetParams::default());
-        let read: NodeObject = match self.send(request.map_err(RequestError::Build)?).await {
-            Err(error) if error.code() == Some(404) => return Err(RequestError::NoNode),
-            read => read?,
-        };
-        let node = Node { name: self.node_name.clone(), uid: read.metadata.uid.unwrap_or_default() };
-        self.node = Some(node.clone());
-        Ok(node)
-    }
-
-    /// Returns the pause until the next request.
-    async fn failed(&mut self, change: &Change, error: &RequestError, known: &mut Known) -> Duration {
+    /// A request failed: no other one is sent in this round.
+    fn failed(&mut self, change: Option<&Change>, error: &RequestError) {
         self.stats.count_failed_write();
+        self.queue.clear();
+        self.is_accepted = false;
+        let pause = match self.pause {
+            Some(pause) => pause,
+            None => self.backoff.next_pause(),
+        };
         // another writer was faster, or the watch is behind
-        if let (Some(name), Some(404 | 409)) = (change.name(), error.code()) {
-            _ = self.look_at(name, known).await;
-            return self.backoff.next_pause();
+        let is_overtaken = matches!((change.and_then(Change::name), error.code()), (Some(_), Some(404 | 409)));
+        if is_overtaken {
+            self.pause = Some(pause);
+            return;
         }
         let advice = match error.code() {
             Some(401) => ": the token of the service account is not accepted",
@@ -280,18 +258,55 @@ impl Writer {
             _ => "",
         };
         self.log(0, &format!("cannot write the ResourceSlices of the node{advice}: {}", chain(error)));
-        let pause = self.backoff.next_pause();
-        match error {
+        self.pause = Some(match error {
             // all nodes get the same time: the pause is different for each
             RequestError::Refused { retry_after: Some(time), .. } => pause + *time,
             RequestError::Refused { code: 403 | 404 | 422, .. } => pause.max(LONG_PAUSE),
             _ => pause,
+        });
+    }
+
+    /// Starts requests, in their order: one kind after the other.
+    fn send_more(&mut self, tracker: &Tracker, known: &mut Known) {
+        let at_once = if self.is_accepted { AT_ONCE } else { 1 };
+        while self.in_flight.len() < at_once
+            && let Some(change) = self.queue.front()
+        {
+            let kind = discriminant(change);
+            let is_delete = matches!(change, Change::Delete { .. });
+            if self.is_busy() && self.kind != Some(kind) {
+                return;
+            }
+            self.kind = Some(kind);
+            let requests = self.requests.clone();
+            let node = match &self.node {
+                Some(node) => node.clone(),
+                None if is_delete => Node::default(),
+                None => {
+                    // it is asked for once
+                    if self.is_busy() {
+                        return;
+                    }
+                    let name = self.node_name.clone();
+                    self.kind = None;
+                    self.in_flight.spawn(async move { Done::Node(requests.node(&name).await) });
+                    return;
+                }
+            };
+            let Some(change) = self.queue.pop_front().filter(|change| is_current(change, known)) else { continue };
+            match request_of(&change, &node, tracker, known) {
+                Ok((name, request, sent)) => {
+                    known.sent(name.clone());
+                    self.in_flight.spawn(send(requests, name, change, request, sent));
+                }
+                Err(error) => self.failed(Some(&change), &error),
+            }
         }
     }
 
     /// Reads a slice anew. Returns whether that succeeded.
     pub(super) async fn look_at(&self, name: &str, known: &mut Known) -> bool {
-        match self.read(name).await {
+        match self.requests.slice(name).await {
             Ok(Some(slice)) => known.read(slice),
             Ok(None) => known.gone(name, Instant::now()),
             Err(error) => {
@@ -301,82 +316,35 @@ impl Writer {
         }
         true
     }
+}
 
-    /// By a list, for which the agent has the right anyway.
-    async fn read(&self, name: &str) -> Result<Option<Slice>, RequestError> {
-        let parameters = ListParams::default().fields(&format!("metadata.name={name}"));
-        let request = Request::new(path()).list(&parameters).map_err(RequestError::Build)?;
-        let List { items } = self.send(request).await?;
-        Ok(items.into_iter().next())
-    }
-
-    async fn send<T: DeserializeOwned>(&self, request: HttpRequest) -> Result<T, RequestError> {
-        timeout(TIMEOUT, self.send_without_limit(request)).await.map_err(|_| RequestError::Timeout)?
-    }
-
-    async fn send_without_limit<T: DeserializeOwned>(&self, request: HttpRequest) -> Result<T, RequestError> {
-        let answer = self.client.send(request.map(Body::from)).await.map_err(RequestError::Send)?;
-        let code = answer.status();
-        let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-        let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
-        let bytes = answer.into_body().collect_bytes().await.map_err(RequestError::Send)?;
-        if code.is_success() {
-            return serde_json::from_slice(&bytes).map_err(RequestError::Answer);
+/// Whether the slice is as it was when the change was planned.
+fn is_current(change: &Change, known: &Known) -> bool {
+    match change {
+        Change::Create { .. } => true,
+        Change::Update { name, version, .. } | Change::Delete { name, version, .. } => {
+            known.pool.slices().get(name).is_some_and(|slice| slice.version == *version)
         }
-        // the API server's own limiter answers with text
-        let text = || String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).trim().to_owned();
-        let message = serde_json::from_slice::<Status>(&bytes).map_or_else(|_| text(), |status| status.message);
-        Err(RequestError::Refused { code: code.as_u16(), message, retry_after })
     }
 }
 
-fn path() -> String {
-    format!("/apis/{GROUP}/{VERSION}/{PLURAL}")
-}
-
-/// What a request says of each device.
-type Sent = Vec<(DeviceName, Fingerprint)>;
-
-/// The body of a slice.
-fn content_of(
-    name: &str,
-    version: Option<&str>,
-    node: &Node,
-    content: &Content,
-    tracker: &Tracker,
-    known: &Known,
-) -> Result<(Vec<u8>, Sent), RequestError> {
-    let (mut devices, mut sent) = (Vec::new(), Vec::new());
-    for device in content.devices.iter().filter_map(|device| tracker.device(device)) {
-        let mut value = serde_json::to_value(&device).map_err(RequestError::Answer)?;
-        sent.push((device.name.clone(), Fingerprint::of(&value)));
-        // a taint that stays keeps its time
-        for (at, taint) in device.taints.iter().enumerate() {
-            if let Some(time) = known.added(name, &device.name, (taint.key, taint.value)) {
-                value["taints"][at]["timeAdded"] = time.added.clone();
-            }
+/// Sends a request; what another writer changed meanwhile is read.
+async fn send(requests: Requests, name: String, change: Change, request: HttpRequest, sent: Sent) -> Done {
+    let answer = match &change {
+        Change::Delete { .. } => requests.send::<IgnoredAny>(request).await.map(|_| Answer::Deleted),
+        Change::Update { .. } | Change::Create { .. } => {
+            requests.send::<Slice>(request).await.map(|slice| Answer::Written(Box::new(slice), sent))
         }
-        devices.push(value);
-    }
-    let body = body(name, version, node, content, devices);
-    Ok((serde_json::to_vec(&body).map_err(RequestError::Answer)?, sent))
-}
-
-/// The keys of a hasher are random enough for names.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
+    };
+    let answer = match answer {
+        Ok(answer) => Ok(answer),
+        Err(error) => {
+            let slice = match (change.name(), error.code()) {
+                (Some(name), Some(404 | 409)) => requests.slice(name).await.ok(),
+                _ => None,
+            };
+            Err(Failed { error, slice })
         }
-        cause = error.source();
-    }
-    text
+    };
+    Done::Answered(Box::new(Answered { name, change, answer }))
 }

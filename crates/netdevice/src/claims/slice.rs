@@ -2,13 +2,17 @@
 
 mod attribute;
 mod device;
+mod fingerprint;
 mod name;
 mod plan;
+mod pool;
 mod wanted;
 
 pub use attribute::{Attribute, Attributes, MAX_STRING};
 pub use device::{HELD, LINK_DOWN, NO_CARRIER, QUARANTINED, SliceDevice, Taint, devices};
 pub(crate) use device::{Obstacle, Offered, candidates};
+pub use fingerprint::{Fingerprint, Members};
 pub use name::{DeviceName, DeviceNameError, device_name, find};
-pub use plan::{Change, Content, DEVICES_PER_SLICE, Fingerprint, Form, Present, Slices, Wanted, changes};
+pub use plan::{Change, Content, DEVICES_PER_SLICE, Form, Present, Slices, Wanted};
+pub use pool::Pool;
 pub use wanted::Tracker;

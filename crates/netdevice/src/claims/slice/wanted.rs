@@ -10,8 +10,10 @@ use imbl::ordmap::DiffItem;
 
 use super::{
     Offered, SliceDevice,
+    fingerprint::Fingerprint,
     name::{DeviceName, device_name},
-    plan::{Fingerprint, Wanted},
+    plan::Wanted,
+    pool::Pool,
 };
 use crate::{id::DeviceId, projection::View};
 
@@ -37,42 +39,51 @@ impl Tracker {
     }
 
     /// The speed of a device that an earlier instance published. It counts until the link has one.
-    pub fn remember_speed(&mut self, name: &DeviceName, speed: u32) {
+    pub fn remember_speed(&mut self, name: &DeviceName, speed: u32, pool: &mut Pool) {
         if self.speeds.contains_key(name) {
             return;
         }
         let has_hardware = |offered: Offered<'_>| offered.link.hardware.is_some();
         if Offered::find(&self.view, &name.device()).is_some_and(has_hardware) {
             self.speeds.insert(name.clone(), speed);
-            self.update(&name.device());
+            self.update(&name.device(), pool);
         }
     }
 
-    /// Takes a new view. Returns whether something that is published differs.
-    pub fn set_view(&mut self, view: Arc<View>) -> bool {
+    /// Takes a new view, and tells the pool what differs. Returns whether something that is published does.
+    pub fn set_view(&mut self, view: Arc<View>, pool: &mut Pool) -> bool {
         let had = self.wanted().is_some();
         let before = std::mem::replace(&mut self.view, view);
         let mut differs = false;
         for id in changed(&before, &self.view) {
-            differs |= self.update(&id);
+            differs |= self.update(&id, pool);
         }
         differs |= had != self.wanted().is_some();
         differs
     }
 
     /// Returns whether what is published of the device differs.
-    fn update(&mut self, id: &DeviceId) -> bool {
+    fn update(&mut self, id: &DeviceId, pool: &mut Pool) -> bool {
         let name = device_name(id);
         let Some(offered) = Offered::find(&self.view, id) else {
             self.speeds.remove(&name);
-            return self.wanted.remove(&name).is_some();
+            let was_wanted = self.wanted.remove(&name).is_some();
+            if was_wanted {
+                pool.update(&name, false);
+            }
+            return was_wanted;
         };
         if let Some(speed) = offered.link.hardware.as_ref().and_then(|hardware| hardware.speed) {
             self.speeds.insert(name.clone(), speed);
         }
         let device = offered.publish(&self.view, name.clone(), self.speeds.get(&name).copied());
-        let fingerprint = Fingerprint::of(&serde_json::to_value(device).unwrap_or_default());
-        self.wanted.insert(name, fingerprint) != Some(fingerprint)
+        let fingerprint = Fingerprint::of_published(&device);
+        let differs = self.wanted.get(&name) != Some(&fingerprint);
+        if differs {
+            pool.update(&name, true);
+            self.wanted.insert(name, fingerprint);
+        }
+        differs
     }
 }
 
@@ -162,7 +173,7 @@ mod tests {
             let mut projector = Projector::new();
             projector.set_pools(Arc::new(Pools::from_yaml(POOLS[0]).unwrap()));
             let (mut snapshot, mut ledger, mut unknown) = (Snapshot::default(), Ledger::new(), BTreeSet::new());
-            let mut tracker = Tracker::default();
+            let (mut tracker, mut pool) = (Tracker::default(), Pool::default());
             for change in changes {
                 let name = |number: u32| format!("dev{number}");
                 let child = |number: u32| DeviceId::child_of(&name(number).parse().unwrap(), std::num::NonZeroU16::MIN);
@@ -200,7 +211,7 @@ mod tests {
                 projector.set_ledger(Arc::new(ledger.clone()));
                 projector.set_unknown(unknown.clone());
                 let before = tracker.wanted().cloned();
-                let differs = tracker.set_view(Arc::new(projector.view().clone()));
+                let differs = tracker.set_view(Arc::new(projector.view().clone()), &mut pool);
                 prop_assert_eq!(differs, before.as_ref() != tracker.wanted());
                 let scratch: Wanted = devices(projector.view()).map(|device| (device.name.clone(), fingerprint(&device))).collect();
                 prop_assert_eq!(&tracker.wanted, &scratch);
@@ -215,7 +226,7 @@ mod tests {
     fn a_lost_carrier_does_not_change_the_speed() {
         let mut projector = Projector::new();
         projector.set_pools(Arc::new(Pools::from_yaml(POOLS[0]).unwrap()));
-        let mut tracker = Tracker::default();
+        let (mut tracker, mut pool) = (Tracker::default(), Pool::default());
         let mut view = |speed: Option<u32>, flags: u32| {
             let hardware = Some(Arc::new(Hardware { speed, ..Hardware::default() }));
             let mut snapshot = Snapshot::default();
@@ -223,17 +234,17 @@ mod tests {
             projector.set_snapshot(snapshot);
             Arc::new(projector.view().clone())
         };
-        assert!(tracker.set_view(view(Some(25_000), 0x10001)));
-        assert!(!tracker.set_view(view(None, 1)), "the rule of the pool is `up`");
-        assert!(tracker.set_view(view(Some(10_000), 0x10001)));
+        assert!(tracker.set_view(view(Some(25_000), 0x10001), &mut pool));
+        assert!(!tracker.set_view(view(None, 1), &mut pool), "the rule of the pool is `up`");
+        assert!(tracker.set_view(view(Some(10_000), 0x10001), &mut pool));
         let name: DeviceName = "dev0".parse().unwrap();
-        tracker.remember_speed(&name, 40_000);
+        tracker.remember_speed(&name, 40_000, &mut pool);
         let speed =
             |tracker: &Tracker| serde_json::to_value(&tracker.device(&name).unwrap().attributes["speed"]).unwrap();
         assert_eq!(speed(&tracker), serde_json::json!({"int": 10_000}));
         let mut restarted = Tracker::default();
-        restarted.set_view(view(None, 1));
-        restarted.remember_speed(&name, 40_000);
+        restarted.set_view(view(None, 1), &mut pool);
+        restarted.remember_speed(&name, 40_000, &mut pool);
         assert_eq!(speed(&restarted), serde_json::json!({"int": 40_000}));
     }
 }
