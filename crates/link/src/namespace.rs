@@ -1,7 +1,10 @@
 //! What a configuration adds to a sandbox's namespace beside the device: routing rules, and a VRF. They end with the namespace,
 //! or when the device leaves it.
 
-use netdevice::{Attachment, SandboxConfiguration, configuration::Vrf};
+use netdevice::{
+    Attachment, DeviceId, SandboxConfiguration,
+    configuration::{SandboxRule, Vrf},
+};
 use rtnl::{
     Message,
     link::{VRF, attribute as ifla, vrf_table},
@@ -74,25 +77,43 @@ pub(crate) fn join_vrf(inside: &mut RouteSocket, vrf: &Vrf, index: u32) -> Resul
     joined.subject(SUBJECT)?.map_err(|error| Error::Configure { what: what(), error })
 }
 
-/// Removes the rules of a device that leaves its sandbox, and its VRF if it was made here and has no other port. What cannot be
-/// removed stays: it ends with the namespace.
+/// Removes the rules of a device that leaves its sandbox, but for those that another device there requests, and its VRF if it was
+/// made here and has no other port. What cannot be removed stays: it ends with the namespace.
 pub(crate) fn leave<A: Identity>(records: &Records, record: &Attachment<A>, home: &mut RouteSocket, actor: Actor<'_>) {
     let own = |configuration: &&SandboxConfiguration| !configuration.rules.is_empty() || configuration.vrf.is_some();
     let Some(configuration) = record.configuration.as_ref().filter(own) else { return };
     let Ok(Some((_namespace, mut inside))) = find_namespace(records, record, home, actor) else { return };
-    let remove = |rule| -> Change { Box::new(move |batch| rtnl::rule::remove(batch, &rule)) };
-    let removals: Vec<Change> = configuration.rules.iter().copied().map(remove).collect();
-    if !removals.is_empty() {
-        let _ = inside.change(removals);
+    remove_rules(records, &mut inside, &record.device, &configuration.rules);
+    if let Some(vrf) = &configuration.vrf {
+        remove_vrf(&mut inside, vrf, record.sandbox.ifindex);
     }
-    let Some(vrf) = &configuration.vrf else { return };
-    let Ok(Some(link)) = read_bare(&mut inside, Which::Name(vrf.name.as_interface_name())) else { return };
+}
+
+fn remove_rules(records: &Records, inside: &mut RouteSocket, device: &DeviceId, rules: &[SandboxRule]) {
+    if rules.is_empty() {
+        return;
+    }
+    let Ok((ledger, _)) = records.list() else { return };
+    let cookie = inside.cookie();
+    let is_beside = |record: &Attachment| record.sandbox.cookie == cookie && record.device != *device;
+    let mut removals: Vec<Change> = Vec::new();
+    for rule in rules.iter().copied() {
+        let requests = |record: &Attachment| record.configuration.as_ref().is_some_and(|it| it.rules.contains(&rule));
+        if !ledger.values().any(|record| is_beside(record) && requests(record)) {
+            removals.push(Box::new(move |batch| rtnl::rule::remove(batch, &rule)));
+        }
+    }
+    let _ = inside.change(removals);
+}
+
+fn remove_vrf(inside: &mut RouteSocket, vrf: &Vrf, index: u32) {
+    let Ok(Some(link)) = read_bare(inside, Which::Name(vrf.name.as_interface_name())) else { return };
     let is_ours =
         link.kind.as_deref() == Some(VRF) && link.alias.as_ref().is_some_and(|alias| alias.as_bytes() == OURS);
     let mut others = 0;
     let mut look = |message: &Message<'_>| {
         let port = rtnl::link::parse(message.payload).ok().and_then(|link| link.to_link());
-        let is_other = |port: &netdevice::Link| port.master == Some(link.index) && port.index != record.sandbox.ifindex;
+        let is_other = |port: &netdevice::Link| port.master == Some(link.index) && port.index != index;
         others += usize::from(port.as_ref().is_some_and(is_other));
     };
     let listed = inside.each(&rtnl::link::dump, &mut look);

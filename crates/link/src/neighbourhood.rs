@@ -111,7 +111,8 @@ fn links_around(
     Ok(links)
 }
 
-/// Adds links with their default routes, and which links have an address that the node is known by: `addresses` and their own.
+/// Adds links with their default routes, and which links have an address that the node is known by: of `addresses`, and of
+/// their own.
 fn add_links(
     records: &Records,
     socket: &mut RouteSocket,

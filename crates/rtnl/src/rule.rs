@@ -22,8 +22,9 @@ const SOURCE: u16 = 2;
 const PRIORITY: u16 = 6;
 const TABLE: u16 = 15;
 const PROTOCOL: u16 = 21;
-/// `RTPROT_STATIC`: made by an administrator.
-const BY_ADMINISTRATOR: u8 = 4;
+/// Who made a rule (`FRA_PROTOCOL`): a number of our own, which no other program is known to use. The kernel compares it when a
+/// rule is added and removed (`rule_exists`, `rule_find` in `net/core/fib_rules.c`), so that a rule of the Pod stays as it is.
+const OURS: u8 = 78;
 /// `FR_ACT_TO_TBL`.
 const TO_TABLE: u8 = 1;
 
@@ -46,12 +47,12 @@ pub fn dump(batch: &mut Batch, family: u8) {
     batch.push(kind::GETRULE, flags::DUMP, &header);
 }
 
-/// Adds a rule, unless it is there (`EEXIST`).
+/// Adds a rule of ours, unless it is there (`EEXIST`).
 pub fn add(batch: &mut Batch, rule: &SandboxRule) {
     change(batch, kind::NEWRULE, flags::CREATE | flags::EXCL, rule);
 }
 
-/// Removes a rule.
+/// Removes a rule of ours.
 pub fn remove(batch: &mut Batch, rule: &SandboxRule) {
     change(batch, kind::DELRULE, 0, rule);
 }
@@ -72,5 +73,5 @@ fn change(batch: &mut Batch, message: u16, message_flags: u16, rule: &SandboxRul
             None => {}
         }
     }
-    request.u32(PRIORITY, rule.priority).u32(TABLE, rule.table).attribute(PROTOCOL, &[BY_ADMINISTRATOR]);
+    request.u32(PRIORITY, rule.priority).u32(TABLE, rule.table).attribute(PROTOCOL, &[OURS]);
 }

@@ -2,6 +2,7 @@
 
 use link::{Detached, Ended};
 use serde_json::{Value, json};
+use store::Records;
 
 use crate::{
     home::{assert_has, wired},
@@ -36,8 +37,8 @@ fn rules_and_tables_are_in_the_pod_and_gone_with_the_device() {
         assert_has(
             &shown,
             &[
-                "100:\tfrom 10.7.0.0/24 lookup 1000 proto static",
-                "101:\tfrom 2001:db8:7::/64 to 2001:db8:9::/48 lookup 7 proto static",
+                "100:\tfrom 10.7.0.0/24 lookup 1000 proto 78",
+                "101:\tfrom 2001:db8:7::/64 to 2001:db8:9::/48 lookup 7 proto 78",
             ],
         );
         assert_has(&sandbox.show("route show table 1000"), &["default via 10.7.0.1 dev dev0 proto static"]);
@@ -51,6 +52,73 @@ fn rules_and_tables_are_in_the_pod_and_gone_with_the_device() {
         );
         assert!(matches!(order.detach()[0].1, Ok(Detached::Done(Ended::Returned { .. }))));
         assert_eq!(sandbox.show("rule show") + &sandbox.show("-6 rule show"), rules);
+        sandbox.assert_same(&empty);
+        host.assert_same(&before);
+    });
+}
+
+/// The lines of the Pod's rules that this test has to do with.
+fn rules_of(sandbox: &Sandbox) -> Vec<String> {
+    let all = sandbox.show("rule show") + &sandbox.show("-6 rule show");
+    all.lines().filter(|line| line.starts_with("10")).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_rule_that_two_devices_of_a_pod_request_stays_until_both_are_gone() {
+    on_host(|host| {
+        wired(host, "");
+        host.ip("link add dev1 type ifb");
+        let (before, sandbox) = (host.settled(), host.sandbox("web"));
+        let empty = sandbox.settled();
+        let shared = "100 lookup 1000 from 10.7.0.0/24";
+        let devices = json!([
+            ["dev0", {"rules": [shared, "101 lookup 7 from 2001:db8:7::/64"]}],
+            ["dev1", {"rules": [shared, "102 lookup 1000 to 10.8.0.0/24"]}],
+        ]);
+        let detach = |device: &str| {
+            let (records, device) = (Records::new(host.state_dir()), device.parse().unwrap());
+            link::detach_from_sandbox(&records, &device, sandbox.id(), None).unwrap();
+        };
+        for (first, last, left) in [("dev0", "dev1", "102:"), ("dev1", "dev0", "101:")] {
+            Order::new(host, &sandbox, &devices).arrives();
+            assert_eq!(rules_of(&sandbox).len(), 3);
+            detach(first);
+            let now = rules_of(&sandbox);
+            assert!(now.len() == 2 && now[0].starts_with("100:") && now[1].starts_with(left), "{now:?}");
+            detach(last);
+            sandbox.assert_same(&empty);
+            host.assert_same(&before);
+        }
+    });
+}
+
+#[test]
+fn a_rule_that_the_pod_had_before_stays_when_the_device_leaves_or_cannot_be_attached() {
+    on_host(|host| {
+        wired(host, "");
+        host.ip("link add dev1 type ifb");
+        let (before, sandbox) = (host.settled(), host.sandbox("web"));
+        sandbox.ip("rule add from 10.7.0.0/24 lookup 1000 priority 100 protocol static");
+        sandbox.ip("-6 rule add to 2001:db8:9::/48 lookup 7 priority 101 protocol static");
+        // others, which differ in one condition
+        sandbox.ip(
+            "rule add from 10.7.0.0/24 fwmark 1 lookup 9 priority 104\nrule add from 10.7.0.0/24 lookup 9 priority 104",
+        );
+        let empty = sandbox.settled();
+        let rules =
+            ["100 lookup 1000 from 10.7.0.0/24", "101 lookup 7 to 2001:db8:9::/48", "104 lookup 9 from 10.7.0.0/24"];
+        let failing = json!({"rules": rules, "routes": [{"to": "10.9.0.0/16", "via": "10.8.0.1"}]});
+        order(host, &sandbox, &failing).fails_with("cannot apply route 10.9.0.0/16");
+        sandbox.assert_same(&empty);
+        host.assert_same(&before);
+        // two devices: it is as little the second one's
+        let asked = json!({"rules": rules});
+        let order = Order::new(host, &sandbox, &json!([["dev0", asked], ["dev1", asked]]));
+        order.arrives();
+        assert!(order.arrives()[0].was_there);
+        let now = rules_of(&sandbox);
+        assert_eq!(now.len(), 4 + 3, "those of the Pod and ours, once: {now:?}");
+        order.comes_home();
         sandbox.assert_same(&empty);
         host.assert_same(&before);
     });
