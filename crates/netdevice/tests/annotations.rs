@@ -176,6 +176,7 @@ fn what_is_wrong_is_named_by_its_place() {
         ("- {name: a, inherit: 1}", "inherit: must be true or false"),
         ("- {pool: ''}", "pool: invalid pool name"),
         ("- {pool: 'a b'}", "pool: invalid pool name"),
+        ("- {name: a, mtu: 1500, mtu: 1400}", "invalid YAML at line 1, column 24"),
         ("- name: a\n- name: a", "device 2 of the list: requested twice: it is also device 1"),
         (
             "- {name: a, create: {kind: vlan, id: 7}, new_name: x}\n- {name: a}",

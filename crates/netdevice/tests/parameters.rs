@@ -217,6 +217,28 @@ fn of_settings_features_and_flags_each_is_a_field() {
     assert_eq!(merged.offload_sizes, [(41, 5000), (58, 7)].into());
 }
 
+#[test]
+fn a_key_that_is_there_twice_is_an_error_with_its_path() {
+    let of = |fields: &str| {
+        let text = format!("{{\"apiVersion\": \"{API_VERSION}\", \"kind\": \"{KIND}\", {fields}}}");
+        parse(text.as_bytes()).map_err(|error| error.to_string())
+    };
+    for (fields, path) in [
+        (r#""mtu": 1500, "mtu": 1500"#, "mtu"),
+        (r#""kind": "DeviceConfiguration""#, "kind"),
+        (r#""create": {"kind": "vlan", "id": 7, "id": 8}"#, "create.id"),
+        (r#""routes": [{"to": "10.0.0.0/8"}, {"via": "10.0.0.1", "to": "a", "to": null}]"#, "routes[1].to"),
+        (r#""ethtool": {"features": {"tso": true, "gso": true, "tso": false}}"#, "ethtool.features.tso"),
+        (r#""name": "a", "\u006eame": "b""#, "name"),
+    ] {
+        assert_eq!(of(fields), Err(format!("{path}: set twice: remove one")));
+    }
+    assert!(of(r#""mtu": 1500, "mac": null"#).is_ok());
+    // also where nothing is known of the field
+    let error = of(&format!(r#""x": {{"{0}": 1, "{0}": 2}}"#, "k\\u0001".repeat(500))).unwrap_err();
+    assert!(error.starts_with("x.kkk") && error.len() < 100, "{error}");
+}
+
 /// The names in a table of the documentation, without its head: of each row those of the first two cells.
 fn rows(after: &str) -> Vec<[String; 2]> {
     let text = include_str!("../../../docs/configuration.md");

@@ -1,9 +1,9 @@
 //! What a ResourceClaim allocates of this node.
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::DRIVER;
+use crate::json::AsWritten;
 
 /// Longest claim that is read, in bytes. The API server stores at most 1.5 MiB.
 pub const MAX_CLAIM: usize = 2 << 20;
@@ -178,8 +178,9 @@ struct DeviceConfig {
 #[derive(Deserialize)]
 struct Opaque {
     driver: String,
+    /// As it is written: a key may be there twice.
     #[serde(default)]
-    parameters: Value,
+    parameters: Option<AsWritten>,
 }
 
 impl DeviceConfig {
@@ -191,7 +192,7 @@ impl DeviceConfig {
 
     fn parameters(&self) -> Option<Vec<u8>> {
         let opaque = self.opaque.as_ref().filter(|opaque| opaque.driver == DRIVER)?;
-        Some(opaque.parameters.to_string().into_bytes())
+        serde_json::to_vec(&opaque.parameters).ok()
     }
 }
 
@@ -261,7 +262,7 @@ pub fn is_uid(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -339,6 +340,18 @@ mod tests {
                 ("c", "eth3", None, true, texts(&["claim-all"])),
             ]
         );
+    }
+
+    #[test]
+    fn a_key_that_is_twice_in_the_parameters_is_still_there_twice() {
+        let status = json!({"allocation": {"devices": {
+            "results": [result("a", DRIVER, "eth1")],
+            "config": [config("FromClaim", &[], DRIVER, "MARK")],
+        }}});
+        let text =
+            String::from_utf8(claim(&status)).unwrap().replace(r#"{"name":"MARK"}"#, r#"{"name":"a","name":"b"}"#);
+        let claim = Claim::read(text.as_bytes(), "node-1").unwrap();
+        assert_eq!(claim.allocations[0].parameters, [br#"{"name":"a","name":"b"}"#]);
     }
 
     #[test]

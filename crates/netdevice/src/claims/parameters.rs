@@ -11,7 +11,7 @@ use crate::{
         fields::{Field, FieldError, Key, Spelling},
         read,
     },
-    json,
+    json::{self, UniqueError},
 };
 
 /// `apiVersion` of the object.
@@ -53,8 +53,10 @@ pub fn parse(text: &[u8]) -> Result<DeviceConfiguration, ParameterError> {
     if text.len() > MAX_PARAMETERS {
         return Err(ParameterError::TooLong(text.len()));
     }
-    let invalid = |error: serde_json::Error| ParameterError::Json { line: error.line(), column: error.column() };
-    let value: Value = json::unique(&String::from_utf8_lossy(text)).map_err(invalid)?;
+    let value: Value = json::unique(&String::from_utf8_lossy(text)).map_err(|error| match error {
+        UniqueError::Json(error) => ParameterError::Json { line: error.line(), column: error.column() },
+        UniqueError::Twice(path) => FieldError { path, rule: "set twice: remove one".into() }.into(),
+    })?;
     let known: Vec<Key> = [API_VERSION_FIELD, KIND_FIELD].into_iter().chain(read::CONFIGURATION).collect();
     let whole = Field::whole(&value, Spelling::Claim);
     // of another version, fields may be others

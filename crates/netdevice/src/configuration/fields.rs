@@ -141,7 +141,7 @@ impl<'a> Field<'a> {
         let values = self.value.as_object().ok_or_else(rule)?;
         let mut all = BTreeMap::new();
         for (name, value) in values.iter().filter(|(_, value)| !value.is_null()) {
-            let path = format!("{}.{}", self.path, shown(name));
+            let path = joined(&self.path, name);
             all.extend([read(name, Field { value, path, spelling: self.spelling })?]);
         }
         Ok(all)
@@ -196,9 +196,14 @@ impl<'a> Fields<'a> {
     }
 
     fn path_of(&self, key: Key) -> String {
-        let name = key.name(self.spelling);
-        if self.path.is_empty() { name.into() } else { format!("{}.{name}", self.path) }
+        joined(&self.path, key.name(self.spelling))
     }
+}
+
+/// The path of a field in the mapping at `path`. Of a name the beginning is shown, if it is printable.
+pub(crate) fn joined(path: &str, name: &str) -> String {
+    let name = shown(name);
+    if path.is_empty() { name } else { format!("{path}.{name}") }
 }
 
 /// Maximum number of characters of an unknown field that are shown.
