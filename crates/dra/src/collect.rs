@@ -91,13 +91,14 @@ impl Driver {
     }
 
     async fn end_gone(&self, claim: wire::Claim, now: u64) {
-        let Ok(Some(lock)) = self.settings.records.try_lock_claim(&claim.uid) else { return };
+        // one that another instance works on is checked the next time
+        let Ok(Some(lock)) = self.lock_claim(&claim.uid, Instant::now()).await else { return };
         // prepared or attached meanwhile
         if !self.idle(now).await.contains_key(&claim.uid) {
             return;
         }
         let wire::Claim { namespace, name, .. } = &claim;
-        match self.end_claim(&claim, Instant::now() + PATIENCE).await {
+        match self.end_claim(&claim, &lock, Instant::now() + PATIENCE).await {
             Ok(_) => tracing::info!("ended claim {namespace}/{name}, which is gone and was never unprepared"),
             Err(error) => tracing::warn!("cannot end claim {namespace}/{name}, which is gone: {error}"),
         }

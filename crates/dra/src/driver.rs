@@ -1,17 +1,33 @@
 //! The driver: one for each process, without state of its own.
+//!
+//! The agent has one thread for everything that waits. What works on files or asks the kernel runs beside it
+//! ([`Driver::blocking`]).
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{api::Api, settings::Settings};
+use store::NamedLock;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
+
+use crate::{api::Api, error::BlockingError, settings::Settings};
 
 /// How long a request may wait: the kubelet gives up after 45 s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
+/// How long after a deadline a look at disk and kernel may end that was begun before: less than the kubelet still waits.
+const LAST_LOOK: Duration = Duration::from_secs(3);
+
 /// What the services share.
+#[derive(Clone)]
 pub(crate) struct Driver {
-    pub(crate) settings: Settings,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) api: Api,
 }
+
+/// The right to work on one claim, which work that was begun keeps until its end.
+pub(crate) type ClaimLock = Arc<NamedLock>;
 
 /// A moment between two changes on disk, at which a test kills the process.
 pub(crate) fn step() {
@@ -22,7 +38,29 @@ pub(crate) fn step() {
 impl Driver {
     pub(crate) fn new(settings: Settings) -> Self {
         let api = Api::new(settings.client.clone());
-        Self { settings, api }
+        Self { settings: Arc::new(settings), api }
+    }
+
+    /// Runs what works on files or asks the kernel on a thread of its own, under the lock of a claim. It is never cut off: if
+    /// the caller is gone, or the deadline has passed, it goes on to its end, and nobody else works on the claim until then.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end in time.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        lock: &ClaimLock,
+        deadline: Instant,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, BlockingError> {
+        let (driver, lock) = (self.clone(), lock.clone());
+        let task = spawn_blocking(move || {
+            let done = work(&driver);
+            drop(lock);
+            done
+        });
+        let latest = deadline.max(Instant::now()) + LAST_LOOK;
+        Ok(timeout_at(latest, task).await.map_err(|_| BlockingError::Slow)??)
     }
 }
 

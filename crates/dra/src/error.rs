@@ -93,6 +93,9 @@ pub enum PrepareError {
         /// How long.
         waited: Duration,
     },
+    /// Work on the node's files, or a question to its kernel.
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
     /// A file.
     #[error("cannot write {}: {error}", .path.display())]
     Write {
@@ -101,6 +104,19 @@ pub enum PrepareError {
         /// Why.
         error: io::Error,
     },
+}
+
+/// Why work on files and the kernel has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockingError {
+    /// It still runs.
+    #[error(
+        "the node's disk or kernel does not answer: the kubelet tries again. If this continues, look at the node's load"
+    )]
+    Slow,
+    /// It panicked, or the agent ends.
+    #[error("the task failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 /// The lock of a claim cannot be taken.

@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use api::ApiError;
-pub use error::{DeviceError, PrepareError};
+pub use error::{BlockingError, DeviceError, PrepareError};
 pub use kubelet::RegistrationState;
 pub use settings::{ClaimName, Outcome, Paths, Report, RuntimeState, Settings};
 

@@ -9,7 +9,7 @@ mod check;
 mod files;
 mod reserve;
 
-use std::{io, path::Path, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use netdevice::{
     Acquisition, DeviceId, InterfaceName, Owner, Pod, Reservation, SandboxConfiguration,
@@ -24,13 +24,16 @@ use netdevice::{
     record::Reservations,
 };
 use proto::dra as wire;
-use store::{NamedLock, journal};
-use tokio::time::{Instant, sleep_until};
+use store::journal;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep_until},
+};
 use wake::Backoff;
 
 use crate::{
     api::{ApiError, until},
-    driver::{Driver, step},
+    driver::{ClaimLock, Driver, step},
     error::{DeviceError, PrepareError},
     settings::RuntimeState,
 };
@@ -43,8 +46,8 @@ const CHECK_SLOWLY: Duration = Duration::from_millis(500);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// A device that the claim is to have.
-pub(crate) struct Wanted<'a> {
-    pub(crate) allocation: &'a Allocation,
+pub(crate) struct Wanted {
+    pub(crate) allocation: Allocation,
     /// How it comes into the Pod.
     pub(crate) acquisition: Acquisition,
     /// None: as on the host.
@@ -53,7 +56,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) device: Option<DeviceId>,
 }
 
-impl Wanted<'_> {
+impl Wanted {
     /// Its name in the Pod, if it is this device.
     fn name_inside(&self, device: &DeviceId) -> InterfaceName {
         let host = device.to_name();
@@ -86,11 +89,11 @@ impl Subject {
     }
 
     /// What is on disk for a device until the claim is unprepared.
-    fn reservation(&self, wanted: &Wanted<'_>, device: &DeviceId, uplink_parents: UplinkParents) -> Reservation {
+    fn reservation(&self, wanted: &Wanted, device: &DeviceId, uplink_parents: UplinkParents) -> Reservation {
         Reservation {
             device: device.clone(),
             resource: None,
-            owner: self.owner(wanted.allocation),
+            owner: self.owner(&wanted.allocation),
             acquisition: wanted.acquisition,
             uplink_parents,
             configuration: wanted.configuration.clone(),
@@ -125,27 +128,32 @@ impl Driver {
                 return Err((PrepareError::Lock { directory, error }, None));
             }
         };
-        let subject = self.read_claim(asked, deadline).await.map_err(|error| (error, None))?;
-        let prepared = self.prepare_claim(&subject, deadline).await;
+        let subject = Arc::new(self.read_claim(asked, deadline).await.map_err(|error| (error, None))?);
+        let prepared = self.prepare_claim(&subject, &lock, deadline).await;
         step();
         drop(lock);
-        let pod = subject.pod;
+        let pod = subject.pod.clone();
         match prepared {
             Ok(devices) => Ok((devices, pod)),
             Err(error) => Err((error, pod)),
         }
     }
 
-    async fn prepare_claim(&self, subject: &Subject, deadline: Instant) -> Result<Vec<wire::Device>, PrepareError> {
+    async fn prepare_claim(
+        &self,
+        subject: &Arc<Subject>,
+        lock: &ClaimLock,
+        deadline: Instant,
+    ) -> Result<Vec<wire::Device>, PrepareError> {
         step();
         let allocations = &subject.claim.allocations;
-        self.release_unwanted(subject, deadline).await?;
+        self.release_unwanted(subject, lock, deadline).await?;
         if allocations.is_empty() {
             return Ok(Vec::new());
         }
-        let hook = &self.settings.paths.hook;
-        if !Path::new(hook).exists() {
-            return Err(PrepareError::NoHook(hook.clone()));
+        let is_hook_there = |driver: &Self| Path::new(&driver.settings.paths.hook).exists();
+        if !self.blocking(lock, deadline, is_hook_there).await? {
+            return Err(PrepareError::NoHook(self.settings.paths.hook.clone()));
         }
         let mut wanted = Vec::new();
         for allocation in allocations {
@@ -153,13 +161,14 @@ impl Driver {
                 device: allocation.device.clone(),
                 error: Box::new(error.into()),
             })?;
-            wanted.push(Wanted { allocation, acquisition, configuration, device: None });
+            wanted.push(Wanted { allocation: allocation.clone(), acquisition, configuration, device: None });
         }
         if allocations.iter().any(|allocation| !allocation.is_admin) {
             self.check_pod(subject, deadline).await?;
         }
-        self.reserve_all(subject, &mut wanted, deadline).await?;
-        self.write_files(subject, &wanted)?;
+        let wanted = self.reserve_all(subject, wanted, lock, deadline).await?;
+        let of = subject.clone();
+        self.blocking(lock, deadline, move |driver| driver.write_files(&of, &wanted)).await??;
         let device = |allocation: &Allocation| wire::Device {
             request_names: vec![allocation.main_request().to_owned()],
             pool_name: self.settings.node.clone(),
@@ -175,10 +184,12 @@ impl Driver {
     /// # Errors
     ///
     /// When the directory of the records cannot be made or written.
-    pub(crate) async fn lock_claim(&self, uid: &str, deadline: Instant) -> io::Result<Option<NamedLock>> {
+    pub(crate) async fn lock_claim(&self, uid: &str, deadline: Instant) -> io::Result<Option<ClaimLock>> {
         loop {
-            match self.settings.records.try_lock_claim(uid)? {
-                Some(lock) => return Ok(Some(lock)),
+            let (records, id) = (self.settings.records.clone(), uid.to_owned());
+            let locked = spawn_blocking(move || records.try_lock_claim(&id)).await.map_err(io::Error::other)?;
+            match locked? {
+                Some(lock) => return Ok(Some(lock.into())),
                 None if Instant::now() >= deadline => return Ok(None),
                 None => sleep_until(deadline.min(Instant::now() + CHECK)).await,
             }
@@ -264,37 +275,54 @@ impl Driver {
 
     /// Ends the reservations of an earlier allocation of the claim: the scheduler may give these devices to others. A device that is
     /// in a sandbox stays reserved, and is waited for.
-    async fn release_unwanted(&self, subject: &Subject, deadline: Instant) -> Result<(), PrepareError> {
-        let records = &self.settings.records;
+    async fn release_unwanted(
+        &self,
+        subject: &Arc<Subject>,
+        lock: &ClaimLock,
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
         let began = Instant::now();
-        for device in unwanted(&subject.claim, &records.reservations().unwrap_or_default()) {
-            let failed = |error: DeviceError| PrepareError::Device { device: device.to_string(), error: error.into() };
-            loop {
-                let error = match records.try_lock(&device).map_err(|error| failed(error.into()))? {
-                    None => DeviceError::Busy,
-                    Some(lock) => match records.read(&device).map_err(|error| failed(error.into()))? {
-                        Some(record) if record.owner.is_claim(&subject.claim.uid) => {
-                            lock.leave();
-                            DeviceError::EarlierAllocation(record.owner.into())
-                        }
-                        _ => {
-                            let released = records.release_claim(&device, &subject.claim.uid, &lock);
-                            let path = records.directory().to_owned();
-                            released.map_err(|error| PrepareError::Write { path, error })?;
-                            tracing::info!(%device, "ended the reservation of an earlier allocation of the claim");
-                            step();
-                            break;
-                        }
-                    },
-                };
-                if Instant::now() >= deadline {
-                    let (device, error) = (device.to_string(), error.into());
-                    return Err(PrepareError::Waited { device, error, waited: began.elapsed() });
-                }
-                sleep_until(deadline.min(Instant::now() + CHECK_SLOWLY)).await;
+        loop {
+            let of = subject.clone();
+            let left = self.blocking(lock, deadline, move |driver| driver.try_release_unwanted(&of)).await??;
+            let Some((device, error)) = left else { return Ok(()) };
+            if Instant::now() >= deadline {
+                let (device, error) = (device.to_string(), error.into());
+                return Err(PrepareError::Waited { device, error, waited: began.elapsed() });
             }
+            sleep_until(deadline.min(Instant::now() + CHECK_SLOWLY)).await;
         }
-        Ok(())
+    }
+
+    /// Ends those that can be ended. Returns one that cannot yet, and why.
+    fn try_release_unwanted(&self, subject: &Subject) -> Result<Option<(DeviceId, DeviceError)>, PrepareError> {
+        let (records, uid) = (&self.settings.records, &subject.claim.uid);
+        let mut left = None;
+        for device in unwanted(&subject.claim, &records.reservations().unwrap_or_default()) {
+            let failed = |error: store::Error| PrepareError::Device {
+                device: device.to_string(),
+                error: Box::new(DeviceError::from(error)),
+            };
+            let error = match records.try_lock(&device).map_err(failed)? {
+                None => DeviceError::Busy,
+                Some(lock) => match records.read(&device).map_err(failed)? {
+                    Some(record) if record.owner.is_claim(uid) => {
+                        lock.leave();
+                        DeviceError::EarlierAllocation(record.owner.into())
+                    }
+                    _ => {
+                        let released = records.release_claim(&device, uid, &lock);
+                        let path = records.directory().to_owned();
+                        released.map_err(|error| PrepareError::Write { path, error })?;
+                        tracing::info!(%device, "ended the reservation of an earlier allocation of the claim");
+                        step();
+                        continue;
+                    }
+                },
+            };
+            left = left.or(Some((device, error)));
+        }
+        Ok(left)
     }
 }
 

@@ -3,13 +3,13 @@
 
 use netdevice::{InterfaceName, claims::claim::is_uid};
 use proto::dra as wire;
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::time::Instant;
 
 use link::{Detached, Ended, Unprepared};
 
 use crate::{
     cdi_file,
-    driver::{Driver, step},
+    driver::{ClaimLock, Driver, step},
     error::{PrepareError, cannot_lock},
     metadata,
 };
@@ -28,9 +28,9 @@ impl Driver {
         }
         let directory = self.settings.records.directory();
         let lock = self.lock_claim(uid, deadline).await.map_err(|error| cannot_lock(directory, &error))?;
-        let Some(_lock) = lock else { return Err(PrepareError::Busy.to_string()) };
+        let Some(lock) = lock else { return Err(PrepareError::Busy.to_string()) };
         step();
-        self.end_claim(asked, deadline).await
+        self.end_claim(asked, &lock, deadline).await
     }
 
     /// Ends a claim, whose lock is held. Returns the interfaces that are on the host again.
@@ -38,16 +38,26 @@ impl Driver {
     /// # Errors
     ///
     /// What is left of it.
-    pub(crate) async fn end_claim(&self, claim: &wire::Claim, deadline: Instant) -> Result<Vec<InterfaceName>, String> {
+    pub(crate) async fn end_claim(
+        &self,
+        claim: &wire::Claim,
+        lock: &ClaimLock,
+        deadline: Instant,
+    ) -> Result<Vec<InterfaceName>, String> {
+        let (claim, limit) = (claim.clone(), deadline.into_std());
+        let ended = self.blocking(lock, deadline, move |driver| driver.end(&claim, limit)).await;
+        ended.map_err(|error| format!("cannot detach its devices: {error}"))?
+    }
+
+    /// The same, which blocks.
+    fn end(&self, claim: &wire::Claim, limit: std::time::Instant) -> Result<Vec<InterfaceName>, String> {
         let wire::Claim { namespace, uid, name } = claim;
         // first: no container starts with a device that it cannot keep
         let paths = &self.settings.paths;
         cdi_file::remove(&paths.cdi, uid)
             .map_err(|error| format!("cannot remove {}: {error}", cdi_file::path(&paths.cdi, uid).display()))?;
         step();
-        let (records, claim, limit) = (self.settings.records.clone(), uid.clone(), deadline.into_std());
-        let ended = spawn_blocking(move || link::unprepare(&records, &claim, limit)).await;
-        let ended = ended.map_err(|error| format!("cannot detach its devices: {error}"))?;
+        let ended = link::unprepare(&self.settings.records, uid, limit);
         let ended = ended.map_err(|error| format!("cannot read the records of this node: {error}"))?;
         step();
         if let Err(error) = metadata::remove(paths, namespace, name, uid) {

@@ -19,7 +19,7 @@ const POD_INTERFACE: &str = "eth0";
 
 impl Driver {
     /// Checks that a device on the host may be given, and can be configured as it is wanted.
-    pub(super) fn check(&self, view: &View, device: &DeviceId, wanted: &Wanted<'_>) -> Result<(), Obstacle> {
+    pub(super) fn check(&self, view: &View, device: &DeviceId, wanted: &Wanted) -> Result<(), Obstacle> {
         let never = |error| Obstacle::new(device, Passes::Never, error);
         let soon = |error| Obstacle::new(device, Passes::Soon, error);
         if view.unknown.contains(device) {
@@ -55,7 +55,7 @@ impl Driver {
     }
 
     /// Checks that no two devices of the Pod have one name, as far as Prepare knows them, nor that of its own interface.
-    pub(super) fn check_names(&self, subject: &Subject, wanted: &[Wanted<'_>]) -> Result<(), PrepareError> {
+    pub(super) fn check_names(&self, subject: &Subject, wanted: &[Wanted]) -> Result<(), PrepareError> {
         let reservations = self.settings.records.reservations().unwrap_or_default().into_values();
         let of_others = reservations.filter(|reservation| {
             matches!(reservation.owner, Owner::Claim { .. })
@@ -86,7 +86,7 @@ impl Driver {
 }
 
 /// Checks that the pool of the device allows what is requested of the driver.
-fn check_ethtool(view: &View, link: &Link, wanted: &Wanted<'_>) -> Result<(), DeviceError> {
+fn check_ethtool(view: &View, link: &Link, wanted: &Wanted) -> Result<(), DeviceError> {
     let Some((pool, configuration)) = view.pools.of(link).zip(wanted.configuration.as_ref()) else { return Ok(()) };
     Ok(pool.check_ethtool(configuration)?)
 }

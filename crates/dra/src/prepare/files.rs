@@ -21,13 +21,13 @@ use crate::{
 
 impl Driver {
     /// Writes the metadata of each request, and then the CDI file.
-    pub(super) fn write_files(&self, subject: &Subject, wanted: &[Wanted<'_>]) -> Result<(), PrepareError> {
+    pub(super) fn write_files(&self, subject: &Subject, wanted: &[Wanted]) -> Result<(), PrepareError> {
         let (paths, claim) = (&self.settings.paths, &subject.claim);
         let view = self.settings.views.borrow().clone();
         let mut seen = BTreeSet::new();
         let names = wanted.iter().map(|wanted| wanted.allocation.main_request()).filter(|name| seen.insert(*name));
         let requests = names.map(|name| {
-            let of_request: Vec<&Wanted<'_>> =
+            let of_request: Vec<&Wanted> =
                 wanted.iter().filter(|wanted| wanted.allocation.main_request() == name).collect();
             let devices: Vec<metadata::Device> =
                 of_request.iter().map(|wanted| self.metadata_of(wanted, &view)).collect();
@@ -50,7 +50,7 @@ impl Driver {
         written.map_err(|error| PrepareError::Write { path: cdi_file::path(&paths.cdi, &claim.uid), error })
     }
 
-    pub(super) fn metadata_of(&self, wanted: &Wanted<'_>, view: &View) -> metadata::Device {
+    pub(super) fn metadata_of(&self, wanted: &Wanted, view: &View) -> metadata::Device {
         let network_data = wanted.device.as_ref().map(|device| {
             let configuration = wanted.configuration.as_ref();
             let is_moved = wanted.acquisition == Acquisition::Move;
@@ -75,7 +75,7 @@ impl Driver {
 
 /// The variables that list the interfaces of a request in the Pod, separated by spaces. A claim for an extended resource also
 /// has the device plugin's.
-fn environment(claim: &Claim, request: &str, wanted: &[&Wanted<'_>], view: &View) -> Vec<String> {
+fn environment(claim: &Claim, request: &str, wanted: &[&Wanted], view: &View) -> Vec<String> {
     let text = |name: InterfaceName| name.to_str().map_or_else(|| DeviceId::from(&name).to_string(), str::to_owned);
     let devices = || wanted.iter().filter_map(|wanted| Some((wanted, wanted.device.as_ref()?)));
     let names: Vec<String> = devices().map(|(wanted, device)| text(wanted.name_inside(device))).collect();

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{CHECK, CHECK_SLOWLY, Subject, Wanted};
 use crate::{
     api::{ApiError, until},
-    driver::{Driver, step},
+    driver::{ClaimLock, Driver, step},
     error::{DeviceError, PrepareError},
     obstacle::{Obstacle, Passes},
 };
@@ -33,45 +33,34 @@ const CHECK_HOLDER: Duration = Duration::from_secs(2);
 /// Below this remaining time it is not asked.
 const LEAST_FOR_HOLDER: Duration = Duration::from_secs(5);
 
+/// What one look at the devices came to.
+struct Look {
+    /// Those that are reserved now have their device.
+    wanted: Vec<Wanted>,
+    /// The first device that cannot be had yet, and what passes by itself; or the reason for a refusal.
+    outcome: Result<Option<(usize, Obstacle)>, PrepareError>,
+}
+
 impl Driver {
     /// Reserves each device as soon as it can be had.
     pub(super) async fn reserve_all(
         &self,
-        subject: &Subject,
-        wanted: &mut [Wanted<'_>],
+        subject: &Arc<Subject>,
+        mut wanted: Vec<Wanted>,
+        lock: &ClaimLock,
         deadline: Instant,
-    ) -> Result<(), PrepareError> {
+    ) -> Result<Vec<Wanted>, PrepareError> {
         let began = Instant::now();
         let mut pause = CHECK;
-        self.check_names(subject, wanted)?;
         let mut soon_since: Option<Instant> = None;
         let mut views = self.settings.views.clone();
         let mut holders_checked: BTreeMap<String, Instant> = BTreeMap::new();
         loop {
-            let view = views.borrow_and_update().clone();
-            let mut has_reserved = false;
-            let mut passing: Option<(usize, Obstacle)> = None;
-            for at in 0..wanted.len() {
-                if wanted[at].allocation.is_admin || wanted[at].device.is_some() {
-                    continue;
-                }
-                let others: BTreeSet<DeviceId> = wanted.iter().filter_map(|wanted| wanted.device.clone()).collect();
-                match self.reserve(subject, &wanted[at], &others, &view) {
-                    Ok(device) => {
-                        wanted[at].device = Some(device);
-                        has_reserved = true;
-                        step();
-                    }
-                    Err(obstacle) if obstacle.passes == Passes::Never => {
-                        return Err(wanted[at].error(*obstacle.error));
-                    }
-                    Err(obstacle) => passing = passing.or(Some((at, obstacle))),
-                }
-            }
-            if has_reserved {
-                self.check_names(subject, wanted)?;
-            }
-            let Some((at, obstacle)) = passing else { return Ok(()) };
+            let (view, of) = (views.borrow_and_update().clone(), subject.clone());
+            let look = move |driver: &Self| driver.reserve_some(&of, wanted, &view);
+            let look = self.blocking(lock, deadline, look).await?;
+            wanted = look.wanted;
+            let Some((at, obstacle)) = look.outcome? else { return Ok(wanted) };
             // what was held for long has only now returned to the host
             soon_since = match obstacle.passes {
                 Passes::Soon => soon_since.or_else(|| Some(Instant::now())),
@@ -87,7 +76,7 @@ impl Driver {
                 && holders_checked.get(holder.id()).is_none_or(|checked| checked.elapsed() >= CHECK_HOLDER)
             {
                 holders_checked.insert(holder.id().to_owned(), Instant::now());
-                self.end_if_gone(holder, &obstacle.device, deadline).await;
+                self.end_if_gone(holder, &obstacle.device, lock, deadline).await?;
             }
             let now = Instant::now();
             tokio::select! {
@@ -101,13 +90,50 @@ impl Driver {
         }
     }
 
+    /// Reserves the devices that can be had at this moment.
+    fn reserve_some(&self, subject: &Subject, mut wanted: Vec<Wanted>, view: &View) -> Look {
+        let outcome = self.try_reserve_some(subject, &mut wanted, view);
+        Look { wanted, outcome }
+    }
+
+    fn try_reserve_some(
+        &self,
+        subject: &Subject,
+        wanted: &mut [Wanted],
+        view: &View,
+    ) -> Result<Option<(usize, Obstacle)>, PrepareError> {
+        self.check_names(subject, wanted)?;
+        let mut has_reserved = false;
+        let mut passing: Option<(usize, Obstacle)> = None;
+        for at in 0..wanted.len() {
+            if wanted[at].allocation.is_admin || wanted[at].device.is_some() {
+                continue;
+            }
+            let others: BTreeSet<DeviceId> = wanted.iter().filter_map(|wanted| wanted.device.clone()).collect();
+            match self.reserve(subject, &wanted[at], &others, view) {
+                Ok(device) => {
+                    wanted[at].device = Some(device);
+                    has_reserved = true;
+                    step();
+                }
+                Err(obstacle) if obstacle.passes == Passes::Never => return Err(wanted[at].error(*obstacle.error)),
+                Err(obstacle) => passing = passing.or(Some((at, obstacle))),
+            }
+        }
+        if has_reserved {
+            // another claim of the Pod may have been prepared at the same time
+            self.check_names(subject, wanted)?;
+        }
+        Ok(passing)
+    }
+
     /// Reserves a device under its lock. `others` are those of the claim that are reserved already.
     pub(super) fn reserve(
         &self,
         subject: &Subject,
-        wanted: &Wanted<'_>,
+        wanted: &Wanted,
         others: &BTreeSet<DeviceId>,
-        view: &Arc<View>,
+        view: &View,
     ) -> Result<DeviceId, Obstacle> {
         let records = &self.settings.records;
         let never = |error: DeviceError, device: &DeviceId| Obstacle::new(device, Passes::Never, error);
@@ -146,7 +172,7 @@ impl Driver {
     pub(super) fn reserve_child(
         &self,
         subject: &Subject,
-        wanted: &Wanted<'_>,
+        wanted: &Wanted,
         others: &BTreeSet<DeviceId>,
         view: &View,
         parent: &DeviceId,
@@ -196,8 +222,14 @@ impl Driver {
 
     /// Ends the reservation of a claim that is gone, which was never unprepared or will be in a moment: after a forced deletion the
     /// kubelet prepares the next claim first (kubernetes#141471). A device that is still in a sandbox stays there.
-    pub(super) async fn end_if_gone(&self, holder: &Owner, device: &DeviceId, deadline: Instant) {
-        let Owner::Claim { uid, namespace, name, .. } = holder else { return };
+    async fn end_if_gone(
+        &self,
+        holder: &Owner,
+        device: &DeviceId,
+        lock: &ClaimLock,
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
+        let Owner::Claim { uid, namespace, name, .. } = holder else { return Ok(()) };
         let is_gone = match until(deadline, self.api.claim(namespace, name)).await {
             Ok(text) => match Claim::read(&text, &self.settings.node) {
                 // also if it was allocated again, on another device
@@ -207,15 +239,22 @@ impl Driver {
             },
             Err(error) => matches!(error, ApiError::NotFound(_)),
         };
-        if !is_gone {
-            return;
+        if is_gone {
+            let (holder, device) = (holder.clone(), device.clone());
+            self.blocking(lock, deadline, move |driver| driver.end_reservations(&holder, &device)).await?;
         }
+        Ok(())
+    }
+
+    /// Ends what a claim has reserved of a device, or on it, and has in no sandbox.
+    fn end_reservations(&self, holder: &Owner, device: &DeviceId) {
         let records = &self.settings.records;
         let reservations = records.reservations().unwrap_or_default().into_values();
         // the device, or what is to be created on it
         let ended = reservations.filter(|reservation| {
             let reserved = &reservation.device;
-            reservation.owner.is_claim(uid) && (reserved == device || reserved.parent().as_ref() == Some(device))
+            let is_on_it = reserved == device || reserved.parent().as_ref() == Some(device);
+            is_on_it && reservation.owner.is_same_claim(holder)
         });
         for Reservation { device, .. } in ended {
             if matches!(records.read(&device), Ok(None))
@@ -223,7 +262,7 @@ impl Driver {
                 && matches!(records.read(&device), Ok(None))
             {
                 tracing::info!(%device, "ended the reservation of {holder}, which has no right to it any longer");
-                let _ = records.release_claim(&device, uid, &lock);
+                let _ = records.release_claim(&device, holder.id(), &lock);
             }
         }
     }
