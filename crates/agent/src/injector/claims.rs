@@ -51,6 +51,11 @@ pub(super) enum SharedError {
     /// The claim's devices cannot be made this Pod's.
     #[error("claim {claim}: {error}")]
     HandOver { claim: String, error: link::Error },
+    /// It is not known for which Pods the claim is.
+    #[error(
+        "cannot find out whether the pod shares claim {claim}, which {holder} has: {reason}: the container is tried again; check that the node reaches the API server"
+    )]
+    Unknown { claim: String, holder: Pod, reason: String },
     #[error("cannot read the records of this node: {0}")]
     Records(#[from] io::Error),
     #[error("the task that reads the records failed: {0}")]
@@ -65,12 +70,12 @@ fn name_of(owner: &Owner) -> String {
 }
 
 /// Whether everything that concerns a Pod was found out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Checked {
     /// It was.
     Completely,
-    /// The API server did not say of each claim.
-    InPart,
+    /// The API server did not say of each claim; the first of these, and why.
+    InPart(SharedError),
 }
 
 /// Checks the claims of a Pod's namespace that are prepared for other Pods: those that are also for this Pod become its own, if
@@ -92,10 +97,12 @@ pub(super) async fn check_shared(
         let pods = match sharing {
             Ok(Sharing::Pods(pods)) => pods,
             Ok(Sharing::One | Sharing::Gone) => continue,
-            // a Pod without claims must start; of one that shares this claim, containers that name it do not
-            Err(error) => {
-                warn!(%pod, claim = format!("{}/{}", claim.namespace, claim.name), "cannot find out whether the pod shares the claim: {error}");
-                checked = Checked::InPart;
+            Err(reason) => {
+                let name = format!("{}/{}", claim.namespace, claim.name);
+                warn!(%pod, claim = name, "cannot find out whether the pod shares the claim: {reason}");
+                if matches!(checked, Checked::Completely) {
+                    checked = Checked::InPart(SharedError::Unknown { claim: name, holder: claim.holder, reason });
+                }
                 continue;
             }
         };
@@ -261,11 +268,14 @@ mod tests {
         Node { _directory: directory, records }
     }
 
-    async fn check(node: &Node, pod: &Pod, known: &Arc<Known>) -> Result<Checked, String> {
+    /// Empty if everything was found out; else what was not.
+    async fn check(node: &Node, pod: &Pod, known: &Arc<Known>) -> Result<String, String> {
         let limit = Instant::now() + Duration::from_secs(5);
-        check_shared(&(known.clone() as Arc<dyn ClaimHolders>), &node.records, pod, limit)
-            .await
-            .map_err(|error| error.to_string())
+        match check_shared(&(known.clone() as Arc<dyn ClaimHolders>), &node.records, pod, limit).await {
+            Ok(Checked::Completely) => Ok(String::new()),
+            Ok(Checked::InPart(unknown)) => Ok(unknown.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn pods(uids: &[&str]) -> Result<Sharing, String> {
@@ -285,10 +295,10 @@ mod tests {
         );
         assert!(link::reserved_by_claims(&node.records, &second).unwrap().is_empty());
         let known = known(pods(&["second"]));
-        assert_eq!(check(&node, &second, &known).await, Ok(Checked::Completely));
+        assert_eq!(check(&node, &second, &known).await, Ok(String::new()));
         assert_eq!(link::reserved_by_claims(&node.records, &second).unwrap().len(), 2);
         assert_eq!(*known.1.lock().unwrap(), ["default/claim-1 1"], "one request for each claim");
-        assert_eq!(check(&node, &second, &known).await, Ok(Checked::Completely));
+        assert_eq!(check(&node, &second, &known).await, Ok(String::new()));
         assert_eq!(known.1.lock().unwrap().len(), 1, "none for its own");
     }
 
@@ -297,24 +307,27 @@ mod tests {
         let node = node(&[("eth1", "1", "default"), ("eth2", "2", "other")]);
         for sharing in [pods(&["first"]), Ok(Sharing::One), Ok(Sharing::Gone)] {
             let known = known(sharing);
-            assert_eq!(check(&node, &pod("second"), &known).await, Ok(Checked::Completely));
+            assert_eq!(check(&node, &pod("second"), &known).await, Ok(String::new()));
             assert_eq!(*known.1.lock().unwrap(), ["default/claim-1 1"], "only those of the namespace");
         }
         assert_eq!(link::reserved_by_claims(&node.records, &pod("first")).unwrap().len(), 1);
-        assert_eq!(check(&node, &pod("first"), &known(pods(&[]))).await, Ok(Checked::Completely));
+        assert_eq!(check(&node, &pod("first"), &known(pods(&[]))).await, Ok(String::new()));
     }
 
     #[tokio::test]
-    async fn a_pod_starts_although_the_api_server_does_not_answer_and_is_checked_again() {
+    async fn what_the_api_server_does_not_say_is_named_with_the_pod_that_has_the_claim() {
         let node = node(&[("eth1", "1", "default")]);
         let known = known(Err("no answer".into()));
-        assert_eq!(check(&node, &pod("second"), &known).await, Ok(Checked::InPart));
+        let unknown = check(&node, &pod("second"), &known).await.unwrap();
+        let expected =
+            "cannot find out whether the pod shares claim default/claim-1, which default/pod-first has: no answer: ";
+        assert!(unknown.starts_with(expected), "{unknown}");
     }
 
     #[tokio::test]
     async fn nobody_is_asked_about_a_claim_that_was_made_for_one_pod() {
         let (node, known) = (node_of(&[("eth1", "1", "default")], true), known(Err("no answer".into())));
-        assert_eq!(check(&node, &pod("second"), &known).await, Ok(Checked::Completely));
+        assert_eq!(check(&node, &pod("second"), &known).await, Ok(String::new()));
         assert!(known.1.lock().unwrap().is_empty());
     }
 
@@ -326,7 +339,8 @@ mod tests {
         let (others, holders): (_, Arc<dyn ClaimHolders>) = (node(&claims), Arc::new(Hanging));
         let (limit, before) = (Instant::now() + Duration::from_secs(5), tokio::time::Instant::now());
         let checked = check_shared(&holders, &others.records, &pod("second"), limit).await.unwrap();
-        assert_eq!((checked, before.elapsed().as_secs()), (Checked::InPart, 1), "in the time of the test");
+        assert!(matches!(checked, Checked::InPart(_)));
+        assert_eq!(before.elapsed().as_secs(), 1, "in the time of the test");
         // an answer counts although others are missing
         claims.truncate(MAX_QUESTIONS - 1);
         claims.push(("eth9", "9", "default"));

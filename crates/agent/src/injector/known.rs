@@ -2,8 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// How long a Pod is refused because it is not known whether it shares a claim that another one has. A Pod without claims is
+/// among those that wait: nothing on the node tells it from the others.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection, by the number of connections before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,8 +18,13 @@ pub(super) struct Connection(u64);
 pub(super) struct KnownSandboxes {
     connection: Connection,
     sandboxes: BTreeSet<String>,
+    /// Those of them that were made in this connection.
+    new: BTreeSet<String>,
     /// Sandboxes whose Pods' shared claims were checked, and until when that counts. None: always.
     checked: BTreeMap<String, Option<Instant>>,
+    /// Since when it is not known whether Pods share a claim, by UID: the sandbox of a Pod that is refused may be another one
+    /// the next time.
+    unknown: BTreeMap<String, Instant>,
 }
 
 impl KnownSandboxes {
@@ -28,11 +37,13 @@ impl KnownSandboxes {
     /// A sandbox is being created.
     pub(super) fn add(&mut self, sandbox: &str) {
         self.sandboxes.insert(sandbox.to_owned());
+        self.new.insert(sandbox.to_owned());
     }
 
     /// A sandbox was removed.
     pub(super) fn remove(&mut self, sandbox: &str) {
         self.sandboxes.remove(sandbox);
+        self.new.remove(sandbox);
         self.checked.remove(sandbox);
     }
 
@@ -40,6 +51,14 @@ impl KnownSandboxes {
     /// runs. What was not found out is checked again at that time.
     pub(super) fn set_checked(&mut self, sandbox: &str, until: Option<Instant>) {
         self.checked.insert(sandbox.to_owned(), until);
+    }
+
+    /// Whether a Pod waits for the answer whether it shares a claim: its sandbox was made in this connection, and no more than
+    /// [`PATIENCE`] has passed. A Pod that runs already waits for nothing.
+    pub(super) fn waits(&mut self, sandbox: &str, pod: &str, now: Instant) -> bool {
+        self.unknown.retain(|_, since| now.saturating_duration_since(*since) < 10 * PATIENCE);
+        let since = *self.unknown.entry(pod.to_owned()).or_insert(now);
+        self.new.contains(sandbox) && now.saturating_duration_since(since) < PATIENCE
     }
 
     pub(super) fn is_checked(&self, sandbox: &str, now: Instant) -> bool {
@@ -59,8 +78,6 @@ impl KnownSandboxes {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn list(known: &mut KnownSandboxes, sandboxes: &[&str]) -> Connection {
@@ -79,6 +96,24 @@ mod tests {
         assert_eq!(checked(&known), [true, true]);
         known.remove("a");
         assert_eq!(checked(&known), [false, false]);
+    }
+
+    #[test]
+    fn a_new_pod_waits_for_the_answer_and_not_for_ever_and_a_pod_that_runs_does_not_wait() {
+        let (mut known, now) = (KnownSandboxes::default(), Instant::now());
+        list(&mut known, &["listed"]);
+        known.add("made");
+        let late = now + PATIENCE;
+        assert!(!known.waits("listed", "pod-1", now));
+        assert!(known.waits("made", "pod-2", now) && known.waits("made", "pod-2", late - Duration::from_secs(1)));
+        // its sandbox was refused and made anew
+        known.remove("made");
+        known.add("another");
+        assert!(!known.waits("another", "pod-2", late) && known.waits("another", "pod-3", late));
+        known.end_connection();
+        list(&mut known, &["another"]);
+        assert!(!known.waits("another", "pod-3", late));
+        assert!(!known.waits("another", "pod-2", late + 11 * PATIENCE) && known.unknown.len() == 1);
     }
 
     #[test]

@@ -207,8 +207,9 @@ impl Inner {
         }
     }
 
-    /// Makes sure that the Pod does not share a claim whose devices another one has. Once for each sandbox, or again after
-    /// [`ASK_AGAIN`] if the API server did not answer. A sandbox of a list runs already.
+    /// Makes sure that the Pod does not share a claim whose devices another one has. Once for each sandbox. If the API server
+    /// does not answer, a new Pod waits for a while, as it may be one that shares the claim; then a container that names the
+    /// claim is still refused by the hook, and it is asked again after [`ASK_AGAIN`]. A sandbox of a list runs already.
     async fn check_shared(&self, sandbox: &str, pod: &Pod, reason: Reason) -> Result<(), SharedError> {
         let Some(holders) = self.config.holders.as_ref().filter(|_| reason == Reason::Request) else { return Ok(()) };
         if self.known(|known| known.is_checked(sandbox, Instant::now())) {
@@ -217,7 +218,14 @@ impl Inner {
         let limit = Instant::now() + WORK_LIMIT;
         let until = match check_shared(holders, &self.config.records, pod, limit).await? {
             Checked::Completely => None,
-            Checked::InPart => Some(Instant::now() + ASK_AGAIN),
+            Checked::InPart(error) => {
+                let now = Instant::now();
+                if self.known(|known| known.waits(sandbox, &pod.uid, now)) {
+                    return Err(error);
+                }
+                warn!(%pod, "it starts, although it may share a claim that another pod has: {error}");
+                Some(now + ASK_AGAIN)
+            }
         };
         self.known(|known| known.set_checked(sandbox, until));
         Ok(())
