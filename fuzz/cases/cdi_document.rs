@@ -12,6 +12,7 @@ pub fn run(bytes: &[u8]) {
         hook: "/var/lib/netdevice/netdevice-hook",
         state_dir: None,
         devices: &devices,
+        creation: None,
     };
     match document.to_json() {
         None => assert!(devices.is_empty()),

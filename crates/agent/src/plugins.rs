@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use device_plugin::{Config, DevicePlugin, Error, Paths, RecordCheck, Reservations, Timing};
-use netdevice::{DeviceId, Refusal, ResourceName};
+use netdevice::{Acquisition, DeviceId, Refusal, ResourceName};
 use store::Records;
 use tokio::{
     sync::watch,
@@ -101,7 +101,7 @@ fn record_check(records: Records, resource: ResourceName) -> RecordCheck {
         Ok(Some(owner)) => Err(Refusal::Held(owner.into())),
         Err(_) => Err(Refusal::Unknown),
     };
-    let reserve = move |device: &DeviceId| match store.reserve_for_kubelet(device, &resource) {
+    let reserve = move |device: &DeviceId, how: Acquisition| match store.reserve_for_kubelet(device, &resource, how) {
         Ok(()) => Ok(()),
         Err(store::Error::Held(owner)) => Err(Refusal::Held(owner)),
         // the container's hook checks again, and fails if it cannot write either

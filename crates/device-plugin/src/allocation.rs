@@ -117,10 +117,10 @@ impl Request {
     }
 }
 
-/// The interface names of the devices, separated by spaces, which no name has. A gRPC message must be UTF-8: a name that
-/// is not is given as its device id.
+/// The interface names of the devices in the Pod, separated by spaces, which no name has. A gRPC message must be UTF-8: a name
+/// that is not is given as its device id.
 fn interface_names(ids: &[DeviceId]) -> String {
-    let name = |id: &DeviceId| id.to_name().to_str().map_or_else(|| id.to_string(), str::to_owned);
+    let name = |id: &DeviceId| id.default_name().to_str().map_or_else(|| id.to_string(), str::to_owned);
     ids.iter().map(name).collect::<Vec<String>>().join(" ")
 }
 

@@ -38,8 +38,8 @@ pub(crate) struct CdiFile {
 #[derive(Debug, PartialEq, Eq)]
 enum Written {
     Unknown,
-    /// The plugin's text with these devices; no file if there are none.
-    Ours(Option<FileIdentity>, Arc<BTreeSet<DeviceId>>),
+    /// The plugin's text with these devices, and how they are created; no file if there are none.
+    Ours(Option<FileIdentity>, Arc<BTreeSet<DeviceId>>, Option<cdi::Creation>),
 }
 
 impl CdiFile {
@@ -69,19 +69,20 @@ impl CdiFile {
     /// The devices that resolve now: those that were written, or those of a file that replaced it.
     pub(crate) fn resolvable(&self) -> Arc<BTreeSet<DeviceId>> {
         match &self.written {
-            Written::Ours(_, devices) if self.is_intact() => devices.clone(),
+            Written::Ours(_, devices, _) if self.is_intact() => devices.clone(),
             _ => Arc::new(self.read_devices()),
         }
     }
 
     /// Whether these devices were written last. The file may have changed since.
-    pub(crate) fn wrote(&self, devices: &Arc<BTreeSet<DeviceId>>) -> bool {
-        matches!(&self.written, Written::Ours(_, ours) if Arc::ptr_eq(ours, devices) || ours == devices)
+    pub(crate) fn wrote(&self, devices: &Arc<BTreeSet<DeviceId>>, creation: Option<cdi::Creation>) -> bool {
+        let Written::Ours(_, ours, written) = &self.written else { return false };
+        *written == creation && (Arc::ptr_eq(ours, devices) || ours == devices)
     }
 
     /// Whether the file at the path is the one that was written.
     pub(crate) fn is_intact(&self) -> bool {
-        matches!(&self.written, Written::Ours(identity, _) if *identity == FileIdentity::of(&self.path))
+        matches!(&self.written, Written::Ours(identity, ..) if *identity == FileIdentity::of(&self.path))
     }
 
     /// Makes the file name these devices; removes it when there are none.
@@ -89,13 +90,18 @@ impl CdiFile {
     /// # Errors
     ///
     /// [`Error::CdiWriteFailed`]; the file is then unchanged.
-    pub(crate) fn write(&mut self, devices: Arc<BTreeSet<DeviceId>>) -> Result<(), Error> {
+    pub(crate) fn write(
+        &mut self,
+        devices: Arc<BTreeSet<DeviceId>>,
+        creation: Option<cdi::Creation>,
+    ) -> Result<(), Error> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let document = cdi::Document {
             resource: &self.resource,
             hook: &self.hook,
             state_dir: self.state_dir.as_deref(),
             devices: &devices,
+            creation,
         };
         let present = FileIdentity::of(&self.path);
         let done = if devices.is_empty() {
@@ -108,7 +114,7 @@ impl CdiFile {
         };
         self.buffer = buffer;
         let identity = done.map_err(|cause| Error::CdiWriteFailed { path: self.path.clone(), cause })?;
-        self.written = Written::Ours(identity, devices);
+        self.written = Written::Ours(identity, devices, creation);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use netdevice::{DeviceId, Refusal, ResourceName};
+use netdevice::{Acquisition, DeviceId, Refusal, ResourceName};
 
 use tokio::sync::Notify;
 
@@ -30,20 +30,24 @@ pub struct Config {
 #[derive(Clone)]
 pub struct RecordCheck {
     check: Arc<Check>,
-    reserve: Arc<Check>,
+    reserve: Arc<Reserve>,
 }
 
 type Check = dyn Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync;
+type Reserve = dyn Fn(&DeviceId, Acquisition) -> Result<(), Refusal> + Send + Sync;
 
 impl RecordCheck {
     /// Calls `check`, which must not block for long.
     pub fn new(check: impl Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync + 'static) -> Self {
-        Self { check: Arc::new(check), reserve: Arc::new(|_| Ok(())) }
+        Self { check: Arc::new(check), reserve: Arc::new(|_, _| Ok(())) }
     }
 
     /// Calls `reserve` for each device that is allocated, before the answer. It must not block for long.
     #[must_use]
-    pub fn reserving(self, reserve: impl Fn(&DeviceId) -> Result<(), Refusal> + Send + Sync + 'static) -> Self {
+    pub fn reserving(
+        self,
+        reserve: impl Fn(&DeviceId, Acquisition) -> Result<(), Refusal> + Send + Sync + 'static,
+    ) -> Self {
         Self { reserve: Arc::new(reserve), ..self }
     }
 
@@ -51,8 +55,8 @@ impl RecordCheck {
         (self.check)(device)
     }
 
-    pub(crate) fn reserve(&self, device: &DeviceId) -> Result<(), Refusal> {
-        (self.reserve)(device)
+    pub(crate) fn reserve(&self, device: &DeviceId, acquisition: Acquisition) -> Result<(), Refusal> {
+        (self.reserve)(device, acquisition)
     }
 }
 

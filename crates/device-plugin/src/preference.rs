@@ -16,6 +16,8 @@ pub struct Candidate {
     pub numa_node: Option<u32>,
     /// Who has it; the kubelet may not know.
     pub in_use: Use,
+    /// Of devices on one NUMA node, those with a lower turn are chosen first.
+    pub turn: u32,
 }
 
 /// Who has a device. A kubelet that has lost its checkpoint takes all devices for free.
@@ -91,8 +93,9 @@ pub fn prefer(available: &[Candidate], must: &BTreeSet<String>, size: i32) -> Re
 /// The choice, without regard to use.
 fn pack(available: &[Candidate], must: &BTreeSet<String>, size: i32) -> Result<Vec<String>, PreferenceError> {
     let size = usize::try_from(size).map_err(|_| PreferenceError::Negative(size))?;
-    let nodes: BTreeMap<&str, Group> =
-        available.iter().map(|candidate| (candidate.id.as_str(), group(candidate.numa_node))).collect();
+    let place = |candidate: &Candidate| (group(candidate.numa_node), candidate.turn);
+    let nodes: BTreeMap<&str, (Group, u32)> =
+        available.iter().map(|candidate| (candidate.id.as_str(), place(candidate))).collect();
     if let Some(missing) = must.iter().find(|id| !nodes.contains_key(id.as_str())) {
         return Err(PreferenceError::NotAvailable(missing.clone()));
     }
@@ -102,11 +105,12 @@ fn pack(available: &[Candidate], must: &BTreeSet<String>, size: i32) -> Result<V
     if size > nodes.len() {
         return Err(PreferenceError::TooLarge { size, available: nodes.len() });
     }
-    let entered: BTreeSet<Group> = must.iter().map(|id| nodes[id.as_str()]).collect();
+    let entered: BTreeSet<Group> = must.iter().map(|id| nodes[id.as_str()].0).collect();
     let mut groups: BTreeMap<Group, Vec<&str>> = BTreeMap::new();
-    for (id, group) in nodes.iter().filter(|(id, _)| !must.contains(**id)) {
+    for (id, (group, _)) in nodes.iter().filter(|(id, _)| !must.contains(**id)) {
         groups.entry(*group).or_default().push(id);
     }
+    groups.values_mut().for_each(|members| members.sort_by_key(|id| nodes[id].1));
     let mut chosen: Vec<String> = must.iter().cloned().collect();
     let mut take = |members: Vec<&str>| {
         let rest = size - chosen.len();
@@ -148,7 +152,8 @@ mod tests {
                 "r" => Use::Reserved,
                 _ => Use::Held,
             };
-            Candidate { id: id.into(), numa_node: node.trim_end_matches(char::is_alphabetic).parse().ok(), in_use }
+            let numa_node = node.trim_end_matches(char::is_alphabetic).parse().ok();
+            Candidate { id: id.into(), numa_node, in_use, turn: 0 }
         };
         text.split_whitespace().map(one).collect()
     }
@@ -178,6 +183,16 @@ mod tests {
             let chosen = prefer(&candidates(available), &ids(must), size).unwrap();
             assert_eq!(chosen.join(" "), expected, "{size} of {available:?} with {must:?}");
         }
+    }
+
+    #[test]
+    fn of_devices_on_one_numa_node_those_whose_turn_it_is_are_chosen_first() {
+        let mut available = candidates("a@0 b@0 c@0 d@1");
+        for (candidate, turn) in available.iter_mut().zip([2, 0, 1, 0]) {
+            candidate.turn = turn;
+        }
+        assert_eq!(prefer(&available, &BTreeSet::new(), 2).unwrap(), ["b", "c"]);
+        assert_eq!(prefer(&available, &ids("a"), 2).unwrap(), ["a", "b"]);
     }
 
     #[test]
@@ -234,7 +249,7 @@ mod tests {
             size in 0i32..10,
         ) {
             let available: Vec<Candidate> =
-                (0..).zip(&nodes).map(|(at, node)| Candidate { id: format!("d{at}"), numa_node: *node, in_use: Use::None }).collect();
+                (0..).zip(&nodes).map(|(at, node)| Candidate { id: format!("d{at}"), numa_node: *node, in_use: Use::None, turn: 0 }).collect();
             let has = |set: u16, at: usize| set & (1 << at) != 0;
             let subset = |set: u16| (0..nodes.len()).filter(|at| has(set, *at)).map(|at| format!("d{at}")).collect();
             let must: BTreeSet<String> = subset(must & must >> 3);

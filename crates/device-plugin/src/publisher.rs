@@ -59,7 +59,11 @@ impl Publisher {
             if change == Change::Ids || allocated.has_changed().unwrap_or(false) {
                 wanted = Arc::new(offer.resolvable(allocated.borrow_and_update().ids()));
             }
-            let is_written = writer.write(&wanted).await?;
+            let creation = view.pools.named(&resource).and_then(|pool| {
+                let uplink_parents = pool.uplink_parents();
+                pool.children.map(|children| cdi::Creation { children, uplink_parents })
+            });
+            let is_written = writer.write(&wanted, creation).await?;
             let have_others_changed = if self.others_changed.has_changed().unwrap_or(false) {
                 self.others_changed.mark_unchanged();
                 others.read(&view).await?
@@ -204,9 +208,13 @@ impl<'a> Writer<'a> {
         Ok(Self { config: config.clone(), file: Some(file), not_before, backoff, failures, shared })
     }
 
-    async fn write(&mut self, wanted: &Arc<BTreeSet<DeviceId>>) -> Result<Written, JoinError> {
+    async fn write(
+        &mut self,
+        wanted: &Arc<BTreeSet<DeviceId>>,
+        creation: Option<cdi::Creation>,
+    ) -> Result<Written, JoinError> {
         let Some(file) = self.file.take() else { return Ok(Written::Nothing) };
-        let is_wanted = file.wrote(wanted);
+        let is_wanted = file.wrote(wanted, creation);
         if is_wanted && file.is_intact() {
             self.file = Some(file);
             return Ok(Written::Nothing);
@@ -222,7 +230,7 @@ impl<'a> Writer<'a> {
         let wanted = wanted.clone();
         let (file, written) = spawn_blocking(move || {
             let mut file = file;
-            let written = file.write(wanted);
+            let written = file.write(wanted, creation);
             (file, written)
         })
         .await?;

@@ -1,6 +1,7 @@
 //! The gRPC service that the kubelet calls. It answers from what the rest of the plugin published.
 
 use std::{
+    collections::BTreeMap,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -80,9 +81,11 @@ impl Service {
     async fn allocate_now(&self, request: &wire::AllocateRequest) -> Result<wire::AllocateResponse, AllocationError> {
         let request = allocation::Request::parse(request)?;
         self.wait_for(&request).await?;
+        let view = self.view.borrow().clone();
         for id in request.ids() {
             let refused = |refusal| AllocationError::Refused(id.clone(), Box::new(refusal));
-            self.shared.record_check.reserve(id).map_err(refused)?;
+            let device = view.allocate(&self.shared.resource, id).map_err(refused)?;
+            self.shared.record_check.reserve(id, device.acquisition()).map_err(refused)?;
         }
         self.shared.allocated.send_if_modified(|allocated| {
             allocated.add(request.ids().cloned());
@@ -105,9 +108,10 @@ impl Service {
                 }
                 _ => Use::Held,
             };
-            Candidate { numa_node: device.and_then(|device| device.numa_node), in_use, id }
+            Candidate { numa_node: device.and_then(|device| device.numa_node), in_use, turn: 0, id }
         };
         let mut available: Vec<Candidate> = request.available_device_i_ds.into_iter().map(candidate).collect();
+        take_turns(&mut available, &view);
         let must = request.must_include_device_i_ds.into_iter().collect();
         loop {
             let chosen = prefer(&available, &must, request.allocation_size)?;
@@ -122,6 +126,21 @@ impl Service {
                 return Ok(chosen);
             }
             taken.into_iter().for_each(|at| available[at].in_use = Use::Held);
+        }
+    }
+}
+
+/// Spreads devices that are created over their parents: each free one has its turn after those that its parent has already.
+fn take_turns(available: &mut [Candidate], view: &View) {
+    let mut turns: BTreeMap<DeviceId, u32> = BTreeMap::new();
+    for parent in view.ledger.keys().filter_map(DeviceId::parent) {
+        *turns.entry(parent).or_default() += 1;
+    }
+    for candidate in available.iter_mut().filter(|candidate| candidate.in_use == Use::None) {
+        let parent = candidate.id.parse::<DeviceId>().ok().and_then(|id| id.parent());
+        if let Some(turn) = parent.map(|parent| turns.entry(parent).or_default()) {
+            candidate.turn = *turn;
+            *turn += 1;
         }
     }
 }

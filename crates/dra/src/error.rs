@@ -8,7 +8,9 @@ use std::{
 
 use netdevice::{
     DeviceId, Owner, ResourceName,
+    choice::ChoiceError,
     claims::{claim::ClaimError, parameters::ParameterError},
+    configuration::FieldError,
     exclusion::Exclusion,
 };
 
@@ -145,6 +147,15 @@ pub enum DeviceError {
     /// It is offered in another way.
     #[error("its pool {0} is offered as an extended resource: set `offer: claims` in the agent's configuration")]
     NotByClaims(ResourceName),
+    /// The pool creates something else.
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    /// A setting that the device cannot have.
+    #[error(transparent)]
+    Setting(#[from] FieldError),
+    /// All devices that the pool offers of the interface are in use.
+    #[error("all devices that can be created on it are in use: delete a pod that has one")]
+    NoneFree,
     /// Its record cannot be used.
     #[error("its record on the node cannot be used: see `netdevctl explain` on the node, or delete the pod")]
     Unknown,

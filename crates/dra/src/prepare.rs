@@ -46,9 +46,11 @@ const CHECK_SLOWLY: Duration = Duration::from_millis(500);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// A device that the claim is to have.
+#[derive(Clone)]
 pub(crate) struct Wanted {
     pub(crate) allocation: Allocation,
-    /// How it comes into the Pod.
+    /// How it comes into the Pod. A device of a pool of children is created, whether or not the claim says so: which one, is known
+    /// when it is reserved.
     pub(crate) acquisition: Acquisition,
     /// None: as on the host.
     pub(crate) configuration: Option<SandboxConfiguration>,

@@ -2,7 +2,10 @@
 //! by it, attached and returned. What is to be done is decided in [`netdevice::annotation::attach`]. No plugin and no Multus
 //! has a part in it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+};
 
 use netdevice::{
     Acquisition, Attachment, DeviceId, DeviceRequest, InterfaceName, Owner, Phase, Pod, Wanted,
@@ -66,7 +69,7 @@ impl OfAnnotation<'_> {
     ) -> Result<(), WorkError> {
         let present = |record: Attachment| Present { is_there: links.contains(&record.sandbox.name), record };
         let present: Vec<Present> = self.records()?.into_iter().map(present).collect();
-        let plan = plan(wanted, &present);
+        let plan = plan(wanted, &present, &self.devices.view().pools);
 
         // what is attached anew, or makes room for another one, is returned only if the new one can be had
         let mut refused = BTreeMap::new();
@@ -102,12 +105,13 @@ impl OfAnnotation<'_> {
 
     /// An element, and what the Pod has: a device of a pool, and one that is created, is one that it has not.
     fn requests(&self, element: &DeviceRequest) -> Result<Vec<DeviceRequest>, DeviceError> {
-        let mut requests = vec![element.clone()];
-        if matches!(element.device, Wanted::Pool(_)) || element.acquisition != Acquisition::Move {
-            let records = self.records().map_err(|error| DeviceError::Failed(error.to_string()))?;
-            requests.extend(records.iter().map(as_it_is));
-        }
-        Ok(requests)
+        let records = self.records().map_err(|error| DeviceError::Failed(error.to_string()))?;
+        let is_other = |record: &&Attachment| {
+            // one that moves is the one of that name
+            let is_named = matches!(&element.device, Wanted::Name(name) if *name == record.device.to_name());
+            !is_named || record.created().is_some()
+        };
+        Ok(iter::once(element.clone()).chain(records.iter().filter(is_other).map(as_it_is)).collect())
     }
 
     /// Whether an element can be had at this moment.

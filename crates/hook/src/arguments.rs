@@ -2,19 +2,24 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use netdevice::{DeviceId, ResourceName, cdi};
+use netdevice::{DeviceId, ResourceName, acquisition::ChildKind, cdi, exclusion::UplinkParents};
 use store::{DEFAULT_STATE_DIR, journal::Action};
 
 const HELP: &str = "\
 netdevice-hook: moves network devices into a container and returns them to the host
 
 usage: netdevice-hook attach|detach [-state-dir DIR] DEVICE...
+       netdevice-hook attach -create KIND [-uplink-parent] [-state-dir DIR]
+                             DEVICE...
        netdevice-hook attach -claim UID [-state-dir DIR] DEVICE...
 
 A container runtime starts it as an OCI hook with the OCI state on standard
 input: attach at createRuntime, detach at poststop.
 
   DEVICE           a device id, or a CDI name: networking.k8s.io/netdevice=eth1
+  -create KIND     create the devices on their interfaces in place of moving them:
+                   macvlan/MODE, ipvlan/MODE or vlan/ID
+  -uplink-parent   also on an interface that the node is connected by
   -claim UID       attach what is reserved for this ResourceClaim; it is detached
                    with the Pod or the claim, not with the container
   -state-dir DIR   directory of the records and of hook.log (default /run/netdevice)
@@ -36,6 +41,10 @@ pub(crate) struct Arguments {
     pub(crate) action: Action,
     pub(crate) state_dir: PathBuf,
     pub(crate) devices: Vec<Device>,
+    /// What is created; none if the devices are moved.
+    pub(crate) create: Option<ChildKind>,
+    /// Whether it may be created on a link that the node is connected by.
+    pub(crate) uplink_parents: UplinkParents,
     /// UID of the claim that the devices are attached for; none if they are the container's.
     pub(crate) claim: Option<String>,
 }
@@ -49,7 +58,8 @@ pub(crate) struct Device {
 pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Invocation, String> {
     let mut action = None;
     let mut state_dir = PathBuf::from(DEFAULT_STATE_DIR);
-    let (mut devices, mut claim) = (Vec::new(), None);
+    let (mut devices, mut claim, mut create) = (Vec::new(), None, None);
+    let mut uplink_parents = UplinkParents::Refused;
     while let Some(argument) = arguments.next() {
         let text = argument.to_str().ok_or("an argument is not UTF-8: write a device by its id")?;
         match text.strip_prefix("--").or(text.strip_prefix('-')) {
@@ -58,6 +68,11 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Inv
                 return Ok(Invocation::Print(concat!("netdevice-hook ", env!("CARGO_PKG_VERSION"), "\n")));
             }
             Some("state-dir") => state_dir = arguments.next().ok_or("-state-dir needs a directory")?.into(),
+            Some("create") => {
+                let kind = arguments.next().and_then(|kind| kind.to_str()?.parse::<ChildKind>().ok());
+                create = Some(kind.ok_or("-create needs macvlan/MODE, ipvlan/MODE or vlan/ID")?);
+            }
+            Some("uplink-parent") => uplink_parents = UplinkParents::Allowed,
             Some("claim") => {
                 let uid = arguments.next().and_then(|uid| uid.into_string().ok());
                 claim = Some(uid.ok_or("-claim needs the UID of a claim")?);
@@ -86,7 +101,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Inv
     if claim.is_some() && action == Action::Detach {
         return Err("-claim is for attach: a claim's devices are detached with the pod or the claim".into());
     }
-    Ok(Invocation::Run(Arguments { action, state_dir, devices, claim }))
+    Ok(Invocation::Run(Arguments { action, state_dir, devices, create, uplink_parents, claim }))
 }
 
 #[cfg(test)]
@@ -113,6 +128,12 @@ mod tests {
             panic!("they are right");
         };
         assert_eq!(arguments.claim.as_deref(), Some("0c1d"));
+        let Ok(Invocation::Run(arguments)) = parse_all(&["attach", "-create", "vlan/7", "-uplink-parent", "eth0:1"])
+        else {
+            panic!("they are right");
+        };
+        assert_eq!(arguments.create.map(|kind| kind.to_string()).as_deref(), Some("vlan/7"));
+        assert_eq!(arguments.uplink_parents, UplinkParents::Allowed);
     }
 
     #[test]
@@ -125,6 +146,8 @@ mod tests {
             &["attach", "a/b"],
             &["detach", "-state-dir"],
             &["attach", "eth0", "-claim"],
+            &["attach", "-create", "veth/x", "eth0:1"],
+            &["attach", "eth0:1", "-create"],
             &["detach", "-claim", "0c1d", "eth0"],
         ] {
             assert!(parse_all(words).is_err(), "{words:?}");

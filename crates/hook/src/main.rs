@@ -16,7 +16,9 @@ use std::{
 use arguments::{Arguments, Device, Invocation};
 use link::{AttachRequest, DetachRequest, Detached, Ended, OpenSandbox, Skipped};
 use netdevice::{
-    Acquisition, DeviceId, Owner, Reservation, Sandbox,
+    Acquisition, DeviceId, Owner, Reservation, Sandbox, SandboxConfiguration,
+    acquisition::ChildKind,
+    exclusion::UplinkParents,
     oci::{Config, MAX_STATE, State},
 };
 use store::{
@@ -62,6 +64,10 @@ struct Hook<'a> {
     action: Action,
     /// UID of the claim that devices are attached for.
     claim: Option<&'a str>,
+    /// What is created.
+    create: Option<ChildKind>,
+    /// Whether it may be created on a link that the node is connected by.
+    uplink_parents: UplinkParents,
     records: Records,
     container: String,
     sandbox: Sandbox,
@@ -80,7 +86,8 @@ impl<'a> Hook<'a> {
                 };
                 let sandbox = Sandbox::from_oci(&state, path);
                 let (claim, owner) = (arguments.claim.as_deref(), sandbox.container(&state.id));
-                Ok(Self { action, claim, records, owner, container: state.id, sandbox })
+                let (create, uplink_parents) = (arguments.create, arguments.uplink_parents);
+                Ok(Self { action, claim, create, uplink_parents, records, owner, container: state.id, sandbox })
             }
             Err(error) => {
                 // for whom it was is not known; for which devices is
@@ -136,14 +143,25 @@ impl<'a> Hook<'a> {
         reservation: Option<&Reservation>,
     ) -> Result<(), String> {
         let reserved = reservation.and_then(|reservation| reservation.resource.as_ref());
+        // of a pool of children; what is attached already says itself what it is
+        let recorded = || self.records.read(&device.id).ok().flatten().and_then(|record| Some(record.created()?.kind));
+        let created = device.id.child().and_then(|_| self.create.or_else(recorded)).filter(|_| reservation.is_none());
+        let own = created.map(|_| SandboxConfiguration::default().with_own_name(&device.id));
+        let acquisition = match created {
+            Some(kind) => Acquisition::Create(kind),
+            None => reservation.map_or(Acquisition::Move, |reservation| reservation.acquisition),
+        };
         let request = AttachRequest {
             device: &device.id,
             resource: device.resource.as_ref().or(reserved),
             sandbox,
             owner,
-            acquisition: reservation.map_or(Acquisition::Move, |reservation| reservation.acquisition),
-            uplink_parents: reservation.map(|reservation| reservation.uplink_parents).unwrap_or_default(),
-            configuration: reservation.and_then(|reservation| reservation.configuration.as_ref()),
+            acquisition,
+            uplink_parents: match created {
+                Some(_) => self.uplink_parents,
+                None => reservation.map(|reservation| reservation.uplink_parents).unwrap_or_default(),
+            },
+            configuration: reservation.and_then(|reservation| reservation.configuration.as_ref()).or(own.as_ref()),
         };
         let attached = link::attach(&self.records, &request).map_err(|error| error.to_string())?;
         let outcome = if attached.was_there { Outcome::Nothing } else { Outcome::Ok };

@@ -76,6 +76,7 @@ States:
 With --all, or if no pools are known:
   excluded     never offered
   unselected   selected by no pool
+  parent       devices that are created on it are offered
 With --watch:
   gone         no longer there";
 

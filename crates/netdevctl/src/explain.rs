@@ -118,6 +118,17 @@ fn of_record(record: &Attachment, is_gone: bool) -> String {
     text
 }
 
+/// What the rules for an interface are about.
+fn subject(explanation: &Explanation) -> String {
+    match explanation.children {
+        None => "it may be offered".into(),
+        Some(children) => {
+            let (count, kind) = (children.count(), children.first().name());
+            format!("its pool offers {count} devices of kind {kind}, which may be created on it")
+        }
+    }
+}
+
 fn of_link(link: &Link, view: &View, selection: &Selection) -> String {
     let explanation = view.explain(link);
     let mut text = format!("{}: {}\n\n", DeviceId::from(&link.name), verdict(&explanation));
@@ -126,8 +137,8 @@ fn of_link(link: &Link, view: &View, selection: &Selection) -> String {
     };
     say(true, format!("it is on the host: {}", appearance(link)));
     match &explanation.exclusion {
-        None => say(true, "it may be offered: no rule excludes it".into()),
-        Some(exclusion) => say(false, format!("it may be offered: {exclusion}")),
+        None => say(true, format!("{}: no rule excludes it", subject(&explanation))),
+        Some(exclusion) => say(false, format!("{}: {exclusion}", subject(&explanation))),
     }
     if selection.pools.is_none() {
         say(false, format!("a pool selects it: no pools are known, {} does not exist", selection.source));

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use netdevice::{
-    Attachment, Device, DeviceId, DeviceState, Link, Owner, Phase, Pod, View, record::Reservations, selector::PHYSICAL,
+    Acquisition, Attachment, Device, DeviceId, DeviceState, Form, Link, Owner, Phase, Pod, View,
+    acquisition::ChildKind, children::Children, record::Reservations, selector::PHYSICAL,
 };
 use serde::Serialize;
 use store::{RecordDirectory, Unreadable};
@@ -25,13 +26,14 @@ pub(crate) enum RowState {
     Quarantined,
     Excluded,
     Unselected,
+    Parent,
     Renamed,
     Gone,
 }
 
 impl RowState {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Offered,
         Self::Reserved,
         Self::Unhealthy,
@@ -43,6 +45,7 @@ impl RowState {
         Self::Quarantined,
         Self::Excluded,
         Self::Unselected,
+        Self::Parent,
         Self::Renamed,
         Self::Gone,
     ];
@@ -62,6 +65,7 @@ impl fmt::Display for RowState {
             Self::Quarantined => "quarantined",
             Self::Excluded => "excluded",
             Self::Unselected => "unselected",
+            Self::Parent => "parent",
             Self::Renamed => "renamed",
             Self::Gone => "gone",
         })
@@ -139,7 +143,11 @@ pub(crate) fn rows(
 pub(crate) fn add_reserved(rows: &mut BTreeMap<String, Row>, view: &View, reservations: &Reservations) {
     for (device, reservation) in reservations.iter().filter(|(device, _)| !view.ledger.contains_key(*device)) {
         let Some(link) = view.snapshot.link_named(&device.to_name()) else { continue };
-        let row = rows.entry(device.to_string()).or_insert_with(|| Row::on_host(link, RowState::Reserved));
+        let new = || match reservation.acquisition {
+            Acquisition::Move => Row::on_host(link, RowState::Reserved),
+            Acquisition::Create(kind) => Row::to_create(device, kind, link, RowState::Reserved),
+        };
+        let row = rows.entry(device.to_string()).or_insert_with(new);
         if matches!(row.state, RowState::Offered | RowState::Unhealthy | RowState::Unselected) {
             row.state = RowState::Reserved;
         }
@@ -161,6 +169,13 @@ pub(crate) fn add_waiting(rows: &mut BTreeMap<String, Row>, view: &View, waiting
         }
         row.reason = Some(format!("its own name is {device}: that name was taken when it returned from a pod"));
     }
+}
+
+/// What is offered on an interface in place of it.
+fn offered_on(parent: &DeviceId, children: Children, view: &View) -> String {
+    let in_use = view.ledger.keys().filter(|device| device.parent().as_ref() == Some(parent)).count();
+    let (kind, count) = (children.first().name(), children.count());
+    format!("devices of kind {kind} are created on it: {in_use} of {count} are in use")
 }
 
 fn by_device(row: Row) -> (String, Row) {
@@ -194,7 +209,14 @@ impl Row {
         let mut row = match &device.state {
             DeviceState::Offered { link, healthy } => {
                 let state = if *healthy { RowState::Offered } else { RowState::Unhealthy };
-                Self::on_host(view.snapshot.link(*link)?, state)
+                let link = view.snapshot.link(*link)?;
+                match device.form {
+                    Form::Link => Self::on_host(link, state),
+                    Form::Child(kind) => Self::to_create(&device.id, kind, link, state),
+                    Form::Parent(children) => {
+                        Self { reason: Some(offered_on(&device.id, children, view)), ..Self::on_host(link, state) }
+                    }
+                }
             }
             DeviceState::Held(..) => Self::of_record(view.ledger.get(&device.id)?, is_orphan),
         };
@@ -210,7 +232,25 @@ impl Row {
                 row.reason = Some(exclusion.to_string());
                 row
             }
-            None => Self::on_host(link, RowState::Unselected),
+            None => match explanation.children {
+                Some(children) => Self {
+                    pool: explanation.pool.map(|pool| pool.to_string()),
+                    reason: Some(offered_on(&DeviceId::from(&link.name), children, view)),
+                    ..Self::on_host(link, RowState::Parent)
+                },
+                None => Self::on_host(link, RowState::Unselected),
+            },
+        }
+    }
+
+    /// A device that does not exist before a Pod gets it.
+    fn to_create(device: &DeviceId, kind: ChildKind, parent: &Link, state: RowState) -> Self {
+        let parent = Self::on_host(parent, state);
+        Self {
+            kind: Some(kind.name().into()),
+            numa_node: parent.numa_node,
+            mtu: parent.mtu,
+            ..Self::new(device.to_string(), state)
         }
     }
 

@@ -119,7 +119,13 @@ fn changes_are_shown_as_they_come() {
         ip("link set dev nd0 up");
         expect("nd0", "offered");
         let records = store::Records::new(state.path());
-        records.reserve_for_kubelet(&"nd0".parse().unwrap(), &netdevice::ResourceName::default()).unwrap();
+        records
+            .reserve_for_kubelet(
+                &"nd0".parse().unwrap(),
+                &netdevice::ResourceName::default(),
+                netdevice::Acquisition::Move,
+            )
+            .unwrap();
         expect("nd0", "reserved");
         let lock = records.lock(&"nd0".parse().unwrap()).unwrap();
         records.release(&"nd0".parse().unwrap(), &lock);

@@ -1,6 +1,8 @@
 //! How a device comes into a sandbox, and so how the attachment ends: what was moved is returned to the host, what was created
 //! is deleted.
 
+use std::{fmt, str::FromStr};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{encoded_name, name::InterfaceName, state::LinkState};
@@ -104,7 +106,54 @@ impl ChildKind {
     }
 }
 
+/// A text that is not a kind with its setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be macvlan/MODE, ipvlan/MODE or vlan/ID")]
+pub struct ChildKindError;
+
+/// The kind and its setting, as the hook's arguments have them: `macvlan/bridge`, `ipvlan/l2`, `vlan/100`.
+impl fmt::Display for ChildKind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Macvlan { mode } => write!(out, "macvlan/{}", mode.name()),
+            Self::Ipvlan { mode } => write!(out, "ipvlan/{}", mode.name()),
+            Self::Vlan { id } => write!(out, "vlan/{}", u16::from(*id)),
+        }
+    }
+}
+
+impl FromStr for ChildKind {
+    type Err = ChildKindError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (kind, setting) = text.split_once('/').ok_or(ChildKindError)?;
+        let found = match kind {
+            "macvlan" => MacvlanMode::named(setting).map(|mode| Self::Macvlan { mode }),
+            "ipvlan" => IpvlanMode::named(setting).map(|mode| Self::Ipvlan { mode }),
+            "vlan" => setting.parse::<u16>().ok().and_then(|id| VlanId::try_from(id).ok()).map(|id| Self::Vlan { id }),
+            _ => None,
+        };
+        found.ok_or(ChildKindError)
+    }
+}
+
 impl MacvlanMode {
+    const ALL: [Self; 3] = [Self::Private, Self::Vepa, Self::Bridge];
+
+    /// The mode with that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// Its name for `ip link`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Vepa => "vepa",
+            Self::Bridge => "bridge",
+        }
+    }
+
     /// The kernel's number.
     pub fn number(self) -> u32 {
         match self {
@@ -116,6 +165,22 @@ impl MacvlanMode {
 }
 
 impl IpvlanMode {
+    const ALL: [Self; 3] = [Self::L2, Self::L3, Self::L3s];
+
+    /// The mode with that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// Its name for `ip link`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+            Self::L3s => "l3s",
+        }
+    }
+
     /// The kernel's number.
     pub fn number(self) -> u16 {
         match self {
@@ -237,5 +302,24 @@ impl From<Moved> for Acquired {
 impl From<Created> for Acquired {
     fn from(created: Created) -> Self {
         Self::Created(created)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_written_with_its_setting_and_read_again() {
+        for text in
+            ["macvlan/private", "macvlan/vepa", "macvlan/bridge", "ipvlan/l2", "ipvlan/l3", "ipvlan/l3s", "vlan/7"]
+        {
+            assert_eq!(text.parse::<ChildKind>().unwrap().to_string(), text);
+        }
+        for text in
+            ["", "macvlan", "macvlan/", "macvlan/l2", "ipvlan/bridge", "vlan/0", "vlan/4095", "vlan/x", "veth/x"]
+        {
+            assert_eq!(text.parse::<ChildKind>(), Err(ChildKindError), "{text}");
+        }
     }
 }

@@ -7,7 +7,9 @@ use std::{borrow::Cow, collections::BTreeSet, convert::Infallible, io::Read};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{id::DeviceId, resource::ResourceName};
+use crate::{
+    acquisition::ChildKind, children::Children, exclusion::UplinkParents, id::DeviceId, resource::ResourceName,
+};
 
 /// Seconds after which a runtime kills the hook. A move waits for one grace period of the kernel, and for those of all moves
 /// before it: 30 s are a thousand grace periods.
@@ -24,6 +26,17 @@ pub struct Document<'a> {
     pub state_dir: Option<&'a str>,
     /// All devices that must resolve.
     pub devices: &'a BTreeSet<DeviceId>,
+    /// How the pool's devices are created; none if they are moved.
+    pub creation: Option<Creation>,
+}
+
+/// How the devices of a pool are created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Creation {
+    /// What is created on each interface.
+    pub children: Children,
+    /// Whether also on one that the node is connected by.
+    pub uplink_parents: UplinkParents,
 }
 
 #[derive(Serialize)]
@@ -127,7 +140,7 @@ impl Document<'_> {
         for (at, id) in self.devices.iter().enumerate() {
             piece.clear();
             piece.push_str(if at == 0 { "\n    " } else { ",\n    " });
-            match &template {
+            match template.as_ref().filter(|_| id.child().is_none()) {
                 Some(template) => template.iter().enumerate().for_each(|(at, part)| {
                     piece.push_str(if at == 0 { "" } else { id.as_str() });
                     piece.push_str(part);
@@ -148,10 +161,18 @@ impl Document<'_> {
     }
 
     fn device(&self, device: &DeviceId) -> String {
+        // what is attached although the pool does not offer it any longer is found in its record
+        let created: Option<ChildKind> = self.creation.and_then(|creation| creation.children.kind_of(device));
         let hook = |hook_name, verb: &'static str| {
-            let mut args = vec!["netdevice-hook".into(), verb.into()];
+            let mut args: Vec<Cow<'_, str>> = vec!["netdevice-hook".into(), verb.into()];
             if let Some(folder) = self.state_dir {
                 args.extend(["-state-dir".into(), folder.into()]);
+            }
+            if let Some(kind) = created.filter(|_| verb == "attach") {
+                args.extend(["-create".into(), kind.to_string().into()]);
+                if self.creation.is_some_and(|creation| creation.uplink_parents == UplinkParents::Allowed) {
+                    args.push("-uplink-parent".into());
+                }
             }
             args.push(qualified_name(self.resource, device).into());
             Hook {
@@ -188,8 +209,14 @@ mod tests {
     fn text(resource: &str, devices: &[&str]) -> Option<String> {
         let resource = resource.parse().unwrap();
         let devices = devices.iter().map(|device| device.parse().unwrap()).collect();
-        Document { resource: &resource, hook: "/opt/netdevice/netdevice-hook", state_dir: None, devices: &devices }
-            .to_json()
+        Document {
+            resource: &resource,
+            hook: "/opt/netdevice/netdevice-hook",
+            state_dir: None,
+            devices: &devices,
+            creation: None,
+        }
+        .to_json()
     }
 
     #[test]
@@ -216,7 +243,7 @@ mod tests {
             for hook in ["/opt/\"devices\": [/hook", "/placeholder.dev", "/hook\\\n  ]"] {
                 for state_dir in [None, Some("/run/é")] {
                     let devices = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
-                    let document = Document { resource: &resource, hook, state_dir, devices: &devices };
+                    let document = Document { resource: &resource, hook, state_dir, devices: &devices, creation: None };
                     let text = document.to_json().unwrap();
                     let lines: Vec<String> = devices.iter().map(|id| format!("    {}", document.device(id))).collect();
                     assert!(text.ends_with(&format!("[\n{}\n  ]\n}}\n", lines.join(",\n"))), "{text}");
@@ -224,6 +251,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_device_that_is_created_names_its_kind_for_attach() {
+        let resource = "networking.k8s.io/netdevice".parse().unwrap();
+        let pools = crate::Pools::from_yaml(
+            "pools: [{resource: a.b/cc, select: {names: [eth]}, children: {kind: vlan, id: 100, count: 8}}]",
+        );
+        let children = pools.unwrap().iter().next().unwrap().children.unwrap();
+        // one that moves, from before the pool was changed, and one that is not offered any longer
+        let devices = ["eth1:3", "eth2", "eth1:9"].iter().map(|device| device.parse().unwrap()).collect();
+        let hook = "/opt/netdevice/netdevice-hook";
+        let creation = Some(Creation { children, uplink_parents: UplinkParents::Allowed });
+        let text =
+            Document { resource: &resource, hook, state_dir: None, devices: &devices, creation }.to_json().unwrap();
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let arguments = |device: usize, hook: usize| {
+            let hooks = &document["devices"][device]["containerEdits"]["hooks"];
+            let words = hooks[hook]["args"].as_array().unwrap();
+            words.iter().skip(1).map(|word| word.as_str().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(arguments(0, 0), "attach -create vlan/102 -uplink-parent networking.k8s.io/netdevice=eth1:3");
+        assert_eq!(arguments(0, 1), "detach networking.k8s.io/netdevice=eth1:3");
+        assert_eq!(arguments(1, 0), "attach networking.k8s.io/netdevice=eth1:9");
+        assert_eq!(arguments(2, 0), "attach networking.k8s.io/netdevice=eth2");
     }
 
     #[test]

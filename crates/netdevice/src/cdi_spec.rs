@@ -236,7 +236,13 @@ mod tests {
         let resource = ResourceName::default();
         let devices = ["eth0", "x:-a"].map(|id| id.parse().unwrap()).into();
         for state_dir in [None, Some("/run/elsewhere")] {
-            let ours = cdi::Document { resource: &resource, hook: "/opt/of-old/hook", state_dir, devices: &devices };
+            let ours = cdi::Document {
+                resource: &resource,
+                hook: "/opt/of-old/hook",
+                state_dir,
+                devices: &devices,
+                creation: None,
+            };
             assert_eq!(of(&ours.to_json().unwrap()), is(&["eth0", "x:-a"], Author::Netdevice));
         }
         let node = r#"{"name": "d0", "containerEdits": {"env": null, "deviceNodes": [{"path": "/dev/x"}]}}"#;

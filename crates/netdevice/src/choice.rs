@@ -9,6 +9,7 @@ use std::{
 use crate::{
     acquisition::{Acquisition, ChildKind},
     annotation::{DeviceRequest, PoolNameError, Wanted},
+    configuration::FieldError,
     exclusion::{Exclusion, UplinkParents},
     id::DeviceId,
     link::Link,
@@ -109,8 +110,23 @@ pub enum ChoiceError {
     /// A setting of the driver that the pool does not allow.
     #[error(transparent)]
     NotAllowed(#[from] NotAllowed),
+    /// The pool creates something else.
+    #[error(
+        "pool {pool} offers {offered} devices, and {requested} is requested: remove `create` or choose another pool"
+    )]
+    OtherChildren {
+        /// The pool.
+        pool: ResourceName,
+        /// What is created first of each interface.
+        offered: ChildKind,
+        /// What is requested.
+        requested: ChildKind,
+    },
+    /// A setting that the created device cannot have.
+    #[error("device {0}: {1}")]
+    Setting(DeviceId, FieldError),
     /// All numbers are taken.
-    #[error("device {0}: it has 65535 devices already: choose another device")]
+    #[error("device {0}: all devices that can be created on it are in use: choose another device")]
     NoNumber(DeviceId),
 }
 
@@ -137,7 +153,10 @@ pub fn choose(view: &View, demand: &Demand<'_>) -> Result<Vec<Choice>, ChoiceErr
         demand.requests.iter().enumerate().partition(|(_, request)| by_name(request));
     for (at, request) in named.into_iter().chain(of_pools) {
         let choice = match (&request.device, request.acquisition) {
-            (wanted, Acquisition::Create(kind)) => demand.child(view, wanted, kind, request, &taken)?,
+            (wanted, Acquisition::Create(kind)) => demand.child(view, wanted, Some(kind), request, &taken)?,
+            (wanted, Acquisition::Move) if has_children(view, wanted)? => {
+                demand.child(view, wanted, None, request, &taken)?
+            }
             (Wanted::Name(name), Acquisition::Move) => demand.named(view, name)?,
             (Wanted::Pool(pool), Acquisition::Move) => demand.any_of(view, pool.find(&view.pools)?, request, &taken)?,
         };
@@ -146,6 +165,15 @@ pub fn choose(view: &View, demand: &Demand<'_>) -> Result<Vec<Choice>, ChoiceErr
         chosen.insert(at, choice);
     }
     Ok(chosen.into_values().collect())
+}
+
+/// Whether the pool of what is wanted offers devices that are created.
+fn has_children(view: &View, wanted: &Wanted) -> Result<bool, PoolNameError> {
+    let pool = match wanted {
+        Wanted::Pool(pool) => Some(pool.find(&view.pools)?),
+        Wanted::Name(name) => view.snapshot.link_named(name).and_then(|link| view.pools.of(link)),
+    };
+    Ok(pool.is_some_and(|pool| pool.children.is_some()))
 }
 
 /// Checks whether a Pod of that namespace could have a device again that it has: if it is returned, to be attached with another
@@ -253,16 +281,15 @@ impl Demand<'_> {
     }
 
     /// A device that is created: the one that the Pod has, or a new one on the named interface, or on the one of the pool that
-    /// has the fewest.
+    /// has the fewest. Of a pool of children it is one that the pool offers; no kind is what the pool creates.
     fn child(
         &self,
         view: &View,
         wanted: &Wanted,
-        kind: ChildKind,
+        kind: Option<ChildKind>,
         request: &DeviceRequest,
         taken: &BTreeSet<DeviceId>,
     ) -> Result<Choice, ChoiceError> {
-        let acquisition = Acquisition::Create(kind);
         let pool = match wanted {
             Wanted::Name(_) => None,
             Wanted::Pool(pool) => Some(pool.find(&view.pools)?),
@@ -272,27 +299,34 @@ impl Demand<'_> {
                 Wanted::Name(name) => record.device.parent() == Some(DeviceId::from(name)),
                 Wanted::Pool(_) => record.resource.as_ref() == pool.map(|pool| &pool.resource),
             };
-            let is_same = record.created().is_some_and(|created| created.kind == kind)
-                && record.configuration.as_ref() == Some(&request.configuration);
+            let is_kind = record.created().is_some_and(|created| match kind {
+                Some(kind) => created.kind == kind,
+                None => view.pools.creates(record),
+            });
+            let is_same = is_kind && record.configuration.as_ref() == Some(&request.configuration);
             is_on && is_same && self.has(record) && !taken.contains(&record.device)
         });
-        if let Some(record) = had {
-            let resource = record.resource.clone().unwrap_or_default();
+        if let Some((record, created)) = had.and_then(|record| Some((record, record.created()?))) {
+            let (device, resource) = (record.device.clone(), record.resource.clone().unwrap_or_default());
             let uplink_parents = view.pools.named(&resource).map(Pool::uplink_parents).unwrap_or_default();
-            return Ok(Choice { device: record.device.clone(), resource, acquisition, uplink_parents });
+            return Ok(Choice { device, resource, acquisition: Acquisition::Create(created.kind), uplink_parents });
         }
-        let (parent, pool) = match (wanted, pool) {
-            (Wanted::Name(name), _) => self.parent(view, name)?,
-            (Wanted::Pool(_), Some(pool)) => (self.any_parent(view, pool, taken)?, pool),
-            (Wanted::Pool(pool), None) => return Err(PoolNameError::Unknown(pool.clone()).into()),
-        };
         let is_taken = |device: &DeviceId| {
             let others = self.ledger.contains_key(device) || self.reserved.contains_key(device);
             others || self.allocated.contains_key(device) || self.busy.contains(device) || taken.contains(device)
         };
-        let device = free_child(&parent, is_taken).ok_or_else(|| ChoiceError::NoNumber(DeviceId::from(&parent)))?;
-        let uplink_parents = pool.uplink_parents();
-        Ok(Choice { device, resource: pool.resource.clone(), acquisition, uplink_parents })
+        let (parent, pool) = match (wanted, pool) {
+            (Wanted::Name(name), _) => self.parent(view, name)?,
+            (Wanted::Pool(_), Some(pool)) => (self.any_parent(view, pool, kind, taken, &is_taken)?, pool),
+            (Wanted::Pool(pool), None) => return Err(PoolNameError::Unknown(pool.clone()).into()),
+        };
+        let id = DeviceId::from(&parent);
+        check_kind(pool, kind)?;
+        let free = free_child(&parent, pool, kind, is_taken);
+        let (device, kind) = free.ok_or_else(|| ChoiceError::NoNumber(id.clone()))?;
+        request.configuration.check_created(kind).map_err(|error| ChoiceError::Setting(id, error))?;
+        let (resource, uplink_parents) = (pool.resource.clone(), pool.uplink_parents());
+        Ok(Choice { device, resource, acquisition: Acquisition::Create(kind), uplink_parents })
     }
 
     /// The interface of that name and its pool, if devices may be created on it.
@@ -314,17 +348,17 @@ impl Demand<'_> {
         Ok((name.clone(), pool))
     }
 
-    /// The interface of a pool that has the fewest devices created on it.
-    fn any_parent(&self, view: &View, pool: &Pool, taken: &BTreeSet<DeviceId>) -> Result<InterfaceName, ChoiceError> {
+    /// The interface of a pool that has the fewest devices created on it, and can have one more.
+    fn any_parent(
+        &self,
+        view: &View,
+        pool: &Pool,
+        kind: Option<ChildKind>,
+        taken: &BTreeSet<DeviceId>,
+        is_taken: &dyn Fn(&DeviceId) -> bool,
+    ) -> Result<InterfaceName, ChoiceError> {
         self.check_pool(pool)?;
-        let children = |id: &DeviceId| {
-            self.ledger
-                .keys()
-                .chain(self.reserved.keys())
-                .chain(taken)
-                .filter(|device| device.parent().as_ref() == Some(id))
-                .count()
-        };
+        check_kind(pool, kind)?;
         let suits = |link: &&Link| {
             let id = DeviceId::from(&link.name);
             let is_of_pool = view.pools.of(link).is_some_and(|of| of.resource == pool.resource);
@@ -332,12 +366,21 @@ impl Demand<'_> {
                 && link.is_up()
                 && view.parent_exclusion(link, pool).is_none()
                 && !view.unknown.contains(&id)
-                && !taken.contains(&id)
+                && !is_taken(&id)
                 && self.check_free(&id).is_ok()
         };
-        let links = view.snapshot.links().values().map(|link| &**link).filter(suits);
-        let best = links.min_by_key(|link| (children(&DeviceId::from(&link.name)), link.name.clone()));
-        best.map(|link| link.name.clone()).ok_or_else(|| ChoiceError::NoParent(pool.resource.clone()))
+        let links: Vec<&Link> = view.snapshot.links().values().map(|link| &**link).filter(suits).collect();
+        if links.is_empty() {
+            return Err(ChoiceError::NoParent(pool.resource.clone()));
+        }
+        let children = |link: &Link| {
+            let id = DeviceId::from(&link.name);
+            let all = self.ledger.keys().chain(self.reserved.keys()).chain(self.allocated.keys()).chain(taken);
+            all.filter(|device| device.parent().as_ref() == Some(&id)).count()
+        };
+        let has_free = |link: &&&Link| free_child(&link.name, pool, kind, is_taken).is_some();
+        let best = links.iter().filter(has_free).min_by_key(|link| (children(link), link.name.clone()));
+        best.map(|link| link.name.clone()).ok_or_else(|| ChoiceError::NoneFree(pool.resource.clone()))
     }
 
     fn any_of(
@@ -370,10 +413,38 @@ impl Demand<'_> {
     }
 }
 
-/// The lowest id of a device on `parent` that is not taken.
-pub fn free_child(parent: &InterfaceName, is_taken: impl Fn(&DeviceId) -> bool) -> Option<DeviceId> {
-    let numbers = (1..=u16::MAX).filter_map(NonZeroU16::new);
-    numbers.map(|number| DeviceId::child_of(parent, number)).find(|device| !is_taken(device))
+/// Checks that a pool creates what is requested, if anything is.
+///
+/// # Errors
+///
+/// [`ChoiceError::OtherChildren`].
+pub fn check_kind(pool: &Pool, kind: Option<ChildKind>) -> Result<(), ChoiceError> {
+    match (pool.children, kind) {
+        (Some(children), Some(requested)) if children.numbers(kind).next().is_none() => {
+            let (pool, offered) = (pool.resource.clone(), children.first());
+            Err(ChoiceError::OtherChildren { pool, offered, requested })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The lowest id of a device on `parent` that is not taken, with what is created: of a pool of children one that it offers, of
+/// another pool any number of what is requested.
+pub fn free_child(
+    parent: &InterfaceName,
+    pool: &Pool,
+    kind: Option<ChildKind>,
+    is_taken: impl Fn(&DeviceId) -> bool,
+) -> Option<(DeviceId, ChildKind)> {
+    let free = |number: &NonZeroU16| !is_taken(&DeviceId::child_of(parent, *number));
+    let (number, kind) = match pool.children {
+        Some(children) => {
+            let number = children.numbers(kind).find(free)?;
+            (number, children.kind(number)?)
+        }
+        None => ((1..=u16::MAX).filter_map(NonZeroU16::new).find(free)?, kind?),
+    };
+    Some((DeviceId::child_of(parent, number), kind))
 }
 
 /// The rank of a free device, the lowest is best; none if it is not suitable.

@@ -23,6 +23,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
     bytes::HardwareAddress,
+    id::DeviceId,
     name::InterfaceName,
     sandbox_name::SandboxInterfaceName,
     state::{
@@ -257,6 +258,13 @@ impl SandboxConfiguration {
     /// The name of the device in the sandbox.
     pub fn name_inside<'a>(&'a self, host: &'a InterfaceName) -> &'a InterfaceName {
         self.name.as_ref().map_or(host, SandboxInterfaceName::as_interface_name)
+    }
+
+    /// The same, with the [own name](DeviceId::default_name) of the device if it has none.
+    #[must_use]
+    pub fn with_own_name(mut self, device: &DeviceId) -> Self {
+        self.name = self.name.or_else(|| device.default_name().try_into().ok());
+        self
     }
 
     /// The routes as the kernel keeps them, through the link of that index.

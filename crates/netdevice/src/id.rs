@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     encoded_name::{self, ENCODED, EncodedNameError},
-    name::InterfaceName,
+    name::{InterfaceName, MAX_NAME_LEN},
 };
 
 /// The id of a device, for the kubelet and as CDI device name; at most 54 bytes of ASCII, and 47 of an interface of the host.
@@ -45,6 +45,16 @@ impl DeviceId {
     /// The interface that the device is created on; none if it is an interface of the host itself.
     pub fn parent(&self) -> Option<Self> {
         split(&self.0).map(|(parent, _)| Self(parent.into()))
+    }
+
+    /// The name that it has in a Pod if nothing else is requested: that of the interface of the host, and of a device that a pool
+    /// offers on it also the number, `eth1-3`. A long name of a parent is cut.
+    pub fn default_name(&self) -> InterfaceName {
+        let host = self.to_name();
+        let Some(number) = self.child() else { return host };
+        let end = format!("-{number}");
+        let kept = host.as_bytes().len().min(MAX_NAME_LEN - end.len());
+        InterfaceName::new(&[&host.as_bytes()[..kept], end.as_bytes()].concat()).unwrap_or(host)
     }
 
     /// The device's number among those that are created on its parent; none if it is an interface of the host itself.

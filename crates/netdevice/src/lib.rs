@@ -10,6 +10,7 @@ pub mod bytes;
 pub mod cdi;
 #[cfg(feature = "selection")]
 pub mod cdi_spec;
+pub mod children;
 #[cfg(feature = "selection")]
 pub mod choice;
 #[cfg(feature = "selection")]
@@ -59,7 +60,7 @@ pub use owner::{Owner, Pod};
 #[cfg(feature = "selection")]
 pub use pool::{Pool, Pools};
 #[cfg(feature = "selection")]
-pub use projection::{Device, DeviceState, Projector, Refusal, View};
+pub use projection::{Device, DeviceState, Form, Projector, Refusal, View};
 pub use record::{Attachment, Ledger, Phase, Reservation};
 pub use resource::{ResourceName, ResourceNameError};
 pub use sandbox::Sandbox;

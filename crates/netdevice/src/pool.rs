@@ -4,14 +4,18 @@ use std::{collections::BTreeSet, fmt};
 
 use serde::Deserialize;
 
+pub use self::ethtool::{EthtoolConsent, NotAllowed};
 use crate::{
-    configuration::SandboxConfiguration,
+    children::Children,
     exclusion::UplinkParents,
     link::Link,
+    record::Attachment,
     resource::ResourceName,
     selector::{Pattern, Selector},
     yaml::{self, Limits, YamlError, YamlProblem},
 };
+
+mod ethtool;
 
 /// When a device on the host is healthy for the kubelet. An attached device is always healthy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -143,83 +147,6 @@ impl fmt::Display for Offer {
     }
 }
 
-/// Private flags and features of the driver that Pods may set on devices of a pool, in addition to the features that are
-/// harmless. Some of them concern the whole card: a private flag can make a virtual function see the frames of others.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct EthtoolConsent {
-    /// Names of private flags.
-    pub private_flags: BTreeSet<String>,
-    /// Names of features, as the Pod writes them.
-    pub features: BTreeSet<String>,
-}
-
-/// A setting of the driver that the pool does not allow.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "pool {pool} does not allow pods to set the {kind} {name:?}: remove it, or add it to `ethtool.{key}` of the pool"
-)]
-pub struct NotAllowed {
-    pool: ResourceName,
-    kind: &'static str,
-    name: String,
-    key: &'static str,
-}
-
-/// Features that concern only the frames of the device itself, as `ethtool` abbreviates them or the kernel names them
-/// (`net/ethtool/common.c`).
-const HARMLESS: [&str; 26] = [
-    "tso",
-    "gso",
-    "gro",
-    "lro",
-    "rx",
-    "tx",
-    "sg",
-    "rxvlan",
-    "txvlan",
-    "ntuple",
-    "rxhash",
-    "tcp-segmentation-offload",
-    "generic-segmentation-offload",
-    "generic-receive-offload",
-    "large-receive-offload",
-    "rx-checksumming",
-    "tx-checksumming",
-    "scatter-gather",
-    "rx-checksum",
-    "rx-gro",
-    "rx-lro",
-    "rx-hashing",
-    "receive-hashing",
-    "ntuple-filters",
-    "rx-ntuple-filter",
-    "rx-gro-list",
-];
-
-/// Whether no pool has to allow the feature.
-fn is_harmless(feature: &str) -> bool {
-    let is_of_vlan = || {
-        let direction = feature.strip_prefix("rx-vlan-").or_else(|| feature.strip_prefix("tx-vlan-"));
-        // not the filter: without it the device sees other VLANs
-        direction
-            .is_some_and(|rest| ["offload", "hw-parse", "hw-insert", "stag-hw-parse", "stag-hw-insert"].contains(&rest))
-    };
-    let is_of_transmission = || {
-        let is_list = ["tx-checksum-", "tx-scatter-gather"].iter().any(|start| feature.starts_with(start));
-        is_list || (feature.starts_with("tx-") && feature.ends_with("-segmentation"))
-    };
-    let others = [
-        "tx-generic-segmentation",
-        "tx-gso-partial",
-        "tx-gso-list",
-        "tx-gso-robust",
-        "rx-gro-hw",
-        "rx-udp-gro-forwarding",
-    ];
-    HARMLESS.contains(&feature) || others.contains(&feature) || is_of_vlan() || is_of_transmission()
-}
-
 /// Devices that are offered under one resource name.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -243,31 +170,15 @@ pub struct Pool {
     /// Whether devices may be created on a selected link that the node itself is connected by. The link stays on the host.
     #[serde(default, rename = "allowUplinkParent")]
     pub allow_uplink_parent: bool,
+    /// What the pool offers in place of the selected links, which stay on the host; none: the links themselves.
+    #[serde(default)]
+    pub children: Option<Children>,
     /// What of the driver Pods may set.
     #[serde(default)]
     pub ethtool: EthtoolConsent,
 }
 
 impl Pool {
-    /// Checks that a Pod may set what it requests of the driver.
-    ///
-    /// # Errors
-    ///
-    /// The first private flag or feature that the pool does not allow.
-    pub fn check_ethtool(&self, configuration: &SandboxConfiguration) -> Result<(), NotAllowed> {
-        let refuse =
-            |kind, name: &String, key| NotAllowed { pool: self.resource.clone(), kind, name: name.clone(), key };
-        let mut flags = configuration.private_flags.keys();
-        if let Some(flag) = flags.find(|flag| !self.ethtool.private_flags.contains(*flag)) {
-            return Err(refuse("private flag", flag, "privateFlags"));
-        }
-        let mut features = configuration.features.keys();
-        match features.find(|feature| !is_harmless(feature) && !self.ethtool.features.contains(*feature)) {
-            Some(feature) => Err(refuse("feature", feature, "features")),
-            None => Ok(()),
-        }
-    }
-
     /// Whether devices may be created on the node's own links.
     pub fn uplink_parents(&self) -> UplinkParents {
         UplinkParents::allowed_if(self.allow_uplink_parent)
@@ -348,6 +259,7 @@ impl Pools {
             health: HealthRule::default(),
             annotations: Annotations::default(),
             allow_uplink_parent: false,
+            children: None,
             ethtool: EthtoolConsent::default(),
         }])
     }
@@ -420,6 +332,13 @@ impl Pools {
         self.0.iter().find(|pool| pool.resource == *resource)
     }
 
+    /// Whether a device was created as its pool of children creates it.
+    pub fn creates(&self, record: &Attachment) -> bool {
+        let pool = record.resource.as_ref().and_then(|resource| self.named(resource));
+        let offered = pool.and_then(|pool| pool.children?.kind_of(&record.device));
+        offered.is_some() && offered == record.created().map(|created| created.kind)
+    }
+
     /// All pools, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &Pool> {
         self.0.iter()
@@ -431,34 +350,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn private_flags_and_features_that_concern_more_than_the_device_need_the_pool() {
-        let yaml = "pools: [{resource: a.b/cc, select: {names: [x]}, \
-                    ethtool: {privateFlags: [link-down-on-close], features: [hw-tc-offload]}}, \
-                    {resource: a.b/dd, select: {names: [y]}}]";
-        let pools = Pools::from_yaml(yaml).unwrap();
-        let check = |at: usize, flag: Option<&str>, feature: Option<&str>| {
-            let of = |name: Option<&str>| name.map(|name| (name.to_owned(), "on".to_owned())).into_iter().collect();
-            let configuration =
-                SandboxConfiguration { private_flags: of(flag), features: of(feature), ..Default::default() };
-            pools.iter().nth(at).unwrap().check_ethtool(&configuration).map_err(|error| error.to_string())
-        };
-        for feature in
-            ["tso", "rx-gro", "tx-tcp6-segmentation", "tx-checksum-ipv4", "rx-vlan-offload", "tx-vlan-hw-insert"]
-        {
-            assert_eq!(check(1, None, Some(feature)), Ok(()));
-        }
-        for feature in ["loopback", "rx-all", "rx-fcs", "hw-tc-offload", "rx-vlan-filter", "l2-fwd-offload", "tx-", "x"]
-        {
-            assert!(check(1, None, Some(feature)).is_err(), "{feature}");
-        }
-        assert_eq!(check(0, Some("link-down-on-close"), Some("hw-tc-offload")), Ok(()));
-        let error = "pool a.b/dd does not allow pods to set the private flag \"disable-fw-lldp\": remove it, or add it to \
-                     `ethtool.privateFlags` of the pool";
-        assert_eq!(check(1, Some("disable-fw-lldp"), None), Err(error.into()));
-        assert!(check(0, Some("disable-fw-lldp"), None).is_err());
-    }
 
     #[test]
     fn a_configuration_names_pools_in_order() {

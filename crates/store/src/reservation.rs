@@ -256,8 +256,13 @@ impl Records {
     /// # Errors
     ///
     /// Those of [`Records::reserve`].
-    pub fn reserve_for_kubelet(&self, device: &DeviceId, resource: &ResourceName) -> Result<(), Error> {
-        let (device, resource, acquisition) = (device.clone(), Some(resource.clone()), Acquisition::Move);
+    pub fn reserve_for_kubelet(
+        &self,
+        device: &DeviceId,
+        resource: &ResourceName,
+        acquisition: Acquisition,
+    ) -> Result<(), Error> {
+        let (device, resource) = (device.clone(), Some(resource.clone()));
         let Some(lock) = self.try_lock(&device)? else { return Ok(()) };
         let reservation = Reservation {
             device,
@@ -479,7 +484,7 @@ mod tests {
         let records = Records::new(directory.path());
         let (eth0, resource) = ("eth0".parse().unwrap(), ResourceName::default());
         let owner = || records.owner_before_kubelet(&eth0).unwrap();
-        records.reserve_for_kubelet(&eth0, &resource).unwrap();
+        records.reserve_for_kubelet(&eth0, &resource, Acquisition::Move).unwrap();
         assert_eq!(records.reservation(&eth0).unwrap().owner, Owner::Kubelet);
         assert_eq!(owner(), None, "another Allocate may come for the same container");
         assert_eq!(records.reserved_from(&fixture::owner("sandbox")).unwrap(), [(eth0.clone(), Owner::Kubelet)].into());
@@ -492,7 +497,7 @@ mod tests {
         assert_eq!(owner(), None, "the injector was killed");
         records.reserve(&of(&claim("1"), now()), &records.lock(&eth0).unwrap()).unwrap();
         assert_eq!(owner(), Some(claim("1")));
-        assert!(matches!(records.reserve_for_kubelet(&eth0, &resource), Err(Error::Held(_))));
+        assert!(matches!(records.reserve_for_kubelet(&eth0, &resource, Acquisition::Move), Err(Error::Held(_))));
     }
 
     #[test]

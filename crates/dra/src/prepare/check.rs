@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use netdevice::{
-    Acquisition, DeviceId, InterfaceName, Link, Owner, SandboxConfiguration, View, claims::slice::DeviceName,
-    pool::Offer,
+    DeviceId, InterfaceName, Link, Owner, Pool, SandboxConfiguration, View, choice::check_kind,
+    claims::slice::DeviceName, pool::Offer,
 };
 
-use super::{Subject, Wanted};
+use super::{Subject, Wanted, reserve::children_on};
 use crate::{
     driver::Driver,
     error::{DeviceError, PrepareError},
@@ -28,17 +28,6 @@ impl Driver {
         let Some(link) = view.snapshot.link_named(&device.to_name()) else {
             return Err(soon(DeviceError::NotThere));
         };
-        if matches!(wanted.acquisition, Acquisition::Create(_)) {
-            let Some(pool) = view.pools.of(link) else { return Err(soon(DeviceError::NotSelected)) };
-            if pool.offer != Offer::Claims {
-                return Err(never(DeviceError::NotByClaims(pool.resource.clone())));
-            }
-            if let Some(exclusion) = view.parent_exclusion(link, pool) {
-                return Err(soon(DeviceError::Excluded(exclusion)));
-            }
-            check_ethtool(view, link, wanted).map_err(never)?;
-            return check_mtu_of(Some(link.as_ref()), wanted.configuration.as_ref()).map_err(never);
-        }
         match view.devices().get(device) {
             Some(found) if found.offer != Offer::Claims => {
                 return Err(never(DeviceError::NotByClaims(found.resource.clone())));
@@ -52,6 +41,38 @@ impl Driver {
         }
         check_ethtool(view, link, wanted).map_err(never)?;
         check_mtu(view, link, wanted.configuration.as_ref()).map_err(never)
+    }
+
+    /// Checks that what is wanted may be created on an interface, and can be so. Returns the pool of the interface.
+    pub(super) fn check_parent<'v>(
+        &self,
+        view: &'v View,
+        parent: &DeviceId,
+        wanted: &Wanted,
+    ) -> Result<&'v Pool, Obstacle> {
+        let never = |error| Obstacle::new(parent, Passes::Never, error);
+        let soon = |error| Obstacle::new(parent, Passes::Soon, error);
+        if view.unknown.contains(parent) {
+            return Err(never(DeviceError::Unknown));
+        }
+        let link = view.snapshot.link_named(&parent.to_name()).ok_or_else(|| soon(DeviceError::NotThere))?;
+        let pool = view.pools.of(link).ok_or_else(|| soon(DeviceError::NotSelected))?;
+        if pool.offer != Offer::Claims {
+            return Err(never(DeviceError::NotByClaims(pool.resource.clone())));
+        }
+        if let Some(exclusion) = view.parent_exclusion(link, pool) {
+            return Err(soon(DeviceError::Excluded(exclusion)));
+        }
+        let requested = wanted.acquisition.created();
+        check_kind(pool, requested).map_err(|error| never(error.into()))?;
+        let kind = requested.or(pool.children.map(|children| children.first()));
+        let configuration = wanted.configuration.as_ref();
+        if let Some((kind, configuration)) = kind.zip(configuration) {
+            configuration.check_created(kind).map_err(|error| never(error.into()))?;
+        }
+        check_ethtool(view, link, wanted).map_err(never)?;
+        check_mtu_of(Some(link.as_ref()), configuration).map_err(never)?;
+        Ok(pool)
     }
 
     /// Checks that no two devices of the Pod have one name, as far as Prepare knows them, nor that of its own interface.
@@ -70,9 +91,16 @@ impl Driver {
                 (inside.unwrap_or(host), reservation.device)
             })
             .collect();
+        let view = self.settings.views.borrow().clone();
         for wanted in wanted.iter().filter(|wanted| !wanted.allocation.is_admin) {
             let Ok(name) = wanted.allocation.device.parse::<DeviceName>() else { continue };
-            let device = name.device();
+            let is_named = wanted.configuration.as_ref().is_some_and(|configuration| configuration.name.is_some());
+            let device = match &wanted.device {
+                Some(device) => device.clone(),
+                // its name depends on its number
+                None if !is_named && children_on(&view, &name.device()).is_some() => continue,
+                None => name.device(),
+            };
             let name = wanted.name_inside(&device);
             if name.as_bytes() == POD_INTERFACE.as_bytes() {
                 return Err(wanted.error(DeviceError::PodInterface(name.to_string())));

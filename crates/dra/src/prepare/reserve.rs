@@ -8,13 +8,13 @@ use std::{
 
 use netdevice::{
     Acquisition, DeviceId, InterfaceName, Owner, Reservation, View,
+    children::Children,
     choice::free_child,
     claims::{
         claim::{Claim, ClaimError},
         slice::DeviceName,
     },
     exclusion::UplinkParents,
-    pool::Pool,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -111,8 +111,8 @@ impl Driver {
             }
             let others: BTreeSet<DeviceId> = wanted.iter().filter_map(|wanted| wanted.device.clone()).collect();
             match self.reserve(subject, &wanted[at], &others, view) {
-                Ok(device) => {
-                    wanted[at].device = Some(device);
+                Ok(reserved) => {
+                    wanted[at] = reserved;
                     has_reserved = true;
                     step();
                 }
@@ -134,7 +134,7 @@ impl Driver {
         wanted: &Wanted,
         others: &BTreeSet<DeviceId>,
         view: &View,
-    ) -> Result<DeviceId, Obstacle> {
+    ) -> Result<Wanted, Obstacle> {
         let records = &self.settings.records;
         let never = |error: DeviceError, device: &DeviceId| Obstacle::new(device, Passes::Never, error);
         let device = match wanted.allocation.device.parse::<DeviceName>() {
@@ -144,7 +144,7 @@ impl Driver {
                 return Err(never(DeviceError::NotThere, &device));
             }
         };
-        if matches!(wanted.acquisition, Acquisition::Create(_)) {
+        if wanted.acquisition.created().is_some() || children_on(view, &device).is_some() {
             return self.reserve_child(subject, wanted, others, view, &device);
         }
         let record = records.read(&device).map_err(|error| never(error.into(), &device))?;
@@ -155,13 +155,12 @@ impl Driver {
         }
         let lock = records.try_lock(&device).map_err(|error| never(error.into(), &device))?;
         let Some(lock) = lock else { return Err(Obstacle::new(&device, Passes::InTime, DeviceError::Busy)) };
-        let reservation = subject.reservation(wanted, &device, UplinkParents::Refused);
-        let reserved = records.reserve(&reservation, &lock);
+        let reserved = records.reserve(&subject.reservation(wanted, &device, UplinkParents::Refused), &lock);
         if record.is_some() {
             lock.leave();
         }
         match reserved {
-            Ok(()) => Ok(device),
+            Ok(()) => Ok(Wanted { device: Some(device), ..wanted.clone() }),
             Err(store::Error::Held(owner)) => Err(Obstacle::reserved(&device, *owner)),
             Err(error) => Err(never(error.into(), &device)),
         }
@@ -176,14 +175,14 @@ impl Driver {
         others: &BTreeSet<DeviceId>,
         view: &View,
         parent: &DeviceId,
-    ) -> Result<DeviceId, Obstacle> {
+    ) -> Result<Wanted, Obstacle> {
         let records = &self.settings.records;
         let never = |error: DeviceError| Obstacle::new(parent, Passes::Never, error);
         let busy = || Obstacle::new(parent, Passes::InTime, DeviceError::Busy);
         if let Some(record) = records.read(parent).map_err(|error| never(error.into()))? {
             return Err(Obstacle::held(parent, &record));
         }
-        self.check(view, parent, wanted)?;
+        let pool = self.check_parent(view, parent, wanted)?;
         let lock = records.try_lock(parent).map_err(|error| never(error.into()))?.ok_or_else(busy)?;
         match records.check_parent(parent, &lock) {
             Ok(()) => {}
@@ -194,27 +193,42 @@ impl Driver {
         let is_own = |reservation: &&Reservation| {
             let is_for_request =
                 matches!(&reservation.owner, Owner::Claim { request, .. } if *request == wanted.allocation.request);
+            let offered = pool.children.and_then(|children| children.kind_of(&reservation.device));
+            let kind = wanted.acquisition.created().or(offered);
             reservation.owner.is_claim(&subject.claim.uid)
                 && is_for_request
-                && reservation.acquisition == wanted.acquisition
+                && kind.is_some()
+                && reservation.acquisition.created() == kind
                 && reservation.device.parent().as_ref() == Some(parent)
                 && !others.contains(&reservation.device)
         };
         let is_taken = |device: &DeviceId| {
             others.contains(device) || reservations.contains_key(device) || !matches!(records.read(device), Ok(None))
         };
-        let own = reservations.values().find(is_own).map(|reservation| reservation.device.clone());
-        let device = own.or_else(|| free_child(&parent.to_name(), is_taken)).ok_or_else(busy)?;
+        // the lowest number first, as the status of the claim takes them
+        let own = reservations.values().filter(is_own).min_by_key(|reservation| reservation.device.child());
+        let own = own.and_then(|reservation| Some((reservation.device.clone(), reservation.acquisition.created()?)));
+        let requested = wanted.acquisition.created();
+        let free = || free_child(&parent.to_name(), pool, requested, is_taken);
+        let none_free = || Obstacle::new(parent, Passes::InTime, DeviceError::NoneFree);
+        let (device, kind) = own.or_else(free).ok_or_else(none_free)?;
         let child_lock = records.try_lock(&device).map_err(|error| never(error.into()))?.ok_or_else(busy)?;
-        let pool = view.snapshot.link_named(&parent.to_name()).and_then(|link| view.pools.of(link));
-        let uplink_parents = pool.map(Pool::uplink_parents).unwrap_or_default();
-        let reservation = subject.reservation(wanted, &device, uplink_parents);
-        let reserved = records.reserve(&reservation, &child_lock);
+        let configuration = match (pool.children, wanted.configuration.clone()) {
+            (Some(_), configuration) => Some(configuration.unwrap_or_default().with_own_name(&device)),
+            (None, configuration) => configuration,
+        };
+        let reserved_as = Wanted {
+            allocation: wanted.allocation.clone(),
+            acquisition: Acquisition::Create(kind),
+            configuration,
+            device: Some(device.clone()),
+        };
+        let reserved = records.reserve(&subject.reservation(&reserved_as, &device, pool.uplink_parents()), &child_lock);
         if !matches!(records.read(&device), Ok(None)) {
             child_lock.leave();
         }
         match reserved {
-            Ok(()) => Ok(device),
+            Ok(()) => Ok(reserved_as),
             Err(store::Error::Held(owner)) => Err(Obstacle::reserved(&device, *owner)),
             Err(error) => Err(never(error.into())),
         }
@@ -266,6 +280,11 @@ impl Driver {
             }
         }
     }
+}
+
+/// What the pool of an interface offers in place of it, if so.
+pub(super) fn children_on(view: &View, device: &DeviceId) -> Option<Children> {
+    view.snapshot.link_named(&device.to_name()).and_then(|link| view.pools.of(link)?.children)
 }
 
 /// Whether an allocation of the claim is this device, or a device that is created on it or is its parent.

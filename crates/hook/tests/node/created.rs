@@ -7,7 +7,7 @@ use netdevice::{Attachment, exclusion::UplinkParents};
 use serde_json::{Value, json};
 use store::Records;
 
-use crate::support::{Host, Sandbox, inject::Order, on_host};
+use crate::support::{Host, Sandbox, finish, inject::Order, on_host};
 
 const PARENT: &str = "link add dev0 type veth peer name wire
      link set wire up addrgenmode none
@@ -276,5 +276,33 @@ fn the_uplinks_own_traffic_stays_while_devices_are_created_on_it_and_deleted() {
         }
         orders.iter().for_each(Order::comes_home);
         host.assert_same(&before);
+    });
+}
+
+#[test]
+fn a_device_of_a_pool_of_children_lives_as_long_as_its_container_under_its_own_name() {
+    on_host(|host| {
+        host.ip(PARENT);
+        let (before, sandbox) = (host.settled(), host.sandbox("web"));
+        let empty = sandbox.settled();
+        let attach = |container: &str, device: &str| {
+            let mut command = host.command("attach", &[device]);
+            command.args(["-create", "macvlan/bridge"]);
+            finish(command.spawn().unwrap(), &sandbox.state(container))
+        };
+        attach("c1", "dev0:1").succeeds();
+        attach("c2", "dev0:12").succeeds();
+        assert_eq!(link(&sandbox, "dev0-1")["linkinfo"]["info_kind"], "macvlan");
+        assert!(link(&sandbox, "dev0-12")["flags"].to_string().contains("UP"));
+        // the same container once more; another one of another Pod; no kind, as when the pool was changed
+        attach("c1", "dev0:1").succeeds();
+        host.attach(&sandbox, "c1", "dev0:1").succeeds();
+        host.attach(&host.sandbox("other"), "c3", "dev0:1").fails_with("it is held by pod default/web");
+        host.attach(&host.sandbox("other"), "c3", "dev0:7").fails_with("dev0:7");
+        attach("c3", "dev0").fails_with("dev0");
+        host.detach("c1", "dev0:1").succeeds();
+        host.detach("c2", "dev0:12").succeeds();
+        host.assert_same(&before);
+        sandbox.assert_same(&empty);
     });
 }

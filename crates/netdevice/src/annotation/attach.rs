@@ -9,6 +9,7 @@ use crate::{
     id::DeviceId,
     name::InterfaceName,
     owner::ATTACH_KEY,
+    pool::Pools,
     record::{Attachment, Phase},
 };
 
@@ -71,7 +72,7 @@ impl Present {
 /// An element that moves a named device has that device. Others have a device of their parent or pool, acquired in the same way,
 /// that no other element has: one with the same configuration, or else any; those that name a parent are first. So an element
 /// keeps its device, whatever else changes.
-pub fn plan(wanted: &[DeviceRequest], present: &[Present]) -> Plan {
+pub fn plan(wanted: &[DeviceRequest], present: &[Present], pools: &Pools) -> Plan {
     let mut matches: Vec<Option<usize>> = vec![None; wanted.len()];
     let mut free: BTreeSet<usize> = (0..present.len()).collect();
     let passes: [fn(&DeviceRequest, &Present) -> bool; 4] = [
@@ -82,8 +83,10 @@ pub fn plan(wanted: &[DeviceRequest], present: &[Present]) -> Plan {
     ];
     for fits in passes {
         for (element, found) in wanted.iter().zip(&mut matches).filter(|(_, found)| found.is_none()) {
-            *found =
-                free.iter().copied().find(|at| fits(element, &present[*at]) && is_acquired(element, &present[*at]));
+            *found = free
+                .iter()
+                .copied()
+                .find(|at| fits(element, &present[*at]) && is_acquired(element, &present[*at], pools));
             if let Some(at) = found {
                 free.remove(at);
             }
@@ -113,9 +116,11 @@ fn is_of_pool(element: &DeviceRequest, present: &Present) -> bool {
     }
 }
 
-/// Whether it was moved or created, as the element requests.
-fn is_acquired(element: &DeviceRequest, present: &Present) -> bool {
-    element.acquisition.created() == present.record.created().map(|created| created.kind)
+/// Whether it was moved or created, as the element or its pool requests.
+fn is_acquired(element: &DeviceRequest, present: &Present, pools: &Pools) -> bool {
+    let requested = element.acquisition.created();
+    let created = present.record.created().map(|created| created.kind);
+    requested == created || (requested.is_none() && pools.creates(&present.record))
 }
 
 impl Plan {
@@ -190,7 +195,7 @@ mod tests {
     }
 
     fn planned(annotation: &str, present: &[Present]) -> String {
-        text(&plan(&parse(annotation).unwrap(), present))
+        text(&plan(&parse(annotation).unwrap(), present, &Pools::default()))
     }
 
     #[test]
@@ -259,7 +264,7 @@ mod tests {
     fn what_an_element_takes_the_place_of_stays_if_the_element_cannot_be_had() {
         let old = [fast("a", "{name: a, new_name: x}"), fast("b", "{name: b}"), fast("c", "{name: c}")];
         let wanted = parse("[{name: d, new_name: x}, {name: b, mtu: 1400}, {name: e, new_name: z}]").unwrap();
-        let all = plan(&wanted, &old);
+        let all = plan(&wanted, &old, &Pools::default());
         assert_eq!(text(&all), "replace 1=1; remove 0; remove 2; add 0; add 2");
         assert_eq!(all.successors(&wanted, &old), [0]);
         let refused = BTreeSet::from([0, 1]);
@@ -289,7 +294,7 @@ mod tests {
         ) {
             let Ok(wanted) = parse(&format!("[{}]", elements.join(", "))) else { return Ok(()) };
             let present: Vec<Present> = devices.iter().map(|(device, (pool, element))| present(device, pool, element)).collect();
-            let plan = plan(&wanted, &present);
+            let plan = plan(&wanted, &present, &Pools::default());
             let pairs = || plan.keep.iter().chain(&plan.replace);
             let mut of_elements: Vec<usize> = pairs().map(|(element, _)| *element).chain(plan.add.clone()).collect();
             of_elements.sort_unstable();

@@ -21,6 +21,8 @@ const POOLS: &str = "pools:
 - {resource: example.com/kubelet, select: {names: [^kubelet]}}
 - {resource: example.com/node, select: {names: [^node]}, annotations: true, allowUplinkParent: true}
 - {resource: example.com/carrier, select: {names: [^carrier]}, health: carrier, annotations: true}
+- {resource: example.com/parents, select: {names: [^parent]}, annotations: true, children: {kind: vlan, id: 100, count: 3}}
+- {resource: example.com/ipvlans, select: {names: [^ip]}, annotations: true, children: {kind: ipvlan, count: 1}}
 ";
 
 const MACVLAN: ChildKind = ChildKind::Macvlan { mode: MacvlanMode::Bridge };
@@ -285,4 +287,38 @@ fn a_command_gets_what_no_annotation_may_have_but_not_what_the_pod_has_in_anothe
     // nor is it one for the kubelet
     let is_healthy = |name: &str| view.devices()[&name.parse::<DeviceId>().unwrap()].is_healthy();
     assert!(!is_healthy("fast0") && !is_healthy("fast2"));
+}
+
+#[test]
+fn a_pool_of_children_gives_what_it_creates_whether_or_not_it_is_requested() {
+    let child = |name: &str, id: u16| {
+        let kind = ChildKind::Vlan { id: id.try_into().unwrap() };
+        let created = Created { parent: "parent0".parse().unwrap(), parent_index: 1, kind };
+        let (_, record) = record("fast9", "example.com/parents", owner(&pod("default", "you"), "abc"));
+        let record = Attachment { device: name.parse().unwrap(), acquired: created.into(), ..(*record).clone() };
+        (record.device.clone(), Arc::new(record))
+    };
+    let view = view(&["parent0", "parent1", "parent2-down", "ip0"], vec![child("parent0:1", 100)]);
+    let ask = |annotation: &str| ask(&view, "default", annotation).map(|devices| devices.join(" "));
+    let refused = |annotation: &str| ask(annotation).unwrap_err();
+    // the parent that has the fewest
+    assert_eq!(ask("[{pool: parents}]").unwrap(), "parent1:1");
+    assert_eq!(ask("[{name: parent0}]").unwrap(), "parent0:2");
+    assert_eq!(ask("[{name: parent0, create: {kind: vlan, id: 102}}]").unwrap(), "parent0:3");
+    assert_eq!(ask("[{pool: parents, create: {kind: vlan, id: 101}}]").unwrap(), "parent1:2");
+    assert_eq!(ask("[{pool: ipvlans}]").unwrap(), "ip0:1");
+    let other = "pool example.com/parents offers vlan/100 devices, and macvlan/bridge is requested: remove `create` or \
+                 choose another pool";
+    assert_eq!(refused("[{name: parent0, create: {kind: macvlan}}]"), other);
+    assert!(refused("[{name: parent0, create: {kind: vlan, id: 103}}]").contains("and vlan/103 is requested"));
+    // it is another Pod's
+    let taken = refused("[{name: parent0, create: {kind: vlan, id: 100}}]");
+    assert_eq!(taken, "device parent0: all devices that can be created on it are in use: choose another device");
+    let two = "[{pool: ipvlans, new_name: a}, {pool: ipvlans, new_name: b}]";
+    assert_eq!(
+        refused(two),
+        "no device of pool example.com/ipvlans is free: delete a pod that has one or choose another pool"
+    );
+    let mac = refused("[{pool: ipvlans, mac: '02:00:00:00:00:01'}]");
+    assert_eq!(mac, "device ip0: mac: an ipvlan has the hardware address of its parent");
 }

@@ -216,12 +216,12 @@ pub fn decide(claim: &Value, wanted: &Wanted<'_>) -> Decision {
             devices.push(entry.clone());
             continue;
         }
-        let result = results.iter().find(|result| is_of(entry, result));
-        devices.extend(result.and_then(|result| entry_of(result, Some(entry), wanted)));
+        let at = results.iter().position(|result| is_of(entry, result));
+        devices.extend(at.and_then(|at| entry_of(results, at, Some(entry), wanted)));
     }
-    for result in results.iter().filter(|result| is_ours(result)) {
+    for (at, result) in results.iter().enumerate().filter(|(_, result)| is_ours(result)) {
         if !present.iter().any(|entry| is_of(entry, result)) {
-            devices.extend(entry_of(result, None, wanted));
+            devices.extend(entry_of(results, at, None, wanted));
         }
     }
     if devices == present {
@@ -237,8 +237,12 @@ fn is_of(entry: &Value, result: &Value) -> bool {
     ["driver", "pool", "device", "shareID"].iter().all(|key| entry.get(key) == result.get(key))
 }
 
-/// The entry of an allocated device; none if there is nothing to say.
-fn entry_of(result: &Value, present: Option<&Value>, wanted: &Wanted<'_>) -> Option<Value> {
+/// The entry of the allocated device at a position of the results; none if there is nothing to say. A device that is allocated
+/// several times for one request has as many that are created on it, in the order of their numbers.
+fn entry_of(results: &[Value], at: usize, present: Option<&Value>, wanted: &Wanted<'_>) -> Option<Value> {
+    let result = &results[at];
+    let is_same = |other: &&Value| ["request", "device", "pool", "driver"].iter().all(|key| other[key] == result[key]);
+    let earlier = results[..at].iter().filter(is_same).count();
     let is_wanted = |status: &&DeviceStatus| match (&status.request, &status.device) {
         (None, _) => true,
         (Some(request), device) => {
@@ -248,7 +252,11 @@ fn entry_of(result: &Value, present: Option<&Value>, wanted: &Wanted<'_>) -> Opt
             result["request"] == **request && (device.is_none() || names.any(|name| result["device"] == *name))
         }
     };
-    let status = wanted.devices.iter().find(is_wanted)?;
+    let mut fitting: Vec<&DeviceStatus> = wanted.devices.iter().filter(is_wanted).collect();
+    fitting.sort_by_key(|status| status.device.as_ref().and_then(DeviceId::child));
+    // what is said of every device has none
+    let of_all = fitting.first().filter(|status| status.device.is_none());
+    let status = fitting.get(earlier).or(of_all)?;
     let is_said_ready = || present.and_then(ready_of).is_some_and(|ready| ready["status"] == "True");
     let (is_ready, reason, message, network) = match &status.state {
         DeviceState::Changing => return present.cloned(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     IpPrefix, MIN_IPV6_MTU, SandboxConfiguration, SandboxNeighbour, SandboxRoute, SandboxRule, Vrf,
     fields::{FieldError, Key, Spelling},
-    read::{MAC, MTU, NAME, NEIGHBOURS, ROUTES, SYSCTLS, VRF},
+    read::{MTU, NAME, NEIGHBOURS, ROUTES, SYSCTLS, VRF},
 };
 use crate::{
     acquisition::{Acquisition, ChildKind},
@@ -104,8 +104,8 @@ impl DeviceConfiguration {
         if has_ipv6 && configuration.mtu.is_some_and(|mtu| mtu < MIN_IPV6_MTU) {
             return Err(refuse(MTU, format!("must be at least {MIN_IPV6_MTU} with an IPv6 address")));
         }
-        if matches!(self.create, Some(ChildKind::Ipvlan { .. })) && configuration.mac.is_some() {
-            return Err(refuse(MAC, "an ipvlan has the hardware address of its parent".into()));
+        if let Some(kind) = self.create {
+            configuration.check_created(kind)?;
         }
         let no_ipv6 = configuration.setting("ipv6/conf/disable_ipv6") == Some(1);
         if has_ipv6 && no_ipv6 {
@@ -129,5 +129,22 @@ impl DeviceConfiguration {
             return Err(refuse(NEIGHBOURS, "disable_ipv6 is set, and there is an IPv6 neighbour".into()));
         }
         Ok((self.create.map_or(Acquisition::Move, Acquisition::Create), configuration))
+    }
+}
+
+impl SandboxConfiguration {
+    /// Checks that a device of that kind, which is created, can be so.
+    ///
+    /// # Errors
+    ///
+    /// The setting that it cannot have.
+    pub fn check_created(&self, kind: ChildKind) -> Result<(), FieldError> {
+        match (kind, &self.mac) {
+            (ChildKind::Ipvlan { .. }, Some(_)) => {
+                let rule = "an ipvlan has the hardware address of its parent".into();
+                Err(FieldError { path: "mac".into(), rule })
+            }
+            _ => Ok(()),
+        }
     }
 }

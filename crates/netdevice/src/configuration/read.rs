@@ -202,21 +202,11 @@ fn created(fields: &Fields<'_>) -> Result<ChildKind, FieldError> {
 }
 
 fn macvlan_mode(text: &str) -> Result<MacvlanMode, String> {
-    match text {
-        "private" => Ok(MacvlanMode::Private),
-        "vepa" => Ok(MacvlanMode::Vepa),
-        "bridge" => Ok(MacvlanMode::Bridge),
-        _ => Err("must be private, vepa or bridge for a macvlan".into()),
-    }
+    MacvlanMode::named(text).ok_or_else(|| "must be private, vepa or bridge for a macvlan".into())
 }
 
 fn ipvlan_mode(text: &str) -> Result<IpvlanMode, String> {
-    match text {
-        "l2" => Ok(IpvlanMode::L2),
-        "l3" => Ok(IpvlanMode::L3),
-        "l3s" => Ok(IpvlanMode::L3s),
-        _ => Err("must be l2, l3 or l3s for an ipvlan".into()),
-    }
+    IpvlanMode::named(text).ok_or_else(|| "must be l2, l3 or l3s for an ipvlan".into())
 }
 
 fn hardware_address(text: &str) -> Result<HardwareAddress, String> {

@@ -5,6 +5,7 @@
 
 mod admission;
 mod away;
+mod children;
 mod conformance;
 mod faults;
 mod life;
@@ -21,7 +22,21 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuar
 use e2e::{Action, Agent, Kind, Node};
 
 /// What the agent offers: each test makes devices of its own whose names begin so. The other ends of their wires have a dash.
-const SELECTION: [&str; 2] = ["-interfaces", "^cl[A-Za-z0-9._]*$"];
+const POOLS: &str = "pools:
+- resource: example.com/shared
+  offer: claims
+  select: {names: ['^clshare[0-9]$']}
+  children: {kind: macvlan, count: 2}
+- resource: example.com/kids
+  select: {names: ['^clkids[0-9]$']}
+  annotations: true
+  children: {kind: macvlan, count: 2}
+- resource: networking.k8s.io/netdevice
+  offer: claims
+  annotations: true
+  select: {names: ['^cl[A-Za-z0-9._]*$']}
+";
+const CONFIG: &str = "/etc/netdevice/claims.yaml";
 
 static ALONE: RwLock<()> = RwLock::new(());
 static NODE: OnceLock<Node> = OnceLock::new();
@@ -91,6 +106,7 @@ fn node() -> &'static Node {
     NODE.get_or_init(|| {
         let node = Node::start_as("claims", Kind::Cluster);
         node.prepare_claims();
+        node.write(CONFIG, POOLS);
         node
     })
 }
@@ -120,7 +136,7 @@ fn begin_agent() -> Agent<'static> {
     // as the agents of a DaemonSet: each has sockets of its own
     static STARTED: AtomicU32 = AtomicU32::new(0);
     let uid = format!("instance-{}", STARTED.fetch_add(1, Ordering::Relaxed));
-    node().claims_agent(&[&SELECTION[..], &["-pod-uid", &uid]].concat())
+    node().claims_agent(&["-config", CONFIG, "-pod-uid", &uid])
 }
 
 /// What a Pod's first container says of a link of its own.

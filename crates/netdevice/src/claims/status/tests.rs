@@ -184,3 +184,32 @@ fn what_others_wrote_into_our_entry_stays_and_the_share_is_named() {
     assert_eq!((&entry["shareID"], &entry["data"]["x"]), (&json!("5a"), &json!(1)));
     assert_eq!(entry["conditions"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn each_share_of_a_device_has_one_of_those_that_are_created_on_it() {
+    let share = |id: &str| {
+        let mut result = result(DRIVER, "nic", "eth1");
+        result["shareID"] = json!(id);
+        result
+    };
+    let claim = claim(&[share("5a"), share("5b")], &Value::Null);
+    let child = |number: u16, name: &str| {
+        let mut record = record("eth1", "nic", None);
+        record.device = format!("eth1:{number}").parse().unwrap();
+        record.sandbox.name = name.try_into().unwrap();
+        record
+    };
+    let (second, tenth) = (child(2, "eth1-2"), child(10, "eth1-10"));
+    let names = |claim: &Value| {
+        let entries = claim["status"]["devices"].as_array().unwrap().iter();
+        let name = |entry: &Value| format!("{} {}", entry["shareID"], entry["networkData"]["interfaceName"]);
+        entries.map(name).collect::<Vec<_>>().join(", ").replace('"', "")
+    };
+    let one = patched(&claim, &wanted([], [&second], None), NOW);
+    assert_eq!(names(&one), "5a eth1-2");
+    let both = patched(&one, &wanted([], [&tenth, &second], None), NOW);
+    assert_eq!(names(&both), "5a eth1-2, 5b eth1-10");
+    let failure = Failure { device: None, message: "the node is on fire".into() };
+    let failed = patched(&claim, &wanted([], [], Some(&failure)), NOW);
+    assert_eq!(failed["status"]["devices"].as_array().unwrap().len(), 2);
+}

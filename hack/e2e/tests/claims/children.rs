@@ -1,0 +1,124 @@
+//! Pools of devices that are created: as an extended resource, by claims that share the parent, and by annotation.
+
+use e2e::{ClaimPod, ClaimSpec, DRIVER, Level, by_name, wait_for, wait_for_object};
+use serde_json::{Value, json};
+
+use crate::{inside, side_by_side};
+
+/// A claim for one device on a parent.
+fn of_parent(parent: &str) -> ClaimSpec {
+    ClaimSpec::device(parent)
+}
+
+/// The names of the interfaces in the status of a claim, with the kind of its shares.
+fn names(claim: &Value) -> Vec<String> {
+    let entries = claim["status"]["devices"].as_array().cloned().unwrap_or_default();
+    let name = |entry: &Value| {
+        assert!(entry["shareID"].is_string(), "{entry}");
+        entry["networkData"]["interfaceName"].as_str().unwrap_or_default().to_owned()
+    };
+    entries.iter().map(name).collect()
+}
+
+#[test]
+fn a_parent_is_allocated_until_its_devices_are_used_up_and_stays_on_the_node() {
+    let node = side_by_side();
+    let parent = node.add_device_at("clshare0", "198.51.100.91/24");
+    let sliced = node.wait_until_sliced("clshare0");
+    assert_eq!(sliced["allowMultipleAllocations"], true, "{sliced}");
+    assert_eq!(sliced["capacity"]["children"]["value"], "2", "{sliced}");
+    node.apply(&of_parent("clshare0").configure(json!({"addresses": ["198.51.100.92/24"]})).template("clshare"));
+    for (pod, level) in [("clshare-a", Level::Container), ("clshare-b", Level::Pod)] {
+        node.apply(&ClaimPod::of_template(pod, "clshare", level).manifest());
+        node.wait_long_until_ready(pod);
+    }
+    assert!(node.has_link("clshare0"));
+    assert!(inside(&node, "clshare-a", "clshare0-1").contains("198.51.100.92/24"));
+    assert!(inside(&node, "clshare-b", "clshare0-2").contains("198.51.100.92/24"));
+    let claim = node.claim_of("clshare-a", "nic");
+    let status = || node.get(&["resourceclaim", &claim]);
+    wait_for_object("the status names the interface", status, |claim| names(claim) == ["clshare0-1"]);
+
+    // the third one waits until one of them has ended
+    node.apply(&ClaimPod::of_template("clshare-c", "clshare", Level::Container).manifest());
+    node.wait_for_pod_event("clshare-c", "cannot allocate all claims");
+    node.delete(&["pod/clshare-a"]);
+    node.wait_long_until_ready("clshare-c");
+    assert!(inside(&node, "clshare-c", "clshare0-1").contains("macvlan") || node.has_link("clshare0"));
+    node.delete(&["pod/clshare-b", "pod/clshare-c", "resourceclaimtemplate/clshare"]);
+    let records = || node.sh("ls /run/netdevice /run/netdevice/reservations").stdout;
+    wait_for("nothing is left of the devices", records, |files| !files.contains("clshare0"));
+    parent.wait_until_free();
+}
+
+#[test]
+fn a_claim_has_two_devices_of_one_parent_under_their_own_names() {
+    let node = side_by_side();
+    let parent = node.add_device_at("clshare1", "198.51.100.93/24");
+    node.wait_until_sliced("clshare1");
+    let exactly = json!({"deviceClassName": DRIVER, "count": 2,
+        "selectors": [{"cel": {"expression": by_name("clshare1")}}]});
+    node.apply(&ClaimSpec::default().raw_request(json!({"name": "nic", "exactly": exactly})).claim("clshare1"));
+    node.apply(&ClaimPod::new("clshare1", "clshare1", Level::Container).manifest());
+    node.wait_long_until_ready("clshare1");
+    for name in ["clshare1-1", "clshare1-2"] {
+        assert!(inside(&node, "clshare1", name).contains(name));
+    }
+    let variables = node.exec("clshare1", &["env"]).text().to_owned();
+    assert!(variables.contains("=clshare1-1 clshare1-2"), "{variables}");
+    let status = || node.get(&["resourceclaim", "clshare1"]);
+    wait_for_object("each share has its interface", status, |claim| names(claim) == ["clshare1-1", "clshare1-2"]);
+    node.delete(&["pod/clshare1", "resourceclaim/clshare1"]);
+    parent.wait_until_free();
+}
+
+#[test]
+fn a_claim_may_say_what_the_pool_creates_and_nothing_else() {
+    let node = side_by_side();
+    let parent = node.add_device_at("clshare2", "198.51.100.94/24");
+    node.wait_until_sliced("clshare2");
+    let create = |kind: Value| of_parent("clshare2").configure(json!({"name": "net1", "create": kind}));
+    node.apply(&create(json!({"kind": "macvlan", "mode": "private"})).claim("clshare2-other"));
+    node.apply(&ClaimPod::new("clshare2-other", "clshare2-other", Level::Container).manifest());
+    node.wait_for_pod_event("clshare2-other", "offers macvlan/bridge devices, and macvlan/private is requested");
+    node.delete(&["pod/clshare2-other", "resourceclaim/clshare2-other"]);
+    node.apply(&create(json!({"kind": "macvlan"})).claim("clshare2"));
+    node.apply(&ClaimPod::new("clshare2", "clshare2", Level::Container).manifest());
+    node.wait_long_until_ready("clshare2");
+    assert!(inside(&node, "clshare2", "net1").contains("net1"));
+    node.delete(&["pod/clshare2", "resourceclaim/clshare2"]);
+    parent.wait_until_free();
+}
+
+/// The device plugin offers them: no claim has a part in it.
+#[test]
+fn devices_that_are_created_are_an_extended_resource_and_end_with_their_container() {
+    let node = side_by_side();
+    let parents = ["clkids0", "clkids1"].map(|name| node.add_device_at(name, "198.51.100.95/24"));
+    let capacity = || node.get(&["node", node.name()])["status"]["allocatable"]["example.com/kids"].clone();
+    wait_for("the node has two devices of each link", capacity, |count| *count == "4");
+    node.apply(&ClaimPod::empty("clkids").limited_container("c", "example.com/kids", 2).manifest());
+    node.wait_long_until_ready("clkids");
+    // of different links
+    let variables = node.exec("clkids", &["env"]).text().to_owned();
+    let of_both = |line: &&str| line.starts_with("EXAMPLE_COM_KIDS=clkids0-") && line.contains(" clkids1-");
+    let line = variables.lines().find(of_both).unwrap_or_else(|| panic!("{variables}")).to_owned();
+    for name in line.trim_start_matches("EXAMPLE_COM_KIDS=").split(' ') {
+        let link = node.exec("clkids", &["ip", "-d", "link", "show", "dev", name]).text().to_owned();
+        assert!(link.contains("UP"), "{link}");
+    }
+    assert!(node.has_link("clkids0") && node.has_link("clkids1"));
+    // two are left, and an annotation may have one of them, which the kubelet then does not give away
+    let annotation = json!({"netdevices.nri.containerd.io": "[{pool: kids, new_name: net1}]"});
+    let mut pod: Value = serde_json::from_str(
+        ClaimPod::empty("clkids-b").container("c", "sleep 1000000", &[]).manifest().trim_end_matches("---\n"),
+    )
+    .unwrap();
+    pod["metadata"]["annotations"] = annotation;
+    node.apply(&pod.to_string());
+    node.wait_long_until_ready("clkids-b");
+    wait_for("one less can be allocated", capacity, |count| *count == "3");
+    node.delete(&["pod/clkids", "pod/clkids-b"]);
+    wait_for("all can be allocated again", capacity, |count| *count == "4");
+    parents.iter().for_each(e2e::Device::wait_until_free);
+}
