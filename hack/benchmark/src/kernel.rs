@@ -2,12 +2,15 @@
 
 use std::{
     io::Write,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
-use netdevice::link::flags::UP;
+use netdevice::{
+    acquisition::{ChildKind, MacvlanMode},
+    link::flags::UP,
+};
 use rtnl::{
     Batch,
     link::attribute as ifla,
@@ -122,6 +125,22 @@ impl Kernel {
 
     pub(crate) fn set_down(&self, name: &str) -> Result<()> {
         self.set_flags(name, 0)
+    }
+
+    pub(crate) fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
+        let mut batch = Batch::new();
+        rtnl::link::set(&mut batch, 0, 0, 0).string(ifla::IFNAME, name.as_bytes()).u32(ifla::MTU, mtu);
+        self.ask(batch)
+    }
+
+    /// Creates a macvlan on a link, in another network namespace.
+    pub(crate) fn add_macvlan(&self, name: &str, parent: u32, namespace: &OwnedFd) -> Result<()> {
+        let mut batch = Batch::new();
+        let kind = ChildKind::Macvlan { mode: MacvlanMode::Bridge };
+        let descriptor = u32::try_from(namespace.as_raw_fd()).context("a descriptor is positive")?;
+        let mut request = rtnl::link::create(&mut batch, 0, parent, kind);
+        request.string(ifla::IFNAME, name.as_bytes()).u32(ifla::NET_NS_FD, descriptor);
+        self.ask(batch)
     }
 
     fn set_flags(&self, name: &str, to: u32) -> Result<()> {

@@ -7,8 +7,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it prints a table
 
 mod agent;
+mod api;
 mod bench;
 mod calls;
+mod claims;
 mod device;
 mod dynamic_networks;
 mod files;

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 
-use crate::{bench::Bench, calls, dynamic_networks, files, hook, injections, networks, node, rig, row::Row, storm};
+use crate::{
+    bench::Bench, calls, claims, dynamic_networks, files, hook, injections, networks, node, rig, row::Row, storm,
+};
 
 /// The namespaces that a section runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,5 +44,6 @@ pub(crate) const SECTIONS: &[Section] = &[
     Section { name: "containers", namespaces: Namespaces::Machine, is_slow: true, run: rig::containers },
     Section { name: "networks", namespaces: Namespaces::Machine, is_slow: true, run: networks::networks },
     Section { name: "dynamic-networks", namespaces: Namespaces::Machine, is_slow: true, run: dynamic_networks::rows },
+    Section { name: "claims", namespaces: Namespaces::Machine, is_slow: true, run: claims::rows },
     Section { name: "kubelet", namespaces: Namespaces::Machine, is_slow: true, run: rig::kubelet },
 ];

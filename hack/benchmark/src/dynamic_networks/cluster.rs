@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use e2e::{Action, Kind, NETWORK_STATUS, NETWORKS, Node, Process};
+use e2e::{Action, Kind, NETWORK_STATUS, NETWORKS, Node};
 use serde_json::{Value, json};
 
 use super::{
-    audit::{Audit, POLICY},
+    audit::{Audit, policy},
     proxy::{METADATA, Proxy, Times},
     watcher::Watcher,
 };
-use crate::{
-    bench::Bench,
-    process::{cpu_of, memory_of},
-};
+pub(super) use crate::api::agent::RunningAgent;
+use crate::bench::Bench;
 
 /// The device that macvlan interfaces are made on.
 const MASTER: &str = "benchmaster0";
+/// The agent's user.
+const ACCOUNT: &str = "system:serviceaccount:kube-system:dynamic-networks-controller";
 /// The network whose configuration [`configuration`] is.
 pub(super) const NETWORK: &str = "bench";
 
@@ -29,13 +29,10 @@ pub(super) struct Cluster<'b> {
     pub(super) audit: Audit,
 }
 
-/// A running agent.
-pub(super) struct RunningAgent(Process);
-
 impl<'b> Cluster<'b> {
     pub(super) fn start(bench: &'b Bench) -> Result<Self> {
         let node = Node::start_as("benchd", Kind::Cluster);
-        node.write("/etc/kubernetes/audit-policy.yaml", POLICY);
+        node.write("/etc/kubernetes/audit-policy.yaml", &policy(ACCOUNT));
         node.apiserver(Action::Restart);
         node.prepare_networks();
         node.run(["sh", "-ec", &format!("ip link add {MASTER} type ifb; ip link set {MASTER} up")]).text();
@@ -86,28 +83,6 @@ impl<'b> Cluster<'b> {
     pub(super) fn watch_pods(&self, node: &str) -> Result<Watcher> {
         let path = format!("/api/v1/pods?watch=true&allowWatchBookmarks=true&fieldSelector=spec.nodeName%3D{node}");
         Watcher::start(&self.proxy, &path, METADATA)
-    }
-}
-
-impl RunningAgent {
-    /// RSS and anonymous memory in MB.
-    pub(super) fn memory(&self) -> Result<[f64; 2]> {
-        let [rss, _, anonymous] = memory_of(self.pid()?)?;
-        Ok([rss, anonymous])
-    }
-
-    pub(super) fn cpu(&self) -> Result<Duration> {
-        cpu_of(self.pid()?)
-    }
-
-    fn pid(&self) -> Result<u32> {
-        u32::try_from(self.0.pid()).context("a pid is positive")
-    }
-
-    /// Ends it as a kubelet does.
-    pub(super) fn stop(mut self) {
-        self.0.signal(e2e::Signal::TERM);
-        self.0.wait();
     }
 }
 

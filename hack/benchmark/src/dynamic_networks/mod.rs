@@ -1,18 +1,19 @@
 //! Rows of the controller of dynamic networks, on a real cluster with real CNI plugins: how soon an edit of the annotation
 //! shows in the Pod, what the API server is asked, the memory with many Pods, and what many such nodes would ask.
 
-mod audit;
 mod cluster;
 mod edits;
 mod fleet;
 mod idle;
 mod lives;
-mod proxy;
-mod watcher;
 
 use anyhow::Result;
 
-use crate::{bench::Bench, row::Row};
+use crate::{
+    api::{audit, proxy, watcher},
+    bench::Bench,
+    row::Row,
+};
 
 /// All of them, on one cluster.
 pub(crate) fn rows(bench: &Bench) -> Result<Vec<Row>> {

@@ -16,28 +16,28 @@ const PORT: u16 = 8009;
 /// A watch is silent for up to a minute.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// What the controller asks for: the metadata alone.
-pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+pub(crate) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 /// The same of a list.
-pub(super) const METADATA_OF_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+pub(crate) const METADATA_OF_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 /// An object whole.
-pub(super) const WHOLE: &str = "application/json";
+pub(crate) const WHOLE: &str = "application/json";
 
 /// The proxy.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     network: Namespace,
     process: Process,
 }
 
 /// When a request was sent, and when it was answered.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
-    pub(super) sent: Instant,
-    pub(super) answered: Instant,
+pub(crate) struct Times {
+    pub(crate) sent: Instant,
+    pub(crate) answered: Instant,
 }
 
 impl Proxy {
-    pub(super) fn start(node: &Node) -> Result<Self> {
+    pub(crate) fn start(node: &Node) -> Result<Self> {
         let network = Namespace::open(format!("/proc/{}/ns/net", node.init_pid())).context("the node's network")?;
         let process = node.spawn(["kubectl".to_owned(), "proxy".into(), format!("--port={PORT}")]);
         process.wait_for_output("Starting to serve");
@@ -45,22 +45,31 @@ impl Proxy {
     }
 
     /// Changes an object by a merge patch.
-    pub(super) fn patch(&self, path: &str, patch: &Value) -> Result<Times> {
-        let body = patch.to_string();
-        let head = format!("Content-Type: application/merge-patch+json\r\nContent-Length: {}\r\n", body.len());
-        let request = self.request("PATCH", path, WHOLE, &head, &body);
+    pub(crate) fn patch(&self, path: &str, patch: &Value) -> Result<Times> {
+        self.send("PATCH", path, "application/merge-patch+json", patch)
+    }
+
+    fn send(&self, method: &str, path: &str, kind: &str, body: &Value) -> Result<Times> {
+        let body = body.to_string();
+        let head = format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
+        let request = self.request(method, path, WHOLE, &head, &body);
         let mut stream = self.connect()?;
         let sent = Instant::now();
         stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let answered = Instant::now();
-        body_of(&answer).with_context(|| format!("PATCH {path}"))?;
+        body_of(&answer).with_context(|| format!("{method} {path}"))?;
         Ok(Times { sent, answered })
     }
 
+    /// Replaces an object.
+    pub(crate) fn put(&self, path: &str, object: &Value) -> Result<Times> {
+        self.send("PUT", path, "application/json", object)
+    }
+
     /// The text of an object or of a list.
-    pub(super) fn get(&self, path: &str, accept: &str) -> Result<String> {
+    pub(crate) fn get(&self, path: &str, accept: &str) -> Result<String> {
         let mut stream = self.connect()?;
         stream.write_all(self.request("GET", path, accept, "", "").as_bytes())?;
         let mut answer = String::new();
@@ -69,7 +78,7 @@ impl Proxy {
     }
 
     /// Begins a watch: a line for each event.
-    pub(super) fn watch(&self, path: &str, accept: &str) -> Result<BufReader<TcpStream>> {
+    pub(crate) fn watch(&self, path: &str, accept: &str) -> Result<BufReader<TcpStream>> {
         let mut stream = self.connect()?;
         stream.write_all(self.request("GET", path, accept, "", "").as_bytes())?;
         let mut reader = BufReader::new(stream);

@@ -12,17 +12,17 @@ use super::proxy::Proxy;
 
 /// Events of a watch.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Traffic {
-    pub(super) events: f64,
-    pub(super) bytes: f64,
+pub(crate) struct Traffic {
+    pub(crate) events: f64,
+    pub(crate) bytes: f64,
 }
 
 /// A watch that is counted. Its thread ends with the process.
 #[derive(Debug)]
-pub(super) struct Watcher(Arc<Mutex<Traffic>>);
+pub(crate) struct Watcher(Arc<Mutex<Traffic>>);
 
 impl Watcher {
-    pub(super) fn start(proxy: &Proxy, path: &str, accept: &str) -> Result<Self> {
+    pub(crate) fn start(proxy: &Proxy, path: &str, accept: &str) -> Result<Self> {
         let reader = proxy.watch(path, accept)?;
         let counted = Arc::default();
         let counter = Arc::clone(&counted);
@@ -31,7 +31,7 @@ impl Watcher {
     }
 
     /// What came so far.
-    pub(super) fn traffic(&self) -> Traffic {
+    pub(crate) fn traffic(&self) -> Traffic {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -44,12 +44,12 @@ fn count(reader: BufReader<TcpStream>, counter: &Mutex<Traffic>) {
 }
 
 impl Traffic {
-    pub(super) fn since(self, before: Self) -> Self {
+    pub(crate) fn since(self, before: Self) -> Self {
         Self { events: self.events - before.events, bytes: self.bytes - before.bytes }
     }
 
     /// A part of it.
-    pub(super) fn per(self, count: f64) -> Self {
+    pub(crate) fn per(self, count: f64) -> Self {
         Self { events: self.events / count, bytes: self.bytes / count }
     }
 

@@ -10,40 +10,45 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Requests of that account, each at its end; a watch at its beginning too.
-pub(super) const POLICY: &str = "apiVersion: audit.k8s.io/v1
+/// The API server's policy: requests of this user, each at its end; a watch at its beginning too.
+pub(crate) fn policy(user: &str) -> String {
+    format!(
+        "apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
 - level: Metadata
-  users: [system:serviceaccount:kube-system:dynamic-networks-controller]
+  users: [{user}]
 - level: None
-";
+"
+    )
+}
+
 /// How long nothing must come until all of an event is over.
 const SETTLED: Duration = Duration::from_secs(3);
 
 /// The log.
 #[derive(Debug)]
-pub(super) struct Audit(pub(super) PathBuf);
+pub(crate) struct Audit(pub(crate) PathBuf);
 
 /// Requests by kind, such as `patch pods/status`.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Requests {
-    pub(super) counts: BTreeMap<String, f64>,
+pub(crate) struct Requests {
+    pub(crate) counts: BTreeMap<String, f64>,
     /// How long the API server was asked to keep each watch, in seconds.
-    pub(super) timeouts: Vec<f64>,
+    pub(crate) timeouts: Vec<f64>,
     /// Requests that were refused, such as writes that another writer preceded.
-    pub(super) refused: f64,
+    pub(crate) refused: f64,
 }
 
 impl Audit {
     /// How much there is: where what happens next begins.
-    pub(super) fn position(&self) -> Result<usize> {
+    pub(crate) fn position(&self) -> Result<usize> {
         Ok(fs::read(&self.0).with_context(|| self.0.display().to_string())?.len())
     }
 
     /// Waits until nothing more comes.
-    pub(super) fn settle(&self) -> Result<()> {
+    pub(crate) fn settle(&self) -> Result<()> {
         let mut known = self.position()?;
         loop {
             std::thread::sleep(SETTLED);
@@ -56,7 +61,7 @@ impl Audit {
     }
 
     /// Requests since a position.
-    pub(super) fn since(&self, position: usize) -> Result<Requests> {
+    pub(crate) fn since(&self, position: usize) -> Result<Requests> {
         let log = fs::read(&self.0)?;
         Requests::read(&String::from_utf8_lossy(log.get(position..).unwrap_or_default()))
     }
@@ -92,24 +97,24 @@ impl Requests {
     }
 
     /// All of them.
-    pub(super) fn sum(&self) -> f64 {
+    pub(crate) fn sum(&self) -> f64 {
         self.counts.values().fold(0.0, |sum, count| sum + count)
     }
 
     /// Those of one kind.
-    pub(super) fn of(&self, kind: &str) -> f64 {
+    pub(crate) fn of(&self, kind: &str) -> f64 {
         self.counts.get(kind).copied().unwrap_or_default()
     }
 
     /// A part of them.
-    pub(super) fn per(mut self, count: f64) -> Self {
+    pub(crate) fn per(mut self, count: f64) -> Self {
         self.counts.values_mut().for_each(|requests| *requests /= count);
         self.refused /= count;
         self
     }
 
     /// As text, such as `patch pods/status 1, create events 1`.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let kinds = self.counts.iter().map(|(kind, count)| format!("{kind} {}", round(*count)));
         let text = kinds.collect::<Vec<_>>().join(", ");
         if text.is_empty() { "none".to_owned() } else { text }
