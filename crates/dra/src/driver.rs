@@ -59,8 +59,7 @@ impl Driver {
             drop(lock);
             done
         });
-        let latest = deadline.max(Instant::now()) + LAST_LOOK;
-        Ok(timeout_at(latest, task).await.map_err(|_| BlockingError::Slow)??)
+        Ok(timeout_at(deadline + LAST_LOOK, task).await.map_err(|_| BlockingError::Slow)??)
     }
 }
 
