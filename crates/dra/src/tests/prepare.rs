@@ -224,22 +224,26 @@ async fn a_device_that_stays_with_its_holder_is_refused_with_the_holders_name() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_is_away_is_waited_for() {
-    let world = World::new();
-    let claim = ClaimForm::default();
-    world.put(&path_of(&claim), 503, "");
-    let waiting = world.prepare(&claim);
-    let back = async {
-        while !world.records.directory().join("lock/claim c1").exists() {
-            yield_now().await;
-        }
-        world.put_claim(&claim);
-    };
-    let (prepared, ()) = tokio::join!(waiting, back);
-    prepared.unwrap();
-    world.put(&path_of(&claim), 503, "");
-    let error = world.prepare(&claim).await.unwrap_err();
-    assert!(error.ends_with("from the API server: it answered with status 503"), "{error}");
+async fn an_api_server_that_is_away_busy_or_refuses_the_token_is_waited_for_and_named_in_time() {
+    for status in [503, 429, 401] {
+        let world = World::new();
+        let claim = ClaimForm::default();
+        world.put(&path_of(&claim), status, "");
+        let waiting = world.prepare(&claim);
+        let back = async {
+            while !world.records.directory().join("lock/claim c1").exists() {
+                yield_now().await;
+            }
+            world.put_claim(&claim);
+        };
+        let (prepared, ()) = tokio::join!(waiting, back);
+        prepared.unwrap();
+        world.put(&path_of(&claim), status, "");
+        let began = Instant::now();
+        let error = world.prepare(&claim).await.unwrap_err();
+        assert!(error.ends_with(&format!("from the API server: it answered with status {status}")), "{error}");
+        assert!((35..45).contains(&began.elapsed().as_secs()), "the kubelet waits for 45 s");
+    }
 }
 
 #[tokio::test]
