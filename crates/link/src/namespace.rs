@@ -97,7 +97,7 @@ fn remove_rules(records: &Records, inside: &mut RouteSocket, device: &DeviceId, 
     let cookie = inside.cookie();
     let is_beside = |record: &Attachment| record.sandbox.cookie == cookie && record.device != *device;
     let mut removals: Vec<Change> = Vec::new();
-    for rule in rules.iter().copied() {
+    for &rule in rules {
         let requests = |record: &Attachment| record.configuration.as_ref().is_some_and(|it| it.rules.contains(&rule));
         if !ledger.values().any(|record| is_beside(record) && requests(record)) {
             removals.push(Box::new(move |batch| rtnl::rule::remove(batch, &rule)));

@@ -1,6 +1,6 @@
 //! Pools of devices that are created: as an extended resource, by claims that share the parent, and by annotation.
 
-use e2e::{ClaimPod, ClaimSpec, DRIVER, Level, by_name, wait_for, wait_for_object};
+use e2e::{ClaimPod, ClaimSpec, Level, wait_for, wait_for_object};
 use serde_json::{Value, json};
 
 use crate::{inside, side_by_side};
@@ -51,24 +51,27 @@ fn a_parent_is_allocated_until_its_devices_are_used_up_and_stays_on_the_node() {
     parent.wait_until_free();
 }
 
+/// The scheduler takes a device once for a claim, whatever its capacity is.
 #[test]
-fn a_claim_has_two_devices_of_one_parent_under_their_own_names() {
+fn two_claims_of_a_pod_have_devices_of_one_parent_under_their_own_names() {
     let node = side_by_side();
     let parent = node.add_device_at("clshare1", "198.51.100.93/24");
     node.wait_until_sliced("clshare1");
-    let exactly = json!({"deviceClassName": DRIVER, "count": 2,
-        "selectors": [{"cel": {"expression": by_name("clshare1")}}]});
-    node.apply(&ClaimSpec::default().raw_request(json!({"name": "nic", "exactly": exactly})).claim("clshare1"));
-    node.apply(&ClaimPod::new("clshare1", "clshare1", Level::Container).manifest());
+    for claim in ["clshare1-a", "clshare1-b"] {
+        node.apply(&of_parent("clshare1").claim(claim));
+    }
+    let pod = ClaimPod::empty("clshare1").claim("a", "clshare1-a").claim("b", "clshare1-b");
+    node.apply(&pod.container("c", "trap exit TERM; sleep 1000000 & wait", &["a", "b"]).manifest());
     node.wait_long_until_ready("clshare1");
     for name in ["clshare1-1", "clshare1-2"] {
         assert!(inside(&node, "clshare1", name).contains(name));
     }
-    let variables = node.exec("clshare1", &["env"]).text().to_owned();
-    assert!(variables.contains("=clshare1-1 clshare1-2"), "{variables}");
-    let status = || node.get(&["resourceclaim", "clshare1"]);
-    wait_for_object("each share has its interface", status, |claim| names(claim) == ["clshare1-1", "clshare1-2"]);
-    node.delete(&["pod/clshare1", "resourceclaim/clshare1"]);
+    let status = |claim: &str| names(&node.get(&["resourceclaim", claim]));
+    let both = || [status("clshare1-a"), status("clshare1-b")].concat();
+    wait_for("each claim has its interface", both, |names| {
+        names.len() == 2 && ["clshare1-1", "clshare1-2"].iter().all(|name| names.iter().any(|it| it == name))
+    });
+    node.delete(&["pod/clshare1", "resourceclaim/clshare1-a", "resourceclaim/clshare1-b"]);
     parent.wait_until_free();
 }
 
@@ -101,7 +104,8 @@ fn devices_that_are_created_are_an_extended_resource_and_end_with_their_containe
     node.wait_long_until_ready("clkids");
     // of different links
     let variables = node.exec("clkids", &["env"]).text().to_owned();
-    let of_both = |line: &&str| line.starts_with("EXAMPLE_COM_KIDS=clkids0-") && line.contains(" clkids1-");
+    let of_both =
+        |line: &&str| line.starts_with("EXAMPLE_COM_KIDS=") && line.contains("clkids0-") && line.contains("clkids1-");
     let line = variables.lines().find(of_both).unwrap_or_else(|| panic!("{variables}")).to_owned();
     for name in line.trim_start_matches("EXAMPLE_COM_KIDS=").split(' ') {
         let link = node.exec("clkids", &["ip", "-d", "link", "show", "dev", name]).text().to_owned();

@@ -36,7 +36,7 @@ const POOLS: &str = "pools:
   annotations: true
   select: {names: ['^cl[A-Za-z0-9._]*$']}
 ";
-const CONFIG: &str = "/etc/netdevice/claims.yaml";
+const CONFIG: &str = "/run/rig/claims-pools.yaml";
 
 static ALONE: RwLock<()> = RwLock::new(());
 static NODE: OnceLock<Node> = OnceLock::new();
