@@ -17,8 +17,8 @@ use crate::{
     end::delete,
     error::{Error, WithSubject},
     identity::{Actor, INDEX_ATTEMPTS, INDEX_STEP},
-    neighbourhood::parent_exclusion,
-    read::{Which, read_bare},
+    neighbourhood::{Use, exclusion},
+    read::{Which, read_addressed, read_bare, sysfs_directory},
     socket::RouteSocket,
     task::{Attached, Task},
 };
@@ -64,10 +64,10 @@ impl Task<'_> {
     /// The link of the host to create the device on, if it may be one: it may have become the node's uplink since the device
     /// was chosen.
     fn parent(&mut self) -> Result<LinkState, Error> {
-        let found = read_bare(self.home, Which::Name(self.host_name))?;
-        // by an alternative name the kernel finds the link too
-        let parent = found.filter(|link| link.name == *self.host_name).ok_or(Error::NotThere)?;
-        if let Some(exclusion) = parent_exclusion(self.records, self.home, &parent, self.request.uplink_parents)? {
+        let parent = read_addressed(self.home, Which::Name(self.host_name))?.ok_or(Error::NotThere)?;
+        let directory = sysfs_directory(&parent.name, parent.index).subject("the link in sysfs")?;
+        let wanted = Use::Parent(self.request.uplink_parents);
+        if let Some(exclusion) = exclusion(self.records, self.home, &parent, directory.as_ref(), wanted)? {
             return Err(Error::ExcludedParent(parent.name, exclusion));
         }
         if parent.is_up() { Ok(parent) } else { Err(Error::ParentDown(parent.name)) }

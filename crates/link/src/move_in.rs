@@ -14,7 +14,7 @@ use crate::{
     error::{Error, WithSubject},
     identity::{Actor, INDEX_ATTEMPTS, INDEX_STEP},
     kept::read_kept,
-    neighbourhood::exclusion,
+    neighbourhood::{Use, exclusion},
     read::{Which, read_bare, read_whole, sysfs_directory},
     socket::{Change, KernelError},
     task::{Attached, Task},
@@ -26,7 +26,7 @@ impl Task<'_> {
         self.records.check_children(self.request.device, lock)?;
         let mut state = read_whole(self.home, Which::Name(self.host_name))?.ok_or(Error::NotThere)?;
         let directory = sysfs_directory(&state.name, state.index).subject("the link in sysfs")?;
-        if let Some(exclusion) = exclusion(self.records, self.home, &state, directory.as_ref())? {
+        if let Some(exclusion) = exclusion(self.records, self.home, &state, directory.as_ref(), Use::Device)? {
             return Err(Error::Excluded(exclusion));
         }
         read_kept(self.home, &mut state, directory.as_ref())?;

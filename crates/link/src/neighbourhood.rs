@@ -18,7 +18,7 @@ use crate::{
     directory::Directory,
     error::{Error, WithSubject},
     nested::is_stacked_elsewhere,
-    read::{Which, sysfs_directory, sysfs_path},
+    read::{Which, sysfs_path},
     socket::RouteSocket,
 };
 
@@ -31,13 +31,23 @@ enum Direction {
     Down,
 }
 
-/// Why the device must not be taken from the host, if so. Only links above and below it are looked at, and their
-/// routes. `directory` is the device's directory in sysfs, if sysfs shows the node's network.
+/// What a link of the host is wanted for.
+#[derive(Clone, Copy)]
+pub(crate) enum Use {
+    /// It moves.
+    Device,
+    /// A device is created on it: it stays on the host, so what else is built on it does not matter.
+    Parent(UplinkParents),
+}
+
+/// Why a link must not be used so, if so. Only links above and below it are looked at, and their routes. It was read with its
+/// addresses and routes. `directory` is its directory in sysfs, if sysfs shows the node's network.
 pub(crate) fn exclusion(
     records: &Records,
     socket: &mut RouteSocket,
     device: &LinkState,
     directory: Option<&Directory>,
+    wanted: Use,
 ) -> Result<Option<Exclusion>, Error> {
     let own = to_link(device);
     let links = links_around(socket, &own, directory)?;
@@ -52,29 +62,15 @@ pub(crate) fn exclusion(
         snapshot.insert_default_route(netdevice::snapshot::DefaultRoute { family, table, metric, link: own.index });
     }
     snapshot.insert_link(Arc::new(own.clone()));
+    add_reached_tables(socket, &mut snapshot)?;
+    if let Use::Parent(uplinks) = wanted {
+        return Ok(Exclusions::find(&snapshot).of_parent(&own, &snapshot, uplinks));
+    }
     snapshot.set_redirect_targets(redirect_targets(socket)?);
     if is_stacked_elsewhere(device, socket)? {
         snapshot.set_built_on_elsewhere([(own.index, "link".into())]);
     }
-    add_reached_tables(socket, &mut snapshot)?;
     Ok(Exclusions::find(&snapshot).of(&own, &snapshot))
-}
-
-/// Why no device may be created on the link, if so. It stays on the host, so what else is built on it does not matter.
-pub(crate) fn parent_exclusion(
-    records: &Records,
-    socket: &mut RouteSocket,
-    parent: &LinkState,
-    uplinks: UplinkParents,
-) -> Result<Option<Exclusion>, Error> {
-    let own = to_link(parent);
-    let directory = sysfs_directory(&parent.name, parent.index).subject("the link in sysfs")?;
-    let mut links = links_around(socket, &own, directory.as_ref())?;
-    links.insert(own.index, own.clone());
-    let mut snapshot = Snapshot::default();
-    add_links(records, socket, &mut snapshot, links, Vec::new())?;
-    add_reached_tables(socket, &mut snapshot)?;
-    Ok(Exclusions::find(&snapshot).of_parent(&own, &snapshot, uplinks))
 }
 
 /// All links above and below a link, without itself.
