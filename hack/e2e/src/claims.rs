@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::node::{Action, Node};
+use crate::process::Process;
 use crate::program;
 use crate::wait::{wait_for, wait_for_object};
 
@@ -18,7 +19,9 @@ pub const REGISTRY: &str = "/var/lib/kubelet/plugins_registry";
 
 const SECRETS: &str = "/run/secrets/kubernetes.io/serviceaccount";
 const ACCOUNT: &str = "system:serviceaccount:kube-system:netdevice-agent";
-const API_SERVER: [&str; 2] = ["KUBERNETES_SERVICE_HOST=10.96.0.1", "KUBERNETES_SERVICE_PORT=443"];
+/// The Service of the API server, see `hack/cluster/cluster`.
+const API_SERVER_HOST: &str = "KUBERNETES_SERVICE_HOST=10.96.0.1";
+const API_SERVER_PORT: u16 = 443;
 /// A failed preparation is tried again after this and up to half of it more; by default that is a minute.
 const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -115,10 +118,26 @@ impl Node {
     /// Starts the agent with `-dra -nri`.
     #[must_use]
     pub fn claims_agent(&self, args: &[&str]) -> Agent<'_> {
-        let node = format!("NODE_NAME={}", self.name());
-        let environment = [&API_SERVER[..], &[&node]].concat();
+        self.claims_agent_by(API_SERVER_PORT, args)
+    }
+
+    /// The same, with the API server at another port of its address.
+    #[must_use]
+    pub fn claims_agent_by(&self, port: u16, args: &[&str]) -> Agent<'_> {
+        let (node, port) = (format!("NODE_NAME={}", self.name()), format!("KUBERNETES_SERVICE_PORT={port}"));
+        let environment = [API_SERVER_HOST, &port, &node];
         let own = ["-dra", "-nri", "-v=4"];
         self.start_agent_with(&environment, &program("netdevice-agent"), 9780, &[&own[..], args].concat())
+    }
+
+    /// A way to the API server at this port of the node, on which each piece takes `delay` milliseconds.
+    #[must_use]
+    #[track_caller]
+    pub fn slow_api_server(&self, port: u16, delay: u32) -> Process {
+        let relay = program("slow-relay").to_string_lossy().into_owned();
+        let relay = self.spawn([relay, port.to_string(), format!("10.96.0.1:{API_SERVER_PORT}"), delay.to_string()]);
+        relay.wait_for_output("listening");
+        relay
     }
 
     /// The ResourceSlices of the driver on this node.

@@ -13,6 +13,7 @@ mod main_path;
 mod many;
 mod peers;
 mod requests;
+mod slow;
 mod status;
 
 use std::ops::Deref;
@@ -133,10 +134,14 @@ fn start_agent() -> Agent<'static> {
 
 /// One more agent; not waited for.
 fn begin_agent() -> Agent<'static> {
-    // as the agents of a DaemonSet: each has sockets of its own
+    node().claims_agent(&arguments().iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The arguments of one more agent. As the agents of a DaemonSet have, each has sockets of its own.
+fn arguments() -> Vec<String> {
     static STARTED: AtomicU32 = AtomicU32::new(0);
     let uid = format!("instance-{}", STARTED.fetch_add(1, Ordering::Relaxed));
-    node().claims_agent(&["-config", CONFIG, "-pod-uid", &uid])
+    ["-config", CONFIG, "-pod-uid", &uid].map(str::to_owned).into()
 }
 
 /// What a Pod's first container says of a link of its own.
