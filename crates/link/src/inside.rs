@@ -80,7 +80,7 @@ pub(crate) fn sysfs_inside(namespace: &Namespace, home: &RouteSocket) -> io::Res
     Ok(Directory::from(root))
 }
 
-/// Runs `work`, which only makes a socket or a file system context, inside, as [`socket_inside`] does.
+/// Runs `work`, which only makes a socket or a file system context or writes a setting, inside, as [`socket_inside`] does.
 pub(crate) fn briefly_inside<T>(
     namespace: &Namespace,
     home: &RouteSocket,

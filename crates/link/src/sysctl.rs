@@ -48,14 +48,33 @@ pub(crate) fn write(link: &InterfaceName, setting: &Sysctl) -> io::Result<()> {
     }
 }
 
-/// Lets programs that are bound to no VRF accept connections through the VRFs of the calling thread's namespace.
-pub(crate) fn accept_from_vrfs() {
-    for file in ["tcp_l3mdev_accept", "udp_l3mdev_accept"] {
-        for root in [ROOT, ROOT_OF_NODE] {
-            // an older kernel may not have it
-            if fs::write(Path::new(root).join("ipv4").join(file), "1").is_ok() {
-                break;
-            }
+/// Whether programs that are bound to no VRF accept connections through VRFs, of TCP and of UDP: where these settings are, and
+/// where a container has them.
+const ACCEPT_FROM_VRFS: [[&str; 2]; 2] = [
+    ["/proc/sys/net/ipv4/tcp_l3mdev_accept", "/host/proc/sys/net/ipv4/tcp_l3mdev_accept"],
+    ["/proc/sys/net/ipv4/udp_l3mdev_accept", "/host/proc/sys/net/ipv4/udp_l3mdev_accept"],
+];
+
+/// A bit for each of these.
+pub(crate) const ALL_PROTOCOLS: u32 = 0b11;
+
+/// The protocols that accept connections through the VRFs of the calling thread's namespace. One that this kernel has no setting
+/// for counts as one that does.
+pub(crate) fn accepting_from_vrfs() -> u32 {
+    let mut accepting = ALL_PROTOCOLS;
+    for (bit, [file, _]) in ACCEPT_FROM_VRFS.into_iter().enumerate() {
+        if fs::read(file).is_ok_and(|value| value == b"0\n") {
+            accepting &= !(1 << bit);
+        }
+    }
+    accepting
+}
+
+/// Lets those protocols accept connections through the VRFs of the calling thread's namespace (`1`), or refuse them (`0`).
+pub(crate) fn accept_from_vrfs(protocols: u32, value: &str) {
+    for (bit, files) in ACCEPT_FROM_VRFS.into_iter().enumerate() {
+        if protocols & (1 << bit) != 0 {
+            let _ = files.into_iter().any(|file| fs::write(file, value).is_ok());
         }
     }
 }

@@ -485,11 +485,11 @@ pub fn create(batch: &mut Batch, index: u32, parent: u32, kind: ChildKind) -> Re
     request
 }
 
-/// Creates a VRF that is up, with an alias by which its maker knows it.
-pub fn create_vrf(batch: &mut Batch, name: &[u8], table: u32, alias: &[u8]) {
+/// Creates a VRF that is up, in a group by which its maker knows it: of an alias the kernel takes no notice here.
+pub fn create_vrf(batch: &mut Batch, name: &[u8], table: u32, group: u32) {
     let header = header(0, netdevice::link::flags::UP, netdevice::link::flags::UP);
     let mut request = batch.push(kind::NEWLINK, flags::ACK | flags::CREATE | flags::EXCL, &header);
-    request.string(attribute::IFNAME, name).attribute(attribute::IFALIAS, alias);
+    request.string(attribute::IFNAME, name).u32(attribute::GROUP, group);
     request.nest(attribute::LINKINFO, |info| {
         info.attribute(attribute::INFO_KIND, VRF.as_bytes()).nest(attribute::INFO_DATA, |data| {
             data.u32(attribute::VRF_TABLE, table);
