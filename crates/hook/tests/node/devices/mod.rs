@@ -5,5 +5,6 @@ mod created;
 mod machine;
 mod moves;
 mod offer;
+mod routed;
 mod stacked;
 mod virtual_functions;
