@@ -8,20 +8,16 @@ use store::{DEFAULT_STATE_DIR, journal::Action};
 const HELP: &str = "\
 netdevice-hook: moves network devices into a container and returns them to the host
 
-usage: netdevice-hook attach|detach [-state-dir DIR] DEVICE...
-       netdevice-hook attach -create KIND [-uplink-parent] [-state-dir DIR]
-                             DEVICE...
-       netdevice-hook attach -claim UID [-state-dir DIR] DEVICE...
+usage: netdevice-hook attach|detach [FLAG]... DEVICE...
 
 A container runtime starts it as an OCI hook with the OCI state on standard
 input: attach at createRuntime, detach at poststop.
 
   DEVICE           a device id, or a CDI name: networking.k8s.io/netdevice=eth1
-  -create KIND     create the devices on their interfaces in place of moving them:
-                   macvlan/MODE, ipvlan/MODE or vlan/ID
+  -create KIND     attach: create the devices: macvlan/MODE, ipvlan/MODE or vlan/ID
   -uplink-parent   also on an interface that the node is connected by
-  -claim UID       attach what is reserved for this ResourceClaim; it is detached
-                   with the Pod or the claim, not with the container
+  -claim UID       attach: what is reserved for this ResourceClaim; it is detached
+                   with the Pod or the claim
   -state-dir DIR   directory of the records and of hook.log (default /run/netdevice)
   -help, -version
 

@@ -143,9 +143,8 @@ impl<'a> Hook<'a> {
         reservation: Option<&Reservation>,
     ) -> Result<(), String> {
         let reserved = reservation.and_then(|reservation| reservation.resource.as_ref());
-        // of a pool of children; what is attached already says itself what it is
-        let recorded = || self.records.read(&device.id).ok().flatten().and_then(|record| Some(record.created()?.kind));
-        let created = device.id.child().and_then(|_| self.create.or_else(recorded)).filter(|_| reservation.is_none());
+        // of a pool of children
+        let created = self.create.filter(|_| reservation.is_none());
         let own = created.map(|_| SandboxConfiguration::default().with_own_name(&device.id));
         let acquisition = match created {
             Some(kind) => Acquisition::Create(kind),

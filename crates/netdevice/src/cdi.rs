@@ -161,7 +161,7 @@ impl Document<'_> {
     }
 
     fn device(&self, device: &DeviceId) -> String {
-        // what is attached although the pool does not offer it any longer is found in its record
+        // what the pool does not offer any longer can only be detached
         let created: Option<ChildKind> = self.creation.and_then(|creation| creation.children.kind_of(device));
         let hook = |hook_name, verb: &'static str| {
             let mut args: Vec<Cow<'_, str>> = vec!["netdevice-hook".into(), verb.into()];

@@ -294,12 +294,15 @@ fn a_device_of_a_pool_of_children_lives_as_long_as_its_container_under_its_own_n
         attach("c2", "dev0:12").succeeds();
         assert_eq!(link(&sandbox, "dev0-1")["linkinfo"]["info_kind"], "macvlan");
         assert!(link(&sandbox, "dev0-12")["flags"].to_string().contains("UP"));
-        // the same container once more; another one of another Pod; no kind, as when the pool was changed
+        // the same container once more; one of another Pod; no kind, as when the pool was changed
         attach("c1", "dev0:1").succeeds();
-        host.attach(&sandbox, "c1", "dev0:1").succeeds();
-        host.attach(&host.sandbox("other"), "c3", "dev0:1").fails_with("it is held by pod default/web");
-        host.attach(&host.sandbox("other"), "c3", "dev0:7").fails_with("dev0:7");
-        attach("c3", "dev0").fails_with("dev0");
+        let other = host.sandbox("other");
+        let mut command = host.command("attach", &["dev0:1"]);
+        command.args(["-create", "macvlan/bridge"]);
+        let refused = finish(command.spawn().unwrap(), &other.state("c3"));
+        refused.fails_with("it is held by pod default/web");
+        host.attach(&other, "c3", "dev0:7").fails_with("an id with a number is of a device that is created");
+        attach("c3", "dev0").fails_with("an id with a number is of a device that is created");
         host.detach("c1", "dev0:1").succeeds();
         host.detach("c2", "dev0:12").succeeds();
         host.assert_same(&before);
