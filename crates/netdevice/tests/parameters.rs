@@ -173,7 +173,7 @@ fn the_object_is_checked_before_its_fields() {
         (r#"{"kind": "DeviceConfiguration", "mtuu": 1}"#, "apiVersion: must be"),
         (r#"{"apiVersion": "netdevice.networking.k8s.io/v1"}"#, "apiVersion: must be"),
         (r#"{"apiVersion": "netdevice.networking.k8s.io/v1alpha1", "kind": "Device"}"#, "kind: must be"),
-        (r#"{"apiVersion": "netdevice.networking.k8s.io/v1alpha1", "apiVersion": 7}"#, "invalid JSON at line 1"),
+        (r#"{"apiVersion": "netdevice.networking.k8s.io/v1alpha1", "apiVersion": 7}"#, "apiVersion: set twice"),
     ];
     for (text, words) in table {
         let error = parse(text.as_bytes()).unwrap_err().to_string();
