@@ -111,7 +111,9 @@ impl Service {
             Candidate { numa_node: device.and_then(|device| device.numa_node), in_use, turn: 0, id }
         };
         let mut available: Vec<Candidate> = request.available_device_i_ds.into_iter().map(candidate).collect();
-        take_turns(&mut available, &view);
+        if view.pools.named(resource).is_some_and(|pool| pool.children.is_some()) {
+            take_turns(&mut available, &view);
+        }
         let must = request.must_include_device_i_ds.into_iter().collect();
         loop {
             let chosen = prefer(&available, &must, request.allocation_size)?;

@@ -83,7 +83,9 @@ fn environment(claim: &Claim, request: &str, wanted: &[&Wanted], view: &View) ->
     let claim_name = claim.pod_claim_name.as_deref().unwrap_or(&claim.name);
     let mut variables = vec![format!("{}={names}", document::environment_variable(claim_name, request))];
     if claim.is_extended_resource {
-        let resource = devices().find_map(|(_, device)| Some(view.devices().get(device)?.resource.clone()));
+        // of one that is created, its parent's
+        let listed = |device: &DeviceId| view.devices().get(&device.parent().unwrap_or_else(|| device.clone()));
+        let resource = devices().find_map(|(_, device)| Some(listed(device)?.resource.clone()));
         variables.extend(resource.map(|resource| format!("{}={names}", resource.environment_variable())));
     }
     variables

@@ -37,14 +37,14 @@ pub struct SliceDevice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Capacity {
     /// Devices that are created on it.
-    pub children: Children,
+    pub children: ChildCapacity,
 }
 
 /// How many there are, and what an allocation takes of them: one, whatever it requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Children(u16);
+pub struct ChildCapacity(u16);
 
-impl Serialize for Children {
+impl Serialize for ChildCapacity {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let policy = serde_json::json!({"default": "1", "validValues": ["1"]});
         serde_json::json!({"value": self.0.to_string(), "requestPolicy": policy}).serialize(serializer)
@@ -161,7 +161,7 @@ impl<'a> Offered<'a> {
         SliceDevice {
             name,
             is_shared: self.children.is_some(),
-            capacity: self.children.map(|children| Capacity { children: Children(children) }),
+            capacity: self.children.map(|children| Capacity { children: ChildCapacity(children) }),
             attributes: attributes(self.link, self.pool, &view.snapshot, speed),
             taints: self.obstacle.iter().map(Obstacle::taint).collect(),
         }

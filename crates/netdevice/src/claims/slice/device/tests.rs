@@ -1,3 +1,5 @@
+//! Taints, attributes and capacity of devices, wherever they are.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
