@@ -123,6 +123,8 @@ look_for_debian() {
 
 look_for_git() { if command -v git >/dev/null; then have git; else lacks_package git git; fi; }
 look_for_shellcheck() { if command -v shellcheck >/dev/null; then have shellcheck; else lacks_package shellcheck shellcheck; fi; }
+# the CNI plugin portmap, and bridge with ipMasq
+look_for_iptables() { if command -v iptables >/dev/null; then have iptables; else lacks_package iptables iptables; fi; }
 look_for_iproute() { if command -v ip >/dev/null; then have iproute2; else lacks_package iproute2 iproute2; fi; }
 
 # Rust links with it; runc is written in it to a part.
