@@ -53,6 +53,15 @@ impl ApiError {
     }
 }
 
+/// How new an answer has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// What the API server has in its cache (resourceVersion 0), which may be behind: in a third of the time.
+    Cached,
+    /// Not older than the request.
+    Newest,
+}
+
 /// Reads objects.
 #[derive(Clone)]
 pub(crate) struct Api(Client);
@@ -65,17 +74,21 @@ impl Api {
     /// The text of a claim.
     pub(crate) async fn claim(&self, namespace: &str, name: &str) -> Result<Vec<u8>, ApiError> {
         let subject = format!("the claim {namespace}/{name}");
-        self.get(&format!("{CLAIMS}/{namespace}/resourceclaims"), name, subject).await
+        self.get(&format!("{CLAIMS}/{namespace}/resourceclaims"), name, Freshness::Newest, subject).await
     }
 
     /// The text of a Pod.
-    pub(crate) async fn pod(&self, namespace: &str, name: &str) -> Result<Vec<u8>, ApiError> {
+    pub(crate) async fn pod(&self, namespace: &str, name: &str, freshness: Freshness) -> Result<Vec<u8>, ApiError> {
         let subject = format!("the pod {namespace}/{name}");
-        self.get(&format!("{PODS}/{namespace}/pods"), name, subject).await
+        self.get(&format!("{PODS}/{namespace}/pods"), name, freshness, subject).await
     }
 
-    async fn get(&self, path: &str, name: &str, subject: String) -> Result<Vec<u8>, ApiError> {
-        let request = Request::new(path).get(name, &GetParams::default())?;
+    async fn get(&self, path: &str, name: &str, freshness: Freshness, subject: String) -> Result<Vec<u8>, ApiError> {
+        let parameters = match freshness {
+            Freshness::Cached => GetParams::any(),
+            Freshness::Newest => GetParams::default(),
+        };
+        let request = Request::new(path).get(name, &parameters)?;
         let failed = |cause: String| ApiError::Failed { subject: subject.clone(), cause };
         let response = self.0.send(request.map(Body::from)).await.map_err(|error| failed(innermost(&error)))?;
         let status = response.status().as_u16();

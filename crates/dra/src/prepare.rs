@@ -9,7 +9,7 @@ mod check;
 mod files;
 mod reserve;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use netdevice::{
     Acquisition, DeviceId, InterfaceName, Owner, Pod, Reservation, SandboxConfiguration,
@@ -32,7 +32,7 @@ use tokio::{
 use wake::Backoff;
 
 use crate::{
-    api::{ApiError, until},
+    api::{ApiError, Freshness, until},
     driver::{ClaimLock, Driver, step},
     error::{DeviceError, PrepareError},
     settings::RuntimeState,
@@ -149,13 +149,12 @@ impl Driver {
     ) -> Result<Vec<wire::Device>, PrepareError> {
         step();
         let allocations = &subject.claim.allocations;
-        self.release_unwanted(subject, lock, deadline).await?;
+        // the Pod is asked for meanwhile
+        let (released, claimant) =
+            tokio::join!(self.release_unwanted(subject, lock, deadline), self.read_claimant(subject, deadline));
+        released?;
         if allocations.is_empty() {
             return Ok(Vec::new());
-        }
-        let is_hook_there = |driver: &Self| Path::new(&driver.settings.paths.hook).exists();
-        if !self.blocking(lock, deadline, is_hook_there).await? {
-            return Err(PrepareError::NoHook(self.settings.paths.hook.clone()));
         }
         let mut wanted = Vec::new();
         for allocation in allocations {
@@ -165,12 +164,8 @@ impl Driver {
             })?;
             wanted.push(Wanted { allocation: allocation.clone(), acquisition, configuration, device: None });
         }
-        if allocations.iter().any(|allocation| !allocation.is_admin) {
-            self.check_pod(subject, deadline).await?;
-        }
-        let wanted = self.reserve_all(subject, wanted, lock, deadline).await?;
-        let of = subject.clone();
-        self.blocking(lock, deadline, move |driver| driver.write_files(&of, &wanted)).await??;
+        self.check_pod(subject, claimant?, deadline).await?;
+        self.reserve_all(subject, wanted, lock, deadline).await?;
         let device = |allocation: &Allocation| wire::Device {
             request_names: vec![allocation.main_request().to_owned()],
             pool_name: self.settings.node.clone(),
@@ -224,11 +219,12 @@ impl Driver {
     }
 
     /// Checks that the Pod has a network namespace, and that something attaches the devices before its containers run.
-    async fn check_pod(&self, subject: &Subject, deadline: Instant) -> Result<(), PrepareError> {
-        let claimant = match &subject.pod {
-            Some(pod) => self.read_pod(pod, deadline).await?,
-            None => None,
-        };
+    async fn check_pod(
+        &self,
+        subject: &Subject,
+        claimant: Option<Claimant>,
+        deadline: Instant,
+    ) -> Result<(), PrepareError> {
         let pod = subject.pod.as_ref().map_or_else(|| "unknown".to_owned(), Pod::to_string);
         if claimant.as_ref().is_some_and(|claimant| claimant.is_host_network) {
             return Err(PrepareError::HostNetwork(pod));
@@ -260,18 +256,34 @@ impl Driver {
         }
     }
 
-    /// The Pod; none if the agent may not read Pods, or it is another one by now.
-    async fn read_pod(&self, pod: &Pod, deadline: Instant) -> Result<Option<Claimant>, PrepareError> {
-        let text = match until(deadline, self.api.pod(&pod.namespace, &pod.name)).await {
-            Ok(text) => text,
+    /// The Pod; none if it is not needed, the agent may not read Pods, or it is another one by now.
+    async fn read_claimant(&self, subject: &Subject, deadline: Instant) -> Result<Option<Claimant>, PrepareError> {
+        let Subject { claim, pod: Some(pod) } = subject else { return Ok(None) };
+        if claim.allocations.iter().all(|allocation| allocation.is_admin) {
+            return Ok(None);
+        }
+        // what matters of a Pod does not change, but for the names of its claims: if the API server's cache has these, it is enough
+        let cached = self.read_pod(pod, Freshness::Cached, deadline).await;
+        if let Ok(Some(claimant)) = &cached
+            && claimant.knows(claim)
+        {
+            return cached.map_err(PrepareError::from);
+        }
+        match self.read_pod(pod, Freshness::Newest, deadline).await {
+            Ok(claimant) => Ok(claimant),
             // the hook and the injector refuse later, with less of an explanation
-            Err(ApiError::Forbidden(_)) => return Ok(None),
+            Err(ApiError::Forbidden(_)) => Ok(None),
             Err(error) if error.is_passing() => {
                 tracing::warn!("a claim is prepared without knowledge of its pod: {error}");
-                return Ok(None);
+                Ok(None)
             }
-            Err(error) => return Err(error.into()),
-        };
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The Pod of this UID.
+    async fn read_pod(&self, pod: &Pod, freshness: Freshness, deadline: Instant) -> Result<Option<Claimant>, ApiError> {
+        let text = until(deadline, self.api.pod(&pod.namespace, &pod.name, freshness)).await?;
         Ok(Claimant::read(&text).ok().filter(|claimant| claimant.uid == pod.uid))
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -42,14 +43,14 @@ struct Look {
 }
 
 impl Driver {
-    /// Reserves each device as soon as it can be had.
+    /// Reserves each device as soon as it can be had. With the last one, the files of the claim are written.
     pub(super) async fn reserve_all(
         &self,
         subject: &Arc<Subject>,
         mut wanted: Vec<Wanted>,
         lock: &ClaimLock,
         deadline: Instant,
-    ) -> Result<Vec<Wanted>, PrepareError> {
+    ) -> Result<(), PrepareError> {
         let began = Instant::now();
         let mut pause = CHECK;
         let mut soon_since: Option<Instant> = None;
@@ -60,7 +61,7 @@ impl Driver {
             let look = move |driver: &Self| driver.reserve_some(&of, wanted, &view);
             let look = self.blocking(lock, deadline, look).await?;
             wanted = look.wanted;
-            let Some((at, obstacle)) = look.outcome? else { return Ok(wanted) };
+            let Some((at, obstacle)) = look.outcome? else { return Ok(()) };
             // what was held for long has only now returned to the host
             soon_since = match obstacle.passes {
                 Passes::Soon => soon_since.or_else(|| Some(Instant::now())),
@@ -90,9 +91,12 @@ impl Driver {
         }
     }
 
-    /// Reserves the devices that can be had at this moment.
+    /// Reserves the devices that can be had at this moment, and writes the files if these are all.
     fn reserve_some(&self, subject: &Subject, mut wanted: Vec<Wanted>, view: &View) -> Look {
-        let outcome = self.try_reserve_some(subject, &mut wanted, view);
+        let mut outcome = self.try_reserve_some(subject, &mut wanted, view);
+        if let Ok(None) = outcome {
+            outcome = self.write_files(subject, &wanted).map(|()| None);
+        }
         Look { wanted, outcome }
     }
 
@@ -102,6 +106,10 @@ impl Driver {
         wanted: &mut [Wanted],
         view: &View,
     ) -> Result<Option<(usize, Obstacle)>, PrepareError> {
+        let hook = &self.settings.paths.hook;
+        if !Path::new(hook).exists() {
+            return Err(PrepareError::NoHook(hook.clone()));
+        }
         self.check_names(subject, wanted)?;
         let mut has_reserved = false;
         let mut passing: Option<(usize, Obstacle)> = None;

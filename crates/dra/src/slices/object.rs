@@ -247,9 +247,13 @@ pub(super) fn body(
     content: &Content,
     devices: &[Written],
 ) -> serde_json::Result<Vec<u8>> {
+    // One empty entry: the API server keeps no fields of managers for the slice, which would take a seventh of the time of an update.
+    // Not when it is created, where that has no effect.
+    let managed_fields = version.map(|_| [json!({})]);
     let metadata = json!({
         "name": name,
         "resourceVersion": version,
+        "managedFields": managed_fields,
         "ownerReferences": [{
             "apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid, "controller": true,
         }],

@@ -131,6 +131,9 @@ impl Content {
                     return refuse(409);
                 }
                 object["metadata"]["uid"] = present["metadata"]["uid"].clone();
+                // as the API server understands it: no fields of managers are kept
+                let fields = object["metadata"].as_object_mut().unwrap().insert("managedFields".into(), Value::Null);
+                assert_eq!(fields, Some(json!([{}])));
                 let object = self.admit(object);
                 if object == present { (200, None, present) } else { (200, None, self.change("MODIFIED", object)) }
             }
@@ -355,9 +358,9 @@ async fn devices_are_published_and_only_what_is_published_is_written() {
 async fn what_the_kubelet_deletes_at_its_start_is_there_again_under_other_names() {
     let mut tasks = JoinSet::new();
     let server = Server::start(&mut tasks).await;
-    let node = Node::new(150);
+    let node = Node::new(40);
     let (settings, _shutdown) = start(&mut tasks, &server, &node);
-    server.wait_for("three slices", |content| is_complete(content, 150)).await;
+    server.wait_for("three slices", |content| is_complete(content, 40)).await;
     let before: BTreeSet<String> = server.content().slices.keys().cloned().collect();
     assert_eq!(before.len(), 3);
     server.foreign(|content| {
@@ -365,7 +368,7 @@ async fn what_the_kubelet_deletes_at_its_start_is_there_again_under_other_names(
             content.change("DELETED", object);
         }
     });
-    server.wait_for("all devices again", |content| is_complete(content, 150)).await;
+    server.wait_for("all devices again", |content| is_complete(content, 40)).await;
     let after: BTreeSet<String> = server.content().slices.keys().cloned().collect();
     assert!(after.is_disjoint(&before), "{after:?}");
     assert_eq!(server.writes(), 6);
@@ -376,9 +379,9 @@ async fn what_the_kubelet_deletes_at_its_start_is_there_again_under_other_names(
 async fn a_foreign_edit_a_foreign_slice_and_one_without_its_owner_are_put_right() {
     let mut tasks = JoinSet::new();
     let server = Server::start(&mut tasks).await;
-    let node = Node::new(70);
+    let node = Node::new(20);
     let (_, _shutdown) = start(&mut tasks, &server, &node);
-    server.wait_for("two slices", |content| is_complete(content, 70)).await;
+    server.wait_for("two slices", |content| is_complete(content, 20)).await;
     let wanted = devices(&server.content());
     server.foreign(|content| {
         let mut objects = content.slices.clone().into_values();
@@ -395,7 +398,7 @@ async fn a_foreign_edit_a_foreign_slice_and_one_without_its_owner_are_put_right(
     });
     let is_right = |content: &Content| {
         content.slices.len() == 2
-            && is_complete(content, 70)
+            && is_complete(content, 20)
             && devices(content) == wanted
             && content.slices.values().all(|slice| slice["metadata"]["ownerReferences"].is_array())
     };
@@ -406,10 +409,10 @@ async fn a_foreign_edit_a_foreign_slice_and_one_without_its_owner_are_put_right(
 async fn refused_requests_are_repeated_until_all_is_written() {
     let mut tasks = JoinSet::new();
     let server = Server::start(&mut tasks).await;
-    let mut node = Node::new(100);
+    let mut node = Node::new(24);
     server.content().failures = [(500, None), (401, None), (429, Some(0)), (503, None), (409, None)].into();
     let (settings, _shutdown) = start(&mut tasks, &server, &node);
-    server.wait_for("two slices", |content| is_complete(content, 100)).await;
+    server.wait_for("two slices", |content| is_complete(content, 24)).await;
     server.content().failures = [(409, None), (504, None), (429, Some(0))].into();
     node.change(5, flags::UP, 9000);
     server.wait_for("the MTU", |content| devices(content)["dev5"]["attributes"]["mtu"]["int"] == 9000).await;
@@ -458,9 +461,9 @@ async fn what_the_api_server_drops_is_accepted() {
 async fn another_instance_finds_all_as_it_should_be_and_the_end_deletes_nothing() {
     let mut tasks = JoinSet::new();
     let server = Server::start(&mut tasks).await;
-    let mut node = Node::new(150);
+    let mut node = Node::new(40);
     let (_, shutdown) = start(&mut tasks, &server, &node);
-    server.wait_for("three slices", |content| is_complete(content, 150)).await;
+    server.wait_for("three slices", |content| is_complete(content, 40)).await;
     shutdown.cancel();
     let (_, _shutdown) = start(&mut tasks, &server, &node);
     node.change(7, flags::UP, 9000);
@@ -476,9 +479,9 @@ async fn another_instance_finds_all_as_it_should_be_and_the_end_deletes_nothing(
 async fn two_instances_at_once_end_with_one_pool() {
     let mut tasks = JoinSet::new();
     let server = Server::start(&mut tasks).await;
-    let mut node = Node::new(200);
+    let mut node = Node::new(60);
     let _shutdown = [start(&mut tasks, &server, &node), start(&mut tasks, &server, &node)];
-    server.wait_for("one pool", |content| content.slices.len() == 4 && is_complete(content, 200)).await;
+    server.wait_for("one pool", |content| content.slices.len() == 4 && is_complete(content, 60)).await;
     server.foreign(|content| {
         for object in content.slices.clone().into_values() {
             content.change("DELETED", object);
@@ -487,11 +490,11 @@ async fn two_instances_at_once_end_with_one_pool() {
     node.change(7, flags::UP, 9000);
     let is_right = |content: &Content| {
         content.slices.len() == 4
-            && is_complete(content, 200)
+            && is_complete(content, 60)
             && devices(content)["dev7"]["attributes"]["mtu"]["int"] == 9000
     };
     server.wait_for("one pool again", is_right).await;
-    assert_eq!(devices(&server.content()).len(), 200);
+    assert_eq!(devices(&server.content()).len(), 60);
 }
 
 /// A writer without the rest.
@@ -528,7 +531,7 @@ impl Alone {
 async fn what_changes_with_each_write_does_not_make_a_round_longer() {
     let mut tasks = JoinSet::new();
     let server = Server::start(&mut tasks).await;
-    let mut node = Node::new(150);
+    let mut node = Node::new(40);
     let mut alone = Alone::new(&server, &node);
     let mut mtu = 1500;
     let mut flap = |tracker: &mut Tracker, pool: &mut Pool| {
@@ -539,7 +542,7 @@ async fn what_changes_with_each_write_does_not_make_a_round_longer() {
     assert_eq!(alone.round(&mut flap).await, (End::Interrupted, 3));
     assert_eq!(alone.round(&mut flap).await, (End::Interrupted, 1));
     assert_eq!(alone.round(|_, _| ()).await, (End::Complete, 1));
-    assert!(is_complete(&server.content(), 150));
+    assert!(is_complete(&server.content(), 40));
 }
 
 #[tokio::test]
@@ -547,13 +550,13 @@ async fn a_server_that_drops_the_owner_gets_each_slice_once_in_a_round() {
     let mut tasks = JoinSet::new();
     let server = Server::start(&mut tasks).await;
     server.content().drops_owners = true;
-    let node = Node::new(150);
+    let node = Node::new(40);
     let mut alone = Alone::new(&server, &node);
     assert_eq!(alone.round(|_, _| ()).await, (End::Interrupted, 3));
     assert_eq!(alone.round(|_, _| ()).await, (End::Interrupted, 3));
     let paths: BTreeSet<String> = server.content().writes[3..].iter().map(|(_, path)| path.clone()).collect();
     assert_eq!(paths.len(), 3, "{paths:?}");
-    assert!(is_complete(&server.content(), 150));
+    assert!(is_complete(&server.content(), 40));
 }
 
 #[tokio::test]

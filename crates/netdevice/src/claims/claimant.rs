@@ -99,6 +99,11 @@ impl Claimant {
         })
     }
 
+    /// Whether the Pod has this claim as one of its own. If not, it was read before the claim was made for it.
+    pub fn knows(&self, claim: &Claim) -> bool {
+        claim.is_extended_resource || self.names.iter().any(|(_, name)| *name == claim.name)
+    }
+
     /// Whether a container names the request of the claim, so that it does not start without the device.
     pub fn names(&self, claim: &Claim, allocation: &Allocation) -> bool {
         let mut names = self.names.iter().filter(|(_, name)| *name == claim.name);

@@ -13,6 +13,6 @@ pub use device::{HELD, LINK_DOWN, NO_CARRIER, QUARANTINED, SliceDevice, Taint, d
 pub(crate) use device::{Obstacle, Offered, candidates};
 pub use fingerprint::{Fingerprint, Members};
 pub use name::{DeviceName, DeviceNameError, device_name, find};
-pub use plan::{Change, Content, DEVICES_PER_SLICE, Form, Present, Slices, Wanted};
+pub use plan::{Change, Content, Form, MOST_DEVICES, Present, Slices, Wanted, devices_per_slice};
 pub use pool::Pool;
 pub use wanted::Tracker;

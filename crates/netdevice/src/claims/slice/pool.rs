@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     name::DeviceName,
-    plan::{Change, Content, DEVICES_PER_SLICE, Form, Present, Slices, Wanted, changes},
+    plan::{Change, Content, Form, MOST_DEVICES, Present, Slices, Wanted, changes, devices_per_slice},
 };
 
 /// The slices of the node.
@@ -31,7 +31,7 @@ struct Index {
     homes: BTreeMap<DeviceName, Home>,
     /// How many devices of each slice are wanted.
     used: BTreeMap<Arc<str>, usize>,
-    /// Those with room for more.
+    /// Those that may have room for more.
     roomy: BTreeSet<Arc<str>>,
     /// Wanted devices that no slice has.
     homeless: BTreeSet<DeviceName>,
@@ -129,7 +129,7 @@ impl Index {
 
     fn insert(mut self, name: Arc<str>, slice: &Present) -> Option<Self> {
         let is_regular = (slice.form, slice.generation, slice.count) == (Form::Own, self.generation, self.count);
-        if !is_regular || slice.devices.len() > DEVICES_PER_SLICE {
+        if !is_regular || slice.devices.len() > MOST_DEVICES {
             return None;
         }
         let mut used = 0;
@@ -146,7 +146,7 @@ impl Index {
     }
 
     fn set_used(&mut self, slice: Arc<str>, used: usize) {
-        if used < DEVICES_PER_SLICE {
+        if used < MOST_DEVICES {
             self.roomy.insert(slice.clone());
         } else {
             self.roomy.remove(&slice);
@@ -170,12 +170,19 @@ impl Index {
 
     /// Whether there are too few slices for what is wanted, or too many.
     fn needs_other_slices(&self, wanted: usize) -> bool {
-        let slices = self.used.len();
-        slices > 2 * wanted.div_ceil(DEVICES_PER_SLICE).max(1) || slices * DEVICES_PER_SLICE < wanted
+        let per_slice = devices_per_slice(wanted);
+        let room = || self.roomy.iter().map(|slice| self.room(slice, per_slice)).sum::<usize>();
+        self.used.len() > 2 * wanted.div_ceil(per_slice).max(1)
+            || (!self.homeless.is_empty() && self.homeless.len() > room())
+    }
+
+    /// How many more devices the slice takes.
+    fn room(&self, slice: &str, per_slice: usize) -> usize {
+        per_slice.saturating_sub(self.used.get(slice).copied().unwrap_or_default())
     }
 
     fn changes(&mut self, wanted: &Wanted, slices: &Slices) -> Vec<Change> {
-        let mut added = self.homes_for_rest();
+        let mut added = self.homes_for_rest(devices_per_slice(wanted.len()));
         let mut changes = Vec::new();
         let candidates: BTreeSet<Arc<str>> = self.doubtful.iter().chain(added.keys()).cloned().collect();
         for name in candidates {
@@ -196,16 +203,17 @@ impl Index {
     }
 
     /// Which slices get the devices that none has.
-    fn homes_for_rest(&self) -> BTreeMap<Arc<str>, Vec<DeviceName>> {
+    fn homes_for_rest(&self, per_slice: usize) -> BTreeMap<Arc<str>, Vec<DeviceName>> {
         let mut rest = self.homeless.iter().cloned();
         let mut added = BTreeMap::new();
         for slice in &self.roomy {
-            let room = DEVICES_PER_SLICE - self.used.get(slice).copied().unwrap_or_default().min(DEVICES_PER_SLICE);
-            let devices: Vec<DeviceName> = rest.by_ref().take(room).collect();
-            if devices.is_empty() {
+            let devices: Vec<DeviceName> = rest.by_ref().take(self.room(slice, per_slice)).collect();
+            if !devices.is_empty() {
+                added.insert(slice.clone(), devices);
+            }
+            if rest.len() == 0 {
                 break;
             }
-            added.insert(slice.clone(), devices);
         }
         added
     }

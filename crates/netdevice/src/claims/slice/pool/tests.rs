@@ -58,7 +58,7 @@ impl Server {
         let mut seen = BTreeMap::new();
         for slice in self.pool.slices.values() {
             assert_eq!(slice.count, i64::try_from(self.pool.slices.len()).unwrap());
-            assert!(slice.devices.len() <= DEVICES_PER_SLICE);
+            assert!(slice.devices.len() <= MOST_DEVICES);
             for (name, fingerprint) in &slice.devices {
                 assert_eq!(seen.insert(name.clone().unwrap(), *fingerprint), None, "{name:?} is there twice");
             }
@@ -111,6 +111,37 @@ fn three_hundred_devices_are_five_slices_and_one_change_is_one_write() {
 }
 
 #[test]
+fn few_devices_are_in_small_slices_and_those_that_are_there_stay_when_it_is_many() {
+    let mut server = Server::default();
+    let mut devices = wanted(0..100);
+    assert_eq!(server.apply_all(&devices), 7);
+    assert!(server.pool.slices.values().all(|slice| slice.devices.len() <= 16));
+    devices.extend(wanted(100..112));
+    assert_eq!(server.apply_all(&devices), 1, "there is room for them");
+    devices.extend(wanted(200..500));
+    server.apply_all(&devices);
+    server.check(&devices);
+    assert!(server.pool.slices.len() <= 14);
+    let names = server.names();
+    devices.retain(|device, _| *device < name(200));
+    server.apply_all(&devices);
+    server.check(&devices);
+    assert_eq!(server.names(), names, "what is there is enough");
+}
+
+#[test]
+fn slices_of_an_earlier_version_stay_as_full_as_they_are() {
+    let mut server = Server::default();
+    let devices = wanted(0..64);
+    let content = Content { generation: 3, count: 1, devices: devices.keys().cloned().collect() };
+    server.pool.insert("old".into(), present(&content, &devices));
+    assert_eq!(server.changes(&devices), []);
+    let more = wanted(0..65);
+    assert_eq!(server.apply_all(&more), 2, "a slice more, and the number of slices in the other");
+    server.check(&more);
+}
+
+#[test]
 fn a_slice_that_was_deleted_is_made_anew_and_the_others_stay() {
     let mut server = Server::default();
     let devices = wanted(0..200);
@@ -118,10 +149,10 @@ fn a_slice_that_was_deleted_is_made_anew_and_the_others_stay() {
     let first = server.pool.slices.keys().next().unwrap().clone();
     server.pool.remove(&first);
     let changes = server.changes(&devices);
-    assert!(matches!(&changes[..], [Change::Create { content, .. }] if content.generation == 1 && content.count == 4));
+    assert!(matches!(&changes[..], [Change::Create { content, .. }] if content.generation == 1 && content.count == 13));
     server.names().iter().for_each(|name| server.pool.remove(name));
     let changes = server.changes(&devices);
-    assert_eq!(changes.len(), 4);
+    assert_eq!(changes.len(), 13);
     let is_newer = |change: &Change| matches!(change, Change::Create { content, .. } if content.generation == 2);
     assert!(changes.iter().all(is_newer), "{changes:?}");
 }
@@ -134,7 +165,7 @@ fn what_two_instances_made_at_once_becomes_one_pool() {
     let twice = one.pool.slices.iter().map(|(name, slice)| (format!("{name}-other"), slice.clone()));
     twice.collect::<Vec<_>>().into_iter().for_each(|(name, slice)| one.pool.insert(name, slice));
     let changes = one.changes(&devices);
-    assert_eq!(changes.len(), 2);
+    assert_eq!(changes.len(), 7);
     assert!(changes.iter().all(|change| matches!(change, Change::Delete { name, .. } if name.ends_with("-other"))));
     one.apply_all(&devices);
     one.check(&devices);
@@ -276,6 +307,6 @@ proptest! {
         server.apply_all(&devices);
         server.check(&devices);
         prop_assert_eq!(server.changes(&devices), vec![]);
-        prop_assert!(server.pool.slices.len() <= 2 * devices.len().div_ceil(DEVICES_PER_SLICE).max(1));
+        prop_assert!(server.pool.slices.len() <= 2 * devices.len().div_ceil(devices_per_slice(devices.len())).max(1));
     }
 }
