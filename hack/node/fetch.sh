@@ -19,8 +19,12 @@ TRIXIE=$CACHE/trixie                   # containerd 1.7, of Debian 13
 SID=$CACHE/sid                         # containerd, runc and crun of Debian unstable, as they are on that day
 IMAGES=$CACHE/test-images              # pause and busybox, OCI tarballs
 TOOLS=$CACHE/tools                     # programs that the rig needs and this machine lacks
+KUBERNETES=${NETDEVICE_KUBERNETES:-1.36} # ../cluster/go.mod is 1.36, others ../cluster/VERSION/go.mod
 MACHINE_PACKAGES=(crun busybox-static patchelf)
 NODE_PACKAGES=(containerd runc containernetworking-plugins)
+
+# where the cluster's programs of that version are
+kubernetes_programs() { if [[ $KUBERNETES == 1.36 ]]; then echo "$CACHE/cluster"; else echo "$CACHE/cluster-$KUBERNETES"; fi; }
 
 # the mirror that this machine's own packages come from: the one that has CODENAME and CODENAME-updates, which a third
 # party's repository for the same release does not

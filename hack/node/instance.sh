@@ -27,7 +27,9 @@ instance() {
   esac
   RUNTIME=$(cat "$NODE/runtime" 2>/dev/null) || RUNTIME=${NETDEVICE_RUNTIME:-runc}
   [[ $RUNTIME =~ ^(runc|crun|runc14|runc15|crun-sid)$ ]] || misuse "runtime '$RUNTIME' is none of runc, crun, runc14, runc15, crun-sid"
-  NODE_PATH=$TOOLS/start:$containerd_bin:${RUNC%/*}:$MACHINE/usr/bin:$PODMAN/start:$CACHE/cluster:$CACHE/crictl:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+  KUBERNETES=$(cat "$NODE/kubernetes" 2>/dev/null) || KUBERNETES=${NETDEVICE_KUBERNETES:-1.36}
+  PROGRAMS=$(kubernetes_programs)
+  NODE_PATH=$TOOLS/start:$containerd_bin:${RUNC%/*}:$MACHINE/usr/bin:$PODMAN/start:$PROGRAMS:$CACHE/crictl:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 }
 
 # the init lives and is this node's: a pid alone may be somebody else's by now
