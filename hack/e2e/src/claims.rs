@@ -37,7 +37,12 @@ impl Node {
     /// When the API server refuses.
     #[track_caller]
     pub fn prepare_claims(&self) {
-        self.write("/etc/kubernetes/kubelet.d/10-claims.conf", KUBELET);
+        let mut settings = KUBELET.to_owned();
+        if self.kubernetes_minor() < 35 {
+            // else it refuses the last of them
+            settings += "featureGates: {KubeletCrashLoopBackOffMax: true}\n";
+        }
+        self.write("/etc/kubernetes/kubelet.d/10-claims.conf", &settings);
         self.kubelet(Action::Restart);
         self.apply(&self.claims_objects());
         self.wait_for_policies();

@@ -4,8 +4,8 @@
 //! implementation. It is for tests: what must work and does not is a panic that shows the command and what it said;
 //! what a test may want to see fail is a [`Result`] or an [`Output`].
 //!
-//! `NETDEVICE_CONTAINERD` (pinned, trixie, ...) and `NETDEVICE_RUNTIME` (runc, crun, runc14, ...) choose what the
-//! node is made of; see `hack/node/node --help`. With `NETDEVICE_KEEP=1` nodes stay up after the test.
+//! `NETDEVICE_CONTAINERD` (pinned, trixie, ...), `NETDEVICE_RUNTIME` (runc, crun, runc14, ...) and `NETDEVICE_KUBERNETES`
+//! (1.36, ...) choose what the node is made of; see `hack/node/node --help` and `hack/cluster/cluster --help`. With `NETDEVICE_KEEP=1` nodes stay up after the test.
 
 mod agent;
 mod claim_objects;
@@ -13,6 +13,7 @@ mod claims;
 mod command;
 mod cri;
 mod device;
+mod features;
 mod inject;
 mod kubernetes;
 mod networks;
@@ -27,6 +28,7 @@ pub use claims::{DRIVER, DRIVER_SOCKETS, REGISTRY, repository_text};
 pub use command::Output;
 pub use cri::{Container, ContainerSpec, Failure, Network, Pod, PodSpec};
 pub use device::{Device, DeviceState};
+pub use features::{DEVICE_TAINTS, EXTENDED_RESOURCE, Feature, RESOURCE_HEALTH};
 pub use inject::{CNI_LEASES, CNI_RESULTS, IF_INJECT, PodNetwork, RunningPod, addresses_of};
 pub use networks::{NETWORK_STATUS, NETWORKS, NetworkedPod, PLUGINS};
 pub use node::{Action, Kind, Node};

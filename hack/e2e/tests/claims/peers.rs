@@ -4,7 +4,7 @@
 use e2e::{ClaimPod, ClaimSpec, Level};
 use serde_json::{Value, json};
 
-use crate::{inside, side_by_side};
+use crate::{agent, alone, inside, side_by_side, start_agent};
 
 /// A Pod that has the device with this configuration; `check` sees it, and the device is home afterwards as it was.
 #[track_caller]
@@ -89,6 +89,18 @@ fn case_8_a_large_mtu_and_four_sizes_of_gso_and_gro() {
     });
 }
 
+/// Cases 9 to 11: there is no attribute of programs. The kernel takes a tc program from a device that is moved.
+#[test]
+fn case_11_a_tc_program_of_the_node_is_not_in_the_pod() {
+    let prepare = "tc qdisc add dev clcase11 clsact
+        tc filter add dev clcase11 ingress bpf bytecode '1,6 0 0 1'
+        tc filter show dev clcase11 ingress | grep -q bytecode";
+    with_device("clcase11", 11, prepare, json!({"name": "eth99"}), |_, pod| {
+        let shown = pod.sh("tc qdisc show dev eth99; tc filter show dev eth99 ingress").stdout;
+        assert!(!shown.contains("clsact") && !shown.contains("bytecode"), "{shown}");
+    });
+}
+
 /// And case 17: a route of a table of its own and the rule for it.
 #[test]
 fn case_16_permanent_neighbours_and_case_17_routes_of_other_tables_go_along() {
@@ -168,4 +180,31 @@ fn case_19_two_pods_reach_each_other_through_a_router_pod() {
         "resourceclaim/clrouter",
     ]);
     node.sh("ip link delete clrta; ip link delete clrtb");
+}
+
+/// The device has another name, address and MTU in the Pod, and the slice says what it has on the node.
+#[test]
+fn case_21_attributes_stay_while_a_device_is_allocated_and_when_the_driver_restarts() {
+    let node = alone();
+    let device = node.add_device_at("clcase21", "198.51.103.21/24");
+    let before = node.wait_until_sliced("clcase21");
+    let fields = json!({"name": "eth99", "addresses": ["10.76.21.2/24"], "mtu": 1300, "mac": "02:00:5e:00:00:21"});
+    node.apply(&ClaimSpec::device("clcase21").configure(fields).claim("clcase21"));
+    node.apply(&ClaimPod::new("clcase21", "clcase21", Level::Pod).manifest());
+    node.wait_long_until_ready("clcase21");
+    let stays = |marker: &str| {
+        // what was to be written is written when a device that came later is there
+        let _marker = node.add_device_at(marker, "198.51.103.22/24");
+        node.wait_until_sliced(marker);
+        let now = node.sliced_devices().into_iter().find(|it| it["name"] == "clcase21").expect("it stays");
+        assert_eq!(now["attributes"], before["attributes"]);
+    };
+    stays("clmark21a");
+    let mut held = agent();
+    held.take().expect("it runs").kill();
+    *held = Some(start_agent());
+    drop(held);
+    stays("clmark21b");
+    node.delete(&["pod/clcase21", "resourceclaim/clcase21"]);
+    device.wait_until_free();
 }

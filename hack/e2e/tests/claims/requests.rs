@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use e2e::{ClaimPod, ClaimSpec, DRIVER, Level, by_name, wait_for_object};
+use e2e::{
+    ClaimPod, ClaimSpec, DEVICE_TAINTS, DRIVER, EXTENDED_RESOURCE, Level, RESOURCE_HEALTH, by_name, wait_for_object,
+};
 use serde_json::{Value, json};
 
 use crate::{inside, side_by_side};
@@ -77,6 +79,9 @@ fn admin_access_never_moves_the_device() {
 #[test]
 fn a_plain_limit_is_served_by_a_class_with_an_extended_resource_name() {
     let node = side_by_side();
+    if !node.can_test("extended resources by a class", &[EXTENDED_RESOURCE]) {
+        return;
+    }
     let device = node.add_device_at("clext0", "198.51.100.42/24");
     node.wait_until_sliced("clext0");
     let parameters = e2e::device_configuration(json!({"name": "net1", "addresses": ["10.73.0.1/24"]}));
@@ -101,6 +106,9 @@ fn a_plain_limit_is_served_by_a_class_with_an_extended_resource_name() {
 #[test]
 fn a_device_whose_link_is_down_is_tainted_and_its_pod_shows_it() {
     let node = side_by_side();
+    if !node.can_test("taints and health of devices", &[DEVICE_TAINTS, RESOURCE_HEALTH]) {
+        return;
+    }
     let device = node.add_device_at("cltaint0", "198.51.100.43/24");
     node.wait_until_sliced("cltaint0");
     node.sh("ip link set cltaint0 down");
