@@ -56,7 +56,8 @@ struct Read {
 struct Spec {
     node_name: Option<String>,
     pool: Pool,
-    devices: Vec<Device>,
+    /// Null of an empty slice, before Kubernetes 1.36.
+    devices: Option<Vec<Device>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -158,8 +159,9 @@ impl From<Read> for Slice {
     fn from(Read { mut metadata, spec }: Read) -> Self {
         metadata.managed_fields = None;
         let Pool { name: pool, generation, resource_slice_count: count } = spec.pool;
-        let (mut devices, mut speeds, mut taints) = (Vec::with_capacity(spec.devices.len()), Vec::new(), Vec::new());
-        for Device { name, fingerprint, speed, taints: of_device } in spec.devices {
+        let read = spec.devices.unwrap_or_default();
+        let (mut devices, mut speeds, mut taints) = (Vec::with_capacity(read.len()), Vec::new(), Vec::new());
+        for Device { name, fingerprint, speed, taints: of_device } in read {
             if let Some(name) = &name {
                 speeds.extend(speed.map(|speed| (name.clone(), speed)));
                 taints.extend(of_device.into_iter().map(|mut taint| {
@@ -291,6 +293,16 @@ mod tests {
         assert!(names.is_sorted());
         let long = new_name(&"a.".repeat(126), 1, u64::MAX);
         assert!(long.len() <= MAX_NAME && long.ends_with("a-ffffffff"), "{long}");
+    }
+
+    #[test]
+    fn a_slice_without_devices_is_read_as_each_version_writes_it() {
+        for devices in [json!({"devices": null}), json!({"devices": []}), json!({})] {
+            let mut spec = json!({"nodeName": "n", "pool": {"name": "n", "generation": 1, "resourceSliceCount": 1}});
+            spec.as_object_mut().unwrap().extend(devices.as_object().unwrap().clone());
+            let slice: Slice = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+            assert!(slice.devices.is_empty());
+        }
     }
 
     #[test]

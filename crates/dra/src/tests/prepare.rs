@@ -7,7 +7,7 @@ use tokio::{
     time::{Duration, Instant, sleep},
 };
 
-use super::world::{ClaimForm, NODE, SILENT, World, claim_owner, path_of, view, view_with};
+use super::world::{CACHED, ClaimForm, NODE, SILENT, World, claim_owner, path_of, path_of_pod, view, view_with};
 use crate::settings::RuntimeState;
 
 #[tokio::test]
@@ -30,6 +30,27 @@ async fn a_claim_is_reserved_and_has_a_cdi_file_before_the_answer() {
     assert_eq!(edits["env"], json!(["NETDEVICE_CLAIM_FAST_NIC=eth1 eth3"]));
     let metadata = edits["mounts"][0]["hostPath"].as_str().unwrap();
     assert!(fs::read_to_string(metadata).unwrap().contains("\"name\":\"eth3\""));
+}
+
+#[tokio::test]
+async fn a_cache_of_the_api_server_that_is_behind_does_not_decide() {
+    let world = World::new();
+    let cached = format!("{}{CACHED}", path_of_pod("web"));
+    // not there yet, of an earlier Pod of that name, without the claim's name, and what the cache says of the network is true
+    let earlier = json!({"metadata": {"uid": "earlier"}, "spec": {"hostNetwork": true}});
+    let unnamed = json!({"metadata": {"uid": "uid-web"}, "spec": {"resourceClaims": [{"name": "fast"}],
+        "containers": [{"resources": {"claims": [{"name": "fast"}]}}]}});
+    for (status, text) in [(404, json!({})), (200, earlier), (200, unnamed), (500, json!({}))] {
+        world.put(&cached, status, text.to_string());
+        world.put_and_prepare(&ClaimForm::default()).await.unwrap();
+        world.unprepare(&ClaimForm::default()).await.unwrap();
+    }
+    let host = json!({"metadata": {"uid": "uid-web"}, "spec": {"hostNetwork": true,
+        "resourceClaims": [{"name": "fast", "resourceClaimName": "fast"}]}});
+    world.put(&cached, 200, host.to_string());
+    let refused = world.prepare(&ClaimForm::default()).await.unwrap_err();
+    assert!(refused.contains("uses the host's network"), "{refused}");
+    assert!(world.reserved().is_empty());
 }
 
 #[tokio::test]
@@ -261,7 +282,7 @@ async fn administration_reserves_and_moves_nothing() {
 #[tokio::test]
 async fn a_pod_that_may_not_be_read_is_treated_as_one_that_names_no_claim() {
     let world = World::new();
-    world.put("/api/v1/namespaces/default/pods/web", 403, "{}");
+    world.put(&path_of_pod("web"), 403, "{}");
     let error = world.put_and_prepare(&ClaimForm::default()).await.unwrap_err();
     assert!(error.contains("netdevice-agent runs without -nri"), "{error}");
     *world.runtime.lock().unwrap() = RuntimeState::Connected;

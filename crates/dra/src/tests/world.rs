@@ -32,6 +32,9 @@ pub(super) const NODE: &str = "node-1";
 /// The status of an object that is never answered.
 pub(super) const SILENT: u16 = 0;
 
+/// After a path: what the API server's cache has there, if that is something else.
+pub(super) const CACHED: &str = " cached";
+
 /// What the API server answers, by path.
 type Objects = Arc<Mutex<BTreeMap<String, (u16, Vec<u8>)>>>;
 
@@ -138,7 +141,11 @@ impl World {
     pub(super) fn settings(&self, instance: Option<&str>) -> Settings {
         let objects = self.objects.clone();
         let answer = service_fn(move |request: Request<Body>| {
-            let found = objects.lock().unwrap().get(request.uri().path()).cloned();
+            let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+            let objects = objects.lock().unwrap();
+            let cached = query.contains("resourceVersion=0").then(|| objects.get(&format!("{path}{CACHED}"))).flatten();
+            let found = cached.or_else(|| objects.get(path)).cloned();
+            drop(objects);
             let (status, text) = found.unwrap_or((404, b"{}".to_vec()));
             let response = Response::builder().status(status.max(100)).body(Body::from(text)).unwrap();
             async move {
@@ -188,7 +195,7 @@ impl World {
                 "containers": [{"resources": {"claims": claims}}],
             },
         });
-        self.put(&format!("/api/v1/namespaces/default/pods/{name}"), 200, pod.to_string());
+        self.put(&path_of_pod(name), 200, pod.to_string());
     }
 
     /// Prepares a claim, with the patience of the kubelet.
@@ -241,6 +248,10 @@ impl World {
 
 pub(super) fn path_of(claim: &ClaimForm<'_>) -> String {
     format!("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/{}", claim.name)
+}
+
+pub(super) fn path_of_pod(name: &str) -> String {
+    format!("/api/v1/namespaces/default/pods/{name}")
 }
 
 pub(super) fn claim_owner(uid: &str, name: &str) -> Owner {

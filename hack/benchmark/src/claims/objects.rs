@@ -55,6 +55,10 @@ pub(super) fn pod_with_claim(
     }});
     let path = format!("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/{name}/status");
     cluster.proxy.patch(&path, &status)?;
+    // as a claim that was made by a template is: it cannot be another Pod's too
+    let metadata = json!({"metadata": {"annotations": {"resource.kubernetes.io/pod-claim-name": "nic"},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod, "controller": true}]}});
+    cluster.proxy.patch(path.trim_end_matches("/status"), &metadata)?;
     let claim = dra::Claim { namespace: "default".into(), uid: claim, name: name.into() };
     Ok(PreparedPod { name: name.into(), uid: pod, claim })
 }

@@ -123,7 +123,7 @@ fn few_devices_are_in_small_slices_and_those_that_are_there_stay_when_it_is_many
     server.check(&devices);
     assert!(server.pool.slices.len() <= 14);
     let names = server.names();
-    devices.retain(|device, _| *device < name(200));
+    let devices = wanted(0..112);
     server.apply_all(&devices);
     server.check(&devices);
     assert_eq!(server.names(), names, "what is there is enough");
