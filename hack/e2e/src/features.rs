@@ -15,6 +15,9 @@ pub const EXTENDED_RESOURCE: Feature = Feature("DRAExtendedResource", 36);
 pub const DEVICE_TAINTS: Feature = Feature("DRADeviceTaints", 36);
 /// The kubelet shows in a Pod's status whether its devices are healthy.
 pub const RESOURCE_HEALTH: Feature = Feature("ResourceHealthStatus", 36);
+/// A device can be allocated to several claims.
+pub const CONSUMABLE_CAPACITY: Feature = Feature("DRAConsumableCapacity", 36);
+
 impl Node {
     /// The minor version of the API server.
     ///

@@ -5,7 +5,8 @@
 //! what a test may want to see fail is a [`Result`] or an [`Output`].
 //!
 //! `NETDEVICE_CONTAINERD` (pinned, trixie, ...), `NETDEVICE_RUNTIME` (runc, crun, runc14, ...) and `NETDEVICE_KUBERNETES`
-//! (1.36, ...) choose what the node is made of; see `hack/node/node --help` and `hack/cluster/cluster --help`. With `NETDEVICE_KEEP=1` nodes stay up after the test.
+//! (1.36, ...) choose what the node is made of; see `hack/node/node --help` and `hack/cluster/cluster --help`. With
+//! `NETDEVICE_KEEP=1` nodes stay up after the test.
 
 mod agent;
 mod claim_objects;
@@ -28,7 +29,7 @@ pub use claims::{DRIVER, DRIVER_SOCKETS, REGISTRY, repository_text};
 pub use command::Output;
 pub use cri::{Container, ContainerSpec, Failure, Network, Pod, PodSpec};
 pub use device::{Device, DeviceState};
-pub use features::{DEVICE_TAINTS, EXTENDED_RESOURCE, Feature, RESOURCE_HEALTH};
+pub use features::{CONSUMABLE_CAPACITY, DEVICE_TAINTS, EXTENDED_RESOURCE, Feature, RESOURCE_HEALTH};
 pub use inject::{CNI_LEASES, CNI_RESULTS, IF_INJECT, PodNetwork, RunningPod, addresses_of};
 pub use networks::{NETWORK_STATUS, NETWORKS, NetworkedPod, PLUGINS};
 pub use node::{Action, Kind, Node};

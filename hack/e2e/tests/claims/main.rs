@@ -26,7 +26,7 @@ use e2e::{Action, Agent, Kind, Node};
 const POOLS: &str = "pools:
 - resource: example.com/shared
   offer: claims
-  select: {names: ['^clshare[0-9]$']}
+  select: {names: ['^clparent[0-9]$']}
   children: {kind: macvlan, count: 2}
 - resource: example.com/kids
   select: {names: ['^clkids[0-9]$']}
