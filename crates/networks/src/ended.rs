@@ -81,10 +81,11 @@ impl Networks {
         if namespace.is_some() && !entry.is_unfinished() {
             return Ok(false);
         }
-        self.runtime.delete(&entry, namespace.map_or("", |_| entry.namespace()))?;
+        // first: who is killed in between finds the entry in the own cache again
         for cache in &self.further_caches {
             cache.forget(list.name(), &target)?;
         }
+        self.runtime.delete(&entry, namespace.map_or("", |_| entry.namespace()))?;
         Ok(true)
     }
 

@@ -220,6 +220,26 @@ fn what_a_pod_leaves_is_collected_when_it_has_ended() {
     assert_eq!((rig.leases(), rig.entries()), (0, 0));
 }
 
+/// Whoever comes after a program that was killed finds an ended Pod by the own cache only.
+#[test]
+fn the_entry_of_the_own_cache_is_the_last_one_that_goes() {
+    let (mut rig, sleeper) = (Rig::new(), Sleeper::new());
+    let further = rig.directory.path().join("multus");
+    rig.networks.further_caches.push(Cache::new(&further));
+    rig.add(&sleeper, &good(), "net1").unwrap();
+    drop(sleeper);
+    // a file that cannot be removed
+    let stuck = further.join("results/n-s1-net1");
+    fs::create_dir_all(&stuck).unwrap();
+    let collected = rig.networks.collect(&mut ForeignFiles::default()).unwrap();
+    assert!(collected.ended[0].error.is_some(), "{collected:?}");
+    assert_eq!(rig.entries(), 1);
+    fs::remove_dir(&stuck).unwrap();
+    fs::write(&stuck, "{}").unwrap();
+    assert_eq!(rig.collect(), 1);
+    assert_eq!((rig.leases(), rig.entries(), stuck.exists()), (0, 0, false));
+}
+
 #[test]
 fn an_add_or_a_del_that_was_killed_is_undone_or_completed_by_whoever_comes_next() {
     killed_in("adding");

@@ -56,7 +56,7 @@ struct Read {
 struct Spec {
     node_name: Option<String>,
     pool: Pool,
-    /// Null of an empty slice, before Kubernetes 1.36.
+    /// Null of an empty slice, in Kubernetes 1.34.
     devices: Option<Vec<Device>>,
 }
 
