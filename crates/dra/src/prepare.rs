@@ -263,13 +263,13 @@ impl Driver {
             return Ok(None);
         }
         // what matters of a Pod does not change, but for the names of its claims: if the API server's cache has these, it is enough
-        let cached = self.read_pod(pod, Freshness::Cached, deadline).await;
-        if let Ok(Some(claimant)) = &cached
-            && claimant.knows(claim)
-        {
-            return cached.map_err(PrepareError::from);
-        }
-        match self.read_pod(pod, Freshness::Newest, deadline).await {
+        let read = match self.read_pod(pod, Freshness::Cached, deadline).await {
+            Ok(Some(claimant)) if claimant.knows(claim) => return Ok(Some(claimant)),
+            // the answer would be no other
+            refused @ Err(ApiError::Forbidden(_) | ApiError::Timeout) => refused,
+            _ => self.read_pod(pod, Freshness::Newest, deadline).await,
+        };
+        match read {
             Ok(claimant) => Ok(claimant),
             // the hook and the injector refuse later, with less of an explanation
             Err(ApiError::Forbidden(_)) => Ok(None),
